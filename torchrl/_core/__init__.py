@@ -1,0 +1,1 @@
+"""Ground floor: needs nothing but torch, tensordict and numpy; every other subpackage may need it."""

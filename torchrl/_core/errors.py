@@ -1,0 +1,84 @@
+"""Typed errors, and the one way their messages are built: who, which entry, expected, found, mend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class TorchRLError(Exception):
+    """Base of the errors that this library defines, so that one ``except`` catches them all."""
+
+
+class MissingKeyError(TorchRLError, KeyError):
+    """A component did not find an entry that it reads."""
+
+    __str__ = Exception.__str__  # KeyError would print the repr of the message
+
+
+class UnexpectedKeyError(TorchRLError, KeyError):
+    """A component was handed an entry that it has no place for."""
+
+    __str__ = Exception.__str__
+
+
+class ShapeError(TorchRLError, ValueError):
+    """An entry does not have the shape that its spec promises."""
+
+
+class DTypeError(TorchRLError, TypeError):
+    """An entry does not have the dtype that its spec promises."""
+
+
+class SpecError(TorchRLError, ValueError):
+    """A value lies outside its spec, or two specs contradict each other."""
+
+
+class ResetError(TorchRLError, RuntimeError):
+    """An environment was reset or stepped in an order that makes no sense."""
+
+
+class WorkerError(TorchRLError, RuntimeError):
+    """A worker process or thread failed; the message holds its own traceback."""
+
+
+def describe(
+    component: object,
+    fact: str,
+    *,
+    key: object = None,
+    expected: object = None,
+    found: object = None,
+    mend: str = "",
+) -> str:
+    """Build the message of an error from its parts; parts that are ``None`` are left out.
+
+    Args:
+        component: The object that complains (its class name is shown), or a name.
+        fact: What is wrong, in one clause.
+        key: The entry in question.
+        expected: What should have been there.
+        found: What was there.
+        mend: What to do, as a sentence.
+
+    >>> print(describe("GAE", "has the wrong shape", key="reward", expected=[3, 1], found=[3]))
+    GAE: entry 'reward' has the wrong shape; expected [3, 1], found [3].
+    """
+    who = component if isinstance(component, str) else type(component).__name__
+    text = f"{who}: " + (f"entry {key!r} {fact}" if key is not None else fact)
+    if expected is not None:
+        text += f"; expected {expected}"
+    if found is not None:
+        text += (", " if expected is not None else "; ") + f"found {found}"
+    return f"{text}. {mend}".rstrip()
+
+
+def nearest(name: object, names: Iterable[object]) -> str:
+    """Return a sentence that names the candidate closest to ``name``, or nothing.
+
+    >>> nearest("acton", ["action", "observation"])
+    "Did you mean 'action'?"
+    """
+    by_text = {str(candidate): candidate for candidate in names}
+    close = get_close_matches(str(name), by_text, 1, 0.6)
+    return f"Did you mean {by_text[close[0]]!r}?" if close else ""

@@ -1,0 +1,43 @@
+"""Whether actions are drawn or chosen: one setting, read by every policy and exploration module."""
+
+from __future__ import annotations
+
+from tensordict.nn import InteractionType as ExplorationType
+from tensordict.nn import interaction_type as exploration_type
+from tensordict.nn import set_interaction_type
+
+__all__ = ["ExplorationType", "exploration_type", "set_exploration_mode", "set_exploration_type"]
+
+
+class set_exploration_type(set_interaction_type):  # noqa: N801
+    """Set how actions are made from their distribution; a context manager and a decorator.
+
+    ``RANDOM`` draws a sample and explores; ``MODE``, ``MEAN``, ``MEDIAN`` and ``DETERMINISTIC``
+    (the best of these that the distribution has) take that value and switch exploration off.
+
+    Args:
+        type: An :class:`ExplorationType`, its name in any case, or ``None`` for each module's own
+            default. ``.set()`` makes it hold until further notice.
+
+    Raises:
+        ValueError: if ``type`` is not the name of an exploration type.
+
+    >>> with set_exploration_type("mean"):
+    ...     exploration_type()
+    <InteractionType.MEAN: 'mean'>
+    """
+
+    def __init__(self, type: ExplorationType | str | None = ExplorationType.DETERMINISTIC) -> None:
+        super().__init__(_parse(type))
+
+
+def _parse(type: ExplorationType | str | None) -> ExplorationType | None:
+    if type is None or isinstance(type, ExplorationType):
+        return type
+    names = [member.value for member in ExplorationType]
+    if not isinstance(type, str) or type.lower() not in names:
+        raise ValueError(f"set_exploration_type: expected one of {names} or None, found {type!r}.")
+    return ExplorationType(type.lower())
+
+
+set_exploration_mode = set_exploration_type

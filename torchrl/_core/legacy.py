@@ -1,0 +1,78 @@
+"""Old names. What is old is data: a table beside each subpackage; this is the one mechanism."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, TypeVar
+
+from torchrl._core.errors import nearest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def old_names(module: str, table: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of a module that still answers to old names.
+
+    Args:
+        module: Name of the module that gets the ``__getattr__``.
+        table: Old name to new; the new one is looked up in ``module``, or, written
+            ``"package.module:name"``, elsewhere.
+
+    >>> import types, sys
+    >>> zoo = sys.modules["zoo"] = types.ModuleType("zoo")
+    >>> zoo.Composite, zoo.__getattr__ = dict, old_names("zoo", {"CompositeSpec": "Composite"})
+    >>> zoo.CompositeSpec
+    <class 'dict'>
+    >>> zoo.Composit
+    Traceback (most recent call last):
+    AttributeError: module 'zoo' has no attribute 'Composit'. Did you mean 'Composite'?
+    """
+
+    def __getattr__(name: str) -> Any:  # noqa: N807
+        if name in table:
+            home, _, new = table[name].rpartition(":")
+            return getattr(importlib.import_module(home) if home else sys.modules[module], new)
+        public = [n for n in (*vars(sys.modules[module]), *table) if not n.startswith("_")]
+        hint = "" if name.startswith("_") else nearest(name, public)
+        raise AttributeError(f"module {module!r} has no attribute {name!r}. {hint}".rstrip(". "))
+
+    def exact(name: str) -> Any:
+        try:
+            return __getattr__(name)
+        except AttributeError as error:
+            raise AttributeError(*error.args, name=name, obj=sys.modules[module]) from None
+
+    return exact
+
+
+def old_keywords(**table: str) -> Callable[[F], F]:
+    """Let a function answer to old keywords: ``@old_keywords(entropy_coef="entropy_coeff")``.
+
+    >>> @old_keywords(minimum="low")
+    ... def bounded(*, low):
+    ...     return low
+    >>> bounded(minimum=1)
+    1
+    >>> bounded(minimum=1, low=2)
+    Traceback (most recent call last):
+    TypeError: bounded() got both 'low' and its old name 'minimum'
+    """
+
+    def decorate(function: F) -> F:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for old in table.keys() & kwargs.keys():
+                new = table[old]
+                if new in kwargs:
+                    raise TypeError(
+                        f"{function.__name__}() got both {new!r} and its old name {old!r}"
+                    )
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return decorate

@@ -1,0 +1,162 @@
+"""From one step of a Markov decision process to the next.
+
+``td["next"]`` holds what came of the action: observation, reward and the flags ``terminated`` (the
+future ended), ``truncated`` (we stopped looking) and ``done`` (either).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+
+from torchrl._core.keys import as_keys, sibling
+
+DONE, TERMINATED, TRUNCATED = "done", "terminated", "truncated"
+DONE_NAMES = (DONE, TERMINATED, TRUNCATED)
+
+
+def last_name(key: NestedKey) -> str:
+    """Return the last part of a key."""
+    return key if isinstance(key, str) else str(key[-1])
+
+
+def step_mdp(
+    tensordict: TensorDictBase,
+    next_tensordict: TensorDictBase | None = None,
+    keep_other: bool = True,
+    exclude_reward: bool = True,
+    exclude_done: bool = False,
+    exclude_action: bool = True,
+    reward_keys: NestedKey | Sequence[NestedKey] = "reward",
+    done_keys: NestedKey | Sequence[NestedKey] = "done",
+    action_keys: NestedKey | Sequence[NestedKey] = "action",
+) -> TensorDictBase:
+    """Return the root of the following step: what is under ``"next"`` and what else was at hand.
+
+    Args:
+        tensordict: A step ``[*B]``, with its outcome under ``"next"``.
+        next_tensordict: Written and returned, if given.
+        keep_other: Carry the root entries that are neither in ``"next"`` nor reward, done, action.
+        exclude_reward: Leave the reward of the step behind.
+        exclude_done: Leave the done flags of the step behind.
+        exclude_action: Leave the action of the step behind.
+        reward_keys: Names of the rewards.
+        done_keys: Names of the done flags; ``terminated`` and ``truncated`` follow them.
+        action_keys: Names of the actions.
+
+    Raises:
+        KeyError: if there is no ``"next"`` entry.
+
+    >>> from tensordict import TensorDict
+    >>> after = TensorDict(observation=2, reward=1.0, done=False)
+    >>> sorted(step_mdp(TensorDict(observation=0, action=1, hidden=5, next=after)).keys())
+    ['done', 'hidden', 'observation']
+    """
+    following = tensordict.get("next", None)
+    if following is None:
+        raise KeyError(
+            f"step_mdp: no 'next' entry among {sorted(map(str, tensordict.keys()))}; "
+            "it expects the output of env.step()."
+        )
+    flags = [sibling(key, name) for key in as_keys(done_keys) for name in DONE_NAMES]
+    drop_root = {*as_keys(reward_keys), *flags, *as_keys(action_keys)}
+    drop_next: set[NestedKey] = set()
+    if exclude_reward:
+        drop_next.update(as_keys(reward_keys))
+    if exclude_done:
+        drop_next.update(flags)
+    if exclude_action:
+        drop_next.update(as_keys(action_keys))
+    else:
+        drop_root.difference_update(as_keys(action_keys))
+
+    if keep_other:
+        out = tensordict.exclude("next", *drop_root)
+        out.update(following.exclude(*drop_next))
+    else:
+        out = following.exclude(*drop_next)
+        if not exclude_action:
+            out.update(tensordict.select(*as_keys(action_keys), strict=False))
+    if next_tensordict is not None:
+        return next_tensordict.update(out)
+    return out
+
+
+def complete_done(done: Tensor | None, terminated: Tensor | None, truncated: Tensor | None) -> dict:
+    """Complete the flags of a step: ``done = terminated | truncated``; a lone ``done`` terminates.
+
+    Raises:
+        ValueError: if ``done`` and ``truncated`` come without ``terminated``: which part of
+            ``done`` is an end of the future cannot be known.
+
+    >>> complete_done(None, torch.tensor([True]), None)
+    {'done': tensor([True]), 'terminated': tensor([True])}
+    """
+    if done is not None and terminated is None:
+        if truncated is not None:
+            raise ValueError(
+                "'done' and 'truncated' without 'terminated' leave open whether the episode "
+                "terminated; write 'terminated' too."
+            )
+        terminated = done
+    flags = {TERMINATED: terminated}
+    if truncated is not None:
+        flags[TRUNCATED] = truncated
+        if terminated is None:
+            flags[TERMINATED] = torch.zeros_like(truncated)
+    if done is None and terminated is not None:
+        done = terminated if truncated is None else terminated | truncated
+    elif done is None:
+        done = truncated
+    return {DONE: done, **flags}
+
+
+def terminated_or_truncated(
+    data: TensorDictBase,
+    full_done_spec: object = None,
+    key: str | None = "_reset",
+    write_full_false: bool = False,
+) -> bool:
+    """Combine the end flags of every nesting level with "or"; say whether any is true.
+
+    A level is a (sub-)tensordict that holds ``done``, ``terminated`` or ``truncated``. What is true
+    at a level is true below it.
+
+    Args:
+        data: A root ``[*B]`` with flags ``[*B, 1]``; written under ``key`` at each level.
+        full_done_spec: Only the levels that this composite names are looked at, if given.
+        key: Name of the combined flag, written only where an end is near; ``None`` writes nothing.
+        write_full_false: Write the flag even when nothing has ended.
+
+    >>> from tensordict import TensorDict
+    >>> td = TensorDict(done=torch.tensor([True]), terminated=torch.tensor([False]))
+    >>> terminated_or_truncated(td), td["_reset"]
+    (True, tensor([True]))
+    """
+    names = data.keys(True, True) if full_done_spec is None else full_done_spec.keys(True, True)  # type: ignore[attr-defined]
+    levels: dict[NestedKey, Tensor] = {}
+    for name in names:
+        if last_name(name) in DONE_NAMES and (isinstance(name, str) or name[0] != "next"):
+            flag, place = data.get(name, None), sibling(name, key or "_reset")
+            if flag is not None:
+                levels[place] = levels[place] | flag if place in levels else flag
+    root = levels.get(key or "_reset")
+    if root is not None:
+        levels = {
+            place: flag if flag is root else flag | _expand_right(root, flag.shape)
+            for place, flag in levels.items()
+        }
+    ended = any(bool(flag.any()) for flag in levels.values())
+    if key is not None and (ended or write_full_false):
+        for place, flag in levels.items():
+            data.set(place, flag.clone())
+    return ended
+
+
+def _expand_right(flag: Tensor, shape: torch.Size) -> Tensor:
+    """Expand a flag ``[*B, 1]`` of an outer level to the shape ``[*B, *G, 1]`` of an inner one."""
+    flag = flag.reshape(*flag.shape[:-1], *(1,) * (len(shape) - flag.ndim), flag.shape[-1])
+    return flag.expand(shape)
