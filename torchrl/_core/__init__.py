@@ -1,1 +1,1 @@
-"""Ground floor: needs nothing but torch, tensordict and numpy; every other subpackage may need it."""
+"""Ground floor: needs only torch, tensordict and numpy; every other subpackage may need it."""

@@ -1,4 +1,4 @@
-"""Typed errors, and the one way their messages are built: who, which entry, expected, found, mend."""
+"""Typed errors, and how their messages are built: who, which entry, expected, found, mend."""
 
 from __future__ import annotations
 

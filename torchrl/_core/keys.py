@@ -51,7 +51,7 @@ def sibling(key: NestedKey, name: str) -> NestedKey:
 
 
 def as_keys(keys: NestedKey | Sequence[NestedKey] | None) -> list[NestedKey]:
-    """Return a list of keys from one key, several or none; nested keys are tuples, flat ones strings.
+    """Return a list of keys from one key, several or none; only nested keys are tuples.
 
     >>> as_keys("a"), as_keys(["a", ("b", "c")]), as_keys(None)
     (['a'], ['a', ('b', 'c')], [])
