@@ -18,6 +18,7 @@ class set_exploration_type(set_interaction_type):  # noqa: N801
     Args:
         type: An :class:`ExplorationType`, its name in any case, or ``None`` for each module's own
             default. ``.set()`` makes it hold until further notice.
+        thread_local: Hold it for the calling thread only.
 
     Raises:
         ValueError: if ``type`` is not the name of an exploration type.
@@ -27,8 +28,17 @@ class set_exploration_type(set_interaction_type):  # noqa: N801
     <InteractionType.MEAN: 'mean'>
     """
 
-    def __init__(self, type: ExplorationType | str | None = ExplorationType.DETERMINISTIC) -> None:
-        super().__init__(_parse(type))
+    def __init__(
+        self,
+        type: ExplorationType | str | None = ExplorationType.DETERMINISTIC,
+        *,
+        thread_local: bool = False,
+    ) -> None:
+        super().__init__(_parse(type), thread_local=thread_local)
+
+    def set(self) -> None:
+        """Make the setting hold until further notice."""
+        self.__enter__()
 
 
 def _parse(type: ExplorationType | str | None) -> ExplorationType | None:

@@ -51,15 +51,15 @@ def sibling(key: NestedKey, name: str) -> NestedKey:
 
 
 def as_keys(keys: NestedKey | Sequence[NestedKey] | None) -> list[NestedKey]:
-    """Return a list of keys from one key, several or none; only nested keys are tuples.
+    """Return a list of keys from one key, several or none; a tuple is always one nested key.
 
-    >>> as_keys("a"), as_keys(["a", ("b", "c")]), as_keys(None)
-    (['a'], ['a', ('b', 'c')], [])
+    >>> as_keys("a"), as_keys(("b", "c")), as_keys(["a", ("b", "c")]), as_keys(None)
+    (['a'], [('b', 'c')], ['a', ('b', 'c')], [])
     """
     if keys is None:
         return []
-    if isinstance(keys, str):
-        return [keys]
+    if isinstance(keys, str | tuple):
+        return [unravel_key(keys)]
     return [unravel_key(key) for key in keys]
 
 
@@ -74,7 +74,7 @@ def require(
     reader: object,
     mend: str = "Collect that entry, or name yours with set_keys().",
 ) -> None:
-    """Raise :class:`MissingKeyError`, naming reader, key and remedy, unless every key is present."""
+    """Raise :class:`MissingKeyError`, with reader, key and remedy, unless every key is present."""
     for key in keys:
         if tensordict.get(key, None) is None:
             present = leaf_keys(tensordict)

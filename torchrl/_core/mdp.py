@@ -75,11 +75,10 @@ def step_mdp(
 
     if keep_other:
         out = tensordict.exclude("next", *drop_root)
-        out.update(following.exclude(*drop_next))
     else:
-        out = following.exclude(*drop_next)
-        if not exclude_action:
-            out.update(tensordict.select(*as_keys(action_keys), strict=False))
+        kept = [] if exclude_action else as_keys(action_keys)
+        out = tensordict.select(*kept, strict=False)
+    out.update(following.exclude(*drop_next))
     if next_tensordict is not None:
         return next_tensordict.update(out)
     return out
