@@ -1,0 +1,44 @@
+"""Actions at random: the policy that needs nothing but a spec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensordict import NestedKey
+
+from torchrl.data.tensor_specs.base import TensorSpec
+from torchrl.data.tensor_specs.composite import Composite
+
+
+class RandomPolicy:
+    """Writes an action drawn from a spec.
+
+    Args:
+        action_spec: The spec of the action; a composite writes each of its entries at their own
+            names.
+        action_key: Where the action goes, unless the spec is a composite.
+
+    Writes: ``action [*S]``, or each entry of a composite.
+
+    >>> from tensordict import TensorDict
+    >>> from torchrl.data import OneHot
+    >>> RandomPolicy(OneHot(4))(TensorDict())["action"].sum()
+    tensor(1)
+    """
+
+    entrywise = True
+
+    def __init__(self, action_spec: TensorSpec, action_key: NestedKey = "action") -> None:
+        self.action_spec, self.action_key = action_spec, action_key
+        leaves = {action_key: action_spec}
+        if isinstance(action_spec, Composite):
+            leaves = {k: s for k, s in action_spec.items(True, True) if s is not None}
+        self.in_keys: list[NestedKey] = []
+        self.out_keys: list[NestedKey] = list(leaves)
+        self._draws = [(key, spec.rand) for key, spec in leaves.items()]
+
+    def __call__(self, td: Any) -> Any:
+        """Write the action into ``td`` and return it."""
+        for key, draw in self._draws:
+            td.set(key, draw())
+        return td

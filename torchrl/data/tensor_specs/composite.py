@@ -1,0 +1,517 @@
+"""A tensordict of specs.
+
+Shapes: ``*B`` the batch dimensions of a composite, which every spec in it begins with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from typing import Any, TypeVar
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase, is_tensor_collection, unravel_key
+
+from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, describe, nearest
+from torchrl.data.tensor_specs.base import Op, TensorSpec
+from torchrl.data.tensor_specs.combinations import all_combinations
+from torchrl.data.tensor_specs.tools import DeviceLike, as_size
+
+Entry = TensorSpec | Mapping | None
+C = TypeVar("C", bound="Composite")
+_MISSING = object()
+
+
+class Composite(TensorSpec):
+    """Specs by name, some of them composites themselves: the spec of a tensordict.
+
+    Args:
+        *args: Mappings from (nested) key to spec; a mapping in place of a spec becomes a composite,
+            and ``None`` reserves a name that nothing is drawn for or asked of.
+        shape: Batch size ``[*B]``; the shape of every spec begins with it.
+        device: Where every value lives; each spec keeps its own if ``None``.
+        data_cls: Tensorclass that drawn values are handed out as.
+        step_mdp_static: Say that these entries stay at the root from step to step and are not
+            repeated under ``"next"``.
+        names: Name of each batch dimension, passed on to drawn tensordicts; lost when an operation
+            changes the number of dimensions.
+        **kwargs: More specs by name.
+
+    Raises:
+        ShapeError: if the shape of a spec does not begin with ``shape``.
+
+    >>> from torchrl.data import Bounded, OneHot
+    >>> spec = Composite(action=OneHot(4), agents={"torque": Bounded(-1, 1, (2,))})
+    >>> spec["agents", "torque"].shape, list(spec.keys(True, True))
+    (torch.Size([2]), ['action', ('agents', 'torque')])
+    >>> td = spec.rand((3,))
+    >>> td.batch_size, spec.is_in(td)
+    (torch.Size([3]), True)
+    """
+
+    _is_composite = True
+
+    def __init__(
+        self,
+        *args: Mapping[NestedKey, Entry] | Composite,
+        shape: Sequence[int] | int | None = None,
+        device: DeviceLike = None,
+        data_cls: type | None = None,
+        step_mdp_static: bool = False,
+        names: Sequence[str | None] | None = None,
+        **kwargs: Entry,
+    ) -> None:
+        self._specs: dict[str, TensorSpec | None] = {}
+        self._locked, self._names = False, None
+        super().__init__(() if shape is None else shape, None, device, None, "")
+        self.data_cls, self.step_mdp_static = data_cls, step_mdp_static
+        self.names = names
+        for entries in (*args, kwargs):
+            for key, spec in entries.items():
+                self.set(key, spec)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Batch size ``[*B]``; setting it checks every spec, and nested composites follow."""
+        return self._shape
+
+    @shape.setter
+    def shape(self, shape: Sequence[int] | int) -> None:
+        self._check_unlocked()
+        size = as_size(shape)
+        for key, spec in self._specs.items():
+            if isinstance(spec, Composite):
+                spec._check_leaves(size, (key,))
+            elif spec is not None:
+                _check_begins(self, key, spec, size)
+        self._set_shape(size)
+
+    def _check_leaves(self, size: torch.Size, path: tuple[str, ...]) -> None:
+        for key, spec in self.items(True, True):
+            if spec is not None:
+                name = (*path, key) if isinstance(key, str) else (*path, *key)
+                _check_begins(self, name, spec, size)
+
+    def _set_shape(self, size: torch.Size) -> None:
+        self._shape = self._draw_shape = size
+        if self._names is not None and len(self._names) != len(size):
+            self._names = None
+        for spec in self._specs.values():
+            if isinstance(spec, Composite) and spec.shape[: len(size)] != size:
+                spec._set_shape(size)
+
+    @property
+    def names(self) -> list[str | None] | None:
+        """Name of each batch dimension."""
+        return self._names
+
+    @names.setter
+    def names(self, names: Sequence[str | None] | None) -> None:
+        if names is not None and len(names) != len(self.shape):
+            raise ShapeError(
+                describe(
+                    self,
+                    "needs a name for each batch dimension",
+                    expected=f"{len(self.shape)} names",
+                    found=list(names),
+                )
+            )
+        self._names = None if names is None else list(names)
+
+    def set(self, name: NestedKey, spec: Entry) -> Composite:
+        """Set a (nested) entry, making composites on the way; return this composite."""
+        self._check_unlocked()
+        key = unravel_key(name)
+        if isinstance(key, tuple):
+            first, rest = key[0], key[1:]
+            child = self._specs.get(first)
+            if not isinstance(child, Composite):
+                child = self._specs[first] = self.empty()
+            child.set(rest if len(rest) > 1 else rest[0], spec)
+            return self
+        if isinstance(spec, Mapping):
+            spec = Composite(spec, shape=self.shape, device=self.device)
+        if spec is not None:
+            if self.device is not None:
+                spec = spec.to(self.device)
+            if isinstance(spec, Composite) and spec.shape[: len(self.shape)] != self.shape:
+                spec = spec.clone()
+                spec.shape = self.shape
+            _check_begins(self, key, spec, self.shape)
+        self._specs[key] = spec
+        return self
+
+    def get(self, item: NestedKey, default: Any = _MISSING) -> Any:
+        """Return a (nested) entry, or ``default`` if it is absent.
+
+        Raises:
+            MissingKeyError: if it is absent and there is no default.
+        """
+        key = unravel_key(item)
+        spec: Any = self
+        for part in (key,) if isinstance(key, str) else key:
+            if not isinstance(spec, TensorSpec) or not spec._has_entry(part):
+                if default is not _MISSING:
+                    return default
+                names = list(self.keys(True))
+                mend = f"{nearest(item, names)} It holds {names}.".strip()
+                raise MissingKeyError(describe(self, "is absent", key=item, mend=mend))
+            spec = spec._entry(part)
+        return spec
+
+    def _has_entry(self, name: str) -> bool:
+        return name in self._specs
+
+    def _entry(self, name: str) -> TensorSpec | None:
+        return self._specs[name]
+
+    def pop(self, key: NestedKey, default: Any = _MISSING) -> Any:
+        """Remove and return a (nested) entry, or return ``default`` if it is absent."""
+        self._check_unlocked()
+        spec = self.get(key, default)
+        if key in self:
+            del self[key]
+        return spec
+
+    def update(self, other: Mapping[NestedKey, Entry] | Composite) -> Composite:
+        """Set every entry of ``other``; composites on both sides are merged. Return this one."""
+        for key, spec in other.items():
+            mine = self.get(key, None)
+            if isinstance(mine, Composite) and isinstance(spec, Composite | Mapping):
+                mine.update(spec)
+            else:
+                self.set(key, spec)
+        return self
+
+    def empty(self) -> Composite:
+        """Return a composite of the same shape and device that holds nothing."""
+        return Composite(
+            shape=self.shape,
+            device=self.device,
+            data_cls=self.data_cls,
+            step_mdp_static=self.step_mdp_static,
+            names=self.names,
+        )
+
+    def is_empty(self, recurse: bool = False) -> bool:
+        """Say whether there are no entries; with ``recurse``, none but empty composites."""
+        if not recurse:
+            return not self._specs
+        return all(
+            isinstance(spec, Composite) and spec.is_empty(True) for spec in self._specs.values()
+        )
+
+    def separates(self, *keys: NestedKey, default: Any = None) -> tuple[Any, Any]:
+        """Return two composites: the entries named, and the rest.
+
+        Args:
+            *keys: Entries, each of which may be absent.
+            default: What stands for a side that holds nothing.
+        """
+        rest, named = self.clone(), self.empty()
+        for key in keys:
+            if key in rest:
+                named.set(key, rest.pop(key))
+        return tuple(default if side.is_empty(True) else side for side in (named, rest))  # type: ignore[return-value]
+
+    def keys(self, include_nested: bool = False, leaves_only: bool = False) -> KeysView[NestedKey]:
+        """Return the names of the entries.
+
+        Args:
+            include_nested: Name what nested composites hold too, as tuples.
+            leaves_only: Leave out composites.
+        """
+        return self._flat(include_nested, leaves_only).keys()
+
+    def values(self, include_nested: bool = False, leaves_only: bool = False) -> ValuesView[Any]:
+        """Return the specs, in the order of :meth:`keys`."""
+        return self._flat(include_nested, leaves_only).values()
+
+    def items(
+        self, include_nested: bool = False, leaves_only: bool = False
+    ) -> ItemsView[NestedKey, Any]:
+        """Return names and specs, in the order of :meth:`keys`."""
+        return self._flat(include_nested, leaves_only).items()
+
+    def _flat(self, include_nested: bool, leaves_only: bool) -> dict[NestedKey, Any]:
+        flat: dict[NestedKey, Any] = {}
+        for name, spec in self._specs.items():
+            nested = isinstance(spec, TensorSpec) and spec._is_composite
+            if not (leaves_only and nested):
+                flat[name] = spec
+            if nested and include_nested:
+                for key, inner in spec.items(True, leaves_only):  # type: ignore[union-attr]
+                    flat[(name, key) if isinstance(key, str) else (name, *key)] = inner
+        return flat
+
+    def __getitem__(self, index: Any) -> Any:
+        if _is_key(index):
+            return self.get(index)
+        return super().__getitem__(index)
+
+    def __setitem__(self, key: NestedKey, spec: Entry) -> None:
+        self.set(key, spec)
+
+    def __delitem__(self, key: NestedKey) -> None:
+        self._check_unlocked()
+        self.get(key)
+        key = unravel_key(key)
+        parent, name = (self, key) if isinstance(key, str) else (self.get(key[:-1]), key[-1])
+        parent._check_unlocked()
+        del parent._specs[name]
+
+    def __contains__(self, key: object) -> bool:
+        return _is_key(key) and self.get(key, _MISSING) is not _MISSING  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._specs)
+
+    def __len__(self) -> int:
+        return len(self._specs)
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether entries may be neither set nor removed."""
+        return self._locked
+
+    def lock_(self, recurse: bool = True) -> Composite:
+        """Forbid changes from now on; also in nested composites, with ``recurse``."""
+        return self._set_lock(True, recurse)
+
+    def unlock_(self, recurse: bool = True) -> Composite:
+        """Allow changes again; also in nested composites, with ``recurse``."""
+        return self._set_lock(False, recurse)
+
+    def _set_lock(self, locked: bool, recurse: bool) -> Composite:
+        self._locked = locked
+        if recurse:
+            for spec in self._specs.values():
+                if spec is not None and spec._is_composite:
+                    spec._set_lock(locked, True)  # type: ignore[attr-defined]
+        return self
+
+    def _check_unlocked(self) -> None:
+        if self._locked:
+            raise RuntimeError(
+                describe(self, "is locked", mend="Call unlock_() first, or change a clone().")
+            )
+
+    def rand(self, shape: Sequence[int] | int = ()) -> Any:
+        """Return a tensordict ``[*shape, *B]`` of random values."""
+        return self._build("rand", shape)
+
+    def zero(self, shape: Sequence[int] | int = ()) -> Any:
+        """Return a tensordict ``[*shape, *B]`` of zeros."""
+        return self._build("zero", shape)
+
+    def one(self, shape: Sequence[int] | int = ()) -> Any:
+        """Return a tensordict ``[*shape, *B]`` of ones."""
+        return self._build("one", shape)
+
+    def rand_update(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write random values into ``tensordict [*L, *B]`` and return it."""
+        return tensordict.update(self.rand(self._leading(tensordict)))
+
+    def zeros_update(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write zeros into ``tensordict [*L, *B]`` and return it."""
+        return tensordict.update(self.zero(self._leading(tensordict)))
+
+    def _leading(self, tensordict: TensorDictBase) -> torch.Size:
+        return tensordict.batch_size[: len(tensordict.batch_size) - len(self.shape)]
+
+    def _build(self, method: str, shape: Sequence[int] | int) -> Any:
+        size = self._size(shape)
+        values = {
+            name: getattr(spec, method)(shape)
+            for name, spec in self._specs.items()
+            if spec is not None
+        }
+        return self._wrap(values, size)
+
+    def _wrap(self, values: dict[str, Any], size: torch.Size) -> Any:
+        names = self._names
+        if names is not None:
+            names = [None] * (len(size) - len(names)) + names
+        td = TensorDict(values, batch_size=size, device=self.device, names=names)
+        return td if self.data_cls is None else self.data_cls.from_tensordict(td)  # type: ignore[attr-defined]
+
+    def complaint(self, val: Any, key: Any = None, batch_ndim: int = 0) -> Exception | None:
+        """Return the error of the first entry that is absent or not in its spec, if any is.
+
+        Entries without a spec are welcome.
+        """
+        error = self._type_complaint(val, key)
+        for name, spec in self._specs.items():
+            if error is not None:
+                break
+            if spec is not None:
+                error = self._entry_complaint(name, spec, val, key, batch_ndim)
+        return error
+
+    def _entry_complaint(
+        self, name: str, spec: TensorSpec, val: Any, key: Any, batch_ndim: int
+    ) -> Exception | None:
+        path = name if key is None else ((key, name) if isinstance(key, str) else (*key, name))
+        found = val.get(name, None)
+        if found is not None:
+            return spec.complaint(found, path, max(batch_ndim, len(self.shape)))
+        present = sorted(map(str, val.keys()))
+        mend = nearest(name, present) or "Write that entry, or drop its spec."
+        return MissingKeyError(
+            describe(self, "is absent", key=path, expected=spec, found=present, mend=mend)
+        )
+
+    def _type_complaint(self, val: Any, key: Any) -> Exception | None:
+        if isinstance(val, Mapping) or is_tensor_collection(val):
+            return None
+        return DTypeError(
+            describe(
+                self,
+                "is no tensordict",
+                key=key,
+                expected=f"a tensordict with entries {list(self._specs)}",
+                found=type(val).__name__,
+                mend="Pass the tensordict itself.",
+            )
+        )
+
+    def type_check(self, value: Any, key: Any = None) -> None:
+        """Raise :class:`DTypeError` unless every entry has its spec's dtype.
+
+        Args:
+            value: A tensordict; or one entry of it, if ``key`` names it.
+            key: Name of the entry.
+        """
+        if key is not None:
+            self.get(key).type_check(value, None)
+            return
+        for name, spec in self.items(True, True):
+            if spec is not None and value.get(name, None) is not None:
+                error = spec._type_complaint(value.get(name), name)
+                if error is not None:
+                    raise error
+
+    def project(self, val: Any) -> Any:
+        """Return a copy of a tensordict in which every entry that has a spec is in it."""
+        out = val.copy()
+        for name, spec in self._specs.items():
+            if spec is not None:
+                out.set(name, spec.project(val.get(name)))
+        return out
+
+    def _rand(self, size: torch.Size) -> Any:
+        return self.rand(size[: len(size) - len(self.shape)])
+
+    def _contains(self, val: Any) -> bool:
+        return self.is_in(val)
+
+    def _project(self, val: Any) -> Any:
+        return self.project(val)
+
+    def encode(self, val: Any, *, ignore_device: bool = False) -> Any:
+        """Return a mapping of arrays, numbers and lists as a tensordict ``[*L, *B]``."""
+        values, size = {}, self.shape
+        for name, spec in self._specs.items():
+            if spec is not None:
+                if name not in val.keys():  # noqa: SIM118  (a tensordict has no other test)
+                    present = list(val.keys())
+                    raise MissingKeyError(
+                        describe(self, "is absent", key=name, mend=nearest(name, present))
+                    )
+                value = values[name] = spec.encode(val[name], ignore_device=ignore_device)
+                size = torch.Size((*value.shape[: value.ndim - len(spec.shape)], *self.shape))
+        device = None if ignore_device else self.device
+        return TensorDict(values, batch_size=size, device=device, names=self._names)
+
+    def _to_numpy(self, val: Any) -> dict[str, Any]:
+        return {
+            name: spec.to_numpy(val.get(name))
+            for name, spec in self._specs.items()
+            if spec is not None
+        }
+
+    def memoize_encode(self, mode: bool = True) -> None:
+        """Let every spec remember what its :meth:`encode` returned."""
+        for spec in self._present():
+            spec.memoize_encode(mode)
+
+    def _present(self) -> list[TensorSpec]:
+        return [spec for spec in self._specs.values() if spec is not None]
+
+    def cardinality(self) -> float:
+        """Return how many tensordicts there are: the product over the entries."""
+        return math.prod(spec.cardinality() for spec in self._present())
+
+    def enumerate(self, use_mask: bool = False) -> Any:
+        """Return every combination of values, a tensordict ``[N, *B]``."""
+        values = {
+            name: spec.enumerate(use_mask) for name, spec in self._specs.items() if spec is not None
+        }
+        ranges = [range(len(value)) for value in values.values()]
+        index = all_combinations(ranges, torch.int64, self.device)  # [N, entries]
+        chosen = {name: value[index[:, i]] for i, (name, value) in enumerate(values.items())}
+        return self._wrap(chosen, torch.Size((index.shape[0], *self.shape)))
+
+    def _reshape(self: C, op: Op) -> C:
+        shape = op(self._blank()).shape
+        specs = {k: None if s is None else s._reshape(op) for k, s in self._specs.items()}
+        names = self._names if len(shape) == len(self.shape) else None
+        return self._with(
+            _shape=shape, _draw_shape=shape, _specs=specs, _names=names, _locked=False
+        )
+
+    def to(self: C, dest: Any) -> C:
+        """Return the composite on another device; with a dtype, all its specs of that dtype."""
+        specs = {k: None if s is None else s.to(dest) for k, s in self._specs.items()}
+        if isinstance(dest, torch.dtype):
+            return self._with(_specs=specs, _locked=False)
+        moved = TensorSpec.to(self, dest)
+        return moved._with(_specs=specs, _locked=False)
+
+    def clear_device_(self: C) -> C:
+        """Forget the device, in place and in every spec."""
+        self.device = None
+        for spec in self._present():
+            spec.clear_device_()
+        return self
+
+    def clone(self: C) -> C:
+        """Return an unlocked composite of its own that shares nothing with this one."""
+        specs = {k: None if s is None else s.clone() for k, s in self._specs.items()}
+        return self._with(_specs=specs, _locked=False)
+
+    def _same(self, other: Any) -> bool:
+        mine = (self._specs, self.data_cls, self.step_mdp_static)
+        return mine == (other._specs, other.data_cls, other.step_mdp_static)
+
+    def _fields(self) -> dict[str, object]:
+        fields: dict[str, object] = dict(self._specs)
+        fields.update(device=self.device, shape=self.shape)
+        if self.data_cls is not None:
+            fields["data_cls"] = self.data_cls.__name__
+        if self._names is not None:
+            fields["names"] = self._names
+        return fields
+
+
+def _is_key(key: object) -> bool:
+    """Tell a (nested) name from an index."""
+    return isinstance(key, str) or (
+        isinstance(key, tuple)
+        and bool(key)
+        and all(isinstance(k, str | tuple) and _is_key(k) for k in key)
+    )
+
+
+def _check_begins(who: TensorSpec, key: NestedKey, spec: TensorSpec, size: torch.Size) -> None:
+    if spec.shape[: len(size)] != size:
+        raise ShapeError(
+            describe(
+                who,
+                "does not begin with the batch size",
+                key=key,
+                expected=[*size, "..."],
+                found=list(spec.shape),
+                mend="Expand the spec, or mend the shape of the composite.",
+            )
+        )

@@ -1,0 +1,431 @@
+"""Numbers within bounds, or without: ``Bounded`` and ``Unbounded``, of any dtype."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrl._core.errors import DTypeError, ShapeError, SpecError, describe
+from torchrl._core.legacy import old_keywords
+from torchrl.data.tensor_specs.base import Op, TensorSpec
+from torchrl.data.tensor_specs.combinations import all_combinations
+from torchrl.data.tensor_specs.draws import (
+    draw_floats,
+    draw_floats_between,
+    draw_integers,
+    draw_integers_between,
+    is_continuous,
+    limits,
+)
+from torchrl.data.tensor_specs.spaces import ContinuousBox
+from torchrl.data.tensor_specs.tools import NARROW_UNSIGNED, DeviceLike, as_size, to_tensor
+
+Bound = float | int | Tensor | np.ndarray | Sequence[float]
+
+
+class Bounded(TensorSpec):
+    """Numbers between ``low`` and ``high``, both included, elementwise.
+
+    ``Bounded(...)`` is a :class:`BoundedContinuous` if its dtype is a float, else a
+    :class:`BoundedDiscrete`; these two differ in nothing but the default dtype.
+
+    Drawing is uniform between finite bounds. Beyond a lone finite bound the distance to it is
+    exponential with mean one, and a number without bounds is standard normal. Projecting clamps;
+    NaN becomes the member closest to zero.
+
+    Args:
+        low: Lower bound, broadcast to ``shape``; may be ``-inf``.
+        high: Upper bound, broadcast to ``shape``; may be ``inf``.
+        shape: Shape ``[*S]``; that of the bounds if ``None``.
+        device: Where values live; if ``None``, the bounds' own if that is not the CPU.
+        dtype: Dtype of values; the bounds' own if they are tensors or arrays, else torch's default.
+        domain: ``"continuous"`` or ``"discrete"``; must agree with the dtype.
+
+    Raises:
+        SpecError: if a bound is missing, NaN or not of the dtype, or ``low`` exceeds ``high``.
+        ShapeError: if a bound cannot be broadcast to ``shape``.
+        DTypeError: if domain and dtype contradict each other.
+
+    >>> spec = Bounded(-torch.ones(3), torch.ones(3))
+    >>> spec.project(torch.tensor([-2.0, 0.5, 7.0]))
+    tensor([-1.0000,  0.5000,  1.0000])
+    >>> spec.is_in(spec.rand()), Bounded(0, 255, (2,), dtype=torch.uint8).domain
+    (True, 'discrete')
+    """
+
+    space: ContinuousBox
+    _default_domain: str | None = None
+    _ends: tuple[float, float] | None = None  # bounds that all elements share, if they do
+
+    @old_keywords(minimum="low", maximum="high")
+    def __new__(
+        cls,
+        low: Bound | None = None,
+        high: Bound | None = None,
+        shape: Sequence[int] | int | None = None,
+        device: DeviceLike = None,
+        dtype: torch.dtype | None = None,
+        domain: str | None = None,
+    ) -> Bounded:
+        """Choose the class by the dtype."""
+        if cls is Bounded:
+            discrete = not is_continuous(_bounded_dtype(low, high, dtype, domain))
+            return super().__new__(BoundedDiscrete if discrete else BoundedContinuous)
+        return super().__new__(cls)
+
+    @old_keywords(minimum="low", maximum="high")
+    def __init__(
+        self,
+        low: Bound | None = None,
+        high: Bound | None = None,
+        shape: Sequence[int] | int | None = None,
+        device: DeviceLike = None,
+        dtype: torch.dtype | None = None,
+        domain: str | None = None,
+    ) -> None:
+        if low is None or high is None:
+            raise SpecError(
+                describe(
+                    self,
+                    "needs both bounds",
+                    expected="low and high",
+                    found=f"low={low}, high={high}",
+                    mend="Write an infinite bound as float('inf'), or use Unbounded.",
+                )
+            )
+        domain = domain or self._default_domain
+        dtype = _bounded_dtype(low, high, dtype, domain)
+        _check_domain(self, dtype, domain)
+        low, high = _as_bound(self, low, dtype), _as_bound(self, high, dtype)
+        if device is None and low.device.type != "cpu":
+            device = low.device
+        size = _common_size(self, low, high, shape)
+        domain = "continuous" if is_continuous(dtype) else "discrete"
+        super().__init__(size, None, device, dtype, domain)
+        to = low.device if self.device is None else self.device
+        self.space = ContinuousBox(low.to(to).expand(size), high.to(to).expand(size))
+        _check_order(self)
+        self._ends = _shared_ends(self.space)
+
+    @property
+    def low(self) -> Tensor:
+        """Lower bound ``[*S]``."""
+        return self.space.low
+
+    @property
+    def high(self) -> Tensor:
+        """Upper bound ``[*S]``."""
+        return self.space.high
+
+    minimum, maximum = low, high
+
+    def _rand(self, size: torch.Size) -> Tensor:
+        continuous = self.domain == "continuous"
+        if self._ends is not None:
+            draw = draw_floats_between if continuous else draw_integers_between
+            return draw(*self._ends, size, self.dtype, self.device)  # type: ignore[arg-type]
+        between = draw_floats if continuous else draw_integers
+        return between(self.low, self.high, size)
+
+    def _contains(self, val: Tensor) -> bool:
+        low, high = self._bounds_for(val)
+        val = _comparable(val)
+        return bool(((val >= low) & (val <= high)).all())
+
+    def _project(self, val: Tensor) -> Tensor:
+        low, high = self._bounds_for(val)
+        if self.domain == "continuous":
+            val = val.nan_to_num(0.0, math.inf, -math.inf)
+        val = torch.minimum(torch.maximum(_comparable(val), low), high)
+        return val.to(self.dtype)
+
+    def _cast(self, val: Tensor) -> Tensor:
+        if self.domain == "continuous":
+            return val.to(self.dtype)
+        low, high = self._bounds_for(val)
+        if val.is_floating_point():
+            val = val.double().nan_to_num(0.0, math.inf, -math.inf)
+            least, most = limits(torch.int64)
+            # float64 rounds the greatest integers up: what reaches them is set to them.
+            val = torch.where(
+                val >= float(most), most, torch.where(val <= float(least), least, val.long())
+            )
+        else:
+            val = val.long()
+        return torch.minimum(torch.maximum(val, low.long()), high.long()).to(self.dtype)
+
+    def _bounds_for(self, val: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = self.space
+        if low.device != val.device:
+            low, high = low.to(val.device), high.to(val.device)
+        return _comparable(low), _comparable(high)
+
+    def _expected(self) -> str:
+        low, high = self.space
+        if low.numel() > 8:
+            low, high = _comparable(low).min(), _comparable(high).max()
+        return f"values from {low.tolist()} to {high.tolist()}"
+
+    def _reshape(self, op: Op) -> Bounded:
+        space = ContinuousBox(op(self.low), op(self.high))
+        ends = self._ends if space.low.numel() else None
+        return self._derive(op, space=space, _ends=ends)
+
+    def _to_dtype(self, dtype: torch.dtype) -> Bounded:
+        low, high = self.space
+        return Bounded(low.to(dtype), high.to(dtype), self.shape, self.device, dtype)
+
+    def cardinality(self) -> float:
+        """Return how many values there are; infinite for floats."""
+        if self.domain == "continuous":
+            return math.inf
+        return math.prod(high - low + 1 for low, high in zip(*self._flat_bounds(), strict=True))
+
+    def enumerate(self, use_mask: bool = False) -> Tensor:
+        """Return every value, stacked ``[N, *S]``.
+
+        Raises:
+            SpecError: if there are infinitely many.
+        """
+        if self.domain == "continuous":
+            return super().enumerate(use_mask)
+        ranges = [range(low, high + 1) for low, high in zip(*self._flat_bounds(), strict=True)]
+        return all_combinations(ranges, self.dtype, self.device).reshape(-1, *self.shape)
+
+    def _flat_bounds(self) -> tuple[list[int], list[int]]:
+        return self.low.flatten().tolist(), self.high.flatten().tolist()
+
+
+class BoundedContinuous(Bounded):
+    """Floats between bounds: :class:`Bounded` with a float dtype by default.
+
+    >>> BoundedContinuous(0, 1, (2,)).dtype
+    torch.float32
+    """
+
+    _default_domain = "continuous"
+
+
+class BoundedDiscrete(Bounded):
+    """Integers between bounds, both included: :class:`Bounded` with dtype int64 by default.
+
+    >>> BoundedDiscrete(1, 6).cardinality()
+    6
+    """
+
+    _default_domain = "discrete"
+
+
+class Unbounded(TensorSpec):
+    """Any numbers of some dtype.
+
+    ``Unbounded(...)`` is an :class:`UnboundedContinuous` if its dtype is a float, else an
+    :class:`UnboundedDiscrete`; these two differ in nothing but the default dtype. Floats are drawn
+    from a standard normal distribution, integers uniformly from all there are. NaN is a member.
+
+    Args:
+        shape: Shape ``[*S]``; ``-1`` stands for a size that varies.
+        device: Where values live.
+        dtype: Dtype of values; torch's default if ``None``.
+        domain: ``"continuous"`` or ``"discrete"``; must agree with the dtype.
+
+    Raises:
+        DTypeError: if domain and dtype contradict each other.
+
+    >>> spec = Unbounded((3, 4))
+    >>> spec.rand((2,)).shape, spec.is_in(torch.zeros(3, 5))
+    (torch.Size([2, 3, 4]), False)
+    """
+
+    space: ContinuousBox
+    _default_domain: str | None = None
+
+    def __new__(
+        cls,
+        shape: Sequence[int] | int = (1,),
+        device: DeviceLike = None,
+        dtype: torch.dtype | None = None,
+        domain: str | None = None,
+    ) -> Unbounded:
+        """Choose the class by the dtype."""
+        if cls is Unbounded:
+            discrete = not is_continuous(_unbounded_dtype(dtype, domain))
+            return super().__new__(UnboundedDiscrete if discrete else UnboundedContinuous)
+        return super().__new__(cls)
+
+    def __init__(
+        self,
+        shape: Sequence[int] | int = (1,),
+        device: DeviceLike = None,
+        dtype: torch.dtype | None = None,
+        domain: str | None = None,
+    ) -> None:
+        domain = domain or self._default_domain
+        dtype = _unbounded_dtype(dtype, domain)
+        _check_domain(self, dtype, domain)
+        domain = "continuous" if is_continuous(dtype) else "discrete"
+        super().__init__(shape, None, device, dtype, domain)
+        low, high = limits(dtype)
+        ends = [torch.tensor(end, dtype=dtype, device=self.device) for end in (low, high)]
+        self.space = ContinuousBox(*(end.expand(self._draw_shape) for end in ends))
+        self._ends = (int(low), int(high)) if domain == "discrete" else None
+
+    def _rand(self, size: torch.Size) -> Tensor:
+        if self._ends is None:
+            return torch.randn(size, dtype=self.dtype, device=self.device)
+        return draw_integers_between(*self._ends, size, self.dtype, self.device)  # type: ignore[arg-type]
+
+    def _contains(self, val: Tensor) -> bool:
+        return True
+
+    def _project(self, val: Tensor) -> Tensor:
+        return val
+
+    def _reshape(self, op: Op) -> Unbounded:
+        return self._derive(op, space=ContinuousBox(op(self.space.low), op(self.space.high)))
+
+    def _to_dtype(self, dtype: torch.dtype) -> Unbounded:
+        return Unbounded(self.shape, self.device, dtype)
+
+
+class UnboundedContinuous(Unbounded):
+    """Any floats: :class:`Unbounded` with a float dtype.
+
+    >>> UnboundedContinuous().shape
+    torch.Size([1])
+    """
+
+    _default_domain = "continuous"
+
+
+class UnboundedDiscrete(Unbounded):
+    """Any integers: :class:`Unbounded` with dtype int64 by default.
+
+    >>> UnboundedDiscrete((2,)).dtype
+    torch.int64
+    """
+
+    _default_domain = "discrete"
+
+
+def _bounded_dtype(
+    low: Bound | None, high: Bound | None, dtype: torch.dtype | None, domain: str | None
+) -> torch.dtype:
+    if dtype is not None:
+        return dtype
+    own = [_own_dtype(bound) for bound in (low, high)]
+    found = [d for d in own if d is not None]
+    default = torch.int64 if domain == "discrete" else torch.get_default_dtype()
+    if not found:
+        return default
+    common = found[0] if len(found) == 1 else torch.promote_types(*found)
+    return default if domain == "continuous" and not is_continuous(common) else common
+
+
+def _unbounded_dtype(dtype: torch.dtype | None, domain: str | None) -> torch.dtype:
+    if dtype is not None:
+        return dtype
+    return torch.int64 if domain == "discrete" else torch.get_default_dtype()
+
+
+def _own_dtype(bound: Bound | None) -> torch.dtype | None:
+    if isinstance(bound, Tensor):
+        return bound.dtype
+    if isinstance(bound, np.ndarray | np.generic):
+        return torch.from_numpy(np.empty(0, bound.dtype)).dtype
+    return None
+
+
+def _check_domain(who: TensorSpec, dtype: torch.dtype, domain: str | None) -> None:
+    own = "continuous" if is_continuous(dtype) else "discrete"
+    if domain not in (None, own):
+        raise DTypeError(
+            describe(
+                who,
+                f"is {domain}, and its dtype is not",
+                expected=f"a dtype that is {domain}",
+                found=dtype,
+                mend="Leave out one of the two.",
+            )
+        )
+
+
+def _as_bound(who: TensorSpec, bound: Bound, dtype: torch.dtype) -> Tensor:
+    """Return a bound in a dtype; for integers, an infinite one is the dtype's limit."""
+    raw = to_tensor(bound, None)
+    if is_continuous(dtype):
+        cast = raw.to(dtype)
+        wrong = cast.isnan()
+    else:
+        raw = raw.double() if is_continuous(raw.dtype) else raw.long()
+        cast, (least, most) = raw.to(dtype), limits(dtype)
+        cast = torch.where(raw == math.inf, torch.tensor(most, dtype=dtype), cast)
+        cast = torch.where(raw == -math.inf, torch.tensor(least, dtype=dtype), cast)
+        wrong = (cast.to(raw.dtype) != raw) & ~raw.isinf()
+    if bool(wrong.any()):
+        raise SpecError(
+            describe(
+                who,
+                "has a bound that its dtype cannot express",
+                expected=f"numbers of {dtype}",
+                found=raw.tolist() if raw.numel() <= 8 else "others among the bounds",
+                mend="Mend the bound, or choose another dtype.",
+            )
+        )
+    return cast
+
+
+def _common_size(
+    who: TensorSpec, low: Tensor, high: Tensor, shape: Sequence[int] | int | None
+) -> torch.Size:
+    try:
+        if shape is None:
+            return torch.broadcast_shapes(low.shape, high.shape)
+        size = as_size(shape)
+        low.expand(size), high.to(low.device).expand(size)
+    except RuntimeError:
+        raise ShapeError(
+            describe(
+                who,
+                "has bounds that do not fit its shape",
+                expected="bounds that broadcast to one shape" if shape is None else list(size),
+                found=f"low {list(low.shape)} and high {list(high.shape)}",
+                mend="Give both bounds the shape of a value, or make them numbers.",
+            )
+        ) from None
+    return size
+
+
+def _check_order(spec: Bounded) -> None:
+    low, high = _comparable(spec.low), _comparable(spec.high)
+    if bool((low > high).any()):
+        raise SpecError(
+            describe(
+                spec,
+                "has a lower bound above its upper bound",
+                expected="low <= high everywhere",
+                found=f"low up to {(low - high).max().item()} above high",
+                mend="Swap the bounds?",
+            )
+        )
+
+
+def _shared_ends(space: ContinuousBox) -> tuple[float, float] | None:
+    """Return the bounds of every element if all are the same and a draw between them is simple."""
+    low, high = map(_comparable, space)
+    if not low.numel():
+        return None
+    ends = low.flatten()[0], high.flatten()[0]
+    if not bool((low == ends[0]).all() & (high == ends[1]).all()):
+        return None
+    if is_continuous(low.dtype) and not bool((ends[1] - ends[0]).isfinite()):
+        return None
+    return ends[0].item(), ends[1].item()
+
+
+def _comparable(tensor: Tensor) -> Tensor:
+    return tensor.long() if tensor.dtype in NARROW_UNSIGNED else tensor
