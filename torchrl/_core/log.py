@@ -5,4 +5,5 @@ from __future__ import annotations
 import logging
 
 logger = logging.getLogger("torchrl")
+logger.setLevel(logging.INFO)  # what is shown is still up to the handlers
 logger.addHandler(logging.NullHandler())

@@ -1,0 +1,546 @@
+"""The base class of environments: reset, step, and what can be known from the specs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor, nn
+
+from torchrl._core.entries import Entries
+from torchrl._core.errors import ResetError, ShapeError, describe
+from torchrl._core.mdp import DONE, last_name
+from torchrl.data import Composite, TensorSpec
+from torchrl.envs.rollout import rollout
+from torchrl.envs.spec_access import (
+    GROUPS,
+    INPUTS,
+    SpecAccess,
+    complete_group,
+    default_spec,
+    flag_spec,
+)
+from torchrl.envs.step_plan import StepPlan, expand_flag
+
+
+def next_seed(seed: int) -> int:
+    """Return the seed that follows ``seed`` in the chain that every environment uses.
+
+    >>> next_seed(0)
+    795726461
+    """
+    return int.from_bytes(np.random.default_rng(seed).bytes(8), "big") % (2**32 - 1)
+
+
+class EnvBase(SpecAccess, nn.Module, ABC):
+    """One or many Markov decision processes that read and write tensordicts.
+
+    Name the specs in ``__init__`` (``observation_spec``, ``action_spec``, and where they differ
+    from a float ``reward [*B, 1]`` and a ``done [*B, 1]``, ``reward_spec`` and ``done_spec``), then
+    fill the hooks.
+
+    Args:
+        device: Device of what the environment returns; ``None`` leaves tensors where they are.
+        batch_size: Number of processes run at once, ``[*B]``.
+        run_type_checks: Validate every step against the specs, not the first alone.
+        allow_done_after_reset: Accept an episode that is over when it begins.
+        spec_locked: Refuse edits inside ``input_spec`` and ``output_spec``; assigning a whole spec
+            (``env.action_spec = ...``) is always possible.
+
+    Hooks:
+        _reset: ``td | None -> td`` with the first observations; always a new record.
+        _step: ``td -> td`` with observation, reward, and the end flags that can rise.
+        _set_seed: seed every source of chance.
+        _set_state: ``td -> td``; restore the state found in ``td``, for ``reset(set_state=True)``.
+
+    Reads: the action, and what ``state_spec`` names.
+    Writes: at the root what ``observation_spec`` and ``done_spec`` name; under ``"next"`` the same
+        and the reward.
+
+    >>> from torchrl.data import Bounded, Composite, Unbounded
+    >>> class Walk(EnvBase):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.observation_spec = Composite(position=Unbounded((1,)))
+    ...         self.action_spec = Bounded(-1, 1, (1,))
+    ...     def _reset(self, td):
+    ...         return TensorDict(position=torch.zeros(1))
+    ...     def _step(self, td):
+    ...         position = td["position"] + td["action"]
+    ...         far = position.abs() > 3
+    ...         return TensorDict(position=position, reward=-position.abs(), terminated=far)
+    ...     def _set_seed(self, seed):
+    ...         torch.manual_seed(seed)
+    >>> Walk().rollout(3)["next", "reward"].shape
+    torch.Size([3, 1])
+    """
+
+    batch_locked = True
+    entrywise: Any = False
+
+    def __init__(
+        self,
+        *,
+        device: torch.device | str | int | None = None,
+        batch_size: torch.Size | tuple[int, ...] | list[int] | None = None,
+        run_type_checks: bool = False,
+        allow_done_after_reset: bool = False,
+        spec_locked: bool = True,
+    ) -> None:
+        super().__init__()
+        self._device = None if device is None else torch.device(device)
+        self._batch_size = torch.Size(batch_size or ())
+        self._run_type_checks = run_type_checks
+        self._allow_done_after_reset = allow_done_after_reset
+        self._spec_locked = spec_locked
+        self.is_closed = False
+
+    # --- hooks -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase: ...
+
+    @abstractmethod
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase: ...
+
+    @abstractmethod
+    def _set_seed(self, seed: int) -> Any: ...
+
+    def _set_state(self, tensordict: TensorDictBase) -> TensorDictBase:
+        raise ResetError(
+            describe(
+                self,
+                "cannot restore a state",
+                mend="Call reset() without set_state, or write the hook _set_state(td).",
+            )
+        )
+
+    # --- specs -----------------------------------------------------------------------------------
+
+    def _get_specs(self) -> dict[str, Composite]:
+        """Return the five groups of specs, completing them the first time they are asked for."""
+        specs = self.__dict__.setdefault("_specs", {})
+        for group in GROUPS:
+            if group not in specs:
+                specs[group] = self._lock(default_spec(self, group))
+        return specs
+
+    def _set_specs(self, specs: dict[str, TensorSpec | None]) -> None:
+        own = self.__dict__.setdefault("_specs", {})
+        for group, spec in specs.items():
+            own[group] = self._lock(complete_group(self, group, spec))
+        self.empty_cache()
+
+    def _lock(self, spec: Composite) -> Composite:
+        return spec.lock_() if self._spec_locked else spec
+
+    def set_spec_lock_(self, mode: bool = True) -> EnvBase:
+        """Lock or unlock the specs against edits in place; call :meth:`empty_cache` after edits."""
+        self._spec_locked = mode
+        for spec in self._get_specs().values():
+            spec.lock_() if mode else spec.unlock_()
+        self.empty_cache()
+        return self
+
+    def empty_cache(self) -> None:
+        """Forget what was decided from the specs; it is decided anew at the next step."""
+        self.__dict__.pop("_plan", None)
+        self.__dict__.pop("_validated", None)
+
+    @property
+    def plan(self) -> StepPlan:
+        """What is known from the specs: keys, shapes, checks."""
+        plan = self.__dict__.get("_plan")
+        if plan is None:
+            plan = self.__dict__["_plan"] = StepPlan(self)
+        return plan
+
+    @property
+    def specs(self) -> Composite:
+        """Both sides in one composite: ``input_spec`` and ``output_spec``."""
+        return Composite(
+            input_spec=self.input_spec, output_spec=self.output_spec, shape=self.batch_size
+        )
+
+    @property
+    def action_keys(self) -> list[NestedKey]:
+        """Names of the actions, flat ones first."""
+        return self.plan.action_keys
+
+    @property
+    def action_key(self) -> NestedKey:
+        """Name of the only action."""
+        return self._only(self.action_keys, "action")
+
+    @property
+    def reward_keys(self) -> list[NestedKey]:
+        """Names of the rewards."""
+        return self.plan.reward_keys
+
+    @property
+    def reward_key(self) -> NestedKey:
+        """Name of the only reward."""
+        return self._only(self.reward_keys, "reward")
+
+    @property
+    def done_keys(self) -> list[NestedKey]:
+        """Names of all end flags: ``done``, ``terminated`` and, if it can happen, ``truncated``."""
+        return self.plan.done_keys
+
+    @property
+    def done_key(self) -> NestedKey:
+        """Name of the only ``done`` flag."""
+        return self._only([key for key in self.done_keys if last_name(key) == DONE], "done flag")
+
+    @property
+    def done_keys_groups(self) -> list[list[NestedKey]]:
+        """Names of the end flags, grouped by nesting level."""
+        return [group.keys for group in self.plan.groups]
+
+    @property
+    def reset_keys(self) -> list[NestedKey]:
+        """Names of the ``_reset`` masks, one a nesting level of the flags."""
+        return self.plan.reset_keys
+
+    @property
+    def observation_keys(self) -> list[NestedKey]:
+        """Names of the observations."""
+        return self.plan.observation_keys
+
+    @property
+    def state_keys(self) -> list[NestedKey]:
+        """Names of what a step reads beside the action."""
+        return self.plan.state_keys
+
+    def _only(self, keys: list[NestedKey], what: str) -> NestedKey:
+        if len(keys) != 1:
+            raise KeyError(
+                describe(self, f"has {len(keys)} {what}s", found=keys, mend="Use the plural.")
+            )
+        return keys[0]
+
+    @property
+    def device(self) -> torch.device | None:
+        """Device of what the environment returns."""
+        return self._device
+
+    @property
+    def batch_size(self) -> torch.Size:
+        """Number of processes run at once, ``[*B]``."""
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: torch.Size | tuple[int, ...]) -> None:
+        self._batch_size = torch.Size(value)
+        self.empty_cache()
+
+    @property
+    def shape(self) -> torch.Size:
+        """Same as ``batch_size``."""
+        return self.batch_size
+
+    def add_truncated_keys(self) -> EnvBase:
+        """Give every level of end flags a ``truncated`` beside its ``done``."""
+        spec = self.full_done_spec.clone()
+        for group in self.plan.groups:
+            if not group.has_truncated:
+                spec[group.truncated] = flag_spec(group.shape, self.device)
+        self.full_done_spec = spec
+        return self
+
+    # --- reset -----------------------------------------------------------------------------------
+
+    def reset(
+        self,
+        tensordict: Any = None,
+        *,
+        set_state: bool | None = None,
+        **kwargs: Any,
+    ) -> TensorDictBase:
+        """Start new episodes; return their first root.
+
+        Args:
+            tensordict: Updated and returned, if given. A boolean ``_reset`` beside a ``done`` (and
+                of its shape) says which rows begin anew; the others keep what ``tensordict`` holds.
+            set_state: Begin from the state that ``tensordict`` holds, if the environment can.
+            kwargs: Handed to the environment's ``_reset``.
+
+        Raises:
+            ResetError: if an episode is over when it begins, if a row that is not reset is not in
+                ``tensordict``, or if the environment cannot ``set_state``.
+        """
+        plan = self.plan
+        masks = {} if tensordict is None else self._pop_masks(tensordict)
+        if set_state:
+            if tensordict is None:
+                raise ResetError(describe(self, "cannot set a state without a tensordict"))
+            root = self._set_state(tensordict)
+        elif masks and not any(bool(mask.any()) for mask in masks.values()):
+            return tensordict
+        else:
+            root = self._reset_rows(tensordict, masks, **kwargs)
+        if root is tensordict:
+            raise ResetError(
+                describe(
+                    self, "returned from _reset() the tensordict it was given; return a new one"
+                )
+            )
+        plan.complete_reset(root)
+        if self._is_checked_now():
+            plan.check_outcome(root, ("observation", "done"))
+        if masks:
+            self._keep_rows(tensordict, root, masks)
+        if not self._allow_done_after_reset:
+            self._refuse_done(root, masks)
+        return root if tensordict is None else tensordict.update(root)
+
+    def _reset_rows(self, record: Any, masks: dict[NestedKey, Tensor], **kwargs: Any) -> Any:
+        if not masks:
+            return self._reset(record, **kwargs)
+        for key, mask in masks.items():
+            record.set(key, mask)
+        root = self._reset(record, **kwargs)
+        for key in masks:
+            record.pop(key)
+        return root
+
+    def _pop_masks(self, tensordict: TensorDictBase) -> dict[NestedKey, Tensor]:
+        """Take the ``_reset`` masks out; a mask holds for every level below it."""
+        masks: dict[NestedKey, Tensor] = {}
+        outer: list[tuple[tuple[str, ...], Tensor]] = []
+        for group in self.plan.groups:
+            mask: Any = tensordict.pop(group.reset, None)
+            for prefix, above in outer:
+                if prefix == group.prefix[: len(prefix)]:
+                    mask = expand_flag(above, group.shape)
+                    break
+            else:
+                if mask is None:
+                    continue
+                if mask.shape != group.shape:
+                    raise ShapeError(
+                        describe(
+                            self,
+                            "has another shape than the done flag beside it",
+                            key=group.reset,
+                            expected=tuple(group.shape),
+                            found=tuple(mask.shape),
+                        )
+                    )
+                outer.append((group.prefix, mask))
+            masks[group.reset] = mask
+        return {} if masks and all(bool(mask.all()) for mask in masks.values()) else masks
+
+    def _keep_rows(self, before: Any, root: Any, masks: dict[NestedKey, Tensor]) -> None:
+        """Put back, in ``root``, what the rows that are not reset had before."""
+        for key in entry_names(root):
+            mask = self.plan.mask_of(key, masks)
+            if mask is None:
+                continue
+            new, old = root.get(key), before.get(key, None)
+            if old is None:
+                raise ResetError(
+                    describe(
+                        self,
+                        "is needed by the rows that are not reset, and is not in the input",
+                        key=key,
+                        mend="Hand reset() the root that step_mdp() returned.",
+                    )
+                )
+            if isinstance(new, Tensor):
+                root.set(key, torch.where(expand_flag(mask, new.shape), new, old))
+
+    def _refuse_done(self, root: Any, masks: dict[NestedKey, Tensor]) -> None:
+        for group in self.plan.groups:
+            for key in group.keys:
+                over = root.get(key)
+                if masks:
+                    over = over & masks[group.reset] if group.reset in masks else over & False
+                if over.any():
+                    raise ResetError(
+                        describe(
+                            self,
+                            "is true after reset()",
+                            key=key,
+                            mend="Begin episodes that are not over, or build the environment with "
+                            "allow_done_after_reset=True.",
+                        )
+                    )
+
+    def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Reset, in place, the rows whose episode has ended."""
+        plan = self.plan
+        if plan.ended(tensordict):
+            for key, mask in plan.reset_masks(tensordict).items():
+                tensordict.set(key, mask)
+            return self.reset(tensordict)
+        return tensordict
+
+    def any_done(self, tensordict: TensorDictBase) -> bool:
+        """Say whether any episode has ended; if so, write ``_reset`` masks beside the flags."""
+        ended = self.plan.ended(tensordict)
+        if ended:
+            for key, mask in self.plan.reset_masks(tensordict).items():
+                tensordict.set(key, mask)
+        return ended
+
+    def reset_entries(self, root: Entries) -> Entries:
+        """Reset the rows that have ended; for the stepping loop, which trusts the outcome."""
+        plan = self.plan
+        masks = plan.reset_masks(root)
+        whole = plan.is_single or all(bool(mask.all()) for mask in masks.values())
+        fresh = plan.complete_reset(self._reset_rows(root, {} if whole else masks))
+        if not whole:
+            self._keep_rows(root, fresh, masks)
+        root.update(fresh)
+        return root
+
+    # --- step ------------------------------------------------------------------------------------
+
+    def step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the outcome of the action under ``"next"`` and return ``tensordict``.
+
+        Args:
+            tensordict: A root ``[*B]`` with its action. A boolean ``_step`` says which rows step;
+                the others keep their values. Entries that already stand under ``"next"`` stay there
+                unless the environment writes them.
+
+        Raises:
+            ShapeError, DTypeError, MissingKeyError: if the first step does not keep to the specs.
+        """
+        self._check_batch(tensordict)
+        mask = tensordict.get("_step", None)
+        preset = tensordict.get("next", None)
+        following = self._step_rows(tensordict, mask)
+        if preset is not None:
+            following = preset.copy().update(following) if len(preset.keys()) else following
+        return tensordict.set("next", following)
+
+    def _step_rows(self, tensordict: TensorDictBase, mask: Tensor | None) -> TensorDictBase:
+        plan = self.plan
+        if self._is_checked_now():
+            plan.check_action(tensordict)
+        following = plan.complete_step(self._step(tensordict))
+        self.check_first_step(following)
+        if mask is not None:
+            tensordict.pop("_step", None)
+            for key in entry_names(following):
+                new = following.get(key)
+                old = tensordict.get(key, None)
+                old = torch.zeros_like(new) if old is None else old
+                following.set(key, torch.where(expand_flag(mask, new.shape), new, old))
+        return following
+
+    def check_first_step(self, following: Any) -> None:
+        """Hold an outcome against the specs, unless an earlier one kept to them."""
+        if self._is_checked_now():
+            self.plan.check_outcome(following, ("observation", "reward", "done"))
+            self.__dict__["_validated"] = True
+
+    def _is_checked_now(self) -> bool:
+        return "_validated" not in self.__dict__ or self._run_type_checks
+
+    def _check_batch(self, tensordict: TensorDictBase) -> None:
+        found = tensordict.batch_size
+        if found != self._batch_size and (self.batch_locked or self._batch_size):
+            raise ShapeError(
+                describe(
+                    self,
+                    "was handed a tensordict of another batch size",
+                    expected=tuple(self._batch_size),
+                    found=tuple(found),
+                    mend="Step the environment with the tensordict that reset() returned.",
+                )
+            )
+
+    def step_mdp(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the root of the next step: as :func:`~torchrl.envs.step_mdp`, with the action."""
+        return self.plan.step_mdp(tensordict)
+
+    def step_and_maybe_reset(
+        self, tensordict: TensorDictBase
+    ) -> tuple[TensorDictBase, TensorDictBase]:
+        """Step; return the step and the root of the next one, reset where an episode has ended.
+
+        The last observation of an episode stays in ``tensordict["next"]``.
+        """
+        tensordict = self.step(tensordict)
+        return tensordict, self.maybe_reset(self.step_mdp(tensordict))
+
+    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """Write a random action of the spec into ``tensordict``, or into a new one."""
+        spec = self.full_action_spec
+        if tensordict is None:
+            tensordict = TensorDict({}, self.batch_size, device=self.device)
+        lead = tensordict.batch_size[: tensordict.ndim - len(self.batch_size)]
+        return tensordict.update(spec.rand(lead if not self.batch_size else ()))
+
+    def rand_step(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """Step with a random action."""
+        return self.step(self.rand_action(tensordict))
+
+    rollout = rollout
+
+    # --- the rest --------------------------------------------------------------------------------
+
+    def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
+        """Seed the environment; return the seed for the next one.
+
+        Args:
+            seed: The seed; ``None`` asks the environment for fresh randomness.
+            static_seed: Return ``seed`` itself.
+        """
+        self._set_seed(seed)  # type: ignore[arg-type]
+        return seed if static_seed or seed is None else next_seed(seed)
+
+    def fake_tensordict(self) -> TensorDictBase:
+        """Return a step of zeros, with every entry that a real step has."""
+        specs = self._get_specs()
+        root = TensorDict({}, self.batch_size, device=self.device)
+        following = root.copy()
+        for group in (*INPUTS, "observation", "done"):
+            root.update(specs[group].zero())
+        for group in ("observation", "reward", "done"):
+            following.update(specs[group].zero())
+        return root.set("next", following)
+
+    def to(self, device: Any) -> EnvBase:  # type: ignore[override]
+        """Move the environment, its specs and what it returns to a device."""
+        device = torch.device(device)
+        if device != self._device:
+            self._device = device
+            super().to(device)
+            specs = self._get_specs()
+            self._set_specs({group: spec.to(device) for group, spec in specs.items()})
+        return self
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        """Release what the environment holds.
+
+        Raises:
+            RuntimeError: if it is closed already and ``raise_if_closed``.
+        """
+        if self.is_closed and raise_if_closed:
+            raise RuntimeError(f"{type(self).__name__} is closed already.")
+        self.is_closed = True
+
+    def append_transform(self, transform: Any) -> EnvBase:
+        """Return this environment seen through ``transform``."""
+        from torchrl.envs.transforms.env import TransformedEnv  # noqa: PLC0415 - it derives from us
+
+        return TransformedEnv(self, transform)
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Same as :meth:`step`."""
+        return self.step(tensordict)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(batch_size={self.batch_size}, device={self.device})"
+
+
+def entry_names(record: Any) -> list[NestedKey]:
+    """Return the keys of every leaf of a record."""
+    return list(record) if isinstance(record, Entries) else list(record.keys(True, True))

@@ -1,0 +1,1 @@
+"""Wrappers of other libraries' environments; none is imported before it is used."""

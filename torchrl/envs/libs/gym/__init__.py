@@ -1,0 +1,14 @@
+"""Gymnasium environments."""
+
+from torchrl.envs.libs.gym.backend import gym_backend, set_gym_backend
+from torchrl.envs.libs.gym.env import GymEnv, GymWrapper
+from torchrl.envs.libs.gym.spaces import register_gym_spec_conversion, spec_from_space
+
+__all__ = [
+    "GymEnv",
+    "GymWrapper",
+    "gym_backend",
+    "register_gym_spec_conversion",
+    "set_gym_backend",
+    "spec_from_space",
+]

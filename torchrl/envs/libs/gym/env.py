@@ -1,0 +1,261 @@
+"""Gymnasium environments, single and vectorised."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+
+from torchrl._core.entries import Entries
+from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
+from torchrl.envs.common import next_seed
+from torchrl.envs.gym_like import GymLikeEnv
+from torchrl.envs.libs.gym.backend import gym_backend
+from torchrl.envs.libs.gym.spaces import leaf_readers, record_writer, spec_from_space
+from torchrl.envs.libs.gym.vector import VectorDriver, render_rows
+from torchrl.envs.spec_access import flag_spec
+
+
+class GymWrapper(GymLikeEnv):
+    """Presents a ``gymnasium.Env`` or ``gymnasium.vector.VectorEnv``.
+
+    Args:
+        env: The environment, already built.
+        categorical_action_encoding: Encode discrete actions and observations as integers instead of
+            one-hot vectors.
+        from_pixels: Write the rendered frame, ``pixels [*B, H, W, C]`` of bytes; the environment
+            must have been built with ``render_mode="rgb_array"``.
+        pixels_only: Leave the other observations out.
+        convert_actions_to_numpy: Hand actions over as numpy arrays and Python numbers; otherwise as
+            the tensors that they are.
+        frame_skip: Number of times each action is repeated.
+        device: Device of what is returned.
+        batch_size: Must be that of the environment, ``[N]`` for a vector environment; found if
+            ``None``.
+        allow_done_after_reset: Accept an episode that is over when it begins.
+        spec_locked: Refuse edits inside the specs.
+
+    Reads: ``action``, or one entry for each child of a ``Dict`` action space.
+    Writes: ``observation``, or one entry for each child of a ``Dict`` observation space;
+        ``reward [*B, 1]``, ``terminated``, ``truncated`` and ``done`` ``[*B, 1]``.
+
+    Raises:
+        TypeError: if ``env`` is not an environment of gymnasium, or has a space without a spec.
+
+    >>> import gymnasium
+    >>> env = GymWrapper(gymnasium.make("Pendulum-v1"))
+    >>> env.rollout(2)["next", "observation"].shape
+    torch.Size([2, 3])
+    """
+
+    entrywise = True
+    libname = "gymnasium"
+    _pixels_only_default = False
+
+    def __init__(
+        self,
+        env: Any = None,
+        categorical_action_encoding: bool = False,
+        *,
+        from_pixels: bool = False,
+        pixels_only: bool | None = None,
+        convert_actions_to_numpy: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.__dict__["_categorical"] = categorical_action_encoding
+        self.__dict__["_from_pixels"] = from_pixels
+        self.__dict__["_pixels_only"] = from_pixels and (
+            self._pixels_only_default if pixels_only is None else pixels_only
+        )
+        self.__dict__["_to_numpy"] = convert_actions_to_numpy
+        self.__dict__["_seeds"] = None
+        self.__dict__["_driver"] = None
+        if env is not None:
+            kwargs["env"] = env
+        super().__init__(**kwargs)
+
+    # --- construction ----------------------------------------------------------------------------
+
+    def _build_env(self, env: Any, **kwargs: Any) -> Any:
+        if kwargs:
+            raise TypeError(
+                f"{type(self).__name__} takes no arguments {sorted(kwargs)}; those of the environment "
+                "itself go to GymEnv, or to gymnasium.make."
+            )
+        if not hasattr(env, "action_space") or not hasattr(env, "step"):
+            raise TypeError(
+                f"GymWrapper: expected a gymnasium environment, found {type(env).__name__}. "
+                "For an environment's name use GymEnv."
+            )
+        if self._from_pixels and getattr(env, "render_mode", None) != "rgb_array":
+            raise ValueError(
+                "GymWrapper: from_pixels=True needs an environment that renders arrays, found "
+                f"render_mode={getattr(env, 'render_mode', None)!r}; build it with "
+                "gymnasium.make(..., render_mode='rgb_array')."
+            )
+        if hasattr(env, "single_action_space"):
+            self.__dict__["_driver"] = VectorDriver(env)
+            self._batch_size = torch.Size([env.num_envs])
+        return env
+
+    def _make_specs(self, env: Any) -> None:
+        vector, batch, device = self._driver is not None, self.batch_size, self.device or "cpu"
+        action_space = env.single_action_space if vector else env.action_space
+        space = env.single_observation_space if vector else env.observation_space
+        action = spec_from_space(action_space, categorical=self._categorical, device=device)
+        spec = spec_from_space(space, categorical=self._categorical, device=device)
+        is_dict = type(space).__name__ == "Dict"
+        self._readers = leaf_readers(space, spec, () if is_dict else ("observation",))
+        observation: Any = spec if is_dict else Composite(observation=spec)
+        if self._pixels_only:
+            self._readers, observation = [], Composite()
+        if self._from_pixels:
+            observation["pixels"] = self._pixel_spec(device)
+        self.observation_spec = _expand(observation, batch)
+        self.action_spec = _expand(action, batch)
+        self.reward_spec = Unbounded((*batch, 1), device=device)
+        flag = flag_spec((*batch, 1), device)
+        self.done_spec = Composite(
+            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=batch
+        )
+        self._write_action = record_writer(action_space, action, batched=vector)
+
+    def _pixel_spec(self, device: Any) -> TensorSpec:
+        self._env.reset() if self._driver is None else self._driver.reset(None)
+        frame = self._render()
+        shape = frame.shape[len(self.batch_size) :]
+        return Bounded(0, 255, shape=shape, dtype=torch.uint8, device=device)
+
+    def _render(self) -> np.ndarray:
+        return self._env.render() if self._driver is None else render_rows(self._env)
+
+    # --- stepping --------------------------------------------------------------------------------
+
+    def _call_step(self, action: Any) -> tuple:
+        return self._env.step(action) if self._driver is None else self._driver.step(action)
+
+    def _call_reset(self, mask: np.ndarray | None, **kwargs: Any) -> tuple:
+        seeds, self.__dict__["_seeds"] = self._seeds, None
+        if seeds is not None:
+            kwargs["seed"] = seeds
+        if self._driver is not None:
+            return self._driver.reset(mask, **kwargs)
+        return self._env.reset(**kwargs)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        mask = tensordict.get("_step", None)
+        if mask is not None and self._driver is not None:
+            self._driver.hold(~mask.reshape(-1).numpy(force=True))
+        return super()._step(tensordict)
+
+    def _set_seed(self, seed: int | None) -> None:
+        if self._driver is None or seed is None:
+            self.__dict__["_seeds"] = seed
+            return
+        seeds = [seed]
+        while len(seeds) < self.batch_size.numel():
+            seeds.append(next_seed(seeds[-1]))
+        self.__dict__["_seeds"] = seeds
+
+    def read_action(self, tensordict: TensorDictBase) -> Any:
+        """Return the action as the environment takes it."""
+        if not self._to_numpy:
+            return tensordict.get(self.action_key)
+        return self._write_action(tensordict)
+
+    def read_obs(self, observation: Any) -> Entries:
+        """Return the observations as tensors by key."""
+        entries = Entries()
+        for key, read in self._readers:
+            entries[key] = read(observation)
+        if self._from_pixels:
+            frame = torch.from_numpy(np.array(self._render()))
+            entries["pixels"] = frame if self._device is None else frame.to(self._device)
+        return entries
+
+
+class GymEnv(GymWrapper):
+    """Builds a registered gymnasium environment.
+
+    Args:
+        env_name: Its id; ``"module:Name-v0"`` imports the module first.
+        num_envs: Number of copies run as one vector environment, batch size ``[num_envs]``; a
+            single environment without batch size if ``None``.
+        vectorization_mode: ``"sync"`` steps the copies one after the other, ``"async"`` in a
+            process each.
+        from_pixels: Write the rendered frame, ``pixels [*B, H, W, C]``.
+        pixels_only: With ``from_pixels``, leave the other observations out; ``True`` if ``None``.
+        disable_env_checker: Skip gymnasium's own checker; ours look at the first step.
+        kwargs: Those of :class:`GymWrapper`; all others go to ``gymnasium.make``.
+
+    >>> env = GymEnv("CartPole-v1")
+    >>> env.set_seed(0)
+    795726461
+    >>> env.reset()["observation"].shape
+    torch.Size([4])
+    >>> GymEnv("CartPole-v1", num_envs=3).rollout(5, break_when_any_done=False).batch_size
+    torch.Size([3, 5])
+    """
+
+    entrywise = True
+    _pixels_only_default = True
+
+    def __init__(
+        self,
+        env_name: str,
+        *,
+        num_envs: int | None = None,
+        vectorization_mode: str = "sync",
+        disable_env_checker: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.__dict__["env_name"] = env_name
+        super().__init__(
+            env_name=env_name,
+            num_envs=num_envs,
+            vectorization_mode=vectorization_mode,
+            disable_env_checker=disable_env_checker,
+            **kwargs,
+        )
+
+    def _build_env(  # type: ignore[override]
+        self, env_name: str, num_envs: int | None, vectorization_mode: str, **kwargs: Any
+    ) -> Any:
+        gym = gym_backend()
+        if self._from_pixels:
+            kwargs.setdefault("render_mode", "rgb_array")
+        if num_envs is None:
+            return super()._build_env(gym.make(env_name, **kwargs))
+        if not hasattr(gym.vector, "AutoresetMode"):
+            raise ImportError("GymEnv: num_envs needs gymnasium 1.1: pip install 'gymnasium>=1.1'")
+        env = gym.make_vec(
+            env_name,
+            num_envs=num_envs,
+            vectorization_mode=vectorization_mode,
+            vector_kwargs={"autoreset_mode": gym.vector.AutoresetMode.DISABLED},
+            **kwargs,
+        )
+        return super()._build_env(env)
+
+    @property
+    def lib(self) -> Any:
+        """The package that builds the environments."""
+        return gym_backend()
+
+    @staticmethod
+    def available_envs() -> list[str]:
+        """Return the ids of all registered environments."""
+        return sorted(importlib.import_module("gymnasium").envs.registry)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(env={self.env_name}, batch_size={self.batch_size}, "
+            f"device={self.device})"
+        )
+
+
+def _expand(spec: TensorSpec, batch: torch.Size) -> TensorSpec:
+    return spec.expand(*batch, *spec.shape) if batch else spec

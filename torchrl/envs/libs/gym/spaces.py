@@ -1,0 +1,268 @@
+"""Gymnasium spaces: the spec of each, and how its values become tensors and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import NestedKey
+from torch import Tensor
+
+from torchrl.data import (
+    Binary,
+    Bounded,
+    Categorical,
+    Composite,
+    MultiCategorical,
+    MultiOneHot,
+    NonTensor,
+    OneHot,
+    TensorSpec,
+    Unbounded,
+)
+
+Conversion = Callable[..., TensorSpec]
+_registered: dict[type, Conversion] = {}
+
+
+def register_gym_spec_conversion(space_type: type) -> Callable[[Conversion], Conversion]:
+    """Teach the conversion of a space class of your own; a decorator.
+
+    The function gets the space and the keywords ``categorical`` and ``device``, and returns a spec
+    whose ``encode`` and ``to_numpy`` speak the values of the space.
+    """
+
+    def decorate(function: Conversion) -> Conversion:
+        _registered[space_type] = function
+        return function
+
+    return decorate
+
+
+def spec_from_space(
+    space: Any, *, categorical: bool = False, device: torch.device | str | None = "cpu"
+) -> TensorSpec:
+    """Return the spec of a Gymnasium space.
+
+    Args:
+        space: The space.
+        categorical: Encode choices as integers instead of one-hot vectors.
+        device: Device of the spec.
+
+    Raises:
+        TypeError: for a class of spaces that has no spec.
+
+    >>> from gymnasium.spaces import Discrete
+    >>> spec_from_space(Discrete(3)).shape
+    torch.Size([3])
+    """
+    for known, conversion in _registered.items():
+        if isinstance(space, known):
+            return conversion(space, categorical=categorical, device=device)
+    name = next((c.__name__ for c in type(space).__mro__ if c.__name__ in _CONVERSIONS), None)
+    if name is None:
+        raise TypeError(
+            f"GymWrapper: no spec for the space {space!r}; expected one of {sorted(_CONVERSIONS)}. "
+            "Write one with register_gym_spec_conversion."
+        )
+    return _CONVERSIONS[name](space, categorical, device)
+
+
+def _box(space: Any, categorical: bool, device: Any) -> TensorSpec:
+    dtype = torch_dtype(space.dtype)
+    if dtype is torch.bool:
+        return Categorical(2, shape=space.shape, dtype=dtype, device=device)
+    if dtype.is_floating_point and np.isinf(space.low).all() and np.isinf(space.high).all():
+        return Unbounded(space.shape, dtype=dtype, device=device)
+    low, high = torch.as_tensor(space.low), torch.as_tensor(space.high)
+    return Bounded(low, high, shape=space.shape, dtype=dtype, device=device)
+
+
+def _discrete(space: Any, categorical: bool, device: Any) -> TensorSpec:
+    if categorical:
+        return Categorical(int(space.n), shape=(), dtype=torch.int64, device=device)
+    return OneHot(int(space.n), dtype=torch.int64, device=device)
+
+
+def _multi_discrete(space: Any, categorical: bool, device: Any) -> TensorSpec:
+    nvec = torch.as_tensor(space.nvec).flatten().tolist()
+    if categorical:
+        return MultiCategorical(nvec, dtype=torch.int64, device=device, remove_singleton=False)
+    return MultiOneHot(nvec, dtype=torch.int64, device=device)
+
+
+def _multi_binary(space: Any, categorical: bool, device: Any) -> TensorSpec:
+    return Binary(int(space.shape[-1]), shape=space.shape, dtype=torch.int8, device=device)
+
+
+def _dict(space: Any, categorical: bool, device: Any) -> TensorSpec:
+    return Composite(
+        {
+            key: spec_from_space(child, categorical=categorical, device=device)
+            for key, child in space.spaces.items()
+        }
+    )
+
+
+def _tuple(space: Any, categorical: bool, device: Any) -> TensorSpec:
+    return Composite(
+        {
+            str(i): spec_from_space(child, categorical=categorical, device=device)
+            for i, child in enumerate(space.spaces)
+        }
+    )
+
+
+def _object(space: Any, categorical: bool, device: Any) -> TensorSpec:
+    return NonTensor(shape=(), device=device)
+
+
+_CONVERSIONS: dict[str, Callable[[Any, bool, Any], TensorSpec]] = {
+    "Box": _box,
+    "Discrete": _discrete,
+    "MultiDiscrete": _multi_discrete,
+    "MultiBinary": _multi_binary,
+    "Dict": _dict,
+    "Tuple": _tuple,
+    "Text": _object,
+    "Sequence": _object,
+}
+
+
+def torch_dtype(dtype: Any) -> torch.dtype:
+    """Return the torch dtype of a numpy dtype.
+
+    >>> torch_dtype(np.uint8)
+    torch.uint8
+    """
+    return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
+Reader = Callable[[Any], Any]
+
+
+def leaf_readers(
+    space: Any, spec: TensorSpec, path: tuple[str, ...]
+) -> list[tuple[NestedKey, Reader]]:
+    """Return, for each leaf of a space, its key and how to read its tensor out of a sample.
+
+    Samples may carry leading dimensions, as those of vector environments do.
+
+    Args:
+        space: The space of one environment.
+        spec: Its spec, without batch dimensions.
+        path: Where the space stands in the record.
+    """
+    children = _children(space)
+    if children is None:
+        return [(path[0] if len(path) == 1 else path, _reader(space, spec))]
+    return [
+        (key, _descend(index, read))
+        for name, (index, child) in children.items()
+        for key, read in leaf_readers(child, spec[name], (*path, name))
+    ]
+
+
+def _children(space: Any) -> dict[str, tuple[Any, Any]] | None:
+    kind = type(space).__name__
+    if kind == "Dict":
+        return {key: (key, child) for key, child in space.spaces.items()}
+    if kind == "Tuple":
+        return {str(i): (i, child) for i, child in enumerate(space.spaces)}
+    return None
+
+
+def _descend(index: Any, read: Reader) -> Reader:
+    return lambda sample: read(sample[index])
+
+
+def _reader(space: Any, spec: TensorSpec) -> Reader:
+    device = spec.device
+    move = device is not None and device.type != "cpu"
+
+    def finish(tensor: Tensor) -> Tensor:
+        return tensor.to(device) if move else tensor
+
+    kind = type(space).__name__
+    if isinstance(spec, NonTensor):
+        return lambda sample: sample
+    if kind == "Discrete":
+        start, n, one_hot = int(space.start), int(space.n), isinstance(spec, OneHot)
+        eye = torch.eye(n, dtype=spec.dtype)
+
+        def choice(sample: Any) -> Tensor:
+            index = np.asarray(sample, np.int64) - start
+            return finish(eye[index] if one_hot else torch.from_numpy(np.array(index)))
+
+        return choice
+    if kind == "MultiDiscrete":
+        starts, dims = np.asarray(space.start), space.nvec.ndim
+
+        def choices(sample: Any) -> Tensor:
+            index = np.asarray(sample, np.int64) - starts
+            index = index.reshape(*index.shape[: index.ndim - dims], -1)
+            return finish(
+                spec.encode(index) if isinstance(spec, MultiOneHot) else torch.from_numpy(index)
+            )
+
+        return choices
+    dtype = space.dtype if kind in ("Box", "MultiBinary") else None
+    if dtype is None:
+        return spec.encode
+    # A simulator may reuse its buffer, hence the copy.
+    return lambda sample: finish(torch.from_numpy(np.array(sample, dtype)))
+
+
+def record_writer(
+    space: Any, spec: TensorSpec, *, batched: bool, path: tuple[str, ...] = ()
+) -> Callable[[Any], Any]:
+    """Return how the actions of a record become what ``step`` of the foreign environment takes.
+
+    Args:
+        space: The action space of one environment.
+        spec: Its spec, without batch dimensions.
+        batched: Whether actions carry one leading dimension, environments.
+        path: Where the space stands in the record; a lone action is called ``action``.
+    """
+    children = _children(space)
+    if children is None:
+        write = _writer(space, spec, batched)
+        key: NestedKey = "action" if not path else path[0] if len(path) == 1 else path
+        return lambda record: write(record.get(key))
+    parts = {
+        index: record_writer(child, spec[name], batched=batched, path=(*path, name))
+        for name, (index, child) in children.items()
+    }
+    if type(space).__name__ == "Tuple":
+        return lambda record: tuple(write(record) for write in parts.values())
+    return lambda record: {name: write(record) for name, write in parts.items()}
+
+
+def _writer(space: Any, spec: TensorSpec, batched: bool) -> Callable[[Tensor], Any]:
+    kind = type(space).__name__
+    if kind == "Discrete":
+        start = int(space.start)
+        if isinstance(spec, OneHot):
+            if batched:
+                return lambda action: action.numpy(force=True).argmax(-1) + start
+            return lambda action: int(action.numpy(force=True).argmax()) + start
+        if batched:
+            return lambda action: action.numpy(force=True) + start
+        return lambda action: int(action) + start
+    if kind == "MultiDiscrete":
+        shape, starts = space.nvec.shape, np.asarray(space.start)
+
+        def choices(action: Tensor) -> np.ndarray:
+            if isinstance(spec, MultiOneHot):
+                parts = action.split(space.nvec.flatten().tolist(), -1)
+                action = torch.stack([part.argmax(-1) for part in parts], -1)
+            array = action.numpy(force=True)
+            return array.reshape(*array.shape[:-1], *shape) + starts
+
+        return choices
+    if kind in ("Box", "MultiBinary"):
+        dtype = space.dtype
+        return lambda action: action.numpy(force=True).astype(dtype, copy=False)
+    return lambda action: spec.to_numpy(action)

@@ -1,0 +1,369 @@
+"""The stepping loop: rollouts, collectors and recorders all drive this one.
+
+A loop carries one record a step. Where environment and policy vouch for it (see
+:mod:`torchrl._core.entries`) the record is a flat dictionary, and tensordicts are made once, at the
+end; elsewhere it is a tensordict. Both loops do the same and give the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict import LazyStackedTensorDict, TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModule, TensorDictModuleBase
+from torch import Tensor, nn
+
+from torchrl._core.entries import Entries, is_entrywise, stack_entries
+from torchrl._core.errors import ResetError, ShapeError, describe
+from torchrl._core.keys import sibling
+from torchrl._core.mdp import TRUNCATED
+from torchrl._core.plan import plan as plan_policy
+from torchrl.data import RandomPolicy
+
+if TYPE_CHECKING:
+    from torchrl.envs.common import EnvBase
+
+Act = Callable[[Any], Any]
+
+
+def rollout(
+    self: EnvBase,
+    max_steps: int,
+    policy: Callable[..., Any] | None = None,
+    callback: Callable[[EnvBase, TensorDictBase], Any] | None = None,
+    *,
+    actions: Tensor | TensorDictBase | None = None,
+    auto_reset: bool = True,
+    auto_cast_to_device: bool = False,
+    break_when_any_done: bool | None = None,
+    break_when_all_done: bool | None = None,
+    return_contiguous: bool = False,
+    tensordict: TensorDictBase | None = None,
+    set_truncated: bool = False,
+    out: TensorDictBase | None = None,
+    trust_policy: bool = False,
+    storing_device: torch.device | str | None = None,
+    set_state: bool | None = None,
+) -> TensorDictBase:
+    """Run a policy for at most ``max_steps`` steps and return them, ``[*B, T]``.
+
+    Gradients and the exploration type are those of the context.
+
+    Args:
+        self: The environment.
+        max_steps: Number of steps, at most.
+        policy: Writes the action; acts at random if ``None``. A tensordict module, or a callable of
+            one argument that is named or annotated as a tensordict, is called with the record; any
+            other callable gets the observations and returns the actions.
+        callback: Called with the environment and each root but the first and the last.
+        actions: Played one after the other, ``[*B, T, *action]``, instead of a policy.
+        auto_reset: Begin with a reset; otherwise ``tensordict`` is where to begin, and its rows
+            that have ended are reset.
+        auto_cast_to_device: Move the record to the device of the policy and back at each step.
+        break_when_any_done: Stop at the first end of an episode (the default). If ``False``, go on:
+            rows that end are reset.
+        break_when_all_done: Stop when all episodes have ended; rows that end stand still.
+        return_contiguous: Raise rather than return a lazy stack where steps differ in shape.
+        tensordict: Handed to the first reset, or the root to begin with.
+        set_truncated: Mark the last step as truncated.
+        out: Filled with the result and returned.
+        trust_policy: Call ``policy`` with the record, whatever its signature.
+        storing_device: Where to keep the steps.
+        set_state: Handed to the first reset.
+
+    Raises:
+        ValueError: if arguments contradict each other.
+        ShapeError: if the policy writes an action of another shape than its spec.
+    """
+    stop = _stop_rule(self, break_when_any_done, break_when_all_done)
+    if actions is not None:
+        if policy is not None:
+            raise ValueError("rollout: give either a policy or actions, not both.")
+        replay = _ReplayActions(self, actions)
+        policy, trust_policy, max_steps = replay, True, min(max_steps, len(replay))
+    if max_steps < 1:
+        raise ValueError(f"rollout: max_steps must be at least 1, found {max_steps}.")
+    stepper = Stepper(self, storing_device=storing_device)
+    if auto_reset:
+        stepper.root = self.reset(tensordict, set_state=set_state)
+    elif tensordict is None:
+        raise ValueError("rollout: auto_reset=False needs a tensordict to begin with.")
+    else:
+        stepper.root = self.maybe_reset(tensordict.copy())
+    act = PreparedPolicy(self, policy, trust=trust_policy, cast=auto_cast_to_device)
+    batch = stepper.run(act, max_steps, stop=stop, callback=callback, dense=return_contiguous)
+    if set_truncated:
+        truncate_last(self, batch)
+    return batch if out is None else out.update_(batch)
+
+
+def _stop_rule(env: EnvBase, any_done: bool | None, all_done: bool | None) -> str | None:
+    if any_done and all_done:
+        raise ValueError("rollout: break_when_any_done and break_when_all_done exclude each other.")
+    if all_done:
+        return "all"
+    return None if any_done is False else "any"
+
+
+def truncate_last(env: EnvBase, batch: TensorDictBase) -> TensorDictBase:
+    """Mark the last step of ``batch [*B, T]`` as truncated, hence done.
+
+    Raises:
+        KeyError: if the environment has no ``truncated`` flag.
+    """
+    last = batch.get("next")[..., -1]
+    for group in env.plan.groups:
+        if not group.has_truncated:
+            raise KeyError(
+                describe(
+                    env,
+                    "cannot be marked: the environment has no such flag",
+                    key=sibling(group.done, TRUNCATED),
+                    mend="Call env.add_truncated_keys() first, or append a StepCounter(max_steps).",
+                )
+            )
+        for key in (group.done, group.truncated):
+            last.get(key).fill_(True)
+    return batch
+
+
+class PreparedPolicy:
+    """A policy in the two forms that the loops call.
+
+    Args:
+        env: Says which observations and actions a plain callable maps.
+        policy: As in :func:`rollout`.
+        trust: Call ``policy`` with the record, whatever its signature.
+        cast: Move the record to the device of the policy and back.
+    """
+
+    def __init__(
+        self, env: EnvBase, policy: Act | None, *, trust: bool = False, cast: bool = False
+    ) -> None:
+        if policy is None:
+            policy = RandomPolicy(env.full_action_spec)
+        elif not trust:
+            policy = as_tensordict_policy(env, policy)
+        self.on_entries = None if cast else plan_policy(policy)
+        self.on_tensordict = _cast(policy, env) if cast else policy
+
+
+def as_tensordict_policy(env: EnvBase, policy: Callable[..., Any]) -> Act:
+    """Return ``policy`` if it takes a record, else as a map from observations to actions."""
+    if isinstance(policy, TensorDictModuleBase):
+        return policy
+    function = policy.forward if isinstance(policy, nn.Module) else policy
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    required = [p for p in parameters if p.default is p.empty and p.kind not in (2, 4)]
+    first = required or parameters
+    if len(required) <= 1 and first:
+        named = first[0].name in ("td", "tensordict")
+        if named or "TensorDict" in str(first[0].annotation):
+            return policy
+    return TensorDictModule(policy, in_keys=env.observation_keys, out_keys=env.action_keys)
+
+
+def _cast(policy: Act, env: EnvBase) -> Act:
+    parameter = next(iter(policy.parameters()), None) if isinstance(policy, nn.Module) else None
+    if parameter is None or env.device == parameter.device:
+        return policy
+    there, back = parameter.device, env.device or torch.device("cpu")
+    return lambda td: td.update(policy(td.to(there)).to(back))
+
+
+class _ReplayActions:
+    """A policy that plays given actions ``[*B, T, *action]`` one after the other."""
+
+    def __init__(self, env: EnvBase, actions: Tensor | TensorDictBase) -> None:
+        dim = len(env.batch_size)
+        if isinstance(actions, Tensor):
+            actions = TensorDict({env.action_key: actions}, actions.shape[: dim + 1])
+        if actions.batch_size[:dim] != env.batch_size or actions.ndim <= dim:
+            raise ShapeError(
+                describe(
+                    "rollout",
+                    "actions have another batch size than the environment and time",
+                    expected=(*env.batch_size, "T"),
+                    found=tuple(actions.batch_size),
+                )
+            )
+        self.rows = list(actions.unbind(dim))
+        self.step = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __call__(self, tensordict: TensorDictBase) -> TensorDictBase:
+        tensordict.update(self.rows[self.step])
+        self.step += 1
+        return tensordict
+
+
+class Stepper:
+    """Advances an environment and keeps the root where it stands.
+
+    Args:
+        env: The environment.
+        storing_device: Where the steps are kept; where they are made if ``None``.
+    """
+
+    def __init__(self, env: EnvBase, *, storing_device: torch.device | str | None = None) -> None:
+        self.env = env
+        self.storing_device = None if storing_device is None else torch.device(storing_device)
+        self.root: Any = None
+
+    def run(
+        self,
+        policy: PreparedPolicy,
+        max_steps: int,
+        *,
+        stop: str | None = None,
+        callback: Callable[[EnvBase, TensorDictBase], Any] | None = None,
+        dense: bool = False,
+        interrupted: Callable[[], bool] | None = None,
+    ) -> TensorDictBase:
+        """Take at most ``max_steps`` steps from the root; return them, ``[*B, T]``.
+
+        Args:
+            policy: Writes the action.
+            max_steps: Number of steps.
+            stop: ``"any"`` stops at the first end of an episode, ``"all"`` when all have ended
+                (rows that end stand still), ``None`` never: rows that end are reset.
+            callback: Called with the environment and each root but the first.
+            dense: Raise rather than return a lazy stack.
+            interrupted: Asked after each step whether to stop.
+        """
+        plain = callback is None and self.storing_device is None and stop != "all"
+        if plain and policy.on_entries is not None and is_entrywise(self.env):
+            return self._run_entries(policy.on_entries, max_steps, stop, interrupted)
+        if isinstance(self.root, Entries):
+            self.root = _tensordict(self.root, self.env)
+        return self._run_tensordicts(
+            policy.on_tensordict, max_steps, stop, callback, dense, interrupted
+        )
+
+    def root_tensordict(self) -> TensorDictBase:
+        """Return the root as a tensordict."""
+        return _tensordict(self.root, self.env) if isinstance(self.root, Entries) else self.root
+
+    def _run_entries(
+        self, act: Act, max_steps: int, stop: str | None, interrupted: Callable[[], bool] | None
+    ) -> TensorDictBase:
+        env, plan = self.env, self.env.plan
+        step: Act = env._step
+        complete, ended = plan.complete_step, plan.ended
+        root = self.root if isinstance(self.root, Entries) else _entries(self.root)
+        roots: list[Entries] = []
+        outcomes: list[Entries] = []
+        preset: list[Any] = []
+        carried: list[Any] = []
+        for t in range(max_steps):
+            act(root)
+            if t == 0:
+                plan.check_action(root)
+                preset = [key for key in root if isinstance(key, tuple) and key[0] == "next"]
+            outcome = complete(step(root))
+            for key in preset:
+                outcome.setdefault(key[1] if len(key) == 2 else key[1:], root.pop(key))
+            if t == 0:
+                env.check_first_step(outcome)
+                carried = [k for k in root if k not in outcome and k not in plan.not_carried]
+            roots.append(root)
+            outcomes.append(outcome)
+            following = outcome.copy()
+            for key in plan.left_behind:
+                del following[key]
+            for key in carried:
+                following[key] = root[key]
+            root = following
+            if ended(outcome):
+                if stop is not None:
+                    break
+                root = env.reset_entries(root)
+            if interrupted is not None and interrupted():
+                break
+        self.root = root
+        batch = stack_entries(roots, env.batch_size, env.device)
+        return _name_time(batch.set("next", stack_entries(outcomes, env.batch_size, env.device)))
+
+    def _run_tensordicts(
+        self,
+        act: Act,
+        max_steps: int,
+        stop: str | None,
+        callback: Callable[[EnvBase, TensorDictBase], Any] | None,
+        dense: bool,
+        interrupted: Callable[[], bool] | None,
+    ) -> TensorDictBase:
+        env, plan, root = self.env, self.env.plan, self.root
+        steps: list[TensorDictBase] = []
+        for t in range(max_steps):
+            root = act(root)
+            if t == 0:
+                _check_output(env, root)
+                plan.check_action(root)
+            if stop == "all" and t > 0:
+                root.set("_step", ~plan.level_done(root))
+            root = env.step(root)
+            steps.append(root if self.storing_device is None else root.to(self.storing_device))
+            following = plan.step_mdp(root)
+            root = following
+            if plan.ended(following):
+                if stop == "any" or (stop == "all" and plan.all_ended(following)):
+                    break
+                if stop is None:
+                    root = env.maybe_reset(following)
+            if interrupted is not None and interrupted():
+                break
+            if callback is not None and t < max_steps - 1:
+                callback(env, root)
+        self.root = root
+        return _name_time(_stack(steps, len(env.batch_size), dense))
+
+
+def _check_output(env: EnvBase, root: Any) -> None:
+    if not isinstance(root, TensorDictBase):
+        raise TypeError(
+            describe(
+                env,
+                "was handed a policy that does not return its record",
+                expected="a tensordict",
+                found=type(root).__name__,
+                mend="Return the tensordict, or name the argument something else than 'tensordict' "
+                "if the policy maps observations to actions.",
+            )
+        )
+
+
+def _entries(root: TensorDictBase) -> Entries:
+    if root is None:
+        raise ResetError("Stepper: there is no root to step from; reset the environment first.")
+    return Entries(root.items(include_nested=True, leaves_only=True))
+
+
+def _tensordict(root: Entries, env: EnvBase) -> TensorDictBase:
+    values = {
+        key: value.clone() if isinstance(value, Tensor) else value for key, value in root.items()
+    }
+    return TensorDict(values, env.batch_size, device=env.device)
+
+
+def _stack(steps: Any, dim: int, dense: bool) -> Any:
+    try:
+        return torch.stack(steps, dim)
+    except RuntimeError:
+        if dense:
+            raise
+        return LazyStackedTensorDict.lazy_stack(steps, dim)
+
+
+def _name_time(batch: TensorDictBase) -> TensorDictBase:
+    """Name the last batch dimension "time"."""
+    batch.names = [*batch.names[:-1], "time"]
+    return batch

@@ -1,0 +1,261 @@
+"""What an environment decides once, from its specs, so that a step looks nothing up."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+
+from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, describe, nearest
+from torchrl._core.keys import leaf_keys, sibling
+from torchrl._core.mdp import DONE, DONE_NAMES, TERMINATED, TRUNCATED, complete_done, last_name
+from torchrl.data import Composite, TensorSpec
+from torchrl.envs.spec_access import leaf_names
+
+if TYPE_CHECKING:
+    from torchrl.envs.common import EnvBase
+
+
+class FlagGroup:
+    """The end flags of one nesting level, and where its ``_reset`` mask stands."""
+
+    def __init__(self, done_key: NestedKey, spec: Composite) -> None:
+        self.done, self.terminated, self.truncated = (
+            sibling(done_key, name) for name in DONE_NAMES
+        )
+        self.has_truncated = self.truncated in leaf_names(spec)
+        self.reset = sibling(done_key, "_reset")
+        self.keys = [key for key in leaf_names(spec) if sibling(key, DONE) == done_key]
+        self.shape, self.device = spec[done_key].shape, spec[done_key].device
+        self.prefix = () if isinstance(done_key, str) else tuple(done_key[:-1])
+
+
+class StepPlan:
+    """The keys, shapes and checks of an environment's step.
+
+    Args:
+        env: Its specs are read here, and never again.
+    """
+
+    def __init__(self, env: EnvBase) -> None:
+        specs = env._get_specs()
+        self.name, self.batch_size, self.device = type(env).__name__, env.batch_size, env.device
+        self.specs: dict[str, Composite] = specs
+        self.action_keys, self.state_keys, self.observation_keys, self.reward_keys = (
+            leaf_names(specs[group]) for group in ("action", "state", "observation", "reward")
+        )
+        self.done_keys = leaf_names(specs["done"])
+        done = [key for key in self.done_keys if last_name(key) == DONE]
+        self.groups = [FlagGroup(key, specs["done"]) for key in sorted(done, key=_depth)]
+        self.reset_keys = [group.reset for group in self.groups]
+        self.reward_shapes = [(key, specs["reward"][key].shape) for key in self.reward_keys]
+        in_state = {*self.state_keys, *self.observation_keys}
+        self.left_behind = [key for key in self.reward_keys if key not in in_state]
+        self.not_carried = {"next", "_reset", "_step", *self.reward_keys, *self.done_keys}
+        self.batch_locked = env.batch_locked or bool(self.batch_size)
+        self.is_single = (
+            self.batch_locked and self.batch_size.numel() == 1 and len(self.groups) == 1
+        )
+
+    # --- after a step or a reset -----------------------------------------------------------------
+
+    def complete_step(self, following: Any) -> Any:
+        """Give rewards their shape and add the end flags that a ``_step`` left out.
+
+        Raises:
+            MissingKeyError: if a reward or every flag of a level is missing.
+            ShapeError: if a reward does not have as many elements as its spec.
+        """
+        lead = () if self.batch_locked else following.batch_size
+        for key, shape in self.reward_shapes:
+            if lead:
+                shape = torch.Size([*lead, *shape])
+            reward = following.get(key, None)
+            if reward is None:
+                raise self._missing(following, key, "is not in what _step() returned")
+            if reward.shape != shape:
+                if reward.numel() != shape.numel():
+                    raise self._wrong_shape(key, shape, reward.shape, "reward_spec")
+                following.set(key, reward.reshape(shape))
+        for group in self.groups:
+            self._complete_flags(following, group, torch.Size([*lead, *group.shape]))
+        return following
+
+    def _complete_flags(self, following: Any, group: FlagGroup, shape: torch.Size) -> None:
+        done, terminated = following.get(group.done, None), following.get(group.terminated, None)
+        truncated = following.get(group.truncated, None) if group.has_truncated else None
+        if done is None or terminated is None or (truncated is None and group.has_truncated):
+            if done is None and terminated is None and truncated is None:
+                raise self._missing(following, group.done, "is not in what _step() returned")
+            flags = complete_done(done, terminated, truncated)
+            if group.has_truncated and truncated is None:
+                flags[TRUNCATED] = torch.zeros_like(flags[DONE])
+            done, terminated, truncated = flags[DONE], flags[TERMINATED], flags.get(TRUNCATED)
+        elif done.shape == shape == terminated.shape:
+            return
+        found = ((group.done, done), (group.terminated, terminated), (group.truncated, truncated))
+        for key, flag in found:
+            if flag is not None:
+                if flag.numel() != shape.numel():
+                    raise self._wrong_shape(key, shape, flag.shape, "done_spec")
+                following.set(key, flag.reshape(shape))
+
+    def complete_reset(self, root: Any) -> Any:
+        """Add the end flags, all false, that a ``_reset`` left out."""
+        lead = () if self.batch_locked else root.batch_size
+        for group in self.groups:
+            shape = (*lead, *group.shape)
+            for key in group.keys:
+                if root.get(key, None) is None:
+                    root.set(key, torch.zeros(shape, dtype=torch.bool, device=group.device))
+        return root
+
+    def ended(self, following: Any) -> bool:
+        """Say whether any episode has ended."""
+        if self.is_single:
+            return following.get(self.groups[0].done).item()
+        return any(bool(following.get(group.done).any()) for group in self.groups)
+
+    def all_ended(self, following: Any) -> bool:
+        """Say whether every episode has ended."""
+        return bool(self.level_done(following).all())
+
+    def level_done(self, record: Any) -> Tensor:
+        """Return which rows ``[*B, 1]`` are over at every level."""
+        dims = len(self.batch_size)
+        over = [record.get(group.done).flatten(dims).all(-1, True) for group in self.groups]
+        return torch.stack(over).all(0)
+
+    def reset_masks(self, record: Any) -> dict[NestedKey, Tensor]:
+        """Return where each level must be reset: its own end flag, or that of a level above."""
+        masks: dict[NestedKey, Tensor] = {}
+        for group in self.groups:
+            mask = record.get(group.done)
+            for outer in self.groups:
+                if outer is not group and outer.prefix == group.prefix[: len(outer.prefix)]:
+                    mask = mask | expand_flag(masks[outer.reset], mask.shape)
+            masks[group.reset] = mask
+        return masks
+
+    def mask_of(self, key: NestedKey, masks: dict[NestedKey, Tensor]) -> Tensor | None:
+        """Return the mask that governs an entry: that of the innermost level that contains it."""
+        path = (key,) if isinstance(key, str) else key
+        best: Tensor | None = None
+        for group in self.groups:  # outermost first
+            if group.reset in masks and group.prefix == path[: len(group.prefix)]:
+                best = masks[group.reset]
+        return best
+
+    # --- validation of the first step ------------------------------------------------------------
+
+    def check_action(self, root: Any) -> None:
+        """Refuse an action that is absent or does not have the shape of its spec."""
+        for key in self.action_keys:
+            action = root.get(key, None)
+            if action is None:
+                raise self._missing(root, key, "was not written by the policy", side="policy")
+            shape = self._expected(self.specs["action"][key].shape, root)
+            if isinstance(action, Tensor) and action.shape != shape and -1 not in shape:
+                raise self._wrong_shape(key, shape, action.shape, "action_spec", "policy's ")
+
+    def check_outcome(self, record: Any, groups: tuple[str, ...]) -> None:
+        """Refuse a first reset or step whose entries differ from the specs in shape or dtype."""
+        for name in groups:
+            spec = self.specs[name]
+            for key in leaf_names(spec):
+                self._check_entry(record, key, spec[key], f"{name}_spec")
+
+    def _check_entry(self, record: Any, key: NestedKey, spec: TensorSpec, source: str) -> None:
+        value = record.get(key, None)
+        if value is None:
+            raise self._missing(record, key, f"is promised by {source} but absent")
+        if not isinstance(value, Tensor) or spec.dtype is None:
+            return
+        shape = self._expected(spec.shape, record)
+        if value.shape != shape and -1 not in shape:
+            raise self._wrong_shape(key, shape, value.shape, source)
+        if value.dtype != spec.dtype:
+            raise DTypeError(
+                describe(
+                    self.name,
+                    f"has another dtype than {source} promises",
+                    key=key,
+                    expected=spec.dtype,
+                    found=value.dtype,
+                    mend=f"Cast it in the environment, mend {source}, or append DoubleToFloat().",
+                )
+            )
+
+    def _expected(self, shape: torch.Size, record: Any) -> torch.Size:
+        return shape if self.batch_locked else torch.Size([*record.batch_size, *shape])
+
+    def _missing(
+        self, record: Any, key: NestedKey, fact: str, side: str = "environment"
+    ) -> MissingKeyError:
+        present = leaf_keys(record) if isinstance(record, TensorDictBase) else list(record)
+        mend = (
+            f"Write {key!r} in the policy (out_keys), or rename the action of the environment."
+            if side == "policy"
+            else f"Return {key!r} from the environment, or take it out of its specs."
+        )
+        return MissingKeyError(
+            describe(
+                self.name,
+                fact,
+                key=key,
+                expected="an entry of that name",
+                found=present,
+                mend=f"{nearest(key, present)} {mend}".strip(),
+            )
+        )
+
+    def _wrong_shape(
+        self, key: NestedKey, expected: Any, found: Any, source: str, whose: str = ""
+    ) -> ShapeError:
+        return ShapeError(
+            describe(
+                self.name,
+                f"has another shape than {source} promises ({whose}output)",
+                key=key,
+                expected=tuple(expected),
+                found=tuple(found),
+                mend=(
+                    "Mend the width of the policy's last layer, or the action_spec."
+                    if source == "action_spec"
+                    else f"Return that shape, or mend {source}."
+                ),
+            )
+        )
+
+    # --- from one step to the next ---------------------------------------------------------------
+
+    def step_mdp(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return the root of the following step; the action stays, the reward does not."""
+        following = tensordict.get("next")
+        root = following.copy() if not self.left_behind else following.exclude(*self.left_behind)
+        for key, value in tensordict.items():
+            if key in self.not_carried:
+                continue
+            if root.get(key, None) is None:
+                root.set(key, value)
+            elif isinstance(value, TensorDictBase):
+                self._carry_nested((key,), value, root)
+        return root
+
+    def _carry_nested(self, path: tuple[str, ...], value: TensorDictBase, root: Any) -> None:
+        for name in value.keys(True, True):
+            key = (*path, *((name,) if isinstance(name, str) else name))
+            if key not in self.not_carried and root.get(key, None) is None:
+                root.set(key, value.get(name))
+
+
+def expand_flag(flag: Tensor, shape: torch.Size) -> Tensor:
+    """Expand a flag ``[*B, 1]`` to ``shape [*B, *S]``: what holds for a row holds for all in it."""
+    lead = flag.shape[:-1]
+    return flag.reshape(*lead, *(1,) * (len(shape) - len(lead))).expand(shape)
+
+
+def _depth(key: NestedKey) -> int:
+    return 1 if isinstance(key, str) else len(key)

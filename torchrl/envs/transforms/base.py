@@ -1,0 +1,283 @@
+"""The base of transforms: one change to what an environment emits or accepts."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor, nn
+
+from torchrl._core.errors import MissingKeyError, describe, nearest
+from torchrl._core.keys import as_keys, leaf_keys
+from torchrl.data import Composite, TensorSpec
+from torchrl.envs.spec_access import leaf_names
+
+if TYPE_CHECKING:
+    from torchrl.envs.transforms.env import TransformedEnv
+
+
+class Transform(nn.Module):
+    """One change, entry by entry.
+
+    The same object serves an environment (:class:`TransformedEnv`), a replay buffer
+    (:meth:`forward` on what is sampled, :meth:`inv` on what is stored) and as a module.
+
+    Args:
+        in_keys: Entries read on the way out of the environment.
+        out_keys: Where their images are written; in place if ``None``.
+        in_keys_inv: Entries written on the way in: the environment's own names.
+        out_keys_inv: Entries read on the way in: the names seen from outside; the same if ``None``.
+
+    Hooks (each defaults to "no change"):
+        _apply_transform: tensor ``[*B, *S] -> [*B, *S']``, on the way out.
+        _inv_apply_transform: tensor ``[*B, *S'] -> [*B, *S]``, on the way in.
+        _transform_spec, _inv_transform_spec: the spec seen from outside, given the inner one.
+        _reset: ``(td, td_reset) -> td_reset``, for a transform that remembers; ``td`` is what
+            reset() was given, or ``None``.
+        _step: ``(td, next_td) -> next_td``, likewise.
+
+    Code written for whole records overrides ``_call`` and ``_inv_call`` (``td -> td``), and
+    ``transform_<group>_spec`` (``Composite -> Composite``) for a group of specs. A class whose
+    hooks touch records only by ``get`` and ``set`` says ``entrywise = True`` and costs less.
+    """
+
+    entrywise: Any = False
+    missing_tolerance = False
+    _container: Any
+
+    def __init__(
+        self,
+        in_keys: Sequence[NestedKey] | NestedKey | None = None,
+        out_keys: Sequence[NestedKey] | NestedKey | None = None,
+        in_keys_inv: Sequence[NestedKey] | NestedKey | None = None,
+        out_keys_inv: Sequence[NestedKey] | NestedKey | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_keys = as_keys(in_keys)
+        self.out_keys = self.in_keys if out_keys is None else as_keys(out_keys)
+        self.in_keys_inv = as_keys(in_keys_inv)
+        self.out_keys_inv = self.in_keys_inv if out_keys_inv is None else as_keys(out_keys_inv)
+        for ins, outs, name in (
+            (self.in_keys, self.out_keys, "out_keys"),
+            (self.in_keys_inv, self.out_keys_inv, "out_keys_inv"),
+        ):
+            if len(ins) != len(outs):
+                raise ValueError(
+                    f"{type(self).__name__}: expected as many {name} as keys read, found {outs} "
+                    f"for {ins}."
+                )
+        self.__dict__["_container"] = None
+
+    # --- data ------------------------------------------------------------------------------------
+
+    def _apply_transform(self, value: Tensor) -> Tensor:
+        return value
+
+    def _inv_apply_transform(self, value: Tensor) -> Tensor:
+        return value
+
+    def _call(self, tensordict: TensorDictBase) -> TensorDictBase:
+        for source, destination in zip(self.in_keys, self.out_keys, strict=True):
+            value = tensordict.get(source, None)
+            if value is not None:
+                tensordict.set(destination, self._apply_transform(value))
+            elif not self.missing_tolerance:
+                raise self._missing(source, tensordict)
+        return tensordict
+
+    def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
+        for destination, source in zip(self.in_keys_inv, self.out_keys_inv, strict=True):
+            value = tensordict.get(source, None)
+            if value is not None:
+                tensordict.set(destination, self._inv_apply_transform(value))
+            elif not self.missing_tolerance:
+                raise self._missing(source, tensordict)
+        return tensordict
+
+    def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
+        return self._call(next_tensordict)
+
+    def _reset(
+        self, tensordict: TensorDictBase | None, tensordict_reset: TensorDictBase
+    ) -> TensorDictBase:
+        tolerance, self.__dict__["missing_tolerance"] = self.missing_tolerance, True
+        try:  # a reset has no reward
+            return self._call(tensordict_reset)
+        finally:
+            self.__dict__["missing_tolerance"] = tolerance
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Apply to a record on its way out of an environment or of a replay buffer."""
+        return self._call(tensordict)
+
+    def inv(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Apply to a copy of a record on its way into an environment or a replay buffer."""
+        return self._inv_call(tensordict.copy())
+
+    def _missing(self, key: NestedKey, record: Any) -> MissingKeyError:
+        present = leaf_keys(record) if isinstance(record, TensorDictBase) else list(record)
+        return missing_key(self, key, present)
+
+    # --- specs -----------------------------------------------------------------------------------
+
+    def _transform_spec(self, spec: TensorSpec) -> TensorSpec:
+        return spec
+
+    def _inv_transform_spec(self, spec: TensorSpec) -> TensorSpec:
+        return spec
+
+    def _forward_specs(self, specs: Composite) -> Composite:
+        names = leaf_names(specs)
+        for source, destination in zip(self.in_keys, self.out_keys, strict=True):
+            if source in names:
+                specs[destination] = self._transform_spec(specs[source].clone())
+        return specs
+
+    def _inverse_specs(self, specs: Composite) -> Composite:
+        names = leaf_names(specs)
+        for source, destination in zip(self.in_keys_inv, self.out_keys_inv, strict=True):
+            if source in names:
+                image = self._inv_transform_spec(specs[source].clone())
+                if destination != source:
+                    del specs[source]
+                specs[destination] = image
+        return specs
+
+    def transform_observation_spec(self, observation_spec: Composite) -> Composite:
+        """Return the observation specs seen through this transform."""
+        return self._forward_specs(observation_spec)
+
+    def transform_reward_spec(self, reward_spec: Composite) -> Composite:
+        """Return the reward specs seen through this transform."""
+        return self._forward_specs(reward_spec)
+
+    def transform_done_spec(self, done_spec: Composite) -> Composite:
+        """Return the specs of the end flags seen through this transform."""
+        return self._forward_specs(done_spec)
+
+    def transform_action_spec(self, action_spec: Composite) -> Composite:
+        """Return the action specs seen through this transform."""
+        return self._inverse_specs(action_spec)
+
+    def transform_state_spec(self, state_spec: Composite) -> Composite:
+        """Return the state specs seen through this transform."""
+        return self._inverse_specs(state_spec)
+
+    def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
+        """Return the five groups of specs seen through this transform.
+
+        Args:
+            specs: ``observation``, ``reward``, ``done``, ``action`` and ``state``, free to be
+                changed.
+
+        Raises:
+            MissingKeyError: if an entry that is read is in none of them.
+        """
+        self._check_keys(specs)
+        for group in specs:
+            specs[group] = getattr(self, f"transform_{group}_spec")(specs[group])
+        return specs
+
+    def _check_keys(self, specs: dict[str, Composite]) -> None:
+        if self.missing_tolerance:
+            return
+        known = {key for spec in specs.values() for key in leaf_names(spec)}
+        for key in (*self.in_keys, *self.in_keys_inv):
+            if key not in known:
+                raise missing_key(self, key, sorted(known, key=str))
+
+    def transform_env_device(self, device: torch.device | None) -> torch.device | None:
+        """Return the device of an environment seen through this transform."""
+        return device
+
+    def transform_env_batch_size(self, batch_size: torch.Size) -> torch.Size:
+        """Return the batch size of an environment seen through this transform."""
+        return batch_size
+
+    # --- place -----------------------------------------------------------------------------------
+
+    @property
+    def container(self) -> Any:
+        """The environment or :class:`Compose` that holds this transform."""
+        return self._container
+
+    def set_container(self, container: Any) -> None:
+        """Take a place in an environment or a :class:`Compose`.
+
+        Raises:
+            ValueError: if the transform has a place already.
+        """
+        if self._container is not None and container is not self._container:
+            raise ValueError(
+                f"{type(self).__name__} belongs to another environment or Compose already; "
+                "append transform.clone() instead."
+            )
+        self.__dict__["_container"] = container
+
+    def reset_parent(self) -> None:
+        """Leave the environment or :class:`Compose`."""
+        self.__dict__["_container"] = None
+
+    @property
+    def parent(self) -> TransformedEnv | None:
+        """The environment seen through the transforms before this one; ``None`` without an env."""
+        if self._container is None:
+            return None
+        return self._container.before(self)
+
+    def clone(self) -> Transform:
+        """Return a copy that has no place yet."""
+        container, self.__dict__["_container"] = self._container, None
+        try:
+            return copy.deepcopy(self)
+        finally:
+            self.__dict__["_container"] = container
+
+    def set_missing_tolerance(self, mode: bool = False) -> Transform:
+        """Choose whether an absent entry is passed over; otherwise it is an error."""
+        self.__dict__["missing_tolerance"] = mode
+        return self
+
+    def init(self, tensordict: TensorDictBase) -> None:
+        """Prepare for data like ``tensordict``; nothing by default."""
+
+    def close(self) -> None:
+        """Release what the transform holds; nothing by default."""
+
+    def extra_repr(self) -> str:
+        """Show the keys."""
+        names = ("in_keys", "out_keys", "in_keys_inv", "out_keys_inv")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names if getattr(self, name))
+
+
+class CallableTransform(Transform):
+    """A plain function of a record, as a transform of what comes out.
+
+    Args:
+        function: ``td -> td``.
+    """
+
+    def __init__(self, function: Callable[[TensorDictBase], TensorDictBase]) -> None:
+        super().__init__()
+        self.function = function
+
+    def _call(self, tensordict: TensorDictBase) -> TensorDictBase:
+        return self.function(tensordict)
+
+
+def missing_key(transform: object, key: NestedKey, present: Sequence[Any]) -> MissingKeyError:
+    """Return the error of a transform that reads an entry which is not there."""
+    return MissingKeyError(
+        describe(
+            transform,
+            "is read but absent",
+            key=key,
+            expected="one of the entries at hand",
+            found=list(present),
+            mend=f"{nearest(key, present)} Name the right entry in in_keys, or call "
+            "set_missing_tolerance(True).".strip(),
+        )
+    )

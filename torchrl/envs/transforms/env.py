@@ -1,0 +1,196 @@
+"""An environment seen through transforms."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+
+from torchrl._core.entries import is_entrywise
+from torchrl._core.legacy import old_keywords
+from torchrl.data import Composite, TensorSpec
+from torchrl.envs.common import EnvBase
+from torchrl.envs.spec_access import GROUPS, complete_flags
+from torchrl.envs.transforms.base import Transform
+from torchrl.envs.transforms.compose import Compose
+
+
+class TransformedEnv(EnvBase):
+    """An environment seen through a transform.
+
+    Its specs, batch size and device are those that the transform shows; attributes that it lacks
+    are looked up in ``base_env``.
+
+    Args:
+        base_env: The environment inside.
+        transform: A transform or a function ``td -> td``; more can be appended.
+        device: Moves ``base_env`` there first.
+
+    >>> from torchrl.envs import GymEnv, StepCounter
+    >>> env = TransformedEnv(GymEnv("CartPole-v1"), StepCounter(max_steps=5))
+    >>> env.rollout(10)["next", "step_count"].max().item()
+    5
+    """
+
+    @old_keywords(env="base_env")
+    def __init__(
+        self,
+        base_env: EnvBase,
+        transform: Transform | Callable[[TensorDictBase], TensorDictBase] | None = None,
+        *,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not isinstance(base_env, EnvBase):
+            raise TypeError(
+                f"TransformedEnv: expected an EnvBase, found {type(base_env).__name__}. Wrap a "
+                "gymnasium environment in GymWrapper first."
+            )
+        super().__init__(
+            spec_locked=base_env._spec_locked,
+            allow_done_after_reset=base_env._allow_done_after_reset,
+            run_type_checks=base_env._run_type_checks,
+        )
+        self.base_env = base_env if device is None else base_env.to(device)
+        if not isinstance(transform, Transform):
+            transform = Compose() if transform is None else Compose(transform)
+        transform.set_container(self)
+        self.transform = transform
+        self.empty_cache()
+        self._get_specs()  # a mistyped key is an error here, not at the first step
+
+    @property
+    def entrywise(self) -> bool:
+        """Whether both the environment and the transform vouch for flat records."""
+        return is_entrywise(self.base_env) and is_entrywise(self.transform)
+
+    def empty_cache(self) -> None:
+        """Forget what was decided from the specs of the environment inside and the transforms."""
+        super().empty_cache()
+        self.__dict__.pop("_specs", None)
+        if "_modules" in self.__dict__ and "transform" in self._modules:
+            # Modules are looked up slowly; a step looks nothing up.
+            self.__dict__["_inner"] = (self.base_env, self.transform)
+            self._device = self.transform.transform_env_device(self.base_env.device)
+            self._batch_size = self.transform.transform_env_batch_size(self.base_env.batch_size)
+
+    @property
+    def batch_locked(self) -> bool:  # type: ignore[override]
+        """Whether records must have the batch size of the environment."""
+        return self.base_env.batch_locked
+
+    def _get_specs(self) -> dict[str, Composite]:
+        specs = self.__dict__.get("_specs")
+        if specs is None:
+            inner = self.base_env._get_specs()
+            specs = {group: inner[group].clone().unlock_() for group in GROUPS}
+            specs = self.transform.transform_specs(specs)
+            complete_flags(specs["done"])
+            specs = self.__dict__["_specs"] = {g: self._lock(spec) for g, spec in specs.items()}
+        return specs
+
+    def _set_specs(self, specs: dict[str, TensorSpec | None]) -> None:
+        raise AttributeError(
+            f"TransformedEnv: the specs follow from those of {type(self.base_env).__name__} and "
+            "the transforms; assign them to base_env and call empty_cache()."
+        )
+
+    # --- data ------------------------------------------------------------------------------------
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        env, transform = self._inner
+        inner = transform._inv_call(tensordict.copy())
+        following = env.plan.complete_step(env._step(inner))
+        env.check_first_step(following)
+        return transform._step(tensordict, following)
+
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
+        env, transform = self._inner
+        root = env.plan.complete_reset(env._reset(tensordict, **kwargs))
+        return transform._reset(tensordict, root)
+
+    def _set_state(self, tensordict: TensorDictBase) -> TensorDictBase:
+        env, transform = self._inner
+        inner = transform._inv_call(tensordict.copy())
+        root = env.plan.complete_reset(env._set_state(inner))
+        return transform._reset(tensordict, root)
+
+    def _set_seed(self, seed: int | None) -> None:
+        self.base_env.set_seed(seed)
+
+    def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
+        """Seed the environment inside; return the seed for the next one."""
+        return self.base_env.set_seed(seed, static_seed=static_seed)
+
+    # --- transforms ------------------------------------------------------------------------------
+
+    def append_transform(self, transform: Any) -> TransformedEnv:
+        """Add a transform on the outside, in place, and return the environment."""
+        self._as_compose().append(transform)
+        return self._checked(-1)
+
+    def insert_transform(self, index: int, transform: Any) -> TransformedEnv:
+        """Add a transform before the one at ``index``, in place, and return the environment."""
+        self._as_compose().insert(index, transform)
+        return self._checked(index)
+
+    def _as_compose(self) -> Compose:
+        transform: Any = self.transform
+        if not isinstance(transform, Compose):
+            transform.reset_parent()
+            transform = Compose(transform)
+            transform.set_container(self)
+            self.transform = transform
+        return transform
+
+    def _checked(self, index: int) -> TransformedEnv:
+        """Derive the specs; a transform that does not fit is taken out again."""
+        self.empty_cache()
+        try:
+            self._get_specs()
+        except Exception:
+            self._as_compose().pop(index)
+            raise
+        return self
+
+    def before(self, transform: Transform, earlier: tuple[Transform, ...] = ()) -> TransformedEnv:
+        """Return the environment inside, seen through ``earlier`` transforms of ours."""
+        shared = Compose()
+        for part in earlier:
+            part = copy.copy(part)
+            part.reset_parent()
+            shared.append(part)
+        return TransformedEnv(self.base_env, shared)
+
+    # --- the rest --------------------------------------------------------------------------------
+
+    def to(self, device: Any) -> TransformedEnv:  # type: ignore[override]
+        """Move the environment inside and the transforms to a device."""
+        self.base_env.to(device)
+        self.transform.to(device)
+        self.empty_cache()
+        return self
+
+    def close(self, *, raise_if_closed: bool = True) -> None:
+        """Close the environment inside and the transforms."""
+        self.base_env.close(raise_if_closed=raise_if_closed)
+        self.transform.close()
+        self.is_closed = True
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or "base_env" not in self.__dict__.get("_modules", {}):
+                raise
+            try:
+                return getattr(self.base_env, name)
+            except AttributeError:
+                raise AttributeError(
+                    f"neither TransformedEnv nor {type(self.base_env).__name__} has {name!r}"
+                ) from None
+
+    def __repr__(self) -> str:
+        return f"TransformedEnv(\n    env={self.base_env},\n    transform={self.transform})"

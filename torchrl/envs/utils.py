@@ -1,0 +1,23 @@
+"""The helpers of environments, under the path where users look for them."""
+
+from torchrl._core.exploration import (
+    ExplorationType,
+    exploration_type,
+    set_exploration_mode,
+    set_exploration_type,
+)
+from torchrl._core.mdp import step_mdp, terminated_or_truncated
+from torchrl.data import RandomPolicy, make_composite_from_td
+from torchrl.envs.check import check_env_specs
+
+__all__ = [
+    "ExplorationType",
+    "RandomPolicy",
+    "check_env_specs",
+    "exploration_type",
+    "make_composite_from_td",
+    "set_exploration_mode",
+    "set_exploration_type",
+    "step_mdp",
+    "terminated_or_truncated",
+]
