@@ -1,0 +1,7 @@
+"""Where the numbers, texts and videos of an experiment go."""
+
+from torchrl.record.loggers.base import Logger
+from torchrl.record.loggers.csv import CSVLogger
+from torchrl.record.loggers.factory import generate_exp_name, get_logger
+
+__all__ = ["CSVLogger", "Logger", "generate_exp_name", "get_logger"]

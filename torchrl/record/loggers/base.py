@@ -1,0 +1,228 @@
+"""Loggers: what receives the numbers, texts and videos of an experiment."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from torchrl._core.errors import DTypeError, ShapeError, describe
+
+
+class Logger(ABC):
+    """Receives named values, step by step.
+
+    A value without a step gets the next one of its name, counted from zero by this logger. A logger
+    closes itself at the end of a ``with`` block.
+
+    Args:
+        exp_name: Name of the experiment.
+        log_dir: Folder of the experiments.
+
+    Hooks:
+        _create_experiment: ``() -> object``, what stands beneath: a folder, a writer, a run.
+        log_scalar, log_str, log_histogram, log_video: one named value of one step each.
+        log_hparams: the settings of the experiment, once.
+        log_scalars, flush, close: may be overridden where one call is cheaper than many, or where
+            something is buffered or held open.
+    """
+
+    def __init__(self, exp_name: str, log_dir: str | Path) -> None:
+        self.exp_name = exp_name
+        self.log_dir = str(log_dir)
+        self._counts: dict[str, int] = {}
+        self.experiment = self._create_experiment()
+
+    @abstractmethod
+    def _create_experiment(self) -> Any: ...
+
+    @abstractmethod
+    def log_scalar(self, name: str, value: float | Tensor, step: int | None = None) -> None:
+        """Log one number."""
+
+    @abstractmethod
+    def log_str(self, name: str, value: str, step: int | None = None) -> None:
+        """Log a text."""
+
+    @abstractmethod
+    def log_histogram(
+        self, name: str, data: Tensor, step: int | None = None, *, bins: int = 64
+    ) -> None:
+        """Log how the finite numbers of ``data [*]`` lie, in ``bins`` bins of one width."""
+
+    @abstractmethod
+    def log_video(
+        self, name: str, video: Tensor, step: int | None = None, *, fps: float | None = None
+    ) -> None:
+        """Log a video.
+
+        Args:
+            name: Its name.
+            video: Frames ``[T, C, H, W]`` or ``[N, T, C, H, W]``, uint8, ``C`` 1 (grey) or 3 (RGB);
+                several videos stand side by side.
+            step: The step at which it was made.
+            fps: Frames per second; the logger's own by default.
+        """
+
+    @abstractmethod
+    def log_hparams(self, cfg: Any) -> None:
+        """Log the settings of the experiment: a mapping, nested or not, or a dataclass."""
+
+    def log_scalars(self, values: Mapping[str, float | Tensor], step: int | None = None) -> None:
+        """Log several numbers of one step."""
+        for name, value in values.items():
+            self.log_scalar(name, value, step)
+
+    def log_metrics(
+        self,
+        metrics: Mapping[str, Any] | TensorDictBase,
+        step: int | None = None,
+        *,
+        keys_sep: str = "/",
+    ) -> dict[str, float]:
+        """Log every number of a nested mapping, with the parts of its name joined.
+
+        Args:
+            metrics: Numbers by name; a tensordict is brought to the CPU in one go.
+            step: The step that they belong to.
+            keys_sep: What stands between the parts of a nested name.
+
+        Returns: what was logged, by joined name.
+
+        >>> import tempfile
+        >>> from torchrl.record import CSVLogger
+        >>> logger = CSVLogger("demo", tempfile.mkdtemp())
+        >>> logger.log_metrics({"loss": {"actor": torch.tensor(0.5), "critic": 2}}, step=1)
+        {'loss/actor': 0.5, 'loss/critic': 2.0}
+        """
+        if isinstance(metrics, TensorDictBase):
+            metrics = metrics.detach().cpu().to_dict(convert_tensors=False)
+        flat = {
+            name: number(self, name, value) for name, value in flatten(metrics, keys_sep).items()
+        }
+        self.log_scalars(flat, step)
+        return flat
+
+    def flush(self) -> None:
+        """Bring what is buffered to where it belongs."""
+
+    def close(self) -> None:
+        """Flush, and let go of what is held open."""
+        self.flush()
+
+    def __enter__(self) -> Logger:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(exp_name={self.exp_name!r}, log_dir={self.log_dir!r})"
+
+    def _step(self, name: str, step: int | None) -> int:
+        """Return the step, or the next one of that name."""
+        if step is None:
+            step = self._counts.get(name, -1) + 1
+        self._counts[name] = step
+        return step
+
+
+def flatten(values: Mapping[str, Any], sep: str) -> dict[str, Any]:
+    """Return the leaves of a nested mapping by the joined parts of their names.
+
+    >>> flatten({"a": 1, "b": {"c": 2}}, "/")
+    {'a': 1, 'b/c': 2}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}{sep}{k}": v for k, v in flatten(value, sep).items()})
+        else:
+            flat[str(name)] = value
+    return flat
+
+
+def number(logger: object, name: str, value: Any) -> float:
+    """Return the one number that ``value`` holds.
+
+    Raises:
+        ShapeError: if it holds none or several.
+        DTypeError: if it is no number.
+    """
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        if math.prod(value.shape) != 1:
+            mend = "Log its mean, or its distribution with log_histogram()."
+            found = f"shape {list(value.shape)}"
+            raise ShapeError(describe(logger, "is no scalar", key=name, found=found, mend=mend))
+        value = value.item()
+    if not isinstance(value, SupportsFloat):
+        mend = "Log a text with log_str()."
+        raise DTypeError(describe(logger, "is no scalar", key=name, found=repr(value), mend=mend))
+    return float(value)
+
+
+def frames(logger: object, name: str, video: Tensor) -> Tensor:
+    """Return the frames of a video as ``[T, H, N * W, C]``, several videos side by side.
+
+    Raises:
+        ShapeError: if it is not ``[T, C, H, W]`` or ``[N, T, C, H, W]`` with one or three channels.
+        DTypeError: if it is not uint8.
+    """
+    if video.ndim not in (4, 5) or video.shape[-3] not in (1, 3) or 0 in video.shape:
+        raise ShapeError(
+            describe(
+                logger,
+                "is no video",
+                key=name,
+                expected="[N, T, C, H, W] with one or three channels",
+                found=list(video.shape),
+                mend="Move the channels before height and width.",
+            )
+        )
+    if video.dtype != torch.uint8:
+        raise DTypeError(
+            describe(
+                logger,
+                "is no video",
+                key=name,
+                expected=torch.uint8,
+                found=video.dtype,
+                mend="Scale it to 0..255 and cast it.",
+            )
+        )
+    video = video.detach().cpu()
+    rows = video.unsqueeze(0) if video.ndim == 4 else video  # [N, T, C, H, W]
+    n, t, c, h, w = rows.shape
+    return rows.permute(1, 3, 0, 4, 2).reshape(t, h, n * w, c)
+
+
+def settings(logger: object, cfg: Any) -> dict[str, Any]:
+    """Return hyperparameters as a plain dictionary, nested as they were.
+
+    Raises:
+        DTypeError: if ``cfg`` is neither a mapping nor a dataclass.
+    """
+    if is_dataclass(cfg) and not isinstance(cfg, type):
+        return asdict(cfg)
+    if isinstance(cfg, Mapping):
+        return {
+            str(name): settings(logger, value) if isinstance(value, Mapping) else value
+            for name, value in cfg.items()
+        }
+    raise DTypeError(
+        describe(
+            logger,
+            "cannot read these hyperparameters",
+            expected="a mapping or a dataclass",
+            found=type(cfg).__name__,
+            mend="Pass vars(cfg), perhaps.",
+        )
+    )

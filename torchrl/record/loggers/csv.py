@@ -1,0 +1,142 @@
+"""``CSVLogger``: an experiment as a folder of plain files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import MemoryMappedTensor
+from torch import Tensor
+
+from torchrl._core.optional import require_package
+from torchrl.record.loggers.base import Logger, frames, number, settings
+
+
+class CSVLogger(Logger):
+    """Writes every value to a file under ``log_dir/exp_name``, at once.
+
+    ==================================  ==========================================================
+    ``scalars/<name>.csv``              a line ``step,value`` for each number
+    ``histograms/<name>.csv``           a line ``step,low,high,count`` for each bin
+    ``texts/<name>_<step>.txt``         a text
+    ``videos/<name>_<step>.<format>``   a video
+    ``hparams.json``                    the settings
+    ==================================  ==========================================================
+
+    A ``/`` in a name makes a folder. Files of an earlier run of that name are continued.
+
+    Args:
+        exp_name: Name of the experiment, and of its folder.
+        log_dir: Folder of the experiments; ``"csv_logs"`` by default.
+        video_format: ``"pt"`` (a tensor, read with ``torch.load``) or ``"memmap"`` (the same,
+            memory-mapped) keep the frames as they are; ``"mp4"`` and ``"gif"`` are to be looked at
+            and need imageio.
+        video_fps: Frames per second of videos to be looked at.
+
+    Raises:
+        ValueError: if ``video_format`` is none of these, or a name leads out of the folder.
+
+    >>> import tempfile
+    >>> with CSVLogger("demo", tempfile.mkdtemp()) as logger:
+    ...     for step in range(3):
+    ...         logger.log_scalar("train/reward", step / 2, step)
+    >>> print((logger.experiment / "scalars/train/reward.csv").read_text())
+    0,0.0
+    1,0.5
+    2,1.0
+    """
+
+    VIDEO_FORMATS = ("pt", "memmap", "mp4", "gif")
+
+    def __init__(
+        self,
+        exp_name: str,
+        log_dir: str | Path | None = None,
+        video_format: str = "pt",
+        video_fps: float = 30,
+    ) -> None:
+        if video_format not in self.VIDEO_FORMATS:
+            raise ValueError(
+                f"CSVLogger: expected video_format to be one of {self.VIDEO_FORMATS}, "
+                f"found {video_format!r}."
+            )
+        self.video_format = video_format
+        self.video_fps = video_fps
+        super().__init__(exp_name, "csv_logs" if log_dir is None else log_dir)
+
+    def _create_experiment(self) -> Path:
+        folder = Path(self.log_dir, self.exp_name)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def log_scalar(self, name: str, value: float | Tensor, step: int | None = None) -> None:
+        value = number(self, name, value)
+        with self._file("scalars", f"{name}.csv").open("a") as file:
+            file.write(f"{self._step(name, step)},{value!r}\n")
+
+    def log_str(self, name: str, value: str, step: int | None = None) -> None:
+        self._file("texts", f"{name}_{self._step(name, step)}.txt").write_text(value)
+
+    def log_histogram(
+        self, name: str, data: Tensor, step: int | None = None, *, bins: int = 64
+    ) -> None:
+        data = data.detach().cpu().float()
+        counts, edges = torch.histogram(data[data.isfinite()], bins)
+        step = self._step(name, step)
+        rows = zip(edges[:-1].tolist(), edges[1:].tolist(), counts.long().tolist(), strict=True)
+        with self._file("histograms", f"{name}.csv").open("a") as file:
+            file.writelines(f"{step},{low!r},{high!r},{count}\n" for low, high, count in rows)
+
+    def log_video(
+        self, name: str, video: Tensor, step: int | None = None, *, fps: float | None = None
+    ) -> None:
+        pictures = frames(self, name, video)  # [T, H, W, C]
+        step = self._step(name, step)
+        path = self._file("videos", f"{name}_{step}.{self.video_format}")
+        if self.video_format == "pt":
+            torch.save(video.detach().cpu(), path)
+        elif self.video_format == "memmap":
+            MemoryMappedTensor.from_tensor(video.detach().cpu(), filename=path, existsok=True)
+        else:
+            write_movie(path, pictures, fps or self.video_fps, needed_by=self)
+
+    def log_hparams(self, cfg: Any) -> None:
+        text = json.dumps(settings(self, cfg), indent=2, default=str)
+        (self.experiment / "hparams.json").write_text(text + "\n")
+
+    def _file(self, kind: str, name: str) -> Path:
+        """Return the file of that name, in a folder that exists."""
+        folder = (self.experiment / kind).resolve()
+        path = (folder / name).resolve()
+        if folder not in path.parents:
+            raise ValueError(f"CSVLogger: the name {name!r} leads out of {folder}.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def write_movie(path: str | Path, pictures: Tensor, fps: float, *, needed_by: object) -> None:
+    """Write frames ``[T, H, W, C]``, uint8, to a file that a browser plays: ``.mp4`` or ``.gif``.
+
+    Raises:
+        ImportError: if imageio, which writes it, is not installed.
+    """
+    imageio = require_package("imageio.v3", needed_by=needed_by, extra="rendering")
+    if pictures.shape[-1] == 1:
+        pictures = pictures.expand(*pictures.shape[:-1], 3)
+    if Path(path).suffix == ".gif":
+        imageio.imwrite(path, pictures.numpy(), duration=1000 / fps, loop=0)
+        return
+    require_package("imageio_ffmpeg", needed_by=needed_by, extra="rendering")
+    _, height, width, _ = pictures.shape
+    pictures = pictures[:, _even(height)][:, :, _even(width)]
+    imageio.imwrite(path, pictures.numpy(), fps=fps, macro_block_size=1)
+
+
+def _even(side: int) -> list[int]:
+    """Return the indices of a side, the last one twice if they are odd in number.
+
+    The usual encoding halves the resolution of colour, so height and width must be even.
+    """
+    return [*range(side), side - 1][: side + side % 2]

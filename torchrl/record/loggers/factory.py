@@ -1,0 +1,59 @@
+"""Choose a logger by its name, and name an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from torchrl._core.errors import nearest
+from torchrl.record.loggers.base import Logger
+from torchrl.record.loggers.csv import CSVLogger
+
+LOGGERS: dict[str, Callable[..., Logger]] = {"csv": CSVLogger}
+
+
+def get_logger(
+    logger_type: str | None, logger_name: str | Path, experiment_name: str, **kwargs: Any
+) -> Logger | None:
+    """Make the logger of that name.
+
+    Args:
+        logger_type: ``"csv"``; nothing for no logger.
+        logger_name: Where the experiments are kept: a folder.
+        experiment_name: Name of the experiment.
+        **kwargs: Further arguments of that logger. Those for one kind only, so that a script can
+            serve several, come as a dictionary: ``csv_kwargs=dict(video_format="mp4")``.
+
+    Raises:
+        ValueError: if there is no such logger.
+
+    >>> import tempfile
+    >>> get_logger("csv", tempfile.mkdtemp(), "demo", csv_kwargs={"video_fps": 10}).video_fps
+    10
+    >>> get_logger("", "", "demo") is None
+    True
+    """
+    if not logger_type:
+        return None
+    if logger_type not in LOGGERS:
+        raise ValueError(
+            f"get_logger: expected logger_type to be one of {sorted(LOGGERS)} or '', "
+            f"found {logger_type!r}. {nearest(logger_type, LOGGERS)}".rstrip()
+        )
+    own = {f"{name}_kwargs": kwargs.pop(f"{name}_kwargs", {}) for name in LOGGERS}
+    return LOGGERS[logger_type](
+        experiment_name, log_dir=logger_name, **kwargs, **own[f"{logger_type}_kwargs"]
+    )
+
+
+def generate_exp_name(model_name: str, experiment_name: str) -> str:
+    """Return a name that no other experiment has: both names, a random part, date and time.
+
+    >>> generate_exp_name("ppo", "cartpole")
+    'ppo_cartpole_..._..._..._...-..._..._...'
+    """
+    now = datetime.now().strftime("%y_%m_%d-%H_%M_%S")
+    return f"{model_name}_{experiment_name}_{uuid4().hex[:8]}_{now}"
