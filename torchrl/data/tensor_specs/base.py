@@ -146,16 +146,7 @@ class TensorSpec(ABC):
             return error
         aligned = self._align(val, batch_ndim)
         if not aligned:
-            return ShapeError(
-                describe(
-                    self,
-                    "has the wrong shape",
-                    key=key,
-                    expected=f"{list(self.shape)} after any leading dimensions",
-                    found=list(val.shape),
-                    mend="Mend the value, or the shape of the spec.",
-                )
-            )
+            return self._shape_complaint(val.shape, key)
         if any(self._contains(candidate) for candidate in aligned):
             return None
         return SpecError(
@@ -183,8 +174,7 @@ class TensorSpec(ABC):
             return self._project(val)
         start = next(iter(self._starts(val.shape, 0)), None)
         if start is None:
-            error = self.complaint(val)
-            raise error if error is not None else AssertionError
+            raise self._shape_complaint(val.shape, None)
         extra = val.ndim - len(self.shape)
         moved = self._project(to_front(val, start, extra))
         return moved.movedim(tuple(range(extra)), tuple(range(start, start + extra)))
@@ -201,6 +191,18 @@ class TensorSpec(ABC):
         return DTypeError(
             describe(
                 self, "has the wrong dtype", key=key, expected=self.dtype, found=found, mend=mend
+            )
+        )
+
+    def _shape_complaint(self, shape: torch.Size, key: Any) -> ShapeError:
+        return ShapeError(
+            describe(
+                self,
+                "has the wrong shape",
+                key=key,
+                expected=f"{list(self.shape)} after any leading dimensions",
+                found=list(shape),
+                mend="Mend the value, or the shape of the spec.",
             )
         )
 
@@ -328,7 +330,11 @@ class TensorSpec(ABC):
 
     def expand(self: Spec, *shape: Any) -> Spec:
         """Return the spec of values expanded to ``shape``."""
-        size, ndim = torch.broadcast_to(self._blank(), as_size(*shape)).shape, len(self.shape)
+        ndim = len(self.shape)
+        size = list(self._blank().expand(as_size(*shape)).shape)
+        for dim in range(1, ndim + 1):
+            if self.shape[-dim] == -1:
+                size[-dim] = -1  # a size that varies stays as it is
         return self._reshape(lambda t: t.expand(*size, *t.shape[ndim:]))
 
     def unsqueeze(self: Spec, dim: int) -> Spec:

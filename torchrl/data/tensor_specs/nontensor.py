@@ -1,0 +1,281 @@
+"""What is no tensor, and what is one of several things."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import NonTensorData, NonTensorStack, is_non_tensor, is_tensor_collection
+from torch import Tensor
+
+from torchrl._core.errors import DTypeError, SpecError, describe
+from torchrl.data.tensor_specs.base import Op, TensorSpec
+from torchrl.data.tensor_specs.tools import DeviceLike
+
+
+class NonTensor(TensorSpec):
+    """Any Python object: a string, a dictionary, a game state.
+
+    What is drawn is always ``example_data``.
+
+    Args:
+        shape: Shape ``[*S]``.
+        device: Kept by what is drawn.
+        dtype: A dtype that the objects are known by; recorded, and checked against nothing.
+        example_data: An object of this kind.
+        batched: Draw a stack of objects, one for each element, instead of one that stands for all.
+        feature_dims: How many of the last dimensions of ``shape`` a value need not have; if
+            ``None``, a last size of one.
+
+    >>> spec = NonTensor(example_data="hello")
+    >>> spec.rand().data, spec.is_in("a string"), spec.is_in(torch.zeros(1))
+    ('hello', True, False)
+    """
+
+    _feature_ndim = 0
+
+    def __init__(
+        self,
+        shape: Sequence[int] | int = (1,),
+        device: DeviceLike = None,
+        dtype: torch.dtype | None = None,
+        example_data: Any = None,
+        batched: bool | None = None,
+        feature_dims: int | None = None,
+    ) -> None:
+        super().__init__(shape, None, device, dtype, "")
+        self.example_data, self.batched = example_data, bool(batched)
+        self.feature_dims = feature_dims
+
+    def _rand(self, size: torch.Size) -> Any:
+        return self._filled(self.example_data, size)
+
+    def zero(self, shape: Sequence[int] | int = ()) -> Any:
+        """Return the example, ``[*shape, *S]``."""
+        return self.rand(shape)
+
+    def one(self, shape: Sequence[int] | int = ()) -> Any:
+        """Return the example, ``[*shape, *S]``."""
+        return self.rand(shape)
+
+    def _filled(self, data: Any, size: torch.Size) -> Any:
+        if not self.batched or not size:
+            return NonTensorData(data=data, batch_size=size, device=self.device)
+        parts = [self._filled(data, size[1:]) for _ in range(size[0])]
+        return NonTensorStack(*parts, stack_dim=0)
+
+    def complaint(self, val: Any, key: Any = None, batch_ndim: int = 0) -> Exception | None:
+        """Return the error that tells why ``val`` is no such object, or ``None`` if it is one."""
+        if not is_non_tensor(val):
+            return self._type_complaint(val, key)
+        optional = self.feature_dims
+        if optional is None:
+            optional = int(bool(self.shape) and self.shape[-1] == 1)
+        bare = self._with(shape=self.shape[: len(self.shape) - optional], feature_dims=0)
+        if self._starts(val.batch_size, batch_ndim) or bare._starts(val.batch_size, batch_ndim):
+            return None
+        return self._shape_complaint(val.batch_size, key)
+
+    def _type_complaint(self, val: Any, key: Any) -> Exception | None:
+        if is_non_tensor(val) or not (isinstance(val, Tensor) or is_tensor_collection(val)):
+            return None
+        return DTypeError(
+            describe(
+                self,
+                "is a tensor",
+                key=key,
+                expected="an object that is none",
+                found=type(val).__name__,
+                mend="Use Unbounded or Bounded for tensors.",
+            )
+        )
+
+    def project(self, val: Any) -> Any:
+        """Return ``val`` as it is."""
+        return val
+
+    def _contains(self, val: Any) -> bool:
+        return True
+
+    def _project(self, val: Any) -> Any:
+        return val
+
+    def encode(self, val: Any, *, ignore_device: bool = False) -> Any:
+        """Return an object as an entry of a tensordict.
+
+        With ``batched``, a list or an array of objects becomes a stack of them.
+        """
+        if is_non_tensor(val):
+            return val
+        if self.batched and isinstance(val, list | np.ndarray):
+            return NonTensorStack.from_list(list(val))
+        device = None if ignore_device else self.device
+        return NonTensorData(data=val, batch_size=self._draw_shape, device=device)
+
+    def _to_numpy(self, val: Any) -> Any:
+        if isinstance(val, NonTensorStack):
+            return np.array(val.tolist(), dtype=object)
+        return val.data if is_non_tensor(val) else val
+
+    def _same(self, other: Any) -> bool:
+        mine = (self.example_data, self.batched, self.feature_dims)
+        return bool(mine == (other.example_data, other.batched, other.feature_dims))
+
+    def _fields(self) -> dict[str, object]:
+        fields = super()._fields()
+        return {**fields, "example_data": repr(self.example_data)}
+
+
+class Choice(TensorSpec):
+    """One of several specs or objects, any of which may be drawn.
+
+    Args:
+        choices: Specs of one shape and dtype, or objects that are no tensors, not both.
+
+    Raises:
+        SpecError: if there are no choices, or they are of different shapes, dtypes or kinds.
+
+    >>> spec = Choice([NonTensor(example_data="left"), NonTensor(example_data="right")])
+    >>> spec.rand().data in ("left", "right")
+    True
+    """
+
+    def __init__(self, choices: Sequence[Any]) -> None:
+        self.choices = list(choices)
+        first = self.choices[0] if self.choices else None
+        self._of_specs = isinstance(first, TensorSpec)
+        if not self.choices or not self._alike():
+            raise SpecError(
+                describe(
+                    self,
+                    "needs choices of one kind",
+                    expected="specs of one shape and dtype, or objects",
+                    found=self.choices,
+                    mend="Stack specs that differ with torch.stack().",
+                )
+            )
+        like: Any = first if self._of_specs else NonTensor(self._object_shape(first))
+        super().__init__(like.shape, None, like.device, like.dtype, like.domain)
+        self._feature_ndim = like._feature_ndim
+
+    def _alike(self) -> bool:
+        first = self.choices[0]
+        if self._of_specs:
+            return all(
+                isinstance(spec, TensorSpec)
+                and spec._is_composite == first._is_composite
+                and (spec.shape, spec.dtype, spec.device)
+                == (first.shape, first.dtype, first.device)
+                for spec in self.choices
+            )
+        return not any(isinstance(choice, TensorSpec | Tensor) for choice in self.choices)
+
+    @staticmethod
+    def _object_shape(choice: Any) -> torch.Size:
+        return choice.batch_size if is_non_tensor(choice) else torch.Size(())
+
+    def _specs(self) -> list[TensorSpec]:
+        if self._of_specs:
+            return self.choices
+        return [
+            NonTensor(self.shape, self.device, example_data=getattr(choice, "data", choice))
+            for choice in self.choices
+        ]
+
+    def rand(self, shape: Sequence[int] | int = ()) -> Any:
+        """Return a random value ``[*shape, *S]`` of a choice made at random for all of it."""
+        return self._specs()[int(torch.randint(len(self.choices), ()))].rand(shape)
+
+    def zero(self, shape: Sequence[int] | int = ()) -> Any:
+        """Return the zeros of the first choice."""
+        return self._specs()[0].zero(shape)
+
+    def one(self, shape: Sequence[int] | int = ()) -> Any:
+        """Return the ones of the first choice."""
+        return self._specs()[0].one(shape)
+
+    def complaint(self, val: Any, key: Any = None, batch_ndim: int = 0) -> Exception | None:
+        """Return the error of the first choice if ``val`` is in none, else ``None``."""
+        if self._of_specs:
+            errors = [spec.complaint(val, key, batch_ndim) for spec in self.choices]
+            return None if None in errors else errors[0]
+        data = _plain(val)
+        if any(_plain(choice) == data for choice in self.choices):
+            return None
+        return SpecError(
+            describe(
+                self,
+                "is none of the choices",
+                key=key,
+                expected=[_plain(choice) for choice in self.choices],
+                found=repr(data),
+                mend="Add the choice, or mend the value.",
+            )
+        )
+
+    def project(self, val: Any) -> Any:
+        """Return ``val`` if it is in a choice, else what the first choice makes of it."""
+        if self.is_in(val):
+            return val
+        first = self._specs()[0]
+        return first.project(val) if self._of_specs else first.zero()
+
+    def _rand(self, size: torch.Size) -> Any:
+        return self.rand(size[: len(size) - len(self.shape)])
+
+    def _contains(self, val: Any) -> bool:
+        return self.is_in(val)
+
+    def _project(self, val: Any) -> Any:
+        return self.project(val)
+
+    def encode(self, val: Any, *, ignore_device: bool = False) -> Any:
+        """Return ``val`` as the first choice that it is in has it."""
+        specs = self._specs()
+        encoded = [spec.encode(val, ignore_device=ignore_device) for spec in specs]
+        fitting = (v for v in encoded if self.is_in(v))
+        return next(fitting, encoded[0])
+
+    def _to_numpy(self, val: Any) -> Any:
+        return self._specs()[0].to_numpy(val)
+
+    def cardinality(self) -> float:
+        """Return how many values there are, one that two choices share counted twice."""
+        if not self._of_specs:
+            return len(self.choices)
+        return sum(spec.cardinality() for spec in self.choices)
+
+    def enumerate(self, use_mask: bool = False) -> Any:
+        """Return every value, stacked ``[N, *S]``; objects as a list."""
+        if not self._of_specs:
+            return [spec.rand() for spec in self._specs()]
+        return torch.cat([spec.enumerate(use_mask) for spec in self.choices])
+
+    def _reshape(self, op: Op) -> Choice:
+        return Choice([spec._reshape(op) for spec in self._specs()])
+
+    def to(self, dest: Any) -> Choice:
+        """Return the spec on another device, or of another dtype."""
+        return Choice([spec.to(dest) for spec in self.choices]) if self._of_specs else self
+
+    def clear_device_(self) -> Choice:
+        """Forget the device, in place and in every choice."""
+        self.device = None
+        if self._of_specs:
+            for spec in self.choices:
+                spec.clear_device_()
+        return self
+
+    def _same(self, other: Any) -> bool:
+        return bool(self.choices == other.choices)
+
+    def _fields(self) -> dict[str, object]:
+        return {"choices": self.choices, "shape": self.shape, "device": self.device}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, NonTensorStack):
+        return value.tolist()
+    return value.data if is_non_tensor(value) else value

@@ -1,0 +1,462 @@
+"""Specs that differ along one dimension: lazy stacks, of leaves and of composites.
+
+Shapes: ``*S`` the shape of each of ``k`` specs; the stack has ``k`` inserted at ``dim``. A size in
+which the specs differ is ``-1``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from tensordict import LazyStackedTensorDict, NestedKey, unravel_key
+from torch import Tensor
+
+from torchrl._core.errors import DTypeError, ShapeError, SpecError, describe
+from torchrl.data.tensor_specs.base import TORCH_FUNCTIONS, Op, TensorSpec
+from torchrl.data.tensor_specs.combinations import all_combinations
+from torchrl.data.tensor_specs.composite import Composite, Entry
+from torchrl.data.tensor_specs.tools import drawable, wrap_dim
+
+T = TypeVar("T", bound="_Lazy")
+
+
+def stack_specs(input: Sequence[TensorSpec], dim: int = 0) -> TensorSpec:
+    """Return the spec of stacked values: one spec if all are equal, else a lazy stack.
+
+    >>> from torchrl.data import Bounded, Categorical
+    >>> torch.stack([Categorical(3), Categorical(3)]).shape
+    torch.Size([2])
+    >>> type(torch.stack([Bounded(0, 1, (2,)), Bounded(0, 2, (2,))])).__name__
+    'Stacked'
+    """
+    specs = list(input)
+    first = specs[0]
+    if all(spec == first for spec in specs[1:]):
+        single = first.unsqueeze(dim)
+        at = wrap_dim(first, dim, len(single.shape))
+        return single.expand(*single.shape[:at], len(specs), *single.shape[at + 1 :])
+    if all(spec._is_composite for spec in specs):
+        return StackedComposite(*specs, dim=dim)  # type: ignore[arg-type]
+    return Stacked(*specs, dim=dim)
+
+
+TORCH_FUNCTIONS[torch.stack] = stack_specs
+
+
+class _Lazy(TensorSpec):
+    """What both stacks share: the specs, the dimension, and what is done to each spec in turn."""
+
+    specs: list[Any]
+    dim: int
+
+    def _stack_up(self, specs: Iterable[TensorSpec], dim: int) -> torch.Size:
+        """Keep the specs; return the shape of the stack."""
+        self.specs = list(specs)
+        if not self.specs:
+            raise SpecError(describe(self, "needs specs", found="none", mend="Pass one or more."))
+        ndims = {len(spec.shape) for spec in self.specs}
+        if len(ndims) > 1:
+            raise ShapeError(
+                describe(
+                    self,
+                    "cannot stack specs with different numbers of dimensions",
+                    found=[list(spec.shape) for spec in self.specs],
+                    mend="Unsqueeze some of them.",
+                )
+            )
+        self.dim = wrap_dim(self, dim, ndims.pop() + 1)
+        sizes = zip(*(spec.shape for spec in self.specs), strict=True)
+        shape = [column[0] if len(set(column)) == 1 else -1 for column in sizes]
+        shape.insert(self.dim, len(self.specs))
+        return torch.Size(shape)
+
+    def _common(self, name: str) -> Any:
+        """Return an attribute if all specs agree on it, else ``None``."""
+        values = [getattr(spec, name) for spec in self.specs]
+        return values[0] if all(value == values[0] for value in values) else None
+
+    def _rebuild(self: T, specs: Iterable[TensorSpec], dim: int) -> T:
+        return type(self)(*specs, dim=dim)  # type: ignore[call-arg]
+
+    def _reshape(self, op: Op) -> Any:
+        """Apply ``op`` to each spec as the stack would feel it.
+
+        ``op`` sees a spec's tensors with the stack's dimension put in, and so does a mark that
+        counts the specs; what became of the mark tells which spec ended up where.
+        """
+        k, at = len(self.specs), self.dim
+        ndim = len(self.shape)
+        count = torch.arange(k).reshape(k, *(1,) * (ndim - at - 1))  # [k, 1, ...]
+        mark = op(count.expand(self._draw_shape))
+        place = _varying_dim(mark)
+        if place == -1:
+            raise ShapeError(
+                describe(
+                    self,
+                    "cannot mix its stacked dimension with others",
+                    expected=f"dimension {at} left whole",
+                    found=list(mark.shape),
+                    mend="Change the other dimensions only.",
+                )
+            )
+
+        def within(j: int | None) -> Op:
+            def apply(t: Tensor) -> Tensor:
+                whole = t.unsqueeze(at)
+                whole = op(whole.expand(*whole.shape[:at], k, *whole.shape[at + 1 :]))
+                return whole if j is None or place is None else whole.select(place, j)
+
+            return apply
+
+        if place is None:
+            chosen = int(mark.flatten()[0]) if mark.numel() else 0
+            return self.specs[chosen]._reshape(within(None))
+        order = mark.movedim(place, 0).flatten(1)[:, 0].tolist()
+        return self._rebuild(
+            (self.specs[i]._reshape(within(j)) for j, i in enumerate(order)), place
+        )
+
+    def to(self: T, dest: Any) -> T:
+        """Return the stack on another device, or of another dtype."""
+        return self._rebuild((spec.to(dest) for spec in self.specs), self.dim)
+
+    def clone(self: T) -> T:
+        """Return a stack of its own that shares nothing with this one."""
+        return self._rebuild((spec.clone() for spec in self.specs), self.dim)
+
+    def clear_device_(self: T) -> T:
+        """Forget the device, in place and in every spec."""
+        self.device = None
+        for spec in self.specs:
+            spec.clear_device_()
+        return self
+
+    def memoize_encode(self, mode: bool = True) -> None:
+        """Let every spec remember what its :meth:`encode` returned."""
+        for spec in self.specs:
+            spec.memoize_encode(mode)
+
+    def cardinality(self) -> float:
+        """Return how many values there are: the product over the specs."""
+        return math.prod(spec.cardinality() for spec in self.specs)
+
+    def enumerate(self, use_mask: bool = False) -> Any:
+        """Return every combination of values, stacked ``[N, *S]``."""
+        values = [spec.enumerate(use_mask) for spec in self.specs]
+        index = all_combinations([range(len(v)) for v in values], torch.int64, self.device)
+        return self._joined([v[index[:, i]] for i, v in enumerate(values)], 1)
+
+    def _places(self, ndim: int) -> list[int]:
+        """Return where the stacked dimension of a value may stand."""
+        return [
+            at for at in dict.fromkeys((ndim - len(self.shape) + self.dim, self.dim)) if at >= 0
+        ]
+
+    def _each_complaint(
+        self, val: Any, shape: torch.Size, key: Any, batch_ndim: int
+    ) -> Exception | None:
+        error: Exception | None = None
+        for at in self._places(len(shape)):
+            if at < len(shape) and shape[at] == len(self.specs):
+                parts = zip(self.specs, val.unbind(at), strict=True)
+                errors = [spec.complaint(part, key, batch_ndim) for spec, part in parts]
+                if not any(errors):
+                    return None
+                error = error or next(e for e in errors if e)
+        return error or self._shape_complaint(shape, key)
+
+    def _joined(self, values: list[Any], lead: int) -> Any:
+        raise AssertionError
+
+    def _same(self, other: Any) -> bool:
+        return bool(self.dim == other.dim and self.specs == other.specs)
+
+    def _fields(self) -> dict[str, object]:
+        fields: dict[str, object] = {str(i): spec for i, spec in enumerate(self.specs)}
+        fields.update(dim=self.dim, device=self.device, shape=self.shape)
+        return fields
+
+    def _contains(self, val: Any) -> bool:
+        return self.is_in(val)
+
+    def _project(self, val: Any) -> Any:
+        return self.project(val)
+
+    def _rand(self, size: torch.Size) -> Any:
+        return self.rand(size[: len(size) - len(self.shape)])
+
+
+class Stacked(_Lazy):
+    """Leaf specs of one dtype that differ along a dimension.
+
+    Values are stacked tensors; where the sizes differ, nested tensors (``torch.jagged``), which
+    torch builds only if the stacked dimension comes first.
+
+    Args:
+        *specs: Leaf specs with the same number of dimensions.
+        dim: Where the stacked dimension stands in the result.
+
+    Raises:
+        DTypeError: if the specs have different dtypes.
+        ShapeError: if they have different numbers of dimensions.
+
+    >>> from torchrl.data import Categorical
+    >>> spec = Stacked(Categorical(2), Categorical(9), dim=0)
+    >>> spec.shape, spec.is_in(torch.tensor([1, 8])), spec.is_in(torch.tensor([8, 1]))
+    (torch.Size([2]), True, False)
+    """
+
+    def __init__(self, *specs: TensorSpec, dim: int) -> None:
+        shape = self._stack_up(specs, dim)
+        if len({spec.dtype for spec in self.specs}) > 1 or any(s._is_composite for s in specs):
+            raise DTypeError(
+                describe(
+                    self,
+                    "stacks leaf specs of one dtype",
+                    found=[str(s.dtype or type(s).__name__) for s in self.specs],
+                    mend="Cast with to(), or stack composites with StackedComposite.",
+                )
+            )
+        device, dtype = self._common("device"), self.specs[0].dtype
+        super().__init__(shape, None, device, dtype, self._common("domain") or "")
+        self._feature_ndim = max(spec._feature_ndim for spec in self.specs)
+
+    @property
+    def space(self) -> list[Any]:  # type: ignore[override]
+        """The set of values of each spec."""
+        return [spec.space for spec in self.specs]
+
+    @space.setter
+    def space(self, value: Any) -> None:
+        assert value is None
+
+    def rand(self, shape: Sequence[int] | int = ()) -> Any:
+        """Return a random value ``[*shape, *S]``."""
+        return self._build("rand", shape)
+
+    def zero(self, shape: Sequence[int] | int = ()) -> Any:
+        """Return zeros ``[*shape, *S]``."""
+        return self._build("zero", shape)
+
+    def one(self, shape: Sequence[int] | int = ()) -> Any:
+        """Return ones ``[*shape, *S]``."""
+        return self._build("one", shape)
+
+    def _build(self, method: str, shape: Sequence[int] | int) -> Any:
+        lead = 1 if isinstance(shape, int) else len(shape)
+        return self._joined([getattr(spec, method)(shape) for spec in self.specs], lead)
+
+    def _joined(self, values: list[Any], lead: int) -> Any:
+        at = lead + self.dim
+        if all(value.shape == values[0].shape for value in values):
+            return torch.stack(values, at)
+        if at == 0:
+            try:
+                return torch.nested.as_nested_tensor(values, layout=torch.jagged)
+            except RuntimeError:
+                pass
+        raise ShapeError(
+            describe(
+                self,
+                "cannot put values of different shapes into one tensor",
+                expected="a stacked dimension that comes first, and one size that varies",
+                found=[list(value.shape) for value in values],
+                mend="Stack composites instead: their tensordicts stack lazily.",
+            )
+        )
+
+    def complaint(self, val: Any, key: Any = None, batch_ndim: int = 0) -> Exception | None:
+        """Return the error of the first slice that is not in its spec, if any is."""
+        error = self._type_complaint(val, key)
+        if error is not None:
+            return error
+        shape = val.batch_size if self.dtype is None else torch.Size(_plain_sizes(val))
+        return self._each_complaint(val, shape, key, batch_ndim)
+
+    def _type_complaint(self, val: Any, key: Any) -> Exception | None:
+        return self.specs[0]._type_complaint(val, key)
+
+    def project(self, val: Any) -> Any:
+        """Return ``val`` with each slice projected by its spec.
+
+        Raises:
+            ShapeError: if the shape does not fit.
+        """
+        for at in self._places(val.ndim):
+            if val.shape[at] == len(self.specs):
+                parts = [
+                    spec.project(part)
+                    for spec, part in zip(self.specs, val.unbind(at), strict=True)
+                ]
+                return self._joined(parts, at - self.dim)
+        raise self._shape_complaint(torch.Size(_plain_sizes(val)), None)
+
+    def encode(self, val: Any, *, ignore_device: bool = False) -> Any:
+        """Return a sequence of what each spec encodes, or an array stacked alike, as a value."""
+        lead = 0
+        if isinstance(val, Tensor | np.ndarray):
+            lead = max(val.ndim - len(self.shape), 0)
+            swapped = torch.as_tensor(val).unbind(lead + self.dim) if val.ndim else [val]
+            val = list(swapped)
+        parts = [
+            spec.encode(part, ignore_device=ignore_device)
+            for spec, part in zip(self.specs, val, strict=True)
+        ]
+        return self._joined(parts, lead)
+
+    def _to_numpy(self, val: Any) -> Any:
+        at = val.ndim - len(self.shape) + self.dim
+        parts = zip(self.specs, val.unbind(at), strict=True)
+        arrays = [spec.to_numpy(part) for spec, part in parts]
+        if all(np.shape(a) == np.shape(arrays[0]) for a in arrays):
+            return np.stack(arrays, min(at, np.ndim(arrays[0])))
+        return arrays
+
+
+class StackedComposite(_Lazy, Composite):
+    """Composites that differ along a dimension: tasks or agents with entries of their own.
+
+    It holds the entries that all of them have; drawn values are lazily stacked tensordicts, and
+    entries of one composite alone are found by indexing. Setting an entry sets it in each.
+
+    Args:
+        *specs: Composites with the same number of dimensions.
+        dim: Where the stacked dimension stands in the batch size.
+
+    Raises:
+        ShapeError: if they have different numbers of dimensions.
+
+    >>> from torchrl.data import Unbounded
+    >>> spec = torch.stack([Composite(a=Unbounded((2,))), Composite(a=Unbounded((3,)))])
+    >>> spec["a"].shape, spec.rand()[1]["a"].shape
+    (torch.Size([2, -1]), torch.Size([3]))
+    """
+
+    def __init__(self, *specs: Composite, dim: int) -> None:
+        self._shape = self._stack_up(specs, dim)
+        self._draw_shape = drawable(self._shape)
+        self._locked, self._names = False, None
+        self.space, self.dtype, self.domain = None, None, ""
+        self.device = self._common("device")
+        self.data_cls = self._common("data_cls")
+        self.step_mdp_static = bool(self._common("step_mdp_static"))
+
+    @property
+    def _specs(self) -> dict[str, Any]:  # type: ignore[override]
+        """The stacked specs of the entries that all composites have."""
+        first, *rest = self.specs
+        common = [name for name in first if all(name in spec for spec in rest)]
+        return {name: self._entry(name) for name in common}
+
+    def _has_entry(self, name: str) -> bool:
+        return all(name in spec._specs for spec in self.specs)
+
+    def _entry(self, name: str) -> Any:
+        entries = [spec._specs[name] for spec in self.specs]
+        if any(entry is None for entry in entries):
+            return None
+        return stack_specs(entries, self.dim)
+
+    def set(self, name: NestedKey, spec: Entry) -> StackedComposite:
+        """Set a (nested) entry in every composite: the slices of a spec along the stack."""
+        self._check_unlocked()
+        parts: Iterable[Any] = [None] * len(self.specs)
+        if spec is not None:
+            whole = spec if isinstance(spec, TensorSpec) else Composite(spec, shape=self.shape)
+            parts = whole.unbind(self.dim)
+        for composite, part in zip(self.specs, parts, strict=True):
+            composite.set(name, part)
+        return self
+
+    def update(self, other: Any) -> StackedComposite:
+        """Set every entry of ``other``, and merge composites. Return this one."""
+        for key, spec in other.items():
+            self.set(key, spec)
+        return self
+
+    def __delitem__(self, key: NestedKey) -> None:
+        self._check_unlocked()
+        self.get(key)
+        for spec in self.specs:
+            del spec[unravel_key(key)]
+
+    def empty(self) -> StackedComposite:
+        """Return a stack of composites that hold nothing."""
+        return StackedComposite(*(spec.empty() for spec in self.specs), dim=self.dim)
+
+    def _set_shape(self, size: torch.Size) -> None:
+        raise ShapeError(
+            describe(
+                self,
+                "cannot take another shape",
+                expected=list(self.shape),
+                found=list(size),
+                mend="Set the shape of the composites before they are stacked.",
+            )
+        )
+
+    def _set_lock(self, locked: bool, recurse: bool) -> StackedComposite:
+        self._locked = locked
+        for spec in self.specs:
+            spec._set_lock(locked, recurse)
+        return self
+
+    def _build(self, method: str, shape: Sequence[int] | int) -> Any:
+        lead = 1 if isinstance(shape, int) else len(shape)
+        return self._joined([getattr(spec, method)(shape) for spec in self.specs], lead)
+
+    def _joined(self, values: list[Any], lead: int) -> Any:
+        return LazyStackedTensorDict(*values, stack_dim=lead + self.dim)
+
+    def complaint(self, val: Any, key: Any = None, batch_ndim: int = 0) -> Exception | None:
+        """Return the error of the first slice that is not in its composite, if any is."""
+        error = Composite._type_complaint(self, val, key)
+        if error is not None:
+            return error
+        batch_size = torch.Size(getattr(val, "batch_size", ()))
+        return self._each_complaint(val, batch_size, key, batch_ndim)
+
+    def _type_complaint(self, val: Any, key: Any) -> Exception | None:
+        return Composite._type_complaint(self, val, key)
+
+    def project(self, val: Any) -> Any:
+        """Return a lazy stack of what each composite projects."""
+        lead = val.ndim - len(self.shape)
+        parts = zip(self.specs, val.unbind(lead + self.dim), strict=True)
+        return self._joined([spec.project(part) for spec, part in parts], lead)
+
+    def encode(self, val: Any, *, ignore_device: bool = False) -> Any:
+        """Return a sequence of mappings, one for each composite, as lazily stacked tensordicts."""
+        parts = zip(self.specs, val, strict=True)
+        return self._joined([s.encode(p, ignore_device=ignore_device) for s, p in parts], 0)
+
+    def _to_numpy(self, val: Any) -> Any:
+        lead = val.ndim - len(self.shape)
+        parts = zip(self.specs, val.unbind(lead + self.dim), strict=True)
+        return [spec.to_numpy(part) for spec, part in parts]
+
+    def _fields(self) -> dict[str, object]:
+        return _Lazy._fields(self)
+
+    def _same(self, other: Any) -> bool:
+        return _Lazy._same(self, other)
+
+
+def _varying_dim(mark: Tensor) -> int | None:
+    """Return the one dimension along which ``mark`` varies; ``None`` if none, -1 if several."""
+    found = None
+    for dim in range(mark.ndim):
+        if mark.shape[dim] and not bool((mark == mark.narrow(dim, 0, 1)).all()):
+            if found is not None:
+                return -1
+            found = dim
+    return found
+
+
+def _plain_sizes(val: Tensor) -> list[int]:
+    """Return the sizes of a tensor, -1 where those of a nested tensor vary."""
+    return [s if isinstance(s, int) else -1 for s in val.shape]
