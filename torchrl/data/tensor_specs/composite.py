@@ -62,7 +62,8 @@ class Composite(TensorSpec):
         **kwargs: Entry,
     ) -> None:
         self._specs: dict[str, TensorSpec | None] = {}
-        self._locked, self._names = False, None
+        self._locked = False
+        self._names: list[str | None] | None = None
         super().__init__(() if shape is None else shape, None, device, None, "")
         self.data_cls, self.step_mdp_static = data_cls, step_mdp_static
         self.names = names
@@ -150,7 +151,7 @@ class Composite(TensorSpec):
         key = unravel_key(item)
         spec: Any = self
         for part in (key,) if isinstance(key, str) else key:
-            if not isinstance(spec, TensorSpec) or not spec._has_entry(part):
+            if not isinstance(spec, Composite) or not spec._has_entry(part):
                 if default is not _MISSING:
                     return default
                 names = list(self.keys(True))
@@ -255,10 +256,11 @@ class Composite(TensorSpec):
     def __delitem__(self, key: NestedKey) -> None:
         self._check_unlocked()
         self.get(key)
-        key = unravel_key(key)
-        parent, name = (self, key) if isinstance(key, str) else (self.get(key[:-1]), key[-1])
-        parent._check_unlocked()
-        del parent._specs[name]
+        path = unravel_key(key)
+        if isinstance(path, tuple):
+            del self.get(path[:-1])[path[-1]]
+        else:
+            del self._specs[path]
 
     def __contains__(self, key: object) -> bool:
         return _is_key(key) and self.get(key, _MISSING) is not _MISSING  # type: ignore[arg-type]

@@ -270,8 +270,10 @@ class Unbounded(TensorSpec):
         domain = "continuous" if is_continuous(dtype) else "discrete"
         super().__init__(shape, None, device, dtype, domain)
         low, high = limits(dtype)
-        ends = [torch.tensor(end, dtype=dtype, device=self.device) for end in (low, high)]
-        self.space = ContinuousBox(*(end.expand(self._draw_shape) for end in ends))
+        self.space = ContinuousBox(
+            torch.tensor(low, dtype=dtype, device=self.device).expand(self._draw_shape),
+            torch.tensor(high, dtype=dtype, device=self.device).expand(self._draw_shape),
+        )
         self._ends = (int(low), int(high)) if domain == "discrete" else None
 
     def _rand(self, size: torch.Size) -> Tensor:

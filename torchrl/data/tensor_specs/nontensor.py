@@ -163,11 +163,10 @@ class Choice(TensorSpec):
     def _alike(self) -> bool:
         first = self.choices[0]
         if self._of_specs:
+            kind = (first.shape, first.dtype, first.device, first._is_composite)
             return all(
                 isinstance(spec, TensorSpec)
-                and spec._is_composite == first._is_composite
-                and (spec.shape, spec.dtype, spec.device)
-                == (first.shape, first.dtype, first.device)
+                and (spec.shape, spec.dtype, spec.device, spec._is_composite) == kind
                 for spec in self.choices
             )
         return not any(isinstance(choice, TensorSpec | Tensor) for choice in self.choices)

@@ -80,7 +80,8 @@ class _Lazy(TensorSpec):
         return values[0] if all(value == values[0] for value in values) else None
 
     def _rebuild(self: T, specs: Iterable[TensorSpec], dim: int) -> T:
-        return type(self)(*specs, dim=dim)  # type: ignore[call-arg]
+        cls: Any = type(self)
+        return cls(*specs, dim=dim)
 
     def _reshape(self, op: Op) -> Any:
         """Apply ``op`` to each spec as the stack would feel it.
@@ -226,7 +227,7 @@ class Stacked(_Lazy):
         self._feature_ndim = max(spec._feature_ndim for spec in self.specs)
 
     @property
-    def space(self) -> list[Any]:  # type: ignore[override]
+    def space(self) -> list[Any]:
         """The set of values of each spec."""
         return [spec.space for spec in self.specs]
 
