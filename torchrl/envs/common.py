@@ -97,6 +97,7 @@ class EnvBase(SpecAccess, nn.Module, ABC):
         self._allow_done_after_reset = allow_done_after_reset
         self._spec_locked = spec_locked
         self.is_closed = False
+        self._resets = 0
 
     # --- hooks -----------------------------------------------------------------------------------
 
@@ -273,6 +274,7 @@ class EnvBase(SpecAccess, nn.Module, ABC):
                 ``tensordict``, or if the environment cannot ``set_state``.
         """
         plan = self.plan
+        self._count_reset()
         masks = {} if tensordict is None else self._pop_masks(tensordict)
         if set_state:
             if tensordict is None:
@@ -297,6 +299,14 @@ class EnvBase(SpecAccess, nn.Module, ABC):
             self._refuse_done(root, masks)
         return root if tensordict is None else tensordict.update(root)
 
+    @property
+    def resets(self) -> int:
+        """How often a reset was asked for; tells a loop whether someone else began an episode."""
+        return self._resets
+
+    def _count_reset(self) -> None:
+        self.__dict__["_resets"] += 1
+
     def _reset_rows(self, record: Any, masks: dict[NestedKey, Tensor], **kwargs: Any) -> Any:
         if not masks:
             return self._reset(record, **kwargs)
@@ -310,7 +320,7 @@ class EnvBase(SpecAccess, nn.Module, ABC):
     def _pop_masks(self, tensordict: TensorDictBase) -> dict[NestedKey, Tensor]:
         """Take the ``_reset`` masks out; a mask holds for every level below it."""
         masks: dict[NestedKey, Tensor] = {}
-        outer: list[tuple[tuple[str, ...], Tensor]] = []
+        outer: list[tuple[Any, Tensor]] = []
         for group in self.plan.groups:
             mask: Any = tensordict.pop(group.reset, None)
             for prefix, above in outer:
@@ -390,6 +400,7 @@ class EnvBase(SpecAccess, nn.Module, ABC):
     def reset_entries(self, root: Entries) -> Entries:
         """Reset the rows that have ended; for the stepping loop, which trusts the outcome."""
         plan = self.plan
+        self._count_reset()
         masks = plan.reset_masks(root)
         whole = plan.is_single or all(bool(mask.all()) for mask in masks.values())
         fresh = plan.complete_reset(self._reset_rows(root, {} if whole else masks))

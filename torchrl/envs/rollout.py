@@ -88,7 +88,7 @@ def rollout(
         raise ValueError(f"rollout: max_steps must be at least 1, found {max_steps}.")
     stepper = Stepper(self, storing_device=storing_device)
     if auto_reset:
-        stepper.root = self.reset(tensordict, set_state=set_state)
+        stepper.begin(tensordict, set_state=set_state)
     elif tensordict is None:
         raise ValueError("rollout: auto_reset=False needs a tensordict to begin with.")
     else:
@@ -217,6 +217,16 @@ class Stepper:
         self.env = env
         self.storing_device = None if storing_device is None else torch.device(storing_device)
         self.root: Any = None
+        self._resets = -1
+
+    def begin(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> None:
+        """Reset the environment and stand at its first root."""
+        self.root = self.env.reset(tensordict, **kwargs)
+        self._resets = self.env.resets
+
+    def is_displaced(self) -> bool:
+        """Say whether someone else reset the environment, so that our root is stale."""
+        return self._resets != self.env.resets
 
     def run(
         self,
@@ -239,6 +249,19 @@ class Stepper:
             dense: Raise rather than return a lazy stack.
             interrupted: Asked after each step whether to stop.
         """
+        batch = self._run(policy, max_steps, stop, callback, dense, interrupted)
+        self._resets = self.env.resets
+        return batch
+
+    def _run(
+        self,
+        policy: PreparedPolicy,
+        max_steps: int,
+        stop: str | None,
+        callback: Callable[[EnvBase, TensorDictBase], Any] | None,
+        dense: bool,
+        interrupted: Callable[[], bool] | None,
+    ) -> TensorDictBase:
         plain = callback is None and self.storing_device is None and stop != "all"
         if plain and policy.on_entries is not None and is_entrywise(self.env):
             return self._run_entries(policy.on_entries, max_steps, stop, interrupted)

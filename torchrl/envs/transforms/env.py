@@ -124,6 +124,14 @@ class TransformedEnv(EnvBase):
         """Seed the environment inside; return the seed for the next one."""
         return self.base_env.set_seed(seed, static_seed=static_seed)
 
+    @property
+    def resets(self) -> int:
+        """How often a reset was asked for, of this or of the environment inside."""
+        return self._inner[0].resets
+
+    def _count_reset(self) -> None:
+        self._inner[0]._count_reset()
+
     # --- transforms ------------------------------------------------------------------------------
 
     def append_transform(self, transform: Any) -> TransformedEnv:

@@ -60,10 +60,11 @@ class TensorDictPrimer(Transform):
             raise ValueError("TensorDictPrimer: give either random=True or a default_value.")
         named: dict[Any, Any] = {}
         if primers is not None:
-            leaves = isinstance(primers, Composite)
-            named = dict(primers.items(True, True) if leaves else primers.items())
+            composite = isinstance(primers, Composite)
+            named = dict(primers.items(True, True)) if composite else dict(primers)  # type: ignore[call-arg]
         shape = primers.shape if isinstance(primers, Composite) else ()
-        self.primers = Composite({**named, **kwargs}, shape=shape)
+        named.update(kwargs)
+        self.primers = Composite(named, shape=shape)
         self.random = bool(random)
         self.default_value = default_value
         self.single_default_value = single_default_value

@@ -79,11 +79,11 @@ class GymWrapper(GymLikeEnv):
 
     # --- construction ----------------------------------------------------------------------------
 
-    def _build_env(self, env: Any, **kwargs: Any) -> Any:
+    def _build_env(self, env: Any = None, **kwargs: Any) -> Any:
         if kwargs:
             raise TypeError(
-                f"{type(self).__name__} takes no arguments {sorted(kwargs)}; those of the environment "
-                "itself go to GymEnv, or to gymnasium.make."
+                f"{type(self).__name__} takes no arguments {sorted(kwargs)}; those of the "
+                "environment itself go to GymEnv, or to gymnasium.make."
             )
         if not hasattr(env, "action_space") or not hasattr(env, "step"):
             raise TypeError(
