@@ -1,0 +1,46 @@
+"""What is written holds: code on the pages runs, links lead somewhere, made pages are current."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("benchmarks/*.md")])
+CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+
+
+def name_of(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+def code_of(path):
+    return "\n".join(CODE.findall(path.read_text()))
+
+
+@pytest.mark.parametrize("path", [page for page in PAGES if code_of(page)], ids=name_of)
+def test_the_code_of_a_page_runs(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code_of(path), name_of(path), "exec"), {"__name__": "page"})
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_lead_somewhere(path):
+    links = [link for link in LINK.findall(path.read_text()) if "://" not in link]
+    missing = [link for link in links if not (path.parent / link).exists()]
+    assert not missing
+
+
+def test_the_readme_has_ten_lines_that_matter():
+    block = code_of(ROOT / "README.md").partition("\n\n")[2]
+    statements = [line for line in block.splitlines() if line.strip(" )")]
+    assert 5 <= len(statements) <= 14
+
+
+def test_the_page_of_old_names_is_current():
+    spec = importlib.util.spec_from_file_location("old_names_page", ROOT / "docs/old_names.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.PAGE.read_text() == module.page(), "run `make docs`"
