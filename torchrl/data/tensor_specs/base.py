@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,26 +15,24 @@ import torch
 from torch import Tensor
 
 from torchrl._core.errors import DTypeError, ShapeError, SpecError, describe
+from torchrl.data.tensor_specs.shaping import Shaped
 from torchrl.data.tensor_specs.spaces import Box
 from torchrl.data.tensor_specs.tools import (
     DeviceLike,
     as_device,
     as_size,
     drawable,
-    expand_ellipsis,
     fits,
     format_fields,
     found_range,
     to_front,
     to_tensor,
-    wrap_dim,
 )
 
-Op = Callable[[Tensor], Tensor]
 Spec = TypeVar("Spec", bound="TensorSpec")
 
 
-class TensorSpec(ABC):
+class TensorSpec(Shaped, ABC):
     """What an entry may hold: shape, dtype, device, and a set of values to draw from and check.
 
     A spec is immutable but for its mask, if it has one, and for what composites hold.
@@ -56,8 +54,6 @@ class TensorSpec(ABC):
     """
 
     space: Any
-    _memo: dict[Any, Any] | None = None
-    _is_composite = False
     _feature_ndim: int = 1  # trailing dimensions that no time or batch dimension may follow
 
     def __init__(
@@ -109,10 +105,15 @@ class TensorSpec(ABC):
         of the spec and its last ones: a rollout ``[N, T, 1]`` lies in the spec ``[N, 1]`` of a
         batch of environments. Devices are not compared.
         """
+        if isinstance(val, Tensor) and val.shape == self.shape and val.dtype is self.dtype:
+            return self._contains(val)
         return self.complaint(val) is None
 
     def contains(self, val: Any) -> bool:
         """Say whether ``val`` is a value of this spec; never raises."""
+        return self.is_in(val)
+
+    def __contains__(self, val: object) -> bool:
         return self.is_in(val)
 
     def assert_is_in(self, value: Any, key: Any = None) -> None:
@@ -254,7 +255,7 @@ class TensorSpec(ABC):
         return self._placed(self._fitted(to_tensor(val, self.dtype)), ignore_device)
 
     def _placed(self, value: Tensor, ignore_device: bool) -> Tensor:
-        if ignore_device or self.device is None:
+        if ignore_device or self.device is None or value.device == self.device:
             return value
         return value.to(self.device)
 
@@ -288,6 +289,8 @@ class TensorSpec(ABC):
         return self._to_numpy(val)
 
     def _to_numpy(self, val: Any) -> Any:
+        if val.dtype is torch.bfloat16:  # numpy has none
+            val = val.float()
         return val.detach().cpu().numpy()
 
     def memoize_encode(self, mode: bool = True) -> None:
@@ -314,110 +317,6 @@ class TensorSpec(ABC):
                 mend="Draw from it with rand().",
             )
         )
-
-    @property
-    def ndim(self) -> int:
-        """Number of dimensions of a value."""
-        return len(self.shape)
-
-    def ndimension(self) -> int:
-        """Return the number of dimensions of a value."""
-        return len(self.shape)
-
-    def numel(self) -> int:
-        """Return the number of elements of a value."""
-        return self._draw_shape.numel()
-
-    def expand(self: Spec, *shape: Any) -> Spec:
-        """Return the spec of values expanded to ``shape``."""
-        ndim = len(self.shape)
-        size = list(self._blank().expand(as_size(*shape)).shape)
-        for dim in range(1, ndim + 1):
-            if self.shape[-dim] == -1:
-                size[-dim] = -1  # a size that varies stays as it is
-        return self._reshape(lambda t: t.expand(*size, *t.shape[ndim:]))
-
-    def unsqueeze(self: Spec, dim: int) -> Spec:
-        """Return the spec of values with one more dimension."""
-        at = wrap_dim(self, dim, len(self.shape) + 1)
-        return self._reshape(lambda t: t.unsqueeze(at))
-
-    def squeeze(self: Spec, dim: int | None = None) -> Spec:
-        """Return the spec of values without dimensions of size one."""
-        dims = range(len(self.shape)) if dim is None else [wrap_dim(self, dim, len(self.shape))]
-        ones = tuple(d for d in dims if self.shape[d] == 1)
-        return self._reshape(lambda t: t.squeeze(ones))
-
-    def reshape(self: Spec, *shape: Any) -> Spec:
-        """Return the spec of values in another shape."""
-        return self._to_size(self._blank().reshape(as_size(*shape)).shape)
-
-    def view(self: Spec, *shape: Any) -> Spec:
-        """Return the spec of values in another shape."""
-        return self.reshape(*shape)
-
-    def flatten(self: Spec, start_dim: int = 0, end_dim: int = -1) -> Spec:
-        """Return the spec of values with several dimensions made one."""
-        return self._to_size(self._blank().flatten(start_dim, end_dim).shape)
-
-    def unflatten(self: Spec, dim: int, sizes: Sequence[int]) -> Spec:
-        """Return the spec of values with one dimension made several."""
-        return self._to_size(self._blank().unflatten(dim, tuple(sizes)).shape)
-
-    def unbind(self: Spec, dim: int = 0) -> tuple[Spec, ...]:
-        """Return the specs of the slices of a value along a dimension."""
-        at = wrap_dim(self, dim, len(self.shape))
-        return tuple(self[(slice(None),) * at + (i,)] for i in range(self.shape[at]))
-
-    def index_select(self: Spec, dim: int, index: Tensor) -> Spec:
-        """Return the spec of the chosen slices of a value along a dimension."""
-        at = wrap_dim(self, dim, len(self.shape))
-        return self._reshape(lambda t: t.index_select(at, index.to(t.device)))
-
-    def __getitem__(self: Spec, index: Any) -> Spec:
-        full = expand_ellipsis(index, len(self.shape))
-        return self._reshape(lambda t: t[full])
-
-    def __len__(self) -> int:
-        if not self.shape:
-            raise TypeError(f"{type(self).__name__}: a spec of shape [] has no length.")
-        return self.shape[0]
-
-    def _to_size(self: Spec, size: torch.Size) -> Spec:
-        ndim = len(self.shape)
-        return self._reshape(lambda t: t.reshape(*size, *t.shape[ndim:]))
-
-    def _blank(self) -> Tensor:
-        return torch.empty((), dtype=torch.bool).expand(self._draw_shape)
-
-    def _reshape(self: Spec, op: Op) -> Spec:
-        return self._derive(op)
-
-    def _derive(self: Spec, op: Op, **changes: Any) -> Spec:
-        """Return a copy whose shape went through ``op``, with some attributes replaced.
-
-        A size that varies is told from the others by what ``op`` makes of two sizes.
-        """
-        shape = op(self._blank()).shape
-        if -1 in self.shape:
-            twice = torch.Size(2 if s == -1 else s for s in self.shape)
-            other = op(torch.empty((), dtype=torch.bool).expand(twice)).shape
-            shape = torch.Size(a if a == b else -1 for a, b in zip(shape, other, strict=True))
-        return self._with(shape=shape, _draw_shape=drawable(shape), **changes)
-
-    def _with(self: Spec, **changes: Any) -> Spec:
-        new = copy.copy(self)
-        new._memo = None if self._memo is None else {}
-        vars(new).update(changes)
-        return new
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        if func not in TORCH_FUNCTIONS:
-            return NotImplemented
-        return TORCH_FUNCTIONS[func](*args, **(kwargs or {}))
 
     def to(self: Spec, dest: Any) -> Spec:
         """Return the spec on another device, or of another dtype."""
@@ -489,14 +388,3 @@ class TensorSpec(ABC):
 
     @abstractmethod
     def _project(self, val: Any) -> Any: ...
-
-
-TORCH_FUNCTIONS: dict[Any, Callable[..., Any]] = {
-    torch.squeeze: lambda input, *args, **kwargs: input.squeeze(*args, **kwargs),
-    torch.unsqueeze: lambda input, *args, **kwargs: input.unsqueeze(*args, **kwargs),
-    torch.reshape: lambda input, *args, **kwargs: input.reshape(*args, **kwargs),
-    torch.flatten: lambda input, *args, **kwargs: input.flatten(*args, **kwargs),
-    torch.unflatten: lambda input, *args, **kwargs: input.unflatten(*args, **kwargs),
-    torch.unbind: lambda input, *args, **kwargs: input.unbind(*args, **kwargs),
-    torch.index_select: lambda input, *args, **kwargs: input.index_select(*args, **kwargs),
-}

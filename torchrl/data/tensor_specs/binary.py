@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from torchrl._core.errors import SpecError, describe
-from torchrl.data.tensor_specs.base import Op, TensorSpec
+from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.combinations import all_combinations
 from torchrl.data.tensor_specs.masks import check_last, check_n
+from torchrl.data.tensor_specs.shaping import Op
 from torchrl.data.tensor_specs.spaces import BinaryBox
 from torchrl.data.tensor_specs.tools import DeviceLike, as_size
 

@@ -11,18 +11,21 @@ from torch import Tensor
 
 from torchrl._core.errors import DTypeError, ShapeError, SpecError, describe
 from torchrl._core.legacy import old_keywords
-from torchrl.data.tensor_specs.base import Op, TensorSpec
+from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.combinations import all_combinations
 from torchrl.data.tensor_specs.draws import (
-    draw_floats,
+    draw_any_floats,
+    draw_finite_floats,
     draw_floats_between,
     draw_integers,
     draw_integers_between,
     is_continuous,
+    is_exact,
     limits,
 )
-from torchrl.data.tensor_specs.spaces import ContinuousBox
-from torchrl.data.tensor_specs.tools import NARROW_UNSIGNED, DeviceLike, as_size, to_tensor
+from torchrl.data.tensor_specs.shaping import Op
+from torchrl.data.tensor_specs.spaces import NARROW_UNSIGNED, ContinuousBox
+from torchrl.data.tensor_specs.tools import DeviceLike, as_size, to_tensor
 
 Bound = float | int | Tensor | np.ndarray | Sequence[float]
 
@@ -60,6 +63,8 @@ class Bounded(TensorSpec):
     space: ContinuousBox
     _default_domain: str | None = None
     _ends: tuple[float, float] | None = None  # bounds that all elements share, if they do
+    _exact = False  # whether their distance is a number of the dtype
+    _finite = False  # whether all bounds, and the distances between them, are finite
 
     @old_keywords(minimum="low", maximum="high")
     def __new__(
@@ -109,7 +114,10 @@ class Bounded(TensorSpec):
         to = low.device if self.device is None else self.device
         self.space = ContinuousBox(low.to(to).expand(size), high.to(to).expand(size))
         _check_order(self)
-        self._ends = _shared_ends(self.space)
+        self._finite = not is_continuous(dtype) or bool((self.high - self.low).isfinite().all())
+        self._ends = _shared_ends(self.space) if self._finite else None
+        if self._ends is not None and is_continuous(dtype):
+            self._exact = is_exact(*self._ends, dtype)
 
     @property
     def low(self) -> Tensor:
@@ -124,12 +132,16 @@ class Bounded(TensorSpec):
     minimum, maximum = low, high
 
     def _rand(self, size: torch.Size) -> Tensor:
-        continuous = self.domain == "continuous"
+        dtype, device = self.dtype, self.device
+        assert dtype is not None
+        if self.domain == "discrete":
+            if self._ends is None:
+                return draw_integers(self.low, self.high, size)
+            return draw_integers_between(*self._ends, size, dtype, device)  # type: ignore[arg-type]
         if self._ends is not None:
-            draw = draw_floats_between if continuous else draw_integers_between
-            return draw(*self._ends, size, self.dtype, self.device)  # type: ignore[arg-type]
-        between = draw_floats if continuous else draw_integers
-        return between(self.low, self.high, size)
+            return draw_floats_between(*self._ends, size, dtype, device, self._exact)
+        draw_floats = draw_finite_floats if self._finite else draw_any_floats
+        return draw_floats(self.low, self.high, size)
 
     def _contains(self, val: Tensor) -> bool:
         low, high = self._bounds_for(val)
@@ -423,8 +435,6 @@ def _shared_ends(space: ContinuousBox) -> tuple[float, float] | None:
         return None
     ends = low.flatten()[0], high.flatten()[0]
     if not bool((low == ends[0]).all() & (high == ends[1]).all()):
-        return None
-    if is_continuous(low.dtype) and not bool((ends[1] - ends[0]).isfinite()):
         return None
     return ends[0].item(), ends[1].item()
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from torchrl._core.errors import ShapeError, SpecError, describe
-from torchrl.data.tensor_specs.base import Op
 from torchrl.data.tensor_specs.combinations import all_combinations
 from torchrl.data.tensor_specs.masks import (
     Masked,
@@ -24,11 +23,11 @@ from torchrl.data.tensor_specs.masks import (
     check_feature_kept,
     check_last,
     check_n,
-    draw_legal,
     keep_legal,
     nearest_legal,
     pick,
 )
+from torchrl.data.tensor_specs.shaping import Op
 from torchrl.data.tensor_specs.spaces import CategoricalBox
 from torchrl.data.tensor_specs.tools import DeviceLike, as_size, to_tensor
 
@@ -98,13 +97,8 @@ class Categorical(Masked):
 
     def _rand(self, size: torch.Size) -> Tensor:
         if self.mask is None:
-            if self.dtype is torch.int64:
-                return torch.randint(self._count(), size, device=self.device)
-            return torch.randint(self._count(), size, device=self.device).to(self.dtype)
-        try:
-            return draw_legal(self.mask, size).to(self.dtype)
-        except RuntimeError:
-            raise self._no_legal_value() from None
+            return torch.randint(self._count(), size, dtype=self.dtype, device=self.device)
+        return self._draw_legal(self.mask, size).to(self.dtype)
 
     def _contains(self, val: Tensor) -> bool:
         if self.space.n == -1 and self._provisional_n is None:
@@ -226,6 +220,11 @@ class OneHot(Masked):
         return self.space.n
 
     @property
+    def _is_plain(self) -> bool:
+        """Whether a number is encoded by looking up its row."""
+        return len(self.shape) == 1 and self._rows is not None and self.register is None
+
+    @property
     def use_register(self) -> bool:
         """Whether :meth:`encode` numbers values as they appear."""
         return self.register is not None
@@ -242,10 +241,7 @@ class OneHot(Masked):
     def _rand(self, size: torch.Size) -> Tensor:
         if self.mask is None:
             return self._one_hot(torch.randint(self.space.n, size[:-1], device=self.device))
-        try:
-            return self._one_hot(draw_legal(self.mask, size[:-1]))
-        except RuntimeError:
-            raise self._no_legal_value() from None
+        return self._one_hot(self._draw_legal(self.mask, size[:-1]))
 
     def _contains(self, val: Tensor) -> bool:
         ones = val == 1
@@ -264,6 +260,8 @@ class OneHot(Masked):
         return val  # scores are compared as they come; _project makes the dtype
 
     def _encode(self, val: Any, ignore_device: bool) -> Tensor:
+        if isinstance(val, int | np.integer) and self._is_plain and 0 <= val < self.space.n:
+            return self._placed(self._rows[val].clone(), ignore_device)  # type: ignore[index]
         if isinstance(val, Tensor) and val.dtype == self.dtype and self.is_in(val):
             return self._placed(val, ignore_device)
         if self.register is not None:
@@ -302,7 +300,7 @@ class OneHot(Masked):
         return self.register.setdefault(item, len(self.register))
 
     def _to_numpy(self, val: Tensor) -> Any:
-        index = self.to_categorical(val).detach().cpu().numpy()[()]
+        index = self.to_categorical(val).numpy(force=True)[()]
         if self.register is None:
             return index
         values = list(self.register)

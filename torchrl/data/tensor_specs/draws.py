@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from torchrl.data.tensor_specs.tools import NARROW_UNSIGNED
+from torchrl.data.tensor_specs.spaces import NARROW_UNSIGNED
 
 # Above this many values a float64 in [0, 1) no longer tells them apart.
 _EXACT = 2.0**52
 
 
-def draw_floats(low: Tensor, high: Tensor, size: torch.Size) -> Tensor:
+def draw_finite_floats(low: Tensor, high: Tensor, size: torch.Size) -> Tensor:
+    """Draw floats ``size``, uniform between ``low [*S]`` and ``high [*S]``.
+
+    Bounds and distances between them must be finite.
+    """
+    share = torch.rand(size, dtype=low.dtype, device=low.device)
+    value = torch.addcmul(low, share, high - low)
+    return torch.minimum(torch.maximum(value, low), high)  # rounding may step over a bound
+
+
+def draw_any_floats(low: Tensor, high: Tensor, size: torch.Size) -> Tensor:
     """Draw floats ``size`` within ``low [*S]`` and ``high [*S]``, of which any may be infinite.
 
     Uniform between finite bounds, exponential beyond a lone one, standard normal without bounds.
@@ -45,11 +57,30 @@ def draw_integers(low: Tensor, high: Tensor, size: torch.Size) -> Tensor:
 
 
 def draw_floats_between(
-    low: float, high: float, size: torch.Size, dtype: torch.dtype, device: torch.device | None
+    low: float,
+    high: float,
+    size: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device | None,
+    exact: bool = False,
 ) -> Tensor:
-    """Draw floats ``size``, uniform between two finite numbers whose difference is finite."""
+    """Draw floats ``size``, uniform between two finite numbers whose difference is finite.
+
+    Args:
+        exact: What :func:`is_exact` says of these bounds.
+    """
     drawn = torch.empty(size, dtype=dtype, device=device).uniform_(low, high)
-    return drawn.clamp_(low, high)  # rounding may step over a bound
+    return drawn if exact else drawn.clamp_(low, high)
+
+
+def is_exact(low: float, high: float, dtype: torch.dtype) -> bool:
+    """Say whether a dtype expresses the distance between two bounds exactly.
+
+    Rounding then never steps over a bound: a share of the distance rounds to at most the distance,
+    and ``low`` plus that to at most ``high``.
+    """
+    rounded = (torch.tensor(high, dtype=dtype) - torch.tensor(low, dtype=dtype)).item()
+    return Fraction(rounded) == Fraction(high) - Fraction(low)
 
 
 def draw_integers_between(
@@ -57,6 +88,7 @@ def draw_integers_between(
 ) -> Tensor:
     """Draw integers ``size``, uniform between two numbers, both included."""
     wide = torch.int64 if dtype in NARROW_UNSIGNED else dtype
+    low, high = int(low), int(high)
     end = None if high == limits(wide)[1] else high + 1  # the greatest integer has no successor
     return torch.empty(size, dtype=wide, device=device).random_(low, end).to(dtype)
 

@@ -7,14 +7,14 @@ categories. A mask ``[*B, n]`` is true where a category is legal.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchrl._core.errors import ShapeError, SpecError, describe
-from torchrl.data.tensor_specs.base import Op, TensorSpec
+from torchrl.data.tensor_specs.base import TensorSpec
+from torchrl.data.tensor_specs.shaping import Op
 
 
 class Masked(TensorSpec):
@@ -60,6 +60,22 @@ class Masked(TensorSpec):
             return self.mask
         return self.mask.to(val.device)
 
+    def _draw_legal(self, mask: Tensor, lead: torch.Size) -> Tensor:
+        """Draw one legal category for each element, uniformly.
+
+        Args:
+            mask: True where legal ``[*B, n]``.
+            lead: Shape ``[*L, *B]`` of the result.
+
+        Raises:
+            SpecError: if nothing is legal for some element.
+        """
+        score = torch.rand(*lead, mask.shape[-1], device=mask.device)  # [*L, *B, n]
+        best = score.masked_fill_(~mask, -1.0).max(-1)
+        if bool((best.values < 0).any()):
+            raise self._no_legal_value()
+        return best.indices
+
     def _no_legal_value(self) -> SpecError:
         return SpecError(
             describe(
@@ -81,22 +97,6 @@ class Masked(TensorSpec):
 
     @abstractmethod
     def _mask_shape(self) -> torch.Size: ...
-
-
-def draw_legal(mask: Tensor, size: Sequence[int]) -> Tensor:
-    """Draw one legal category a row, uniformly.
-
-    Args:
-        mask: True where legal ``[*B, n]``; broadcast to ``[*size, n]``.
-        size: Shape ``[*L, *B]`` of the result.
-
-    Raises:
-        RuntimeError: if a row has no legal category.
-    """
-    rows = mask.expand(*size, mask.shape[-1]).reshape(-1, mask.shape[-1])
-    if not rows.shape[0]:
-        return torch.empty(*size, dtype=torch.int64, device=mask.device)
-    return torch.multinomial(rows.float(), 1).reshape(tuple(size))
 
 
 def nearest_legal(index: Tensor, mask: Tensor) -> Tensor:

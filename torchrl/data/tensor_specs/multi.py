@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from torchrl._core.errors import SpecError, describe
-from torchrl.data.tensor_specs.base import Op
 from torchrl.data.tensor_specs.combinations import all_combinations
 from torchrl.data.tensor_specs.masks import (
     Masked,
@@ -22,10 +21,10 @@ from torchrl.data.tensor_specs.masks import (
     check_categories,
     check_feature_kept,
     check_last,
-    draw_legal,
     keep_legal,
     nearest_legal,
 )
+from torchrl.data.tensor_specs.shaping import Op
 from torchrl.data.tensor_specs.spaces import BoxList
 from torchrl.data.tensor_specs.tools import DeviceLike, as_size, to_tensor
 
@@ -64,10 +63,7 @@ class Multi(Masked):
         if self.mask is None:
             share = torch.rand((*lead, len(self.counts)), dtype=torch.float64, device=self.device)
             return (share * self.nvec).long()
-        try:
-            parts = [draw_legal(mask, lead) for mask in self._mask_parts(self.mask)]
-        except RuntimeError:
-            raise self._no_legal_value() from None
+        parts = [self._draw_legal(mask, lead) for mask in self._mask_parts(self.mask)]
         return torch.stack(parts, -1)
 
     def _mask_parts(self, mask: Tensor) -> tuple[Tensor, ...]:

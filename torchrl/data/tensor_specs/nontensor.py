@@ -11,8 +11,10 @@ from tensordict import NonTensorData, NonTensorStack, is_non_tensor, is_tensor_c
 from torch import Tensor
 
 from torchrl._core.errors import DTypeError, SpecError, describe
-from torchrl.data.tensor_specs.base import Op, TensorSpec
-from torchrl.data.tensor_specs.tools import DeviceLike
+from torchrl.data.tensor_specs.base import TensorSpec
+from torchrl.data.tensor_specs.composite import Composite
+from torchrl.data.tensor_specs.shaping import Op
+from torchrl.data.tensor_specs.tools import DeviceLike, as_device
 
 
 class NonTensor(TensorSpec):
@@ -61,7 +63,7 @@ class NonTensor(TensorSpec):
         return self.rand(shape)
 
     def _filled(self, data: Any, size: torch.Size) -> Any:
-        if not self.batched or not size:
+        if not self.batched or not size.numel() or not size:
             return NonTensorData(data=data, batch_size=size, device=self.device)
         parts = [self._filled(data, size[1:]) for _ in range(size[0])]
         return NonTensorStack(*parts, stack_dim=0)
@@ -131,6 +133,9 @@ class NonTensor(TensorSpec):
 class Choice(TensorSpec):
     """One of several specs or objects, any of which may be drawn.
 
+    One choice is made for all elements of a draw. Along leading dimensions, members may come from
+    different choices.
+
     Args:
         choices: Specs of one shape and dtype, or objects that are no tensors, not both.
 
@@ -163,10 +168,10 @@ class Choice(TensorSpec):
     def _alike(self) -> bool:
         first = self.choices[0]
         if self._of_specs:
-            kind = (first.shape, first.dtype, first.device, first._is_composite)
+            kind = (first.shape, first.dtype, first.device, isinstance(first, Composite))
             return all(
                 isinstance(spec, TensorSpec)
-                and (spec.shape, spec.dtype, spec.device, spec._is_composite) == kind
+                and (spec.shape, spec.dtype, spec.device, isinstance(spec, Composite)) == kind
                 for spec in self.choices
             )
         return not any(isinstance(choice, TensorSpec | Tensor) for choice in self.choices)
@@ -199,19 +204,32 @@ class Choice(TensorSpec):
         """Return the error of the first choice if ``val`` is in none, else ``None``."""
         if self._of_specs:
             errors = [spec.complaint(val, key, batch_ndim) for spec in self.choices]
-            return None if None in errors else errors[0]
-        data = _plain(val)
-        if any(_plain(choice) == data for choice in self.choices):
+            if None in errors or self._each_in_some(val, batch_ndim):
+                return None
+            return errors[0]
+        data = _objects(val)
+        known = [_plain(choice) for choice in self.choices]
+        if all(not isinstance(item, Tensor) and item in known for item in data):
             return None
         return SpecError(
             describe(
                 self,
                 "is none of the choices",
                 key=key,
-                expected=[_plain(choice) for choice in self.choices],
-                found=repr(data),
+                expected=known,
+                found=data,
                 mend="Add the choice, or mend the value.",
             )
+        )
+
+    def _each_in_some(self, val: Any, batch_ndim: int) -> bool:
+        """Say whether every part of a tensor along its leading dimensions is in some choice."""
+        extra = val.ndim - len(self.shape) if isinstance(val, Tensor) else 0
+        if extra < 1:
+            return False
+        return any(
+            all(self.is_in(part) for part in aligned.flatten(0, extra - 1))
+            for aligned in self._align(val, batch_ndim)
         )
 
     def project(self, val: Any) -> Any:
@@ -225,7 +243,7 @@ class Choice(TensorSpec):
         return self.rand(size[: len(size) - len(self.shape)])
 
     def _contains(self, val: Any) -> bool:
-        return self.is_in(val)
+        return self.complaint(val) is None
 
     def _project(self, val: Any) -> Any:
         return self.project(val)
@@ -253,11 +271,16 @@ class Choice(TensorSpec):
         return torch.cat([spec.enumerate(use_mask) for spec in self.choices])
 
     def _reshape(self, op: Op) -> Choice:
-        return Choice([spec._reshape(op) for spec in self._specs()])
+        if not self._of_specs:
+            return self._derive(op)
+        return Choice([spec._reshape(op) for spec in self.choices])
 
     def to(self, dest: Any) -> Choice:
         """Return the spec on another device, or of another dtype."""
-        return Choice([spec.to(dest) for spec in self.choices]) if self._of_specs else self
+        same = not isinstance(dest, torch.dtype) and as_device(dest) in (None, self.device)
+        if not self._of_specs or same:
+            return super().to(dest)
+        return Choice([spec.to(dest) for spec in self.choices])
 
     def clear_device_(self) -> Choice:
         """Forget the device, in place and in every choice."""
@@ -275,6 +298,11 @@ class Choice(TensorSpec):
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, NonTensorStack):
-        return value.tolist()
     return value.data if is_non_tensor(value) else value
+
+
+def _objects(value: Any) -> list[Any]:
+    """Return the objects of a stack of any depth, one after the other."""
+    if isinstance(value, NonTensorStack):
+        return [item for part in value.unbind(0) for item in _objects(part)]
+    return [_plain(value)]

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+# For these torch has no kernels to compare or round, and no pickling: int64 stands in.
+NARROW_UNSIGNED = (torch.uint16, torch.uint32)
+
 
 class Box(ABC):
     """A set of values.
@@ -60,6 +63,16 @@ class ContinuousBox(Box):
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter((self.low, self.high))
+
+    def __getstate__(self) -> tuple[Tensor, Tensor, torch.dtype]:
+        # torch cannot pickle tensors of these dtypes
+        narrow = self.low.dtype in NARROW_UNSIGNED
+        low, high = (self.low.long(), self.high.long()) if narrow else (self.low, self.high)
+        return low, high, self.low.dtype
+
+    def __setstate__(self, state: tuple[Tensor, Tensor, torch.dtype]) -> None:
+        low, high, dtype = state
+        self.low, self.high = low.to(dtype), high.to(dtype)
 
     def __eq__(self, other: object) -> bool:
         return (

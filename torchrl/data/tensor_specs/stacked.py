@@ -16,10 +16,12 @@ from tensordict import LazyStackedTensorDict, NestedKey, unravel_key
 from torch import Tensor
 
 from torchrl._core.errors import DTypeError, ShapeError, SpecError, describe
-from torchrl.data.tensor_specs.base import TORCH_FUNCTIONS, Op, TensorSpec
+from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.combinations import all_combinations
-from torchrl.data.tensor_specs.composite import Composite, Entry
+from torchrl.data.tensor_specs.composite import Composite
+from torchrl.data.tensor_specs.shaping import TORCH_FUNCTIONS, Op
 from torchrl.data.tensor_specs.tools import drawable, wrap_dim
+from torchrl.data.tensor_specs.tree import Entry
 
 T = TypeVar("T", bound="_Lazy")
 
@@ -39,7 +41,7 @@ def stack_specs(input: Sequence[TensorSpec], dim: int = 0) -> TensorSpec:
         single = first.unsqueeze(dim)
         at = wrap_dim(first, dim, len(single.shape))
         return single.expand(*single.shape[:at], len(specs), *single.shape[at + 1 :])
-    if all(spec._is_composite for spec in specs):
+    if all(isinstance(spec, Composite) for spec in specs):
         return StackedComposite(*specs, dim=dim)  # type: ignore[arg-type]
     return Stacked(*specs, dim=dim)
 
@@ -116,14 +118,17 @@ class _Lazy(TensorSpec):
         if place is None:
             chosen = int(mark.flatten()[0]) if mark.numel() else 0
             return self.specs[chosen]._reshape(within(None))
-        order = mark.movedim(place, 0).flatten(1)[:, 0].tolist()
+        order = mark.movedim(place, 0).reshape(mark.shape[place], -1)[:, 0].tolist()
         return self._rebuild(
             (self.specs[i]._reshape(within(j)) for j, i in enumerate(order)), place
         )
 
     def to(self: T, dest: Any) -> T:
         """Return the stack on another device, or of another dtype."""
-        return self._rebuild((spec.to(dest) for spec in self.specs), self.dim)
+        specs = [spec.to(dest) for spec in self.specs]
+        if all(new is old for new, old in zip(specs, self.specs, strict=True)):
+            return self
+        return self._rebuild(specs, self.dim)
 
     def clone(self: T) -> T:
         """Return a stack of its own that shares nothing with this one."""
@@ -182,7 +187,7 @@ class _Lazy(TensorSpec):
         return fields
 
     def _contains(self, val: Any) -> bool:
-        return self.is_in(val)
+        return self.complaint(val) is None
 
     def _project(self, val: Any) -> Any:
         return self.project(val)
@@ -213,7 +218,9 @@ class Stacked(_Lazy):
 
     def __init__(self, *specs: TensorSpec, dim: int) -> None:
         shape = self._stack_up(specs, dim)
-        if len({spec.dtype for spec in self.specs}) > 1 or any(s._is_composite for s in specs):
+        if len({spec.dtype for spec in self.specs}) > 1 or any(
+            isinstance(s, Composite) for s in specs
+        ):
             raise DTypeError(
                 describe(
                     self,

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 
 from torchrl._core.errors import ShapeError, describe
+from torchrl.data.tensor_specs.spaces import NARROW_UNSIGNED
 
 DeviceLike = torch.device | str | int | None
-
-# No comparison or rounding kernels exist for these: they are computed in int64.
-NARROW_UNSIGNED = (torch.uint16, torch.uint32)
 
 
 def as_size(*shape: Any) -> torch.Size:
@@ -102,12 +100,17 @@ def to_tensor(val: Any, dtype: torch.dtype | None) -> Tensor:
         if isinstance(val, list | tuple) and any(isinstance(part, Tensor) for part in val):
             val = torch.stack([to_tensor(part, dtype) for part in val])
         else:
-            array = np.asarray(val)
-            negative = any(stride < 0 for stride in array.strides)
-            if negative or not array.flags.writeable or not array.dtype.isnative:
-                array = array.astype(array.dtype.newbyteorder("="))
-            val = torch.from_numpy(array)
+            val = _from_array(np.asarray(val))
     return val if dtype is None or val.dtype is dtype else val.to(dtype)
+
+
+def _from_array(array: np.ndarray) -> Tensor:
+    if not array.flags.writeable:
+        array = array.copy()
+    try:
+        return torch.from_numpy(array)
+    except (TypeError, ValueError):  # negative strides, or bytes in another order
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("=")))
 
 
 def found_range(val: Tensor) -> str:
