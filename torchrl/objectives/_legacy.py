@@ -1,0 +1,3 @@
+"""Old names of losses and their helpers."""
+
+OLD: dict[str, str] = {}

@@ -1,0 +1,74 @@
+"""Advantage actor-critic: Mnih et al., 2016, https://arxiv.org/abs/1602.01783."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+from torchrl._core.legacy import old_keywords
+from torchrl.objectives.actor_critic import ActorCriticLoss, normalized
+
+
+class A2CLoss(ActorCriticLoss):
+    r"""Policy gradient along the advantage, with a critic and an entropy bonus.
+
+    .. math:: L = -\log\pi(a|s)\, A - c_H H(\pi) + c_V\, d(V(s), G)
+
+    Args:
+        actor_network: A policy with a distribution.
+        critic_network: Reads observations, writes ``state_value [*B, 1]``.
+        entropy_bonus: Whether the entropy is part of the loss.
+        normalize_advantage: Standardise the advantages of each batch; ``advantage_norm`` is another
+            name for it.
+        options: Arguments of :class:`~torchrl.objectives.actor_critic.ActorCriticLoss`: ``gamma``,
+            ``entropy_coeff``, ``critic_coeff``, ``loss_critic_type``, ``clip_value``,
+            ``separate_losses``, ``reduction``, names of entries.
+
+    Reads: ``action``, ``advantage [*B, 1]``, ``value_target [*B, 1]`` and the inputs of both
+        networks.
+    Returns: ``loss_objective``, ``loss_entropy``, ``loss_critic``, ``entropy``.
+
+    Source: Mnih et al., 2016, https://arxiv.org/abs/1602.01783, algorithm S3.
+    """
+
+    @old_keywords(
+        actor="actor_network",
+        critic="critic_network",
+        entropy_coef="entropy_coeff",
+        critic_coef="critic_coeff",
+        advantage_norm="normalize_advantage",
+    )
+    def __init__(
+        self,
+        actor_network: TensorDictModuleBase,
+        critic_network: TensorDictModuleBase | None = None,
+        *,
+        entropy_bonus: bool = True,
+        normalize_advantage: bool | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(actor_network, critic_network, entropy_bonus=entropy_bonus, **options)
+        self.normalize_advantage = bool(normalize_advantage)
+        names: list[NestedKey] = ["loss_objective"]
+        if entropy_bonus:
+            names += ["loss_entropy", "entropy"]
+        if self.has_critic:
+            names += ["loss_critic", *["value_clip_fraction"] * self.clips_value]
+        self.out_keys = names
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        mask = self._mask(td)
+        td = self._with_advantage(td)
+        advantage = td.get(self.tensor_keys.advantage)  # [*B, 1]
+        if self.normalize_advantage:
+            advantage = normalized(advantage, mask)
+        dist = self._distribution(td)
+        log_prob = self._log_prob(dist, td, advantage).unsqueeze(-1)  # [*B, 1]
+        return {
+            "loss_objective": -log_prob * advantage,
+            **self._entropy_losses(dist, advantage.ndim - 1, mask),
+            **self._critic_losses(td, mask),
+        }

@@ -1,0 +1,262 @@
+"""What losses of an actor and a critic share: the advantage, the entropy, the critic's error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torch.distributions import Distribution
+
+from torchrl._core.errors import describe
+from torchrl._core.keys import read, require, write
+from torchrl._core.math import distance_loss
+from torchrl.objectives.common import LossModule, expand_right, take
+from torchrl.objectives.distributions import check_actor, entropy, heads, log_prob
+from torchrl.objectives.networks import frozen
+from torchrl.objectives.value.estimators import ValueEstimators
+
+
+class ActorCriticLoss(LossModule):
+    """Base of the losses that push the policy along an advantage, beside a critic.
+
+    Without an advantage in the data, one is computed by the value estimator of the loss, if what
+    that reads is there; the data stays as it is. Log-probabilities of several factors are summed
+    to the shape of the advantage without its last dimension.
+
+    Args:
+        actor_network: A policy with a distribution.
+        critic_network: Reads observations, writes ``state_value [*B, 1]``; without it the loss
+            has no term for the critic.
+        entropy_bonus: Whether the entropy of the policy is part of the loss.
+        entropy_coeff: Its weight, 0.01 by default; a mapping gives each head of a composite
+            policy its own.
+        samples_mc_entropy: How many samples estimate an entropy without closed form.
+        loss_critic_type: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
+        critic_coeff: Weight of the critic's error.
+        clip_value: How far the value may go from the one in the data, if it is limited.
+        separate_losses: Keep the critic's error out of what both networks share.
+        gamma: Discount factor of the default value estimator.
+        lmbda: Its trade-off parameter.
+        advantage_key: Old way to name the advantage, like ``set_keys(advantage=...)``.
+        value_target_key: The same for the value target.
+        value_key: The same for the value.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        advantage: NestedKey = read("advantage")
+        value_target: NestedKey = read("value_target")
+        action: NestedKey = read("action")
+        value: NestedKey = write("state_value")
+        sample_log_prob: NestedKey = write("action_log_prob")
+        reward: NestedKey = write("reward")
+        done: NestedKey = write("done")
+        terminated: NestedKey = write("terminated")
+        steps_to_next_obs: NestedKey = write("steps_to_next_obs")
+
+    actor_network: Any
+    critic_network: Any
+    network_inputs: ClassVar[Mapping[str, str]] = {
+        "actor_network": "root",
+        "critic_network": "root",
+    }
+    default_value_estimator = ValueEstimators.GAE
+
+    def __init__(
+        self,
+        actor_network: Any,
+        critic_network: TensorDictModuleBase | None = None,
+        *,
+        entropy_bonus: bool = False,
+        entropy_coeff: float | Mapping[NestedKey, float] | None = None,
+        samples_mc_entropy: int = 1,
+        loss_critic_type: str = "smooth_l1",
+        critic_coeff: float | None = 1.0,
+        clip_value: float | None = None,
+        separate_losses: bool = False,
+        delay_value: bool = False,
+        gamma: float | None = None,
+        lmbda: float | None = None,
+        advantage_key: NestedKey | None = None,
+        value_target_key: NestedKey | None = None,
+        value_key: NestedKey | None = None,
+        reduction: str | None = None,
+    ) -> None:
+        super().__init__(reduction=reduction)
+        self.convert_to_functional(actor_network, "actor_network")
+        check_actor(self, actor_network)
+        if critic_network is not None:
+            self.convert_to_functional(
+                critic_network, "critic_network", create_target_params=delay_value
+            )
+            if self.tensor_keys.value not in critic_network.out_keys:
+                self.tensor_keys.value = critic_network.out_keys[0]
+        action = actor_network.dist_sample_keys[0]
+        if len(actor_network.dist_sample_keys) == 1 and action != "_":
+            self.tensor_keys.action = action
+        self.has_critic = critic_network is not None
+        self.loss_critic_type, self.separate_losses = loss_critic_type, separate_losses
+        self._coefficient("critic_coeff", 1.0 if critic_coeff is None else critic_coeff)
+        self.clips_value = clip_value is not None
+        if clip_value is not None:
+            self._coefficient("clip_value", clip_value)
+        self.entropy_bonus, self.samples_mc_entropy = entropy_bonus, samples_mc_entropy
+        coefficient = 0.01 if entropy_coeff is None else entropy_coeff
+        self._entropy_heads: list[NestedKey] = []
+        if isinstance(coefficient, Mapping):
+            self._entropy_heads = [*coefficient]
+            self._coefficient("entropy_coeff", [*coefficient.values()])
+        else:
+            self._coefficient("entropy_coeff", coefficient)
+        given = {"gamma": gamma, "lmbda": lmbda}
+        self._value_kwargs = {name: value for name, value in given.items() if value is not None}
+        old = {"advantage": advantage_key, "value_target": value_target_key, "value": value_key}
+        self.set_keys(**{name: key for name, key in old.items() if key is not None})
+
+    def _collect_in_keys(self) -> list[NestedKey]:
+        keys, names = super()._collect_in_keys(), self.tensor_keys
+        if not self.has_critic:
+            keys.remove(names.value_target)
+        if self.clips_value:
+            keys.append(names.value)
+        if len(self.actor_network.dist_sample_keys) > 1 and names.action in keys:
+            keys.remove(names.action)
+            keys += self.actor_network.dist_sample_keys
+        return keys
+
+    def _check_entries(self, td: TensorDictBase) -> None:
+        missing = [key for key in self.in_keys if not self._has(td, key)]
+        if not missing:
+            return
+        mend, estimated = "", {self.tensor_keys.advantage, self.tensor_keys.value_target}
+        if estimated.issuperset(missing):
+            mend = "Run GAE on the batch first"
+            if self.has_critic:
+                lacks = [key for key in self.value_estimator.in_keys if not self._has(td, key)]
+                if not lacks:
+                    return
+                mend += f", or let the loss compute it, which needs {lacks} too"
+            mend += "."
+        require(td, missing, self, mend or "Collect that entry, or name yours with set_keys().")
+
+    def _estimator_networks(self) -> dict[str, Any]:
+        networks: dict[str, Any] = {"value_network": None}
+        if self.has_critic:
+            networks["value_network"] = self.target("critic_network")
+        return {**networks, "actor_network": self.actor_network}
+
+    def _with_advantage(self, td: TensorDictBase) -> TensorDictBase:
+        """Return the batch with an advantage and a value target."""
+        names = self.tensor_keys
+        wanted = [names.advantage, names.value_target] if self.has_critic else [names.advantage]
+        if all(td.get(key, None) is not None for key in wanted):
+            return td
+        with torch.no_grad():
+            return self.value_estimator(td.copy())
+
+    def _distribution(self, td: TensorDictBase) -> Distribution:
+        actor = self.actor_network
+        return actor.get_dist(td.select(*actor.in_keys, strict=False))
+
+    def _log_prob(self, dist: Distribution, td: TensorDictBase, advantage: Tensor) -> Tensor:
+        """Log-probability ``[*B]`` of the action of the data, which takes no gradient."""
+        return log_prob(dist, td, self.tensor_keys.action, advantage.ndim - 1)
+
+    def _entropy_losses(
+        self, dist: Distribution, ndim: int, mask: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Return the weighted entropy ``[*B]`` as a loss, and its mean."""
+        if not self.entropy_bonus:
+            return {}
+        parts = {
+            name: entropy(part, ndim, self.samples_mc_entropy) for name, part in heads(dist).items()
+        }
+        total: Tensor = sum(parts.values())  # type: ignore[assignment]
+        if not self._entropy_heads:
+            weighted = self.entropy_coeff * total
+        elif set(parts) == set(self._entropy_heads):
+            pairs = zip(self.entropy_coeff, self._entropy_heads, strict=True)
+            weighted = sum(coefficient * parts[name] for coefficient, name in pairs)
+        else:
+            raise ValueError(
+                describe(
+                    self,
+                    "got an entropy_coeff that does not name the heads of the policy",
+                    expected=list(parts),
+                    found=self._entropy_heads,
+                )
+            )
+        return {"loss_entropy": -weighted, "entropy": self._mean(total.detach(), mask)}
+
+    def _critic_losses(
+        self, td: TensorDictBase, mask: Tensor | None, explained_variance: bool = False
+    ) -> dict[str, Tensor]:
+        """Return the critic's error ``[*B, 1]`` and what is reported of it."""
+        if not self.has_critic:
+            return {}
+        names, critic = self.tensor_keys, self.critic_network
+        if self.separate_losses:
+            with frozen(critic, only={id(p) for p in self.actor_network.parameters()}):
+                value = take(critic, td, names.value)  # [*B, 1]
+        else:
+            value = take(critic, td, names.value)  # [*B, 1]
+        target = td.get(names.value_target)
+        loss, out = distance_loss(value, target, self.loss_critic_type), {}
+        if self.clips_value:
+            old, reach = td.get(names.value), self.clip_value
+            clipped = old + torch.clamp(value - old, -reach, reach)
+            far = distance_loss(clipped, target, self.loss_critic_type)
+            out["value_clip_fraction"] = self._mean((far > loss).to(loss.dtype).detach(), mask)
+            loss = torch.maximum(loss, far)
+        out["loss_critic"] = self.critic_coeff * loss
+        if explained_variance:
+            out["explained_variance"] = _explained_variance(value.detach(), target, mask)
+        return out
+
+
+def normalized(
+    advantage: Tensor, mask: Tensor | None = None, exclude_dims: tuple[int, ...] = ()
+) -> Tensor:
+    """Return advantages of mean 0 and standard deviation 1; a lone one becomes 0.
+
+    Args:
+        advantage: ``[*B, 1]``.
+        mask: ``[*B]``, the rows that count.
+        exclude_dims: Dimensions of which each index has its own mean and deviation.
+    """
+    kept = {dim % advantage.ndim for dim in exclude_dims}
+    dims = [dim for dim in range(advantage.ndim) if dim not in kept]
+    if mask is None:
+        count = 1
+        for dim in dims:
+            count *= advantage.shape[dim]
+        centred = advantage - advantage.mean(dims, keepdim=True)
+        if count < 2:
+            return centred
+        return centred / advantage.std(dims, keepdim=True).clamp_min(1e-6)
+    counts = expand_right(mask, advantage).to(advantage.dtype)
+    number = counts.sum(dims, keepdim=True).clamp_min(1.0)
+    valid = torch.where(counts > 0, advantage, 0.0)
+    centred = torch.where(counts > 0, valid - valid.sum(dims, keepdim=True) / number, 0.0)
+    variance = centred.square().sum(dims, keepdim=True) / (number - 1).clamp_min(1.0)
+    return centred / variance.sqrt().clamp_min(1e-6)
+
+
+def _explained_variance(value: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the share ``[]`` of the targets' variance that the values explain; 0 for one row."""
+    if mask is not None:
+        counts = expand_right(mask, value).to(value.dtype)
+        value, target = (torch.where(counts > 0, x, 0.0) for x in (value, target))
+        number = counts.sum().clamp_min(1.0)
+        error = target - value
+        of_error = (counts * (error - error.sum() / number).square()).sum()
+        of_target = (counts * (target - target.sum() / number).square()).sum()
+        return 1 - of_error / of_target.clamp_min(1e-8)
+    of_error = (target - value).var(correction=0)
+    return 1 - of_error / target.var(correction=0).clamp_min(1e-8)

@@ -1,0 +1,408 @@
+"""The base class of losses: keys, networks, targets, reductions, once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
+from tensordict.nn import TensorDictModuleBase, dispatch
+from torch import Tensor, nn
+
+from torchrl._core.errors import describe
+from torchrl._core.keys import inputs, next_key, require
+from torchrl.objectives.networks import check_network, copies, frozen_copy
+from torchrl.objectives.value.base import ValueEstimatorBase, renamed
+from torchrl.objectives.value.estimators import CLASSES, ValueEstimators, default_value_kwargs
+
+AUTO_LOSS_MASK_KEYS: tuple[NestedKey, ...] = (("collector", "mask"), "learning_mask")
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class LossModule(TensorDictModuleBase):
+    """A map from a batch of transitions to named losses.
+
+    Every entry of the output that starts with ``loss`` carries a gradient, and their sum is what to
+    minimise; all other entries are detached. Networks are submodules and are called as they are: a
+    target network is a frozen copy, updated by :class:`SoftUpdate` or :class:`HardUpdate`. Padded
+    rows, marked by a mask under ``loss_mask_key`` or one of ``AUTO_LOSS_MASK_KEYS``, do not count.
+
+    Args:
+        reduction: ``"mean"``, ``"sum"``, or ``"none"`` to keep one loss a sample.
+        use_prioritized_weights: Weigh the errors of the critics by the entry ``priority_weight``:
+            always, never, or (``"auto"``) where there is one.
+
+    Hooks:
+        _AcceptedKeys: Dataclass of entry names, each ``read``, ``read_next`` or ``write``.
+        out_keys: Names of what ``losses`` returns.
+        network_inputs: Which inputs of which networks are read: ``{"actor_network": "root next"}``.
+        losses: ``td -> {out_key: tensor}``; losses ``[*B]`` or ``[*B, 1]``, unreduced.
+        default_value_estimator: A :class:`ValueEstimators`.
+
+    Raises:
+        MissingKeyError: if an entry of ``in_keys`` is absent when the loss is called.
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        """A loss that declares no entries reads none by itself."""
+
+    network_inputs: ClassVar[Mapping[str, str]] = {}
+    default_value_estimator: ValueEstimators | None = None
+    value_estimators: ClassVar[tuple[ValueEstimators, ...]] = tuple(ValueEstimators)
+    loss_mask_key: NestedKey | None = None
+    out_keys: Any
+    tensor_keys: Any
+    _in_keys: Any = None
+    _value_estimator: ValueEstimatorBase | None = None
+
+    def __init__(
+        self, *, reduction: str | None = None, use_prioritized_weights: str | bool = "auto"
+    ) -> None:
+        super().__init__()
+        reduction = reduction or "mean"
+        if reduction not in REDUCTIONS:
+            raise ValueError(
+                describe(
+                    self,
+                    "got an unknown reduction",
+                    expected=f"one of {list(REDUCTIONS)}",
+                    found=repr(reduction),
+                )
+            )
+        self.reduction = reduction
+        self.use_prioritized_weights = use_prioritized_weights
+        self.tensor_keys = self._AcceptedKeys()
+        self._value_kwargs: dict[str, Any] = {}
+
+    # ------------------------------------------------------------------ networks
+
+    def convert_to_functional(
+        self,
+        module: nn.Module | list[nn.Module],
+        module_name: str,
+        expand_dim: int | None = None,
+        create_target_params: bool = False,
+    ) -> None:
+        """Hold a network as a submodule and, on demand, a frozen target copy of it.
+
+        Its parameters can be had as a tensordict, ``<module_name>_params``, those of the target as
+        ``target_<module_name>_params``; without a target copy the latter are the detached
+        parameters themselves.
+
+        Args:
+            module: A tensordict module; a list of them is an ensemble.
+            module_name: Name of the attribute.
+            expand_dim: Make an ensemble of that many networks: the given one and others drawn like
+                it.
+            create_target_params: Whether to hold the target copy.
+
+        Raises:
+            TypeError: if the module has no ``in_keys``.
+            ValueError: if a parameter has no shape yet.
+        """
+        for network in module if isinstance(module, list | nn.ModuleList) else [module]:
+            check_network(self, module_name, network)
+        if isinstance(module, list):
+            module = nn.ModuleList(module)
+        elif expand_dim is not None and not isinstance(module, nn.ModuleList):
+            module = copies(module, expand_dim)
+        if isinstance(module, nn.ModuleList) and expand_dim not in (None, len(module)):
+            raise ValueError(
+                describe(
+                    self,
+                    f"got the wrong number of networks for {module_name}",
+                    expected=expand_dim,
+                    found=len(module),
+                )
+            )
+        setattr(self, module_name, module)
+        if create_target_params:
+            setattr(self, f"target_{module_name}", frozen_copy(module))
+        self.__dict__.pop("_in_keys", None)
+
+    def target(self, module_name: str) -> Any:
+        """Return the target copy of a network, or the network itself if it has none."""
+        modules = self._modules
+        return modules.get(f"target_{module_name}") or modules[module_name]
+
+    def target_pairs(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+        """Return, by name, each network that has a target copy, and that copy."""
+        names = [name.removeprefix("target_") for name in self._modules if name[:7] == "target_"]
+        return {
+            name: (getattr(self, name), getattr(self, f"target_{name}"))
+            for name in names
+            if name in self._modules
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        if name.endswith("_params"):
+            modules = self.__dict__.get("_modules", {})
+            network = name.removesuffix("_params")
+            if network in modules:
+                params = TensorDict.from_module(modules[network])
+                return TensorDictParams(params, no_convert=True)
+            online = network.removeprefix("target_")
+            if online in modules:
+                params = TensorDict.from_module(modules[online]).detach()
+                return TensorDictParams(params, no_convert=True)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        buffer = self.__dict__.get("_buffers", {}).get(name)
+        if buffer is not None and isinstance(value, int | float):
+            buffer.fill_(value)  # coefficients are buffers and can be set as numbers
+        else:
+            super().__setattr__(name, value)
+
+    def get_stateful_net(self, network_name: str, copy: bool = True) -> Any:
+        """Return a network of the loss, by default as a copy that no longer follows it."""
+        network = getattr(self, network_name)
+        return deepcopy(network) if copy else network
+
+    def from_stateful_net(self, network_name: str, stateful_net: nn.Module) -> None:
+        """Load the parameters of ``stateful_net`` into a network of the loss."""
+        getattr(self, network_name).load_state_dict(stateful_net.state_dict())
+
+    @torch.no_grad()
+    def reset_parameters_recursive(self, parameters: TensorDictBase | None = None) -> Any:
+        """Draw all parameters anew; target copies follow."""
+        pairs = self.target_pairs()
+        for name, module in self._modules.items():
+            if name.removeprefix("target_") in pairs and name not in pairs:
+                continue
+            layers: Any = module.modules() if module is not None else ()
+            for layer in layers:
+                if hasattr(layer, "reset_parameters"):
+                    layer.reset_parameters()
+        for online, twin in pairs.values():
+            twin.load_state_dict(online.state_dict())
+
+    # ------------------------------------------------------------------ keys
+
+    def set_keys(self, **names: NestedKey) -> None:
+        """Rename entries: ``loss.set_keys(action="my_action")``.
+
+        Raises:
+            ValueError: if a name is unknown.
+        """
+        self.tensor_keys = renamed(self, self.tensor_keys, names)
+        self.__dict__.pop("_in_keys", None)
+        if self._value_estimator is not None:
+            self._value_estimator.set_keys(**self._shared_keys())
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Every entry that is read, in the order of the keyword arguments of a call."""
+        if self._in_keys is None:
+            self.__dict__["_in_keys"] = self._collect_in_keys()
+        return self._in_keys
+
+    @in_keys.setter  # type: ignore[override]
+    def in_keys(self, keys: list[NestedKey]) -> None:
+        self.__dict__["_in_keys"] = list(keys)
+
+    def _collect_in_keys(self) -> list[NestedKey]:
+        keys = dict.fromkeys(inputs(self.tensor_keys))
+        for name, places in self.network_inputs.items():
+            network: Any = self._modules.get(name)
+            if network is None:
+                continue
+            network = network[0] if isinstance(network, nn.ModuleList) else network
+            if "root" in places:
+                keys.update(dict.fromkeys(network.in_keys))
+            if "next" in places:
+                keys.update((next_key(key), None) for key in network.in_keys)
+        # the action of the next step is the policy's, not the data's
+        keys.pop(next_key(getattr(self.tensor_keys, "action", "action")), None)
+        return list(keys)
+
+    def _check_entries(self, td: TensorDictBase) -> None:
+        """Raise :class:`MissingKeyError` unless everything that is read is there."""
+        missing = [key for key in self.in_keys if not self._has(td, key)]
+        if missing:
+            require(td, missing, self)
+
+    def _has(self, td: TensorDictBase, key: NestedKey) -> bool:
+        """Say whether an entry, or one that stands in for it, is there."""
+        if td.get(key, None) is not None:
+            return True
+        return any(td.get(other, None) is not None for other in self._stand_ins(key))
+
+    def _stand_ins(self, key: NestedKey) -> list[NestedKey]:
+        """Return what may be there instead: ``done`` and ``terminated`` stand in for each other."""
+        names = [getattr(self.tensor_keys, name, None) for name in ("done", "terminated")]
+        ends = [next_key(name) for name in names if name is not None]
+        return ends if key in ends else []
+
+    # ------------------------------------------------------------------ values
+
+    def make_value_estimator(
+        self,
+        value_type: ValueEstimators | str | type | ValueEstimatorBase | None = None,
+        **hyperparams: Any,
+    ) -> LossModule:
+        """Choose how values are estimated, and with which arguments.
+
+        Args:
+            value_type: One of :class:`ValueEstimators`, its name, an estimator class or a built
+                estimator; by default what suits the loss.
+            hyperparams: Arguments of the estimator, such as ``gamma`` and ``lmbda``.
+
+        Raises:
+            ValueError: if the loss cannot use such an estimator.
+        """
+        if isinstance(value_type, ValueEstimatorBase):
+            estimator = value_type
+        else:
+            estimator = self._build_value_estimator(value_type, hyperparams)
+        estimator.set_keys(**self._shared_keys())
+        # not a submodule: it shares the networks of the loss
+        self.__dict__["_value_estimator"] = estimator
+        return self
+
+    @property
+    def value_estimator(self) -> ValueEstimatorBase:
+        """The value estimator, built with its defaults if none was chosen."""
+        if self._value_estimator is None:
+            self.make_value_estimator()
+        assert self._value_estimator is not None
+        return self._value_estimator
+
+    def _build_value_estimator(
+        self, value_type: ValueEstimators | str | type | None, hyperparams: dict[str, Any]
+    ) -> ValueEstimatorBase:
+        if value_type is None:
+            value_type = self.default_value_estimator
+        networks = self._estimator_networks()
+        if isinstance(value_type, type):
+            return value_type(**{**self._value_kwargs, **networks, **hyperparams})
+        if value_type is None or ValueEstimators(value_type) not in self.value_estimators:
+            names = [member.value for member in self.value_estimators]
+            raise ValueError(
+                describe(
+                    self,
+                    "cannot use this value estimator",
+                    expected=f"one of {names}",
+                    found=value_type,
+                )
+            )
+        value_type = ValueEstimators(value_type)
+        defaults = default_value_kwargs(value_type)
+        given = {k: v for k, v in self._value_kwargs.items() if k in defaults}
+        if value_type is not ValueEstimators.VTrace:
+            networks.pop("actor_network", None)
+        return CLASSES[value_type](**{**defaults, **given, **networks, **hyperparams})
+
+    def _estimator_networks(self) -> dict[str, Any]:
+        """Return the networks that an estimator of this loss gets."""
+        return {"value_network": None}
+
+    def _shared_keys(self) -> dict[str, NestedKey]:
+        """Return the names of entries that the value estimator takes over from the loss."""
+        names = (
+            "advantage",
+            "value_target",
+            "value",
+            "reward",
+            "done",
+            "terminated",
+            "steps_to_next_obs",
+            "sample_log_prob",
+        )
+        known = {f.name for f in fields(self.tensor_keys)}
+        return {name: getattr(self.tensor_keys, name) for name in names if name in known}
+
+    # ------------------------------------------------------------------ the call
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:  # type: ignore[override]
+        """Check the input, compute the losses, reduce them.
+
+        Args:
+            tensordict: A batch ``[*B]`` with the entries ``in_keys``.
+        """
+        self._check_entries(tensordict)
+        mask = self._mask(tensordict)
+        return TensorDict(
+            {
+                name: self._reduce(value, mask) if name.startswith("loss") else value.detach()
+                for name, value in self.losses(tensordict).items()
+            }
+        )
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        raise TypeError(describe(self, "has neither its own losses() nor its own forward()"))
+
+    def _mask(self, td: TensorDictBase) -> Tensor | None:
+        """Return the mask ``[*B]`` of the rows that count, if there is one."""
+        if self.loss_mask_key is not None:
+            require(td, [self.loss_mask_key], self)
+        keys = AUTO_LOSS_MASK_KEYS if self.loss_mask_key is None else (self.loss_mask_key,)
+        for key in keys:
+            mask = td.get(key, None)
+            if mask is not None:
+                return mask.reshape(td.batch_size)
+        return None
+
+    def _reduce(self, loss: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Reduce the losses of samples ``[*B, ...]`` to what was asked for."""
+        if mask is not None and loss.ndim >= mask.ndim:
+            weight = expand_right(mask, loss).to(loss.dtype)
+            # where, not a product: padded rows may hold anything, infinities included
+            loss = torch.where(weight > 0, loss, 0.0)
+            if self.reduction == "mean":
+                return loss.sum() / weight.sum().clamp_min(1.0)
+        if self.reduction == "mean":
+            return loss.mean()
+        return loss.sum() if self.reduction == "sum" else loss
+
+    def _mean(self, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the mean over the rows that count, for what is only reported."""
+        if mask is None:
+            return value.mean()
+        weight = expand_right(mask, value).to(value.dtype)
+        return torch.where(weight > 0, value, 0.0).sum() / weight.sum().clamp_min(1.0)
+
+    def _weigh(self, td: TensorDictBase, loss: Tensor) -> Tensor:
+        """Multiply errors ``[..., *B]`` by the importance weights of prioritised replay."""
+        if self.use_prioritized_weights is False:
+            return loss
+        key = getattr(self.tensor_keys, "priority_weight", "priority_weight")
+        weight = td.get(key, None)
+        if weight is None:
+            if self.use_prioritized_weights is True:
+                require(td, [key], self, "Sample from a prioritised buffer.")
+            return loss
+        return loss * weight.to(loss.dtype).reshape(td.batch_size)
+
+    def _coefficient(self, name: str, value: float | Sequence[float] | Tensor) -> None:
+        """Register a number as a buffer beside the networks, so that it is saved and can be set."""
+        parameter = next(self.parameters(), None)
+        device = None if parameter is None else parameter.device
+        self.register_buffer(name, torch.as_tensor(value, device=device, dtype=torch.float32))
+
+
+def expand_right(mask: Tensor, like: Tensor) -> Tensor:
+    """Expand ``mask [*B]`` to the shape of ``like [*B, ...]``."""
+    return mask.reshape(*mask.shape, *(1,) * (like.ndim - mask.ndim)).expand_as(like)
+
+
+def take(network: Any, td: TensorDictBase, key: NestedKey, **given: Tensor) -> Tensor:
+    """Run a network on its entries of ``td``, which stays as it is, and return one output.
+
+    Args:
+        network: A tensordict module, or several: outputs are stacked in front, ``[N, *B, ...]``.
+        td: Where the inputs are.
+        key: The output wanted.
+        given: Inputs that replace those of ``td``.
+    """
+    if isinstance(network, nn.ModuleList):
+        return torch.stack([take(one, td, key, **given) for one in network])
+    entries = td.select(*network.in_keys, strict=False)
+    for name, value in given.items():
+        entries.set(name, value)
+    return network(entries).get(key)

@@ -1,0 +1,58 @@
+"""REINFORCE: Williams, 1992, https://doi.org/10.1007/BF00992696."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+
+from torchrl._core.legacy import old_keywords
+from torchrl.objectives.actor_critic import ActorCriticLoss
+
+
+class ReinforceLoss(ActorCriticLoss):
+    r"""Policy gradient along the advantage, with a critic as its baseline.
+
+    .. math:: L = -\log\pi(a|s)\, A + d(V(s), G)
+
+    Args:
+        actor_network: A policy with a distribution.
+        critic_network: Reads observations, writes ``state_value [*B, 1]``.
+        delay_value: Estimate advantages with a target copy of the critic.
+        options: Arguments of :class:`~torchrl.objectives.actor_critic.ActorCriticLoss`: ``gamma``,
+            ``loss_critic_type``, ``clip_value``, ``separate_losses``, ``reduction``, names of
+            entries.
+
+    Reads: ``action``, ``advantage [*B, 1]``, ``value_target [*B, 1]`` and the inputs of both
+        networks.
+    Returns: ``loss_actor``, ``loss_value``.
+
+    Source: Williams, 1992, https://doi.org/10.1007/BF00992696, section 4.
+    """
+
+    @old_keywords(actor="actor_network", critic="critic_network")
+    def __init__(
+        self,
+        actor_network: TensorDictModuleBase,
+        critic_network: TensorDictModuleBase | None = None,
+        *,
+        delay_value: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__(actor_network, critic_network, delay_value=delay_value, **options)
+        self.out_keys = ["loss_actor"]
+        if self.has_critic:
+            clip = ["value_clip_fraction"] * self.clips_value
+            self.out_keys = ["loss_actor", "loss_value", *clip]
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        mask = self._mask(td)
+        td = self._with_advantage(td)
+        advantage = td.get(self.tensor_keys.advantage)  # [*B, 1]
+        log_prob = self._log_prob(self._distribution(td), td, advantage).unsqueeze(-1)  # [*B, 1]
+        out = self._critic_losses(td, mask)
+        if self.has_critic:
+            out["loss_value"] = out.pop("loss_critic")
+        return {"loss_actor": -log_prob * advantage, **out}

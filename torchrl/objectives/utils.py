@@ -1,0 +1,19 @@
+"""Helpers of losses, under the path that many scripts import them from."""
+
+from torchrl._core.math import distance_loss
+from torchrl.objectives.networks import hold_out_net, hold_out_params
+from torchrl.objectives.optimizers import group_optimizers
+from torchrl.objectives.targets import HardUpdate, SoftUpdate, TargetNetUpdater
+from torchrl.objectives.value.estimators import ValueEstimators, default_value_kwargs
+
+__all__ = [
+    "HardUpdate",
+    "SoftUpdate",
+    "TargetNetUpdater",
+    "ValueEstimators",
+    "default_value_kwargs",
+    "distance_loss",
+    "group_optimizers",
+    "hold_out_net",
+    "hold_out_params",
+]

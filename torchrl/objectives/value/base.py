@@ -1,0 +1,350 @@
+"""What all value estimators share: the critic at both ends of each step, then a pure function."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase, dispatch
+from torch import Tensor
+
+from torchrl._core.errors import TorchRLError, describe, nearest
+from torchrl._core.keys import next_key, read_next, require, write
+
+
+@dataclass
+class Steps:
+    """What an estimate is made of; every tensor is ``[*B, T, F]``, with ``T`` at ``time_dim``."""
+
+    reward: Tensor
+    done: Tensor
+    terminated: Tensor
+    next_value: Tensor
+    value: Tensor | None
+    gamma: float | Tensor
+    time_dim: int
+    tensordict: TensorDictBase
+
+
+@dataclass
+class ValueKeys:
+    """Names of the entries that a value estimator reads and writes."""
+
+    advantage: NestedKey = write("advantage")
+    value_target: NestedKey = write("value_target")
+    value: NestedKey = write("state_value")
+    reward: NestedKey = read_next("reward")
+    done: NestedKey = read_next("done")
+    terminated: NestedKey = read_next("terminated")
+    steps_to_next_obs: NestedKey = write("steps_to_next_obs")
+    sample_log_prob: NestedKey = write("action_log_prob")
+
+
+class ValueEstimatorBase(TensorDictModuleBase, ABC):
+    """A module that writes an advantage and a value target into trajectories.
+
+    ``terminated`` stops the bootstrap, ``done`` cuts the recursion, and where the data ends the
+    last step bootstraps. A missing ``terminated`` is taken from ``done``.
+
+    Args:
+        gamma: Discount factor, or one a step. Data of several steps in one (an entry
+            ``steps_to_next_obs``) is discounted by its power.
+        value_network: Reads observations, writes ``state_value [*B, T, 1]``; ``None`` if the values
+            are in the data.
+        shifted: Evaluate the critic once, on each observation of a trajectory and on the last one
+            of each piece, rather than on both ends of every step; for critics that treat each
+            step by itself, and data whose next observation is the following root.
+        differentiable: Let gradients flow into the critic; otherwise nothing is differentiable.
+        skip_existing: Use the values found in the data, rather than those of the critic.
+        advantage_key: Old way to name the advantage, like ``set_keys(advantage=...)``.
+        value_target_key: The same for the value target.
+        value_key: The same for the values.
+        time_dim: Which batch dimension is time. By default the one that is called ``"time"``,
+            otherwise the last one.
+
+    Hooks:
+        returns: ``Steps -> value target [*B, T, F]``.
+        estimate: ``Steps -> (advantage, value target)``; by default what ``returns`` gives, minus
+            the value.
+        needs_value: Whether ``returns`` reads the value itself.
+
+    Reads: ``next.reward``, ``next.done``, ``next.terminated``, all ``[*B, T, 1]``, and what the
+        critic reads, at the root and under ``next``.
+    Writes: ``advantage``, ``value_target``, ``state_value``, ``next.state_value``, all
+        ``[*B, T, 1]``.
+
+    Raises:
+        MissingKeyError: if an entry is absent.
+        ShapeError: if rewards, flags and values differ in shape.
+    """
+
+    _AcceptedKeys = ValueKeys
+    value_network: Any
+    needs_value = False
+    needs_time = True
+
+    def __init__(
+        self,
+        *,
+        gamma: float | Tensor,
+        value_network: TensorDictModuleBase | None,
+        shifted: bool = False,
+        differentiable: bool = False,
+        skip_existing: bool | None = None,
+        advantage_key: NestedKey | None = None,
+        value_target_key: NestedKey | None = None,
+        value_key: NestedKey | None = None,
+        time_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.gamma = _number_or_buffer(self, "gamma", gamma)
+        self.value_network = value_network
+        self.shifted, self.differentiable = shifted, differentiable
+        self.skip_existing, self.time_dim = bool(skip_existing), time_dim
+        self.tensor_keys = self._AcceptedKeys()
+        if value_network is not None and self.tensor_keys.value not in value_network.out_keys:
+            self.tensor_keys.value = value_network.out_keys[0]
+        old = {"advantage": advantage_key, "value_target": value_target_key, "value": value_key}
+        self.set_keys(**{name: key for name, key in old.items() if key is not None})
+
+    def set_keys(self, **names: NestedKey) -> None:
+        """Rename entries: ``set_keys(advantage="my_advantage")``.
+
+        Raises:
+            ValueError: if a name is unknown.
+        """
+        self.tensor_keys = renamed(self, self.tensor_keys, names)
+
+    @property  # type: ignore[misc]
+    def in_keys(self) -> list[NestedKey]:
+        """Every entry read: what the critic reads at both ends, reward, done, terminated."""
+        if self.value_network is None:
+            values: list[NestedKey] = [self.tensor_keys.value, next_key(self.tensor_keys.value)]
+        else:
+            root = list(self.value_network.in_keys)
+            values = [*root, *(next_key(key) for key in root)]
+        keys = self.tensor_keys
+        return [*values, *(next_key(key) for key in (keys.reward, keys.done, keys.terminated))]
+
+    @property  # type: ignore[misc]
+    def out_keys(self) -> list[NestedKey]:
+        """Every entry written."""
+        keys = self.tensor_keys
+        return [keys.advantage, keys.value_target, keys.value, next_key(keys.value)]
+
+    @property
+    def advantage_key(self) -> NestedKey:
+        """Name of the advantage."""
+        return self.tensor_keys.advantage
+
+    @property
+    def value_target_key(self) -> NestedKey:
+        """Name of the value target."""
+        return self.tensor_keys.value_target
+
+    @property
+    def value_key(self) -> NestedKey:
+        """Name of the value."""
+        return self.tensor_keys.value
+
+    @dispatch
+    def forward(  # type: ignore[override]
+        self,
+        tensordict: TensorDictBase,
+        *,
+        params: TensorDictBase | None = None,
+        target_params: TensorDictBase | None = None,
+    ) -> TensorDictBase:
+        """Write advantage, value target and values into ``tensordict [*B, T]``, and return it.
+
+        Args:
+            tensordict: Trajectories, time last.
+            params: Parameters of the critic at the root, if not its own.
+            target_params: Parameters of the critic at the next step; ``params`` by default.
+        """
+        keys = self.tensor_keys
+        with nullcontext() if self.differentiable else torch.no_grad():
+            value, next_value = self._values(tensordict, params, target_params)
+            advantage, target = self.estimate(self._steps(tensordict, value, next_value))
+        tensordict.set(keys.value, value)
+        tensordict.set(next_key(keys.value), next_value)
+        tensordict.set(keys.advantage, advantage)
+        return tensordict.set(keys.value_target, target)
+
+    def value_estimate(
+        self,
+        tensordict: TensorDictBase,
+        target_params: TensorDictBase | None = None,
+        next_value: Tensor | None = None,
+    ) -> Tensor:
+        """Return the value target ``[*B, T, 1]`` and write nothing.
+
+        Args:
+            tensordict: Trajectories, time last.
+            target_params: Parameters of the critic, if not its own.
+            next_value: ``[*B, T, 1]``, instead of what the critic says.
+        """
+        with nullcontext() if self.differentiable else torch.no_grad():
+            value = None
+            if next_value is None:
+                value, next_value = self._values(tensordict, target_params, target_params)
+            elif self.needs_value:
+                value = self._value_at(tensordict, target_params, root=True)
+            return self.returns(self._steps(tensordict, value, next_value))
+
+    @abstractmethod
+    def returns(self, steps: Steps) -> Tensor: ...
+
+    def estimate(self, steps: Steps) -> tuple[Tensor, Tensor]:
+        target = self.returns(steps)
+        assert steps.value is not None
+        return target - steps.value, target
+
+    def _steps(self, td: TensorDictBase, value: Tensor | None, next_value: Tensor) -> Steps:
+        keys, gamma = self.tensor_keys, self.gamma
+        done, terminated = self._ends(td)
+        reward = td.get(next_key(keys.reward), None)
+        if reward is None:
+            require(td, [next_key(keys.reward)], self)
+        num_steps = td.get(keys.steps_to_next_obs, None)
+        if num_steps is not None:
+            gamma = gamma**num_steps
+        return Steps(
+            reward=reward,
+            done=done,
+            terminated=terminated,
+            next_value=next_value,
+            value=value,
+            gamma=gamma,
+            time_dim=self._find_time(td) if self.needs_time else 0,
+            tensordict=td,
+        )
+
+    def _ends(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Return ``done`` and ``terminated``; one of them stands in for the other."""
+        key = next_key(self.tensor_keys.done)
+        done, terminated = td.get(key, None), td.get(next_key(self.tensor_keys.terminated), None)
+        if done is None and terminated is None:
+            require(td, [key], self)
+        return (
+            terminated if done is None else done,
+            done if terminated is None else terminated,
+        )
+
+    def _find_time(self, td: TensorDictBase) -> int:
+        """Return the batch dimension that is time."""
+        if not td.ndim:
+            raise TorchRLError(
+                describe(
+                    self,
+                    "needs a time dimension",
+                    expected="a batch of size [*B, T]",
+                    found=list(td.batch_size),
+                    mend="Estimate on trajectories, before they are cut into single steps.",
+                )
+            )
+        if self.time_dim is not None:
+            return self.time_dim % td.ndim
+        return td.names.index("time") if td._has_names() and "time" in td.names else td.ndim - 1
+
+    def _values(
+        self,
+        td: TensorDictBase,
+        params: TensorDictBase | None,
+        target_params: TensorDictBase | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the values of both ends of every step, each ``[*B, T, F]``."""
+        keys = self.tensor_keys
+        if self.value_network is None or self.skip_existing:
+            value, next_value = td.get(keys.value, None), td.get(next_key(keys.value), None)
+            if value is not None and next_value is not None:
+                return value, next_value
+            if self.value_network is None:
+                require(
+                    td,
+                    [keys.value, next_key(keys.value)],
+                    self,
+                    "Give the estimator a value_network, or write the values first.",
+                )
+        if self.shifted and target_params is None:
+            return self._shifted_values(td, params)
+        target_params = params if target_params is None else target_params
+        return self._value_at(td, params, root=True), self._value_at(td, target_params, root=False)
+
+    def _value_at(self, td: TensorDictBase, params: TensorDictBase | None, root: bool) -> Tensor:
+        network = self._critic()
+        require(td, network.in_keys if root else map(next_key, network.in_keys), self)
+        place = td if root else td.get("next")
+        with use_params(network, params):
+            return network(place.select(*network.in_keys)).get(self.tensor_keys.value)
+
+    def _shifted_values(
+        self, td: TensorDictBase, params: TensorDictBase | None
+    ) -> tuple[Tensor, Tensor]:
+        """Evaluate the roots and only those next observations that are not the following root."""
+        network, key, time = self._critic(), self.tensor_keys.value, self._find_time(td)
+        require(td, [*network.in_keys, *map(next_key, network.in_keys)], self)
+        ends = self._ends(td)[0].movedim(time, 0)
+        ends = ends.flatten(td.ndim).any(-1).clone()  # [T, *B]
+        ends[-1] = True
+        roots = td.select(*network.in_keys).permute(time, *(i for i in range(td.ndim) if i != time))
+        nexts = td.get("next").select(*network.in_keys)
+        nexts = nexts.permute(time, *(i for i in range(td.ndim) if i != time))[ends]
+        with use_params(network, params):
+            values = network(torch.cat([roots.reshape(-1), nexts])).get(key)
+        count = ends.numel()
+        value = values[:count].unflatten(0, ends.shape)  # [T, *B, F]
+        next_value = torch.cat([value[1:], value[:1]]).masked_scatter(
+            ends.reshape(*ends.shape, *(1,) * (value.ndim - ends.ndim)).expand_as(value),
+            values[count:],
+        )
+        return value.movedim(0, time), next_value.movedim(0, time)
+
+    def _critic(self) -> TensorDictModuleBase:
+        if self.value_network is None:
+            raise TorchRLError(
+                describe(self, "needs values and has no value_network", mend="Give it one.")
+            )
+        return self.value_network
+
+
+@contextmanager
+def use_params(network: torch.nn.Module, params: TensorDictBase | None) -> Iterator[None]:
+    """Run a network with other parameters than its own, if they are given."""
+    with nullcontext() if params is None else params.to_module(network):
+        yield
+
+
+def renamed(component: object, accepted: Any, names: dict[str, NestedKey]) -> Any:
+    """Return the names of entries after :meth:`set_keys`; an unknown one is an error."""
+    known = [f.name for f in fields(accepted)]
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                describe(
+                    component,
+                    f"has no entry called {name!r} to rename",
+                    expected=f"one of {known}",
+                    mend=nearest(name, known),
+                )
+            )
+    return replace(accepted, **names)
+
+
+def standardized(x: Tensor, min_std: float = 1e-4) -> Tensor:
+    """Return ``x`` with mean 0 and standard deviation 1; a single element becomes 0."""
+    centred = x - x.mean()
+    return centred / x.std().clamp_min(min_std) if x.numel() > 1 else centred
+
+
+def _number_or_buffer(module: torch.nn.Module, name: str, value: float | Tensor) -> float | Tensor:
+    """Return a number, or a tensor that was registered so that it moves with the module."""
+    if not isinstance(value, Tensor):
+        return float(value)
+    module.register_buffer(name, value)
+    return value

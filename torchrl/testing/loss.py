@@ -1,0 +1,224 @@
+"""What every loss must do: functions that a test runs on a way to build the loss and a batch.
+
+Each takes ``make``, a function without arguments that builds the loss, and ``batch``, one that
+builds a batch of one batch dimension that the loss accepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+
+from torchrl._core.errors import MissingKeyError
+from torchrl.objectives import LossModule
+
+Make = Callable[[], LossModule]
+Batch = Callable[[], TensorDictBase]
+
+
+def check_loss(make: Make, batch: Batch, skip: Iterable[str] = ()) -> None:
+    """Run every check of this file, but those whose names are in ``skip``."""
+    for check in CHECKS:
+        if check.__name__ not in skip:
+            check(make, batch)
+
+
+def run(loss: Callable[[TensorDictBase], TensorDictBase], td: TensorDictBase) -> TensorDictBase:
+    """Call a loss, always with the same random numbers."""
+    torch.manual_seed(0)
+    return loss(td)
+
+
+def build(make: Make) -> LossModule:
+    """Build a loss, always the same one."""
+    torch.manual_seed(1)
+    return make()
+
+
+def losses_of(out: TensorDictBase) -> dict[str, torch.Tensor]:
+    """Return the entries that are to be minimised."""
+    entries: Any = out.items()
+    return {key: value for key, value in entries if key.startswith("loss")}
+
+
+def keyword_of(key: NestedKey) -> str:
+    """Return the keyword under which an entry is passed to a call."""
+    return key if isinstance(key, str) else "_".join(map(str, key))
+
+
+def finite_scalars(make: Make, batch: Batch) -> None:
+    """Losses are finite scalars with a gradient, all else is detached; ``out_keys`` is exact."""
+    loss = build(make)
+    out = run(loss, batch())
+    assert losses_of(out)
+    for key, value in out.items():
+        assert value.isfinite().all(), key
+        assert value.requires_grad == key.startswith("loss"), key
+        assert not key.startswith("loss") or value.shape == (), key
+    assert set(out.keys()) == set(loss.out_keys), (sorted(out.keys()), sorted(loss.out_keys))
+
+
+def trains_every_parameter_and_no_target(make: Make, batch: Batch) -> None:
+    """The sum of the losses reaches every parameter, each listed once, and nothing else."""
+    loss = build(make)
+    run(loss, batch()).backward()
+    names = [name for name, parameter in loss.named_parameters() if parameter.grad is None]
+    assert not names, names
+    assert len({id(p) for p in loss.parameters()}) == len(list(loss.parameters()))
+    assert not any(buffer.requires_grad for buffer in loss.buffers())
+
+
+def gains_only_the_priority(make: Make, batch: Batch) -> None:
+    """The batch is left as it is, but for the priority."""
+    loss, td = build(make), batch()
+    run(loss, td)
+    gained = set(td.keys(True, True)) - set(batch().keys(True, True))
+    assert gained <= {getattr(loss.tensor_keys, "priority", None)}, gained
+
+
+def in_keys_suffice(make: Make, batch: Batch) -> None:
+    """Nothing else is read."""
+    loss = build(make)
+    _same(run(loss, batch().select(*loss.in_keys)), run(build(make), batch()))
+
+
+def every_in_key_is_needed(make: Make, batch: Batch) -> None:
+    """A missing entry is named; only ``done`` and ``terminated`` can stand in for each other."""
+    loss = build(make)
+    keys: list[Any] = loss.in_keys
+    ends = [key for key in keys if key[-1] in ("done", "terminated")]
+    for gone in [[key] for key in keys if key not in ends] + ([ends] if ends else []):
+        message = refusal(loss, batch().select(*loss.in_keys).exclude(*gone))
+        assert repr(gone[0]) in message, (gone, message)
+        assert type(loss).__name__ in message, message
+
+
+def refusal(module: Callable[[TensorDictBase], TensorDictBase], td: TensorDictBase) -> str:
+    """Return the message with which a module refuses a batch that lacks an entry."""
+    try:
+        module(td)
+    except MissingKeyError as error:
+        return str(error)
+    raise AssertionError(f"an in_key is missing, but {module} does without")
+
+
+def set_keys_renames(make: Make, batch: Batch) -> None:
+    """Every entry that the loss itself reads can have another name."""
+    expected = run(build(make), batch())
+    for name, key in vars(build(make).tensor_keys).items():
+        loss, td = build(make), batch()
+        place = key if key in loss.in_keys else ("next", *([key] if isinstance(key, str) else key))
+        networks: list[Any] = [m for m in loss.children() if hasattr(m, "in_keys")]
+        owned = any(key in (*m.in_keys, *m.out_keys) for m in networks)
+        if place not in loss.in_keys or owned:
+            continue
+        loss.set_keys(**{name: "renamed"})
+        new = "renamed" if place == key else ("next", "renamed")
+        _same(run(loss, td.set(new, td.get(place)).exclude(place)), expected)
+
+
+def keyword_call(make: Make, batch: Batch) -> None:
+    """Tensors by keyword give the outputs in the order of ``out_keys``."""
+    loss, td = build(make), batch()
+    expected = run(build(make), batch())
+    torch.manual_seed(0)
+    given = loss(**{keyword_of(key): td.get(key) for key in loss.in_keys})
+    given = given if isinstance(given, tuple) else (given,)
+    for key, value in zip(loss.out_keys, given, strict=True):
+        torch.testing.assert_close(value, expected.get(key), equal_nan=True)
+
+
+def select_out_keys(make: Make, batch: Batch) -> None:
+    """Outputs can be chosen."""
+    loss = build(make)
+    name = next(key for key in loss.out_keys if key.startswith("loss"))
+    loss.select_out_keys(name)
+    assert loss.out_keys == [name]
+    assert set(run(loss, batch()).keys()) == {name}
+
+
+def state_dict_round_trip(make: Make, batch: Batch) -> None:
+    """Another loss with the same state gives the same losses."""
+    one, other = build(make), make()
+    for parameter in one.parameters():
+        parameter.data.mul_(0.9)
+    other.load_state_dict(one.state_dict())
+    _same(run(other, batch()), run(one, batch()))
+
+
+def reductions(make: Make, batch: Batch) -> None:
+    """``mean`` and ``sum`` are what they say of ``none``."""
+    outs = {}
+    for reduction in ("mean", "sum", "none"):
+        loss = build(make)
+        loss.reduction = reduction
+        outs[reduction] = losses_of(run(loss, batch()))
+    for name, samples in outs["none"].items():
+        torch.testing.assert_close(outs["mean"][name], samples.mean())
+        torch.testing.assert_close(outs["sum"][name], samples.sum())
+
+
+def padded_rows_do_not_count(make: Make, batch: Batch) -> None:
+    """Losses of rows that the mask excludes are left out of sums and means."""
+    loss, td = build(make), batch()
+    mask = torch.ones(td.batch_size, dtype=torch.bool)
+    mask[..., -1] = False
+    loss.reduction = "none"
+    samples = losses_of(run(loss, td.clone()))
+    loss = build(make)
+    masked = losses_of(run(loss, td.clone().set(("collector", "mask"), mask)))
+    for name, value in samples.items():
+        if value.shape[: mask.ndim] == mask.shape:
+            torch.testing.assert_close(masked[name], value[mask].mean())
+
+
+def compiles_without_graph_breaks(make: Make, batch: Batch) -> None:
+    """The loss is one graph."""
+    torch._dynamo.reset()
+    loss = build(make)
+    expected = run(build(make), batch())
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    _same(run(compiled, batch()), expected)
+
+
+def maps_over_parameters(make: Make, batch: Batch) -> None:
+    """Several sets of parameters at once, as in meta-learning."""
+    loss = build(make)
+    params: Any = TensorDict.from_module(loss)
+    both: Any = torch.stack([params.detach().clone(), params.detach().clone() * 0.5])
+
+    def call(params: TensorDictBase) -> TensorDictBase:
+        with params.to_module(loss):
+            return TensorDict(losses_of(loss(batch())))
+
+    torch.manual_seed(0)
+    mapped = torch.vmap(call, randomness="same")(both)
+    for i in range(2):
+        torch.manual_seed(0)
+        for name, value in call(both[i]).items():
+            torch.testing.assert_close(mapped[name][i], value)
+
+
+def _same(one: TensorDictBase, other: TensorDictBase) -> None:
+    for key, value in losses_of(other).items():
+        torch.testing.assert_close(one.get(key), value)
+
+
+CHECKS: list[Callable[[Make, Batch], None]] = [
+    finite_scalars,
+    trains_every_parameter_and_no_target,
+    gains_only_the_priority,
+    in_keys_suffice,
+    every_in_key_is_needed,
+    set_keys_renames,
+    keyword_call,
+    select_out_keys,
+    state_dict_round_trip,
+    reductions,
+    padded_rows_do_not_count,
+    compiles_without_graph_breaks,
+    maps_over_parameters,
+]

@@ -1,0 +1,129 @@
+"""Networks and batches small enough to compute with by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from tensordict.nn import (
+    NormalParamExtractor,
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+)
+from torch import Tensor, nn
+from torch import distributions as d
+
+OBS, BATCH = 3, 6
+
+
+def independent_normal(loc: Tensor, scale: Tensor) -> d.Distribution:
+    normal = d.Normal(loc, scale, validate_args=False)
+    return d.Independent(normal, 1, validate_args=False)
+
+
+def tanh_normal(loc: Tensor, scale: Tensor) -> d.Distribution:
+    """Has no closed entropy."""
+    squash: list[d.Transform] = [d.transforms.TanhTransform(cache_size=1)]
+    base = d.TransformedDistribution(d.Normal(loc, scale, validate_args=False), squash)
+    base._validate_args = False
+    return d.Independent(base, 1, validate_args=False)
+
+
+def one_hot(logits: Tensor) -> Any:
+    return d.OneHotCategorical(logits=logits, validate_args=False)
+
+
+def gaussian_actor(
+    actions: int = 2, dist: Any = independent_normal
+) -> ProbabilisticTensorDictSequential:
+    net = nn.Sequential(nn.Linear(OBS, 2 * actions), NormalParamExtractor())
+    return ProbabilisticTensorDictSequential(
+        TensorDictModule(net, ["observation"], ["loc", "scale"]),
+        ProbabilisticTensorDictModule(
+            ["loc", "scale"], ["action"], distribution_class=dist, return_log_prob=True
+        ),
+    )
+
+
+def discrete_actor(actions: int = 3) -> ProbabilisticTensorDictSequential:
+    return ProbabilisticTensorDictSequential(
+        TensorDictModule(nn.Linear(OBS, actions), ["observation"], ["logits"]),
+        ProbabilisticTensorDictModule(
+            ["logits"],
+            ["action"],
+            distribution_class=one_hot,  # type: ignore[arg-type]
+            return_log_prob=True,
+        ),
+    )
+
+
+def deterministic_actor(actions: int = 2) -> TensorDictModule:
+    return TensorDictModule(nn.Linear(OBS, actions), ["observation"], ["action"])
+
+
+class Concat(nn.Module):
+    """A network of several inputs, put side by side."""
+
+    def __init__(self, size: int, out: int = 1) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(size, 5), nn.Tanh(), nn.Linear(5, out))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.net(torch.cat(inputs, -1))
+
+
+def critic() -> TensorDictModule:
+    return TensorDictModule(Concat(OBS), ["observation"], ["state_value"])
+
+
+def q_critic(actions: int = 2, out: int = 1) -> TensorDictModule:
+    return TensorDictModule(
+        Concat(OBS + actions, out), ["observation", "action"], ["state_action_value"]
+    )
+
+
+def q_network(actions: int = 3) -> TensorDictModule:
+    return TensorDictModule(Concat(OBS, actions), ["observation"], ["action_value"])
+
+
+def transitions(
+    actions: int = 2, discrete: bool = False, batch: tuple[int, ...] = (BATCH,), seed: int = 0
+) -> TensorDict:
+    """Steps with terminated, truncated and ordinary ends."""
+    g = torch.Generator().manual_seed(seed)
+
+    def rand(*size: int) -> Tensor:
+        return torch.randn((*batch, *size), generator=g)
+
+    terminated = torch.rand((*batch, 1), generator=g) < 0.3
+    done = terminated | (torch.rand((*batch, 1), generator=g) < 0.3)
+    after = TensorDict(
+        observation=rand(OBS), reward=rand(1), terminated=terminated, done=done, batch_size=batch
+    )
+    if discrete:
+        index = torch.randint(actions, batch, generator=g)
+        action = nn.functional.one_hot(index, actions)
+    else:
+        action = rand(actions).tanh() * 0.9
+    return TensorDict(observation=rand(OBS), action=action, next=after, batch_size=batch)
+
+
+def advantage_batch(
+    actions: int = 2, discrete: bool = False, batch: tuple[int, ...] = (BATCH,), seed: int = 0
+) -> TensorDict:
+    """The same, with what a policy and an advantage estimator add."""
+    td = transitions(actions, discrete, batch, seed)
+    g = torch.Generator().manual_seed(seed + 1)
+
+    def rand(*size: int) -> Tensor:
+        return torch.randn((*batch, *size), generator=g)
+
+    td["action_log_prob"] = rand() * 0.1 - (1 if discrete else actions)
+    td["advantage"], td["value_target"], td["state_value"] = rand(1), rand(1), rand(1)
+    if discrete:
+        td["logits"] = rand(actions)
+    else:
+        td["loc"], td["scale"] = rand(actions), rand(actions).exp()
+    return td

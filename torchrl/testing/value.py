@@ -1,0 +1,89 @@
+"""What every value estimator must do: functions that a test runs on a way to build it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from tensordict import TensorDictBase
+
+from torchrl.objectives.value import ValueEstimatorBase
+from torchrl.testing.loss import refusal
+
+Make = Callable[[], ValueEstimatorBase]
+Batch = Callable[[], TensorDictBase]
+
+
+def check_value_estimator(make: Make, batch: Batch) -> None:
+    """Run every check of this file.
+
+    Args:
+        make: Builds the estimator; every call gives the same networks.
+        batch: Builds trajectories ``[*B, T]`` with all that the estimator reads.
+    """
+    for check in CHECKS:
+        check(make, batch)
+
+
+def writes_its_out_keys(make: Make, batch: Batch) -> None:
+    """The batch gains ``out_keys`` and nothing else; they have the shape of the reward."""
+    estimator, td = make(), batch()
+    before = set(td.keys(True, True))
+    out = estimator(td)
+    assert out is td
+    assert set(td.keys(True, True)) - before <= set(estimator.out_keys)
+    for key in estimator.out_keys:
+        assert td.get(key).isfinite().all(), key
+        assert not td.get(key).requires_grad, key
+
+
+def can_be_called_again(make: Make, batch: Batch) -> None:
+    """A second call on its own output gives the same."""
+    estimator, td = make(), batch()
+    once = estimator(td).clone()
+    torch.testing.assert_close(estimator(td), once)
+
+
+def in_keys_suffice(make: Make, batch: Batch) -> None:
+    """Nothing else is read."""
+    estimator = make()
+    expected = estimator(batch()).select(*estimator.out_keys)
+    bare = batch().select(*estimator.in_keys)
+    torch.testing.assert_close(make()(bare).select(*estimator.out_keys), expected)
+
+
+def every_in_key_is_needed(make: Make, batch: Batch) -> None:
+    """A missing entry is named; ``done`` and ``terminated`` can stand in for each other."""
+    estimator = make()
+    ends = [key for key in estimator.in_keys if key[-1] in ("done", "terminated")]
+    for gone in [[key] for key in estimator.in_keys if key not in ends] + [ends]:
+        message = refusal(estimator, batch().select(*estimator.in_keys).exclude(*gone))
+        assert any(repr(key) in message for key in gone), (gone, message)
+
+
+def value_estimate_is_the_target(make: Make, batch: Batch) -> None:
+    """``value_estimate`` returns what ``forward`` writes, and leaves the batch alone."""
+    estimator, td = make(), batch()
+    keys = set(td.keys(True, True))
+    target = estimator.value_estimate(td)
+    assert set(td.keys(True, True)) == keys
+    torch.testing.assert_close(target, estimator(td).get(estimator.value_target_key))
+
+
+def set_keys_renames(make: Make, batch: Batch) -> None:
+    """Outputs can have other names."""
+    estimator, other = make(), make()
+    other.set_keys(advantage="a", value_target=("b", "c"))
+    out, renamed = estimator(batch()), other(batch())
+    torch.testing.assert_close(renamed["a"], out.get(estimator.advantage_key))
+    torch.testing.assert_close(renamed["b", "c"], out.get(estimator.value_target_key))
+
+
+CHECKS: list[Callable[[Make, Batch], None]] = [
+    writes_its_out_keys,
+    can_be_called_again,
+    in_keys_suffice,
+    every_in_key_is_needed,
+    value_estimate_is_the_target,
+    set_keys_renames,
+]
