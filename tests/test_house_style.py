@@ -13,6 +13,9 @@ MAX_FILE, MAX_CLASS, MAX_FUNCTION, MAX_ARGS = 600, 400, 80, 12
 # Signatures that users of the API rely on, by file and function, with the reason.
 LONG_SIGNATURES = {
     ("torchrl/modules/models/mlp.py", "__init__"): "MLP: every layer's class and arguments",
+    ("torchrl/modules/models/conv.py", "__init__"): "ConvNet: every layer's class and arguments",
+    ("torchrl/modules/tensordict_module/probabilistic.py", "__init__"): "options of a draw",
+    ("torchrl/modules/tensordict_module/exploration.py", "__init__"): "OU: the process, two decays",
     ("torchrl/envs/common.py", "rollout"): "EnvBase.rollout: the options of a rollout",
     ("torchrl/collectors/single.py", "__init__"): "Collector: environment, policy, batch, devices",
     ("torchrl/objectives/ppo.py", "__init__"): "PPOLoss: the coefficients of its three terms",

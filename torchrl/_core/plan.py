@@ -1,0 +1,256 @@
+"""A policy compiled, once, to a function of a flat record: what it computes, without tensordicts.
+
+A plan equals the ordinary call bit for bit. It exists only where that can be known: for exactly the
+classes named here and those that vouch for it, without hooks, overrides or unusual options.
+
+A class that vouches writes ``entrywise = True`` in its own body; an instance that needs more than a
+record offers withdraws with ``self.entrywise = False``. Its work is in ``_run(record)``, and
+``forward`` does nothing else; without a ``_run``, it is called itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tensordict import NestedKey, TensorDict, TensorDictBase, is_non_tensor
+from tensordict.nn import (
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+    TensorDictSequential,
+    interaction_type,
+    set_interaction_type,
+    skip_existing,
+)
+from torch import Tensor, nn
+
+from torchrl._core.entries import Entries, is_entrywise
+from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
+
+Record = Any  # Entries or TensorDictBase
+Plan = Callable[[Record], Any]
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_WIDTHS = re.compile(r"\((\d+)x(\d+) and (\d+)x(\d+)\)")
+
+
+class LayerWidthError(ShapeError, RuntimeError):
+    """An entry does not have as many features as the first layer of a network expects."""
+
+
+def plan(policy: object) -> Plan | None:
+    """Return the function of a record that equals ``policy``, if there is one.
+
+    Make it anew after changing the policy's structure, its options or its hooks; parameters are
+    read at each call, and so is the exploration type.
+
+    Args:
+        policy: Any policy.
+
+    Returns: the function, or ``None`` where only a tensordict will do.
+
+    >>> import torch
+    >>> run = plan(TensorDictModule(torch.nn.Identity(), in_keys=["a"], out_keys=["b"]))
+    >>> entries = Entries(a=torch.ones(2))
+    >>> _ = run(entries)
+    >>> entries["b"]
+    tensor([1., 1.])
+    >>> plan(lambda td: td) is None
+    True
+    """
+    return None if skip_existing() else _compile(policy)
+
+
+def _compile(component: object) -> Plan | None:
+    if isinstance(component, nn.Module) and _is_intercepted(component):
+        return None
+    kind = type(component)
+    if kind is TensorDictSequential:
+        return _sequence(component)  # type: ignore[arg-type]
+    if kind is TensorDictModule:
+        return _network(component)  # type: ignore[arg-type]
+    if not is_entrywise(component) or component.entrywise is not True:  # type: ignore[attr-defined]
+        return None
+    if isinstance(component, TensorDictSequential):
+        return _sequence(component)
+    if isinstance(component, TensorDictModule) and not has_plain_call(component):
+        return None
+    return getattr(component, "_run", component)  # type: ignore[arg-type]
+
+
+def _is_intercepted(module: nn.Module) -> bool:
+    """Say whether a call of ``module`` does anything beside its class's ``forward``."""
+    return (
+        "forward" in vars(module)
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or any(getattr(module, name, None) for name in _HOOKS)
+        or any(getattr(nn.modules.module, f"_global{name}", None) for name in _HOOKS)
+    )
+
+
+def has_plain_call(module: TensorDictModule) -> bool:
+    """Say whether a module calls its network with tensors by position and writes in place."""
+    return (
+        module.inplace is True
+        and module.method is None
+        and not module.method_kwargs
+        and not module.strict
+        and getattr(module, "_kwargs", 0) is None
+        and not getattr(module, "_get_kwargs", 1)
+    )
+
+
+def _network(module: TensorDictModule) -> Plan | None:
+    if not has_plain_call(module):
+        return None
+    network, in_keys, out_keys = module.module, module.in_keys, module.out_keys_source
+
+    def run(record: Record) -> None:
+        run_network(module, network, in_keys, out_keys, record)
+
+    return run
+
+
+def _sequence(sequence: TensorDictSequential) -> Plan | None:
+    if sequence.partial_tolerant or sequence.inplace is not None:
+        return None
+    if sequence.out_keys != sequence.out_keys_source:  # some of them are selected
+        return None
+    inner: Any = sequence.module
+    modules = list(inner.values() if isinstance(inner, nn.ModuleDict) else inner)
+    plans = []
+    for module in modules:
+        step = _compile(module)
+        if step is None:
+            return None
+        plans.append(step)
+    if isinstance(sequence, ProbabilisticTensorDictSequential):
+        return _draw_at_the_end(sequence, modules, plans)
+
+    def run(record: Record) -> None:
+        for step in plans:
+            step(record)
+
+    return run
+
+
+def _draw_at_the_end(
+    sequence: ProbabilisticTensorDictSequential, modules: list[nn.Module], plans: list[Plan]
+) -> Plan | None:
+    last = modules[-1] if modules else None
+    if sequence.return_composite or not isinstance(last, ProbabilisticTensorDictModule):
+        return None
+    written = {key for module in modules[:-1] for key in module.out_keys}  # type: ignore[union-attr]
+    if written.issuperset(last.dist_sample_keys):
+        return None  # the last module then scores what is there and draws nothing
+    *head, draw = plans
+    default = last.default_interaction_type
+
+    def run(record: Record) -> None:
+        if interaction_type() is None:
+            # What runs before the draw sees the draw's own exploration type.
+            with set_interaction_type(default):
+                for step in head:
+                    step(record)
+        else:
+            for step in head:
+                step(record)
+        draw(record)
+
+    return run
+
+
+def run_network(
+    component: object,
+    network: Callable,
+    in_keys: Sequence[NestedKey],
+    out_keys: Sequence[NestedKey],
+    record: Record,
+) -> None:
+    """Read entries, call a network, write what it returns; ``"_"`` discards an output.
+
+    Raises:
+        MissingKeyError: if the network fails because an entry is absent.
+        LayerWidthError: if it fails because an entry has the wrong number of features.
+    """
+    values = [_read(record, key) for key in in_keys]
+    try:
+        out = network(*values)
+    except Exception as error:
+        explained = explain(component, in_keys, values, record, error)
+        if explained is None:
+            raise
+        raise explained from None
+    if type(out) is Tensor and len(out_keys) == 1:
+        if out_keys[0] != "_":
+            record.set(out_keys[0], out)
+    else:
+        _write(record, out, out_keys)
+
+
+def _read(record: Record, key: NestedKey) -> Any:
+    value = record.get(key)
+    return value.data if type(value) is not Tensor and is_non_tensor(value) else value
+
+
+def _write(record: Record, out: Any, out_keys: Sequence[NestedKey]) -> None:
+    if isinstance(out, (dict, TensorDictBase)) and all(key in out for key in out_keys):
+        out = tuple(out.get(key) for key in out_keys)
+    elif out is None:
+        out = ()
+    elif not isinstance(out, tuple):
+        out = (out,)
+    if len(out) != len(out_keys):
+        raise RuntimeError(f"The network returned {len(out)} tensors for out_keys {out_keys}.")
+    for key, value in zip(out_keys, out, strict=True):
+        if key != "_":
+            record.set(key, value if type(value) is Tensor else TensorDict.from_any(value))
+
+
+def explain(
+    component: object,
+    in_keys: Sequence[NestedKey],
+    values: Sequence[Any],
+    record: Record,
+    error: Exception,
+) -> Exception | None:
+    """Return a better error than the one that a network raised, if its cause is plain to see."""
+    who = type(component).__name__
+    inner = getattr(component, "module", None)
+    if inner is not None:
+        who = f"{who}({type(inner).__name__})"
+    for key, value in zip(in_keys, values, strict=True):
+        if value is None:
+            present = _present(record)
+            mend = f"{nearest(key, present)} Write that entry, or name yours with in_keys.".strip()
+            return MissingKeyError(
+                describe(
+                    who,
+                    "is read but absent",
+                    key=key,
+                    expected="one of the entries at hand",
+                    found=present,
+                    mend=mend,
+                )
+            )
+    widths = _WIDTHS.search(str(error))
+    if widths is None or not isinstance(error, RuntimeError):
+        return None
+    found, expected = int(widths[2]), int(widths[3])
+    last_dims = [value.shape[-1] for value in values if isinstance(value, Tensor) and value.ndim]
+    if found != sum(last_dims):
+        fact = f"has two layers that do not fit, behind entries {list(in_keys)}"
+        mend = "Compare the layers' input and output features."
+        return LayerWidthError(describe(who, fact, expected=expected, found=found, mend=mend))
+    fact, mend = "has the wrong last dimension", f"Give the network {found} input features."
+    names = in_keys[0] if len(in_keys) == 1 else list(in_keys)
+    return LayerWidthError(
+        describe(who, fact, key=names, expected=expected, found=found, mend=mend)
+    )
+
+
+def _present(record: Record) -> list[NestedKey]:
+    if isinstance(record, Entries):
+        return sorted(record, key=str)
+    return sorted(record.keys(True, True), key=str)

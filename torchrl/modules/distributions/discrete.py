@@ -1,0 +1,365 @@
+"""Distributions over choices, as an index or one-hot, some of them forbidden.
+
+``*B`` batch dimensions, ``N`` choices.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch import distributions as d
+from torch.distributions.utils import lazy_property
+from torch.nn.functional import cross_entropy, logsigmoid
+
+from torchrl._core.errors import describe
+from torchrl.modules.distributions.continuous import Shape
+
+
+class ReparamGradientStrategy(Enum):
+    """Where the gradient of a one-hot ``rsample`` comes from.
+
+    ``PassThrough``: of the probabilities (straight-through). ``RelaxedOneHot``: of a Gumbel-softmax
+    sample with temperature 1.
+
+    Source: Bengio et al., 2013, https://arxiv.org/abs/1308.3432; Jang et al., 2016,
+    https://arxiv.org/abs/1611.01144.
+    """
+
+    PassThrough = "pass_through"
+    RelaxedOneHot = "relaxed_one_hot"
+
+
+def one_hot(index: Tensor, num_choices: int) -> Tensor:
+    """Return ``index [*B, 1]`` as int64 one-hot vectors ``[*B, N]``; the range is not checked."""
+    return index.new_zeros((*index.shape[:-1], num_choices)).scatter_(-1, index, 1)
+
+
+def probs_to_logits(probs: Tensor) -> Tensor:
+    """Return logarithms whose gradient is finite where a probability is zero."""
+    return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+
+
+def index_of(value: Tensor) -> Tensor:
+    """Return the choice ``[*B, 1]`` that one-hot vectors ``[*B, N]`` stand for."""
+    if value.dtype is torch.bool:
+        value = value.byte()
+    return value.argmax(-1, keepdim=True)
+
+
+class OneHotCategorical(d.Categorical):
+    """A choice among ``N``, as a one-hot vector of int64.
+
+    Args:
+        logits: Unnormalised log-probabilities ``[*B, N]``.
+        probs: Probabilities up to a factor ``[*B, N]``, instead.
+        grad_method: What :meth:`rsample` takes its gradient from.
+        **kwargs: ``validate_args``; off by default.
+
+    Raises:
+        ValueError: unless exactly one of ``logits`` and ``probs`` is given.
+
+    >>> dist = OneHotCategorical(logits=torch.tensor([0.0, 2.0, 2.0]))
+    >>> dist.mode, dist.log_prob(torch.tensor([0, 1, 0]))
+    (tensor([0, 1, 0]), tensor(-0.7586))
+    """
+
+    # Actions are stored as what their spec says, integers: a module draws with sample(), and
+    # rsample() is for those who ask for gradients.
+    has_rsample = False
+
+    def __init__(
+        self,
+        logits: Tensor | None = None,
+        probs: Tensor | None = None,
+        grad_method: ReparamGradientStrategy = ReparamGradientStrategy.PassThrough,
+        **kwargs: Any,
+    ) -> None:
+        if (logits is None) == (probs is None):
+            raise ValueError(describe(self, "needs exactly one of 'logits' and 'probs'"))
+        # What is given is normalised when asked for: a policy that only draws never does.
+        if logits is None:
+            assert probs is not None
+            logits = probs_to_logits(probs)
+        self._param = logits
+        self._num_events, self.grad_method = logits.shape[-1], grad_method
+        kwargs.setdefault("validate_args", False)
+        d.Distribution.__init__(self, logits.shape[:-1], logits.shape[-1:], **kwargs)
+
+    @lazy_property
+    def logits(self) -> Tensor:
+        """Log-probabilities ``[*B, N]``."""
+        return self._param.log_softmax(-1)
+
+    @lazy_property
+    def probs(self) -> Tensor:
+        """Probabilities ``[*B, N]``."""
+        return self._param.softmax(-1)
+
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> OneHotCategorical:
+        """Return the distribution with the batch shape ``batch_shape``."""
+        logits = self.logits.expand((*batch_shape, self._num_events))
+        return OneHotCategorical(logits=logits, grad_method=self.grad_method)
+
+    def sample(self, sample_shape: Shape = ()) -> Tensor:
+        """Draw ``[*sample_shape, *B, N]``."""
+        return one_hot(self._draw_index(sample_shape), self._num_events)
+
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
+        """Draw one-hot vectors of floats whose gradient is that of ``grad_method``."""
+        if self.grad_method is ReparamGradientStrategy.RelaxedOneHot:
+            relaxed = d.RelaxedOneHotCategorical(
+                self.logits.new_ones(()), logits=self.logits, validate_args=False
+            )
+            soft = relaxed.rsample(Size(sample_shape))
+            hard = one_hot(index_of(soft), self._num_events)
+        else:
+            soft, hard = self.probs, self.sample(sample_shape)
+        return hard + (soft - soft.detach())
+
+    def sample_and_log_prob(self, sample_shape: Shape = ()) -> tuple[Tensor, Tensor]:
+        """Draw and score in one go."""
+        index = self._draw_index(sample_shape)
+        return one_hot(index, self._num_events), self._log_prob_of(index)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-probability ``[*B]`` of one-hot vectors ``[*B, N]``."""
+        return self._log_prob_of(index_of(value))
+
+    @property
+    def support(self) -> d.constraints.Constraint:
+        """One-hot vectors."""
+        return d.constraints.one_hot
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest choice; the first of several."""
+        return one_hot(self._param.argmax(-1, keepdim=True), self._num_events)
+
+    deterministic_sample = mode
+
+    @property
+    def mean(self) -> Tensor:
+        """The probabilities."""
+        return self.probs
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each component of the one-hot vector."""
+        return self.probs * (1 - self.probs)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Return every choice: ``[N, *B, N]``, or ``[N, *1, N]`` unless ``expand``."""
+        n, batch = self._num_events, self._batch_shape
+        choices = torch.eye(n, dtype=torch.int64, device=self._param.device)
+        choices = choices.view(n, *(1,) * len(batch), n)
+        return choices.expand(n, *batch, n) if expand else choices
+
+    def _draw_index(self, sample_shape: Shape) -> Tensor:
+        # The largest of log p + Gumbel noise is a draw from p; what has no mass stays at -inf.
+        noise = self._param.new_empty((*sample_shape, *self._param.shape)).exponential_()
+        least = torch.finfo(noise.dtype).tiny
+        return (self._param.detach() - noise.clamp_min_(least).log_()).argmax(-1, keepdim=True)
+
+    def _log_prob_of(self, index: Tensor) -> Tensor:
+        logits = self.logits
+        if logits.shape[:-1] != index.shape[:-1]:
+            shape = torch.broadcast_shapes(logits.shape[:-1], index.shape[:-1])
+            logits = logits.expand(*shape, logits.shape[-1])
+            index = index.expand(*shape, 1)
+        return logits.gather(-1, index).squeeze(-1)
+
+
+def masked_logits(
+    owner: object,
+    logits: Tensor | None,
+    probs: Tensor | None,
+    mask: Tensor | None,
+    indices: Tensor | None,
+    neg_inf: float | Tensor,
+    padding_value: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Return the logits with what is forbidden at ``neg_inf``, and the mask of what is allowed.
+
+    Raises:
+        ValueError: unless exactly one of ``logits`` and ``probs``, and of ``mask`` and
+            ``indices``, is given; if ``padding_value`` comes without ``indices``.
+    """
+    if (logits is None) == (probs is None):
+        raise ValueError(describe(owner, "needs exactly one of 'logits' and 'probs'"))
+    if (mask is None) == (indices is None):
+        raise ValueError(
+            describe(owner, "needs exactly one of 'mask' (true where allowed) and 'indices'")
+        )
+    if padding_value is not None and indices is None:
+        raise ValueError(describe(owner, "pads 'indices'", mend="Drop 'padding_value'."))
+    if logits is None:
+        assert probs is not None
+        logits = probs_to_logits(probs)
+    if mask is None:
+        assert indices is not None
+        mask = _mask_from_indices(logits, indices, padding_value)
+    if mask.dtype is not torch.bool:
+        mask = mask.bool()
+    return logits.masked_fill(~mask, float(neg_inf)), mask
+
+
+def _mask_from_indices(logits: Tensor, indices: Tensor, padding_value: int | None) -> Tensor:
+    real = torch.ones_like(indices, dtype=torch.bool)
+    if padding_value is not None:
+        real = indices != padding_value
+        indices = indices.masked_fill(~real, 0)
+    batch = torch.broadcast_shapes(indices.shape[:-1], logits.shape[:-1])
+    indices, real = indices.expand(*batch, -1), real.expand(*batch, -1)
+    counts = torch.zeros((*batch, logits.shape[-1]), dtype=torch.int64, device=logits.device)
+    return counts.scatter_add_(-1, indices, real.long()) > 0
+
+
+class MaskedCategorical(d.Categorical):
+    """A choice among those that are allowed, as an index.
+
+    Args:
+        logits: Unnormalised log-probabilities ``[*B, N]``.
+        probs: Probabilities up to a factor ``[*B, N]``, instead.
+        mask: True where a choice is allowed, ``[*B, N]``.
+        indices: The allowed choices ``[*B, K]``, instead of a mask.
+        neg_inf: What the logits of forbidden choices become.
+        padding_value: What stands in ``indices`` for "none"; a value equal to it scores 0.
+        use_cross_entropy: Score with the fused kernel of the cross-entropy; the result is the same.
+
+    Raises:
+        ValueError: unless exactly one of ``logits`` and ``probs``, and of ``mask`` and
+            ``indices``, is given.
+
+    >>> dist = MaskedCategorical(logits=torch.zeros(3), mask=torch.tensor([True, False, True]))
+    >>> dist.probs, dist.log_prob(torch.tensor(1))
+    (tensor([0.5000, 0.0000, 0.5000]), tensor(-inf))
+    """
+
+    def __init__(
+        self,
+        logits: Tensor | None = None,
+        probs: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        indices: Tensor | None = None,
+        neg_inf: float | Tensor = -math.inf,
+        padding_value: int | None = None,
+        use_cross_entropy: bool = True,
+    ) -> None:
+        allowed, self.mask = masked_logits(
+            self, logits, probs, mask, indices, neg_inf, padding_value
+        )
+        self.padding_value, self.use_cross_entropy = padding_value, use_cross_entropy
+        super().__init__(logits=allowed, validate_args=False)
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest allowed choice; the first of several."""
+        return self.logits.argmax(-1)
+
+    deterministic_sample = mode
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-probability ``[*B]`` of choices ``[*B]``."""
+        value = value.long()
+        padded = None
+        if self.padding_value is not None:
+            padded = value == self.padding_value
+            value = value.masked_fill(padded, 0)
+        shape = torch.broadcast_shapes(value.shape, self._batch_shape)
+        logits = self.logits.expand(*shape, self._num_events)
+        value = value.expand(shape)
+        if self.use_cross_entropy:
+            flat = logits.reshape(-1, self._num_events)
+            score = -cross_entropy(flat, value.reshape(-1), reduction="none").reshape(shape)
+        else:
+            score = logits.gather(-1, value.unsqueeze(-1)).squeeze(-1)
+        return score if padded is None else score.masked_fill(padded, 0.0)
+
+
+class MaskedOneHotCategorical(OneHotCategorical):
+    """A choice among those that are allowed, as a one-hot vector of int64.
+
+    Args:
+        logits: Unnormalised log-probabilities ``[*B, N]``.
+        probs: Probabilities up to a factor ``[*B, N]``, instead.
+        mask: True where a choice is allowed, ``[*B, N]``.
+        indices: The allowed choices ``[*B, K]``, instead of a mask.
+        neg_inf: What the logits of forbidden choices become.
+        padding_value: What stands in ``indices`` for "none".
+        grad_method: What ``rsample`` takes its gradient from.
+
+    Raises:
+        ValueError: unless exactly one of ``logits`` and ``probs``, and of ``mask`` and
+            ``indices``, is given.
+
+    >>> dist = MaskedOneHotCategorical(torch.zeros(3), mask=torch.tensor([False, True, False]))
+    >>> dist.sample()
+    tensor([0, 1, 0])
+    """
+
+    def __init__(
+        self,
+        logits: Tensor | None = None,
+        probs: Tensor | None = None,
+        mask: Tensor | None = None,
+        indices: Tensor | None = None,
+        neg_inf: float | Tensor = -math.inf,
+        padding_value: int | None = None,
+        grad_method: ReparamGradientStrategy = ReparamGradientStrategy.PassThrough,
+    ) -> None:
+        allowed, self.mask = masked_logits(
+            self, logits, probs, mask, indices, neg_inf, padding_value
+        )
+        super().__init__(logits=allowed, grad_method=grad_method)
+
+
+def ordinal_logits(scores: Tensor) -> Tensor:
+    r"""Return logits that make neighbouring choices alike: scores ``[*B, N]`` to ``[*B, N]``.
+
+    .. math:: l_i = \sum_{j \le i} \log \sigma(s_j) + \sum_{j > i} \log (1 - \sigma(s_j))
+
+    Source: Tang and Agrawal, 2020, https://arxiv.org/abs/1901.10500, eq. 4.
+
+    >>> ordinal_logits(torch.tensor([9.0, 9.0, -9.0])).argmax()
+    tensor(1)
+    """
+    up_to, beyond = logsigmoid(scores).cumsum(-1), logsigmoid(-scores)
+    return up_to + beyond.sum(-1, keepdim=True) - beyond.cumsum(-1)
+
+
+class Ordinal(d.Categorical):
+    """A choice among ordered values, as an index: see :func:`ordinal_logits`.
+
+    Args:
+        scores: One for each choice, ``[*B, N]``.
+
+    >>> Ordinal(torch.tensor([9.0, 9.0, -9.0])).deterministic_sample
+    tensor(1)
+    """
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__(logits=ordinal_logits(scores), validate_args=False)
+
+    @property
+    def deterministic_sample(self) -> Tensor:
+        """The likeliest choice; the first of several."""
+        return self.logits.argmax(-1)
+
+
+class OneHotOrdinal(OneHotCategorical):
+    """A choice among ordered values, as a one-hot vector: see :func:`ordinal_logits`.
+
+    Args:
+        scores: One for each choice, ``[*B, N]``.
+
+    >>> OneHotOrdinal(torch.tensor([9.0, 9.0, -9.0])).mode
+    tensor([0, 1, 0])
+    """
+
+    def __init__(self, scores: Tensor) -> None:
+        super().__init__(logits=ordinal_logits(scores))

@@ -1,0 +1,182 @@
+"""Discrete action spaces: from one value for each choice to an action, and back.
+
+``*B`` batch dimensions, ``N`` choices; a product of ``G`` spaces has ``N = N_1 + ... + N_G``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import NestedKey
+from torch import Tensor
+
+from torchrl._core.errors import ShapeError, SpecError, describe
+from torchrl.data import Categorical, Composite, OneHot, TensorSpec
+from torchrl.data.tensor_specs import MultiCategorical, MultiOneHot
+from torchrl.modules.distributions.discrete import index_of, one_hot
+
+NAMES = ("one_hot", "mult_one_hot", "categorical", "mult_categorical")
+_OF_SPEC = {
+    OneHot: "one_hot",
+    MultiOneHot: "mult_one_hot",
+    Categorical: "categorical",
+    MultiCategorical: "mult_categorical",
+}
+
+
+class ActionSpace:
+    """How actions of a discrete space are written, and which of several products they are.
+
+    Args:
+        name: ``"one_hot"``, ``"mult_one_hot"`` (one-hot vectors side by side), ``"categorical"``
+            (an index) or ``"mult_categorical"`` (indices side by side).
+        sizes: Number of choices of each space of a product.
+        dtype: Dtype of one-hot actions.
+
+    Raises:
+        ValueError: if the name is unknown, or a product comes without sizes.
+
+    >>> space = ActionSpace("mult_one_hot", [2, 3])
+    >>> space.greedy(torch.tensor([0.0, 1.0, 5.0, 2.0, 5.0]))
+    tensor([0, 1, 1, 0, 0])
+    """
+
+    def __init__(
+        self, name: str, sizes: Sequence[int] | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        if name not in NAMES:
+            raise ValueError(
+                describe(self, "is unknown", key=name, expected=f"one of {list(NAMES)}")
+            )
+        self.is_product = name.startswith("mult")
+        if self.is_product and not sizes:
+            raise ValueError(
+                describe(self, f"{name!r} needs the sizes of its spaces", mend="Give var_nums.")
+            )
+        self.name, self.sizes = name, list(sizes) if self.is_product and sizes else None
+        self.is_one_hot = name.endswith("one_hot")
+        self.dtype = dtype or torch.int64
+
+    @classmethod
+    def of(cls, spec: TensorSpec) -> ActionSpace:
+        """Return the action space of a spec.
+
+        Raises:
+            SpecError: if the spec is not that of a choice.
+        """
+        for kind, name in _OF_SPEC.items():
+            if isinstance(spec, kind):
+                nvec = getattr(spec, "nvec", None)
+                sizes = None if nvec is None else torch.as_tensor(nvec).tolist()
+                return cls(name, sizes, spec.dtype)
+        raise SpecError(
+            describe(
+                cls.__name__,
+                "is a choice among finitely many",
+                expected=[kind.__name__ for kind in _OF_SPEC],
+                found=type(spec).__name__,
+            )
+        )
+
+    def best(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the best action and its value ``[*B, 1]``; of equal ones the first.
+
+        The value of a product is the sum of its parts.
+        """
+        if self.sizes is None:
+            value, index = values.max(-1, keepdim=True)
+            return self._written(index, values), value
+        self._check(values)
+        best = [part.max(-1, keepdim=True) for part in values.split(self.sizes, -1)]
+        value = torch.cat([v for v, _ in best], -1).sum(-1, keepdim=True)
+        return self._joined([i for _, i in best]), value
+
+    def greedy(self, values: Tensor) -> Tensor:
+        """Return the best action."""
+        return self.best(values)[0]
+
+    def value_of(self, values: Tensor, action: Tensor) -> Tensor:
+        """Return the value ``[*B, 1]`` of an action."""
+        if self.sizes is None:
+            return values.gather(-1, self.index(action))
+        picked = [
+            part.gather(-1, index)
+            for part, index in zip(
+                values.split(self.sizes, -1), self.index(action).split(1, -1), strict=True
+            )
+        ]
+        return torch.cat(picked, -1).sum(-1, keepdim=True)
+
+    def index(self, action: Tensor) -> Tensor:
+        """Return what an action stands for as indices ``[*B, 1]``, of a product ``[*B, G]``."""
+        if self.name == "categorical":
+            return action.long().unsqueeze(-1)
+        if self.name == "mult_categorical":
+            return action.long()
+        if self.sizes is None:
+            return index_of(action)
+        return torch.cat([index_of(part) for part in action.split(self.sizes, -1)], -1)
+
+    def random(self, mask: Tensor) -> Tensor:
+        """Return an action drawn uniformly from those that ``mask [*B, N]`` allows."""
+        parts = mask.split(self.sizes, -1) if self.sizes is not None else (mask,)
+        draws = [_draw_allowed(part) for part in parts]
+        if self.sizes is None:
+            return self._written(draws[0], mask)
+        return self._joined(draws)
+
+    def _written(self, index: Tensor, like: Tensor) -> Tensor:
+        """Return choices ``[*B, 1]`` as actions; one-hot ones have the shape of ``like``."""
+        if not self.is_one_hot:
+            return index.squeeze(-1)
+        return torch.zeros_like(like, dtype=self.dtype).scatter_(-1, index, 1)
+
+    def _joined(self, indices: list[Tensor]) -> Tensor:
+        if not self.is_one_hot:
+            return torch.cat(indices, -1)
+        assert self.sizes is not None
+        pairs = zip(indices, self.sizes, strict=True)
+        return torch.cat([one_hot(index, n) for index, n in pairs], -1).to(self.dtype)
+
+    def _check(self, values: Tensor) -> None:
+        assert self.sizes is not None
+        if values.shape[-1] != sum(self.sizes):
+            raise ShapeError(
+                describe(
+                    self,
+                    "has one value for each choice",
+                    expected=sum(self.sizes),
+                    found=values.shape[-1],
+                    mend="Compare var_nums with the output of the network.",
+                )
+            )
+
+
+def _draw_allowed(mask: Tensor) -> Tensor:
+    """Return indices ``[*B, 1]``, each drawn uniformly from what ``mask [*B, N]`` allows."""
+    return torch.rand(mask.shape, device=mask.device).masked_fill(~mask, -1.0).argmax(-1, True)
+
+
+def resolve(
+    owner: object,
+    action_space: str | TensorSpec | None,
+    spec: TensorSpec | None,
+    var_nums: Sequence[int] | None,
+    action_key: NestedKey = "action",
+) -> tuple[ActionSpace, TensorSpec | None]:
+    """Return the action space that arguments describe, and the spec of the action if there is one.
+
+    Raises:
+        ValueError: if nothing describes it.
+    """
+    if isinstance(action_space, TensorSpec):
+        action_space, spec = None, action_space if spec is None else spec
+    leaf = spec.get(action_key) if isinstance(spec, Composite) else spec
+    if action_space is not None:
+        return ActionSpace(action_space, var_nums, None if leaf is None else leaf.dtype), spec
+    if leaf is None:
+        raise ValueError(
+            describe(owner, "needs an action space", mend="Give spec, or action_space by name.")
+        )
+    return ActionSpace.of(leaf), spec

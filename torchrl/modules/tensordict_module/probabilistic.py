@@ -1,0 +1,204 @@
+"""Modules that draw from a distribution whose parameters are entries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import (
+    CompositeDistribution,
+    InteractionType,
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    dispatch,
+    interaction_type,
+    set_skip_existing,
+)
+from torch import Size
+from torch import distributions as d
+
+from torchrl._core.keys import as_keys
+from torchrl._core.plan import Record, explain
+from torchrl.modules.distributions import Delta, distributions_maps
+from torchrl.modules.distributions.utils import draw, draw_and_score
+from torchrl.modules.tensordict_module.common import HasSpec, Spec
+from torchrl.modules.tensordict_module.sequence import SafeSequential
+
+
+class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
+    """Draws a value from a distribution whose parameters are entries.
+
+    How it is drawn, the exploration type says; where none is set, ``default_interaction_type``.
+    With ``return_log_prob`` a draw comes with its log-probability, which is that of the draw
+    itself even where rounding would hide it (a saturated :class:`~torchrl.modules.TanhNormal`).
+
+    Args:
+        in_keys: Entries with the parameters, named as they are; or ``{parameter: entry}``.
+        out_keys: Where the draw goes.
+        spec: Spec of the draw: a composite, or the spec of the first entry.
+        safe: Project the draw on its spec.
+        default_interaction_type: How to draw where no exploration type is set.
+        distribution_class: The distribution, or its name in lower case.
+        distribution_kwargs: Parameters that are no entries.
+        return_log_prob: Write the log-probability too.
+        log_prob_keys: Where it goes, for each draw; ``<out_key>_log_prob`` by default.
+        log_prob_key: The same for a single draw.
+        cache_dist: Build the distribution once and replace its parameters at each call; what an
+            earlier :meth:`get_dist` returned changes with it. For distributions with ``update``.
+        n_empirical_estimate: Number of samples in a mean that has no closed form.
+        num_samples: Draw this many values along new first dimensions.
+        generator: Random generator of the draws, or a seed, or the entry that holds one.
+
+    Reads: ``in_keys``. Writes: ``out_keys``, and the log-probability ``[*B]`` (for distributions
+    without event dimensions ``[*B, A]``) with ``return_log_prob``.
+
+    Raises:
+        SpecError: if ``safe`` comes without a spec.
+        MissingKeyError: at a call, if the distribution fails because a parameter is absent.
+
+    >>> from tensordict import TensorDict
+    >>> from torchrl.modules import TanhNormal
+    >>> module = SafeProbabilisticModule(
+    ...     ["loc", "scale"], "action", distribution_class=TanhNormal, return_log_prob=True
+    ... )
+    >>> td = module(TensorDict(loc=torch.zeros(2), scale=torch.ones(2)))
+    >>> td["action"], td["action_log_prob"].shape
+    (tensor([0., 0.]), torch.Size([]))
+    """
+
+    entrywise = True
+
+    def __init__(
+        self,
+        in_keys: NestedKey | Sequence[NestedKey] | Mapping[str, NestedKey],
+        out_keys: NestedKey | Sequence[NestedKey] | None = None,
+        spec: Spec = None,
+        *,
+        safe: bool = False,
+        default_interaction_type: InteractionType | str = InteractionType.DETERMINISTIC,
+        distribution_class: Any = Delta,
+        distribution_kwargs: Mapping[str, Any] | None = None,
+        return_log_prob: bool = False,
+        log_prob_keys: list[NestedKey] | None = None,
+        log_prob_key: NestedKey | None = None,
+        cache_dist: bool = False,
+        n_empirical_estimate: int = 1000,
+        num_samples: int | Size | None = None,
+        generator: torch.Generator | int | NestedKey | None = None,
+    ) -> None:
+        if isinstance(distribution_class, str):
+            distribution_class = distributions_maps[distribution_class.lower()]
+        reads: Any = dict(in_keys) if isinstance(in_keys, Mapping) else as_keys(in_keys)
+        super().__init__(
+            reads,
+            None if out_keys is None else as_keys(out_keys),
+            default_interaction_type=InteractionType(default_interaction_type),
+            distribution_class=distribution_class,
+            distribution_kwargs=dict(distribution_kwargs or {}),
+            return_log_prob=return_log_prob,
+            log_prob_keys=log_prob_keys,
+            log_prob_key=log_prob_key,
+            n_empirical_estimate=n_empirical_estimate,
+            num_samples=num_samples,
+            generator=generator,
+        )
+        self._params = [
+            (name if isinstance(name, str) else name[-1], key)
+            for name, key in zip(self.dist_keys, self.in_keys, strict=True)
+        ]
+        self.cache_dist = cache_dist and hasattr(distribution_class, "update")
+        self._cached: d.Distribution | None = None
+        self.entrywise = (
+            num_samples is None
+            and generator is None
+            and len(self.dist_sample_keys) == 1
+            and self.dist_sample_keys != ["_"]
+            and distribution_class is not CompositeDistribution
+        )
+        self.register_spec(spec, safe)
+
+    def get_dist(self, tensordict: TensorDictBase) -> d.Distribution:
+        """Return the distribution whose parameters ``tensordict`` holds."""
+        params = {name: tensordict.get(key) for name, key in self._params}
+        cached = self._cached
+        if cached is not None and _shape_of(params) == cached.batch_shape + cached.event_shape:
+            cached.update(**params)  # type: ignore[attr-defined]
+            return cached
+        try:
+            dist = self.distribution_class(**params, **self.distribution_kwargs)
+        except Exception as error:
+            values = list(params.values())
+            explained = explain(self, self.in_keys, values, tensordict, error)
+            if explained is None:
+                raise
+            raise explained from None
+        if self.cache_dist:
+            self._cached = dist
+        return dist
+
+    build_dist_from_params = get_dist
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cached": None}  # a copy has no part in it
+
+    @dispatch(auto_batch_size=False)
+    @set_skip_existing(None)
+    def forward(
+        self,
+        tensordict: TensorDictBase,
+        tensordict_out: TensorDictBase | None = None,
+        _requires_sample: bool = True,
+    ) -> TensorDictBase:
+        """Build the distribution, draw, write, project if safe."""
+        if self.entrywise and tensordict_out is None and _requires_sample:
+            self._run(tensordict)
+            return tensordict
+        out = super().forward(tensordict, tensordict_out, _requires_sample)
+        self.project(out)
+        return out
+
+    def _run(self, td: Record) -> None:
+        dist = self.get_dist(td)
+        kind = interaction_type() or self.default_interaction_type
+        if self.return_log_prob:
+            value, log_prob = draw_and_score(dist, kind, self.n_empirical_estimate)
+            td.set(self.dist_sample_keys[0], value)
+            td.set(self.log_prob_key, log_prob)
+        else:
+            td.set(self.dist_sample_keys[0], draw(dist, kind, self.n_empirical_estimate))
+        if self._projected:
+            self.project(td)
+
+
+def _shape_of(params: Mapping[str, Any]) -> Size:
+    shapes = [value.shape for value in params.values()]
+    return torch.broadcast_shapes(*shapes)
+
+
+class SafeProbabilisticTensorDictSequential(ProbabilisticTensorDictSequential, SafeSequential):
+    """Modules that end in a draw: a stochastic policy.
+
+    ``get_dist(td)`` is the distribution, ``log_prob(td)`` the log-probability of the draws that
+    ``td`` holds, ``build_dist_from_params(td)`` the distribution of parameters that it holds.
+
+    Args:
+        *modules: Modules of tensordicts, the last of them probabilistic.
+        partial_tolerant: Skip modules whose inputs are absent.
+
+    Reads: what a module reads and no earlier one writes. Writes: what any of them writes.
+
+    >>> from tensordict import TensorDict
+    >>> from torchrl.modules import IndependentNormal, NormalParamExtractor, SafeModule
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), NormalParamExtractor())
+    >>> policy = SafeProbabilisticTensorDictSequential(
+    ...     SafeModule(net, ["obs"], ["loc", "scale"]),
+    ...     SafeProbabilisticModule(["loc", "scale"], "a", distribution_class=IndependentNormal),
+    ... )
+    >>> td = policy(TensorDict(obs=torch.zeros(5, 3), batch_size=[5]))
+    >>> policy.get_dist(td).batch_shape, policy.log_prob(td).shape
+    (torch.Size([5]), torch.Size([5]))
+    """
+
+    entrywise = True
