@@ -12,18 +12,17 @@ from torch import Tensor, nn
 
 from torchrl._core.entries import Entries
 from torchrl._core.errors import ResetError, ShapeError, describe
-from torchrl._core.mdp import DONE, last_name
-from torchrl.data import Composite, TensorSpec
-from torchrl.envs.rollout import rollout
-from torchrl.envs.spec_access import (
-    GROUPS,
-    INPUTS,
-    SpecAccess,
-    complete_group,
-    default_spec,
-    flag_spec,
+from torchrl.envs.partial_reset import (
+    choose,
+    entry_names,
+    is_void,
+    keep_rows,
+    pop_masks,
+    refuse_done,
 )
-from torchrl.envs.step_plan import StepPlan, expand_flag
+from torchrl.envs.rollout import rollout
+from torchrl.envs.spec_access import INPUTS
+from torchrl.envs.spec_owner import SpecOwner
 
 
 def next_seed(seed: int) -> int:
@@ -35,7 +34,7 @@ def next_seed(seed: int) -> int:
     return int.from_bytes(np.random.default_rng(seed).bytes(8), "big") % (2**32 - 1)
 
 
-class EnvBase(SpecAccess, nn.Module, ABC):
+class EnvBase(SpecOwner, nn.Module, ABC):
     """One or many Markov decision processes that read and write tensordicts.
 
     Name the specs in ``__init__`` (``observation_spec``, ``action_spec``, and where they differ
@@ -97,7 +96,7 @@ class EnvBase(SpecAccess, nn.Module, ABC):
         self._allow_done_after_reset = allow_done_after_reset
         self._spec_locked = spec_locked
         self.is_closed = False
-        self._resets = 0
+        self._moves = 0
 
     # --- hooks -----------------------------------------------------------------------------------
 
@@ -119,109 +118,7 @@ class EnvBase(SpecAccess, nn.Module, ABC):
             )
         )
 
-    # --- specs -----------------------------------------------------------------------------------
-
-    def _get_specs(self) -> dict[str, Composite]:
-        """Return the five groups of specs, completing them the first time they are asked for."""
-        specs = self.__dict__.setdefault("_specs", {})
-        for group in GROUPS:
-            if group not in specs:
-                specs[group] = self._lock(default_spec(self, group))
-        return specs
-
-    def _set_specs(self, specs: dict[str, TensorSpec | None]) -> None:
-        own = self.__dict__.setdefault("_specs", {})
-        for group, spec in specs.items():
-            own[group] = self._lock(complete_group(self, group, spec))
-        self.empty_cache()
-
-    def _lock(self, spec: Composite) -> Composite:
-        return spec.lock_() if self._spec_locked else spec
-
-    def set_spec_lock_(self, mode: bool = True) -> EnvBase:
-        """Lock or unlock the specs against edits in place; call :meth:`empty_cache` after edits."""
-        self._spec_locked = mode
-        for spec in self._get_specs().values():
-            spec.lock_() if mode else spec.unlock_()
-        self.empty_cache()
-        return self
-
-    def empty_cache(self) -> None:
-        """Forget what was decided from the specs; it is decided anew at the next step."""
-        self.__dict__.pop("_plan", None)
-        self.__dict__.pop("_validated", None)
-
-    @property
-    def plan(self) -> StepPlan:
-        """What is known from the specs: keys, shapes, checks."""
-        plan = self.__dict__.get("_plan")
-        if plan is None:
-            plan = self.__dict__["_plan"] = StepPlan(self)
-        return plan
-
-    @property
-    def specs(self) -> Composite:
-        """Both sides in one composite: ``input_spec`` and ``output_spec``."""
-        return Composite(
-            input_spec=self.input_spec, output_spec=self.output_spec, shape=self.batch_size
-        )
-
-    @property
-    def action_keys(self) -> list[NestedKey]:
-        """Names of the actions, flat ones first."""
-        return self.plan.action_keys
-
-    @property
-    def action_key(self) -> NestedKey:
-        """Name of the only action."""
-        return self._only(self.action_keys, "action")
-
-    @property
-    def reward_keys(self) -> list[NestedKey]:
-        """Names of the rewards."""
-        return self.plan.reward_keys
-
-    @property
-    def reward_key(self) -> NestedKey:
-        """Name of the only reward."""
-        return self._only(self.reward_keys, "reward")
-
-    @property
-    def done_keys(self) -> list[NestedKey]:
-        """Names of all end flags: ``done``, ``terminated`` and, if it can happen, ``truncated``."""
-        return self.plan.done_keys
-
-    @property
-    def done_key(self) -> NestedKey:
-        """Name of the only ``done`` flag."""
-        return self._only([key for key in self.done_keys if last_name(key) == DONE], "done flag")
-
-    @property
-    def done_keys_groups(self) -> list[list[NestedKey]]:
-        """Names of the end flags, grouped by nesting level."""
-        return [group.keys for group in self.plan.groups]
-
-    @property
-    def reset_keys(self) -> list[NestedKey]:
-        """Names of the ``_reset`` masks, one a nesting level of the flags."""
-        return self.plan.reset_keys
-
-    @property
-    def observation_keys(self) -> list[NestedKey]:
-        """Names of the observations."""
-        return self.plan.observation_keys
-
-    @property
-    def state_keys(self) -> list[NestedKey]:
-        """Names of what a step reads beside the action."""
-        return self.plan.state_keys
-
-    def _only(self, keys: list[NestedKey], what: str) -> NestedKey:
-        if len(keys) != 1:
-            raise KeyError(
-                describe(self, f"has {len(keys)} {what}s", found=keys, mend="Use the plural.")
-            )
-        return keys[0]
+    # --- what it is ------------------------------------------------------------------------------
 
     @property
     def device(self) -> torch.device | None:
@@ -242,15 +139,6 @@ class EnvBase(SpecAccess, nn.Module, ABC):
     def shape(self) -> torch.Size:
         """Same as ``batch_size``."""
         return self.batch_size
-
-    def add_truncated_keys(self) -> EnvBase:
-        """Give every level of end flags a ``truncated`` beside its ``done``."""
-        spec = self.full_done_spec.clone()
-        for group in self.plan.groups:
-            if not group.has_truncated:
-                spec[group.truncated] = flag_spec(group.shape, self.device)
-        self.full_done_spec = spec
-        return self
 
     # --- reset -----------------------------------------------------------------------------------
 
@@ -274,38 +162,27 @@ class EnvBase(SpecAccess, nn.Module, ABC):
                 ``tensordict``, or if the environment cannot ``set_state``.
         """
         plan = self.plan
-        self._count_reset()
-        masks = {} if tensordict is None else self._pop_masks(tensordict)
+        masks = {} if tensordict is None else pop_masks(self, tensordict)
+        if masks and is_void(self, masks):
+            return tensordict
+        self.count_move()
         if set_state:
             if tensordict is None:
                 raise ResetError(describe(self, "cannot set a state without a tensordict"))
             root = self._set_state(tensordict)
-        elif masks and not any(bool(mask.any()) for mask in masks.values()):
-            return tensordict
         else:
             root = self._reset_rows(tensordict, masks, **kwargs)
-        if root is tensordict:
-            raise ResetError(
-                describe(
-                    self, "returned from _reset() the tensordict it was given; return a new one"
-                )
-            )
+        self._refuse_same(root, tensordict, "_reset")
+        if self.batch_locked and root.batch_size != self._batch_size:
+            raise self._wrong_batch("returned from _reset() a tensordict", root.batch_size)
         plan.complete_reset(root)
         if self._is_checked_now():
             plan.check_outcome(root, ("observation", "done"))
         if masks:
-            self._keep_rows(tensordict, root, masks)
+            keep_rows(self, tensordict, root, masks)
         if not self._allow_done_after_reset:
-            self._refuse_done(root, masks)
+            refuse_done(self, root, masks)
         return root if tensordict is None else tensordict.update(root)
-
-    @property
-    def resets(self) -> int:
-        """How often a reset was asked for; tells a loop whether someone else began an episode."""
-        return self._resets
-
-    def _count_reset(self) -> None:
-        self.__dict__["_resets"] += 1
 
     def _reset_rows(self, record: Any, masks: dict[NestedKey, Tensor], **kwargs: Any) -> Any:
         if not masks:
@@ -317,68 +194,17 @@ class EnvBase(SpecAccess, nn.Module, ABC):
             record.pop(key)
         return root
 
-    def _pop_masks(self, tensordict: TensorDictBase) -> dict[NestedKey, Tensor]:
-        """Take the ``_reset`` masks out; a mask holds for every level below it."""
-        masks: dict[NestedKey, Tensor] = {}
-        outer: list[tuple[Any, Tensor]] = []
-        for group in self.plan.groups:
-            mask: Any = tensordict.pop(group.reset, None)
-            for prefix, above in outer:
-                if prefix == group.prefix[: len(prefix)]:
-                    mask = expand_flag(above, group.shape)
-                    break
-            else:
-                if mask is None:
-                    continue
-                if mask.shape != group.shape:
-                    raise ShapeError(
-                        describe(
-                            self,
-                            "has another shape than the done flag beside it",
-                            key=group.reset,
-                            expected=tuple(group.shape),
-                            found=tuple(mask.shape),
-                        )
-                    )
-                outer.append((group.prefix, mask))
-            masks[group.reset] = mask
-        return {} if masks and all(bool(mask.all()) for mask in masks.values()) else masks
+    @property
+    def moves(self) -> int:
+        """How often a reset, a step or a rollout was asked for.
 
-    def _keep_rows(self, before: Any, root: Any, masks: dict[NestedKey, Tensor]) -> None:
-        """Put back, in ``root``, what the rows that are not reset had before."""
-        for key in entry_names(root):
-            mask = self.plan.mask_of(key, masks)
-            if mask is None:
-                continue
-            new, old = root.get(key), before.get(key, None)
-            if old is None:
-                raise ResetError(
-                    describe(
-                        self,
-                        "is needed by the rows that are not reset, and is not in the input",
-                        key=key,
-                        mend="Hand reset() the root that step_mdp() returned.",
-                    )
-                )
-            if isinstance(new, Tensor):
-                root.set(key, torch.where(expand_flag(mask, new.shape), new, old))
+        A loop that keeps a root looks here whether someone else has moved the environment since.
+        """
+        return self._moves
 
-    def _refuse_done(self, root: Any, masks: dict[NestedKey, Tensor]) -> None:
-        for group in self.plan.groups:
-            for key in group.keys:
-                over = root.get(key)
-                if masks:
-                    over = over & masks[group.reset] if group.reset in masks else over & False
-                if over.any():
-                    raise ResetError(
-                        describe(
-                            self,
-                            "is true after reset()",
-                            key=key,
-                            mend="Begin episodes that are not over, or build the environment with "
-                            "allow_done_after_reset=True.",
-                        )
-                    )
+    def count_move(self) -> None:
+        """Say that the environment is about to leave the state where others may believe it."""
+        self.__dict__["_moves"] += 1
 
     def maybe_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Reset, in place, the rows whose episode has ended."""
@@ -400,12 +226,11 @@ class EnvBase(SpecAccess, nn.Module, ABC):
     def reset_entries(self, root: Entries) -> Entries:
         """Reset the rows that have ended; for the stepping loop, which trusts the outcome."""
         plan = self.plan
-        self._count_reset()
         masks = plan.reset_masks(root)
         whole = plan.is_single or all(bool(mask.all()) for mask in masks.values())
         fresh = plan.complete_reset(self._reset_rows(root, {} if whole else masks))
         if not whole:
-            self._keep_rows(root, fresh, masks)
+            keep_rows(self, root, fresh, masks)
         root.update(fresh)
         return root
 
@@ -423,6 +248,7 @@ class EnvBase(SpecAccess, nn.Module, ABC):
             ShapeError, DTypeError, MissingKeyError: if the first step does not keep to the specs.
         """
         self._check_batch(tensordict)
+        self.count_move()
         mask = tensordict.get("_step", None)
         preset = tensordict.get("next", None)
         following = self._step_rows(tensordict, mask)
@@ -434,16 +260,30 @@ class EnvBase(SpecAccess, nn.Module, ABC):
         plan = self.plan
         if self._is_checked_now():
             plan.check_action(tensordict)
-        following = plan.complete_step(self._step(tensordict))
+        following = self._step(tensordict)
+        self._refuse_same(following, tensordict, "_step")
+        plan.complete_step(following)
         self.check_first_step(following)
         if mask is not None:
             tensordict.pop("_step", None)
             for key in entry_names(following):
                 new = following.get(key)
                 old = tensordict.get(key, None)
-                old = torch.zeros_like(new) if old is None else old
-                following.set(key, torch.where(expand_flag(mask, new.shape), new, old))
+                if old is None:  # a reward; what is no tensor has no zero
+                    old = torch.zeros_like(new) if isinstance(new, Tensor) else new
+                following.set(key, choose(mask, new, old))
         return following
+
+    def _refuse_same(self, record: Any, given: Any, hook: str) -> None:
+        if record is given:
+            raise ResetError(
+                describe(
+                    self,
+                    f"returned from {hook}() the tensordict it was given",
+                    expected="a new tensordict",
+                    mend="Build one from the entries, or copy() first.",
+                )
+            )
 
     def check_first_step(self, following: Any) -> None:
         """Hold an outcome against the specs, unless an earlier one kept to them."""
@@ -451,21 +291,29 @@ class EnvBase(SpecAccess, nn.Module, ABC):
             self.plan.check_outcome(following, ("observation", "reward", "done"))
             self.__dict__["_validated"] = True
 
+    @property
+    def checks_every_step(self) -> bool:
+        """Whether every step is held against the specs, not the first alone."""
+        return self._run_type_checks
+
     def _is_checked_now(self) -> bool:
         return "_validated" not in self.__dict__ or self._run_type_checks
 
     def _check_batch(self, tensordict: TensorDictBase) -> None:
         found = tensordict.batch_size
         if found != self._batch_size and (self.batch_locked or self._batch_size):
-            raise ShapeError(
-                describe(
-                    self,
-                    "was handed a tensordict of another batch size",
-                    expected=tuple(self._batch_size),
-                    found=tuple(found),
-                    mend="Step the environment with the tensordict that reset() returned.",
-                )
+            raise self._wrong_batch("was handed a tensordict", found)
+
+    def _wrong_batch(self, fact: str, found: torch.Size) -> ShapeError:
+        return ShapeError(
+            describe(
+                self,
+                f"{fact} of another batch size",
+                expected=tuple(self._batch_size),
+                found=tuple(found),
+                mend="Give tensordicts the batch_size of the environment, as reset() does.",
             )
+        )
 
     def step_mdp(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the root of the next step: as :func:`~torchrl.envs.step_mdp`, with the action."""
@@ -550,8 +398,3 @@ class EnvBase(SpecAccess, nn.Module, ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(batch_size={self.batch_size}, device={self.device})"
-
-
-def entry_names(record: Any) -> list[NestedKey]:
-    """Return the keys of every leaf of a record."""
-    return list(record) if isinstance(record, Entries) else list(record.keys(True, True))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import LazyStackedTensorDict, TensorDict, TensorDictBase
+from tensordict import LazyStackedTensorDict, TensorDict, TensorDictBase, is_leaf_nontensor
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import Tensor, nn
 
@@ -92,7 +92,7 @@ def rollout(
     elif tensordict is None:
         raise ValueError("rollout: auto_reset=False needs a tensordict to begin with.")
     else:
-        stepper.root = self.maybe_reset(tensordict.copy())
+        stepper.root = self.maybe_reset(self.plan.complete_reset(tensordict.copy()))
     act = PreparedPolicy(self, policy, trust=trust_policy, cast=auto_cast_to_device)
     batch = stepper.run(act, max_steps, stop=stop, callback=callback, dense=return_contiguous)
     if set_truncated:
@@ -144,7 +144,9 @@ class PreparedPolicy:
         self, env: EnvBase, policy: Act | None, *, trust: bool = False, cast: bool = False
     ) -> None:
         if policy is None:
-            policy = RandomPolicy(env.full_action_spec)
+            policy = (
+                RandomPolicy(env.full_action_spec) if env.plan.batch_locked else env.rand_action
+            )
         elif not trust:
             policy = as_tensordict_policy(env, policy)
         self.on_entries = None if cast else plan_policy(policy)
@@ -184,6 +186,8 @@ class _ReplayActions:
         dim = len(env.batch_size)
         if isinstance(actions, Tensor):
             actions = TensorDict({env.action_key: actions}, actions.shape[: dim + 1])
+        else:
+            actions = actions.select(*env.action_keys)
         if actions.batch_size[:dim] != env.batch_size or actions.ndim <= dim:
             raise ShapeError(
                 describe(
@@ -217,16 +221,17 @@ class Stepper:
         self.env = env
         self.storing_device = None if storing_device is None else torch.device(storing_device)
         self.root: Any = None
-        self._resets = -1
+        self._moves = -1
 
     def begin(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> None:
         """Reset the environment and stand at its first root."""
-        self.root = self.env.reset(tensordict, **kwargs)
-        self._resets = self.env.resets
+        given = None if tensordict is None else tensordict.copy()
+        self.root = self.env.reset(given, **kwargs)
+        self._moves = self.env.moves
 
     def is_displaced(self) -> bool:
-        """Say whether someone else reset the environment, so that our root is stale."""
-        return self._resets != self.env.resets
+        """Say whether someone else moved the environment, so that our root is stale."""
+        return self._moves != self.env.moves
 
     def run(
         self,
@@ -249,8 +254,9 @@ class Stepper:
             dense: Raise rather than return a lazy stack.
             interrupted: Asked after each step whether to stop.
         """
+        self.env.count_move()  # an error on the way leaves us displaced
         batch = self._run(policy, max_steps, stop, callback, dense, interrupted)
-        self._resets = self.env.resets
+        self._moves = self.env.moves
         return batch
 
     def _run(
@@ -263,13 +269,17 @@ class Stepper:
         interrupted: Callable[[], bool] | None,
     ) -> TensorDictBase:
         plain = callback is None and self.storing_device is None and stop != "all"
-        if plain and policy.on_entries is not None and is_entrywise(self.env):
+        if plain and policy.on_entries is not None and self._takes_entries():
             return self._run_entries(policy.on_entries, max_steps, stop, interrupted)
         if isinstance(self.root, Entries):
             self.root = _tensordict(self.root, self.env)
         return self._run_tensordicts(
             policy.on_tensordict, max_steps, stop, callback, dense, interrupted
         )
+
+    def _takes_entries(self) -> bool:
+        env = self.env
+        return is_entrywise(env) and env.plan.batch_locked and not env.checks_every_step
 
     def root_tensordict(self) -> TensorDictBase:
         """Return the root as a tensordict."""
@@ -332,7 +342,7 @@ class Stepper:
                 _check_output(env, root)
                 plan.check_action(root)
             if stop == "all" and t > 0:
-                root.set("_step", ~plan.level_done(root))
+                root.set("_step", ~plan.rows_over(root))
             root = env.step(root)
             steps.append(root if self.storing_device is None else root.to(self.storing_device))
             following = plan.step_mdp(root)
@@ -347,7 +357,7 @@ class Stepper:
             if callback is not None and t < max_steps - 1:
                 callback(env, root)
         self.root = root
-        return _name_time(_stack(steps, len(env.batch_size), dense))
+        return _name_time(_stack(steps, steps[0].ndim, dense))
 
 
 def _check_output(env: EnvBase, root: Any) -> None:
@@ -367,7 +377,7 @@ def _check_output(env: EnvBase, root: Any) -> None:
 def _entries(root: TensorDictBase) -> Entries:
     if root is None:
         raise ResetError("Stepper: there is no root to step from; reset the environment first.")
-    return Entries(root.items(include_nested=True, leaves_only=True))
+    return Entries(root.items(True, True, is_leaf=is_leaf_nontensor))
 
 
 def _tensordict(root: Entries, env: EnvBase) -> TensorDictBase:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDictBase, is_leaf_nontensor
 from torch import Tensor
 
 from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, describe, nearest
@@ -15,7 +15,7 @@ from torchrl.data import Composite, TensorSpec
 from torchrl.envs.spec_access import leaf_names
 
 if TYPE_CHECKING:
-    from torchrl.envs.common import EnvBase
+    from torchrl.envs.spec_owner import SpecOwner
 
 
 class FlagGroup:
@@ -39,7 +39,7 @@ class StepPlan:
         env: Its specs are read here, and never again.
     """
 
-    def __init__(self, env: EnvBase) -> None:
+    def __init__(self, env: SpecOwner) -> None:
         specs = env._get_specs()
         self.name, self.batch_size, self.device = type(env).__name__, env.batch_size, env.device
         self.specs: dict[str, Composite] = specs
@@ -49,6 +49,8 @@ class StepPlan:
         self.done_keys = leaf_names(specs["done"])
         done = [key for key in self.done_keys if last_name(key) == DONE]
         self.groups = [FlagGroup(key, specs["done"]) for key in sorted(done, key=_depth)]
+        # The outermost flags decide when an episode is over; those below say who in it is.
+        self.deciding = [group for group in self.groups if not self._is_inner(group)]
         self.reset_keys = [group.reset for group in self.groups]
         self.reward_shapes = [(key, specs["reward"][key].shape) for key in self.reward_keys]
         in_state = {*self.state_keys, *self.observation_keys}
@@ -112,41 +114,60 @@ class StepPlan:
                     root.set(key, torch.zeros(shape, dtype=torch.bool, device=group.device))
         return root
 
+    def _is_inner(self, group: FlagGroup) -> bool:
+        return any(
+            outer is not group and outer.prefix == group.prefix[: len(outer.prefix)]
+            for outer in self.groups
+        )
+
     def ended(self, following: Any) -> bool:
         """Say whether any episode has ended."""
         if self.is_single:
             return following.get(self.groups[0].done).item()
-        return any(bool(following.get(group.done).any()) for group in self.groups)
+        return any(bool(following.get(group.done).any()) for group in self.deciding)
 
     def all_ended(self, following: Any) -> bool:
         """Say whether every episode has ended."""
-        return bool(self.level_done(following).all())
+        return bool(self.rows_over(following).all())
 
-    def level_done(self, record: Any) -> Tensor:
-        """Return which rows ``[*B, 1]`` are over at every level."""
-        dims = len(self.batch_size)
-        over = [record.get(group.done).flatten(dims).all(-1, True) for group in self.groups]
-        return torch.stack(over).all(0)
+    def rows_over(self, record: Any, *, every: bool = True) -> Tensor:
+        """Return which rows ``[*B, 1]`` are over at every level that decides, or at any."""
+        over = []
+        for group in self.deciding:
+            flag = record.get(group.done)  # [*B, *G, 1]
+            flag = flag.flatten(flag.ndim - len(group.shape) + len(self.batch_size))
+            over.append(flag.all(-1, True) if every else flag.any(-1, True))
+        flags = torch.stack(over)
+        return flags.all(0) if every else flags.any(0)
 
     def reset_masks(self, record: Any) -> dict[NestedKey, Tensor]:
-        """Return where each level must be reset: its own end flag, or that of a level above."""
+        """Return where each level must be reset: where the outermost flag above it is up."""
         masks: dict[NestedKey, Tensor] = {}
         for group in self.groups:
-            mask = record.get(group.done)
-            for outer in self.groups:
-                if outer is not group and outer.prefix == group.prefix[: len(outer.prefix)]:
-                    mask = mask | expand_flag(masks[outer.reset], mask.shape)
-            masks[group.reset] = mask
+            outer = next(g for g in self.deciding if g.prefix == group.prefix[: len(g.prefix)])
+            mask = record.get(outer.done)
+            masks[group.reset] = (
+                mask if outer is group else expand_flag(mask, record.get(group.done).shape)
+            )
         return masks
 
     def mask_of(self, key: NestedKey, masks: dict[NestedKey, Tensor]) -> Tensor | None:
-        """Return the mask that governs an entry: that of the innermost level that contains it."""
+        """Return the mask that governs an entry; ``None`` if it is to be reset whole.
+
+        It is that of the innermost level that contains the entry. What lies outside of every level
+        begins anew where anything in its row does.
+        """
         path = (key,) if isinstance(key, str) else key
-        best: Tensor | None = None
-        for group in self.groups:  # outermost first
-            if group.reset in masks and group.prefix == path[: len(group.prefix)]:
-                best = masks[group.reset]
-        return best
+        levels = [group for group in self.groups if group.prefix == path[: len(group.prefix)]]
+        if levels:
+            return masks.get(levels[-1].reset)  # outermost first
+        if len(masks) < len(self.groups):
+            return None
+        rows = []
+        for group in self.groups:
+            mask = masks[group.reset]
+            rows.append(mask.flatten(mask.ndim - len(group.shape) + len(self.batch_size)))
+        return torch.cat(rows, -1).any(-1, True)
 
     # --- validation of the first step ------------------------------------------------------------
 
@@ -156,7 +177,7 @@ class StepPlan:
             action = root.get(key, None)
             if action is None:
                 raise self._missing(root, key, "was not written by the policy", side="policy")
-            shape = self._expected(self.specs["action"][key].shape, root)
+            shape = self.expected(self.specs["action"][key].shape, root)
             if isinstance(action, Tensor) and action.shape != shape and -1 not in shape:
                 raise self._wrong_shape(key, shape, action.shape, "action_spec", "policy's ")
 
@@ -173,7 +194,7 @@ class StepPlan:
             raise self._missing(record, key, f"is promised by {source} but absent")
         if not isinstance(value, Tensor) or spec.dtype is None:
             return
-        shape = self._expected(spec.shape, record)
+        shape = self.expected(spec.shape, record)
         if value.shape != shape and -1 not in shape:
             raise self._wrong_shape(key, shape, value.shape, source)
         if value.dtype != spec.dtype:
@@ -188,7 +209,8 @@ class StepPlan:
                 )
             )
 
-    def _expected(self, shape: torch.Size, record: Any) -> torch.Size:
+    def expected(self, shape: torch.Size, record: Any) -> torch.Size:
+        """Return the shape of an entry: that of its spec, or ``[*B, *S]`` if ``B`` is free."""
         return shape if self.batch_locked else torch.Size([*record.batch_size, *shape])
 
     def _missing(
@@ -239,13 +261,14 @@ class StepPlan:
             if key in self.not_carried:
                 continue
             if root.get(key, None) is None:
-                root.set(key, value)
+                # Steps share tensors, never nested records: writing to one must not reach another.
+                root.set(key, value.copy() if isinstance(value, TensorDictBase) else value)
             elif isinstance(value, TensorDictBase):
                 self._carry_nested((key,), value, root)
         return root
 
     def _carry_nested(self, path: tuple[str, ...], value: TensorDictBase, root: Any) -> None:
-        for name in value.keys(True, True):
+        for name in value.keys(True, True, is_leaf=is_leaf_nontensor):
             key = (*path, *((name,) if isinstance(name, str) else name))
             if key not in self.not_carried and root.get(key, None) is None:
                 root.set(key, value.get(name))
