@@ -378,10 +378,7 @@ class TruncatedNormal(d.Distribution):
         share = torch.where(self._mirror < 0, 1 - value, value)
         tiny = torch.finfo(value.dtype).tiny
         mass = (below + share * self._log_mass.exp()).clamp(tiny, 1 - torch.finfo(value.dtype).eps)
-        x = self._mirror * torch.special.ndtri(mass) * self.scale + self.loc
-        low = torch.as_tensor(self.low, dtype=x.dtype, device=x.device)
-        high = torch.as_tensor(self.high, dtype=x.dtype, device=x.device)
-        return x.clamp(low, high)
+        return self._within(self._mirror * torch.special.ndtri(mass) * self.scale + self.loc)
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return the probability of each component of lying below ``value [*B, A]``."""
@@ -406,7 +403,8 @@ class TruncatedNormal(d.Distribution):
     @property
     def mean(self) -> Tensor:
         """The mean ``[*B, A]``."""
-        return self.loc + self._mirror * self.scale * self._tails()[0]
+        mean = self.loc + self._mirror * self.scale * self._tails()[0]
+        return self._within(mean)  # far from the location, the sum has lost its digits
 
     deterministic_sample = mean
 
@@ -419,8 +417,10 @@ class TruncatedNormal(d.Distribution):
     @property
     def mode(self) -> Tensor:
         """The location, or the end of the range next to it."""
-        low = torch.as_tensor(self.low, dtype=self.loc.dtype, device=self.loc.device)
-        return self.loc.clamp(low, torch.as_tensor(self.high).to(low))
+        return self._within(self.loc)
+
+    def _within(self, value: Tensor) -> Tensor:
+        return value.clamp(self.low, self.high)  # type: ignore[arg-type]
 
     def _tails(self) -> tuple[Tensor, Tensor]:
         """Return ``(p(a) - p(b)) / Z`` and ``(a p(a) - b p(b)) / Z`` of the mirrored range."""

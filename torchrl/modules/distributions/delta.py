@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from tensordict.nn import distributions as base
 from torch import Size, Tensor
 
@@ -29,7 +31,6 @@ class Delta(base.Delta):
         batch_shape: Shape of the batch; all dimensions but the last by default.
         event_shape: Shape of one event; the last dimension by default.
 
-    >>> import torch
     >>> dist = Delta(torch.tensor([1.0, 2.0]))
     >>> dist.sample(), dist.log_prob(torch.tensor([1.0, 3.0]))
     (tensor([1., 2.]), tensor(-inf))
@@ -44,6 +45,14 @@ class Delta(base.Delta):
     def rsample(self, sample_shape: Shape = ()) -> Tensor:  # type: ignore[override]
         """Return the point, ``[*sample_shape, *B, A]``."""
         return self.param.expand((*sample_shape, *self.param.shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return infinity where ``value [*B, A]`` is the point, else minus infinity: ``[*B]``."""
+        close = (value - self.param).abs() <= self.atol + self.rtol * self.param.abs()
+        events = len(self.event_shape)
+        same = close.flatten(close.ndim - events).all(-1) if events else close
+        score = torch.full(same.shape, -math.inf, dtype=self.param.dtype, device=same.device)
+        return score.masked_fill(same, math.inf)
 
     def expand(self, batch_shape: Shape, _instance: Any = None) -> Delta:
         """Return the distribution with the batch shape ``batch_shape``."""
@@ -67,7 +76,6 @@ class TanhDelta(Delta):
     Raises:
         ValueError: if the range is empty.
 
-    >>> import torch
     >>> dist = TanhDelta(torch.zeros(4, 2), low=0.0, high=3.0)
     >>> dist.sample()[0], dist.log_prob(dist.sample())[0]
     (tensor([1.5000, 1.5000]), tensor(inf))
