@@ -77,7 +77,7 @@ class StepPlan:
             reward = following.get(key, None)
             if reward is None:
                 raise self._missing(following, key, "is not in what _step() returned")
-            if reward.shape != shape:
+            if reward.shape != shape and -1 not in shape:
                 if reward.numel() != shape.numel():
                     raise self._wrong_shape(key, shape, reward.shape, "reward_spec")
                 following.set(key, reward.reshape(shape))

@@ -39,6 +39,10 @@ class Transform(nn.Module):
             reset() was given, or ``None``.
         _step: ``(td, next_td) -> next_td``, likewise.
 
+    Two more, for a transform that steps or resets the environment inside more or less than once:
+        _around_step: ``(step, td) -> next_td``, where ``step`` is that of the environment inside.
+        _around_reset: ``(reset, step, td) -> root``, likewise.
+
     Code written for whole records overrides ``_call`` and ``_inv_call`` (``td -> td``), and
     ``transform_<group>_spec`` (``Composite -> Composite``) for a group of specs. A class whose
     hooks touch records only by ``get`` and ``set`` says ``entrywise = True`` and costs less.
@@ -108,6 +112,12 @@ class Transform(nn.Module):
             return self._call(tensordict_reset)
         finally:
             self.__dict__["missing_tolerance"] = tolerance
+
+    def _around_step(self, step: Any, tensordict: Any) -> Any:
+        return self._step(tensordict, step(self._inv_call(tensordict.copy())))
+
+    def _around_reset(self, reset: Any, step: Any, tensordict: Any) -> Any:
+        return self._reset(tensordict, reset(tensordict))
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Apply to a record on its way out of an environment or of a replay buffer."""

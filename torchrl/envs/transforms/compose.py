@@ -96,6 +96,13 @@ class Compose(Transform):
             batch_size = transform.transform_env_batch_size(batch_size)
         return batch_size
 
+    def leaves(self) -> list[Transform]:
+        """Return the transforms in order, those of inner compositions in their place."""
+        parts: list[Transform] = []
+        for transform in self._chain:
+            parts += transform.leaves() if isinstance(transform, Compose) else [transform]
+        return parts
+
     # --- editing ---------------------------------------------------------------------------------
 
     def append(self, transform: Transform | Callable[[TensorDictBase], TensorDictBase]) -> Compose:

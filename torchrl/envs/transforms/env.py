@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,6 +74,7 @@ class TransformedEnv(EnvBase):
         if "_modules" in self.__dict__ and "transform" in self._modules:
             # Modules are looked up slowly; a step looks nothing up.
             self.__dict__["_inner"] = (self.base_env, self.transform)
+            self.__dict__["_nested"] = nest(self.base_env, self.transform)
             self._device = self.transform.transform_env_device(self.base_env.device)
             self._batch_size = self.transform.transform_env_batch_size(self.base_env.batch_size)
 
@@ -100,6 +102,8 @@ class TransformedEnv(EnvBase):
     # --- data ------------------------------------------------------------------------------------
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        if self._nested is not None:
+            return self._nested[0](tensordict)
         env, transform = self._inner
         inner = transform._inv_call(tensordict.copy())
         following = env.plan.complete_step(env._step(inner))
@@ -107,6 +111,8 @@ class TransformedEnv(EnvBase):
         return transform._step(tensordict, following)
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
+        if self._nested is not None:
+            return self._nested[1](tensordict, **kwargs)
         env, transform = self._inner
         root = env.plan.complete_reset(env._reset(tensordict, **kwargs))
         return transform._reset(tensordict, root)
@@ -125,12 +131,13 @@ class TransformedEnv(EnvBase):
         return self.base_env.set_seed(seed, static_seed=static_seed)
 
     @property
-    def resets(self) -> int:
-        """How often a reset was asked for, of this or of the environment inside."""
-        return self._inner[0].resets
+    def moves(self) -> int:
+        """How often this or the environment inside was moved."""
+        return self._inner[0].moves
 
-    def _count_reset(self) -> None:
-        self._inner[0]._count_reset()
+    def count_move(self) -> None:
+        """Say that the environment inside is about to move."""
+        self._inner[0].count_move()
 
     # --- transforms ------------------------------------------------------------------------------
 
@@ -202,3 +209,48 @@ class TransformedEnv(EnvBase):
 
     def __repr__(self) -> str:
         return f"TransformedEnv(\n    env={self.base_env},\n    transform={self.transform})"
+
+
+def nest(env: EnvBase, transform: Transform) -> tuple[Any, Any] | None:
+    """Return step and reset through transforms of which one drives what is inside of it.
+
+    ``None`` if there is no such transform: one pass in and one pass out are then enough.
+    """
+    chain = transform.leaves() if isinstance(transform, Compose) else [transform]
+    if not any(_drives(part) for part in chain):
+        return None
+    step, reset = _floor(env)
+    for part in chain:
+        step, reset = _through(part, step, reset)
+    return step, reset
+
+
+def _drives(transform: Transform) -> bool:
+    kind = type(transform)
+    return (
+        kind._around_step is not Transform._around_step
+        or kind._around_reset is not Transform._around_reset
+    )
+
+
+def _floor(env: EnvBase) -> tuple[Any, Any]:
+    def step(td: Any) -> Any:
+        following = env.plan.complete_step(env._step(td))
+        env.check_first_step(following)
+        return following
+
+    def reset(td: Any, **kwargs: Any) -> Any:
+        return env.plan.complete_reset(env._reset(td, **kwargs))
+
+    return step, reset
+
+
+def _through(transform: Transform, step: Any, reset: Any) -> tuple[Any, Any]:
+    def outer_step(td: Any) -> Any:
+        return transform._around_step(step, td)
+
+    def outer_reset(td: Any, **kwargs: Any) -> Any:
+        inner = partial(reset, **kwargs) if kwargs else reset
+        return transform._around_reset(inner, step, td)
+
+    return outer_step, outer_reset

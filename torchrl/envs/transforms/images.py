@@ -1,0 +1,55 @@
+"""The spec of what a function makes of an entry, so that a transform states its function once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from torchrl.data import Binary, Bounded, Categorical, OneHot, TensorSpec, Unbounded
+
+Function = Callable[[Tensor], Tensor]
+
+
+def rearranged(spec: TensorSpec, function: Function) -> TensorSpec:
+    """Return the spec of entries whose elements ``function`` moves about, all values kept.
+
+    >>> rearranged(Bounded(0.0, 1.0, (2, 3)), lambda x: x.flatten(-2)).shape
+    torch.Size([6])
+    """
+    if isinstance(spec, Bounded):
+        low, high = function(spec.low), function(spec.high)
+        return Bounded(low, high, shape=low.shape, dtype=spec.dtype, device=spec.device)
+    shape, dtype = function(spec.zero()).shape, spec.dtype or torch.int64
+    if isinstance(spec, Categorical) and spec.mask is None:
+        return Categorical(spec.n, shape, spec.device, dtype)
+    if isinstance(spec, OneHot) and shape[-1:] == spec.shape[-1:]:
+        return OneHot(spec.n, shape, spec.device, dtype)
+    if isinstance(spec, OneHot | Binary):
+        return Binary(shape=shape, device=spec.device, dtype=dtype)
+    return Unbounded(shape, device=spec.device, dtype=spec.dtype)
+
+
+def monotone(spec: TensorSpec, function: Function) -> TensorSpec:
+    """Return the spec of the image under a function that keeps the order of numbers.
+
+    >>> monotone(Bounded(-4.0, 9.0, (2,)), torch.sign).high
+    tensor([1., 1.])
+    """
+    if isinstance(spec, Bounded):
+        low, high = function(spec.low), function(spec.high)
+        return Bounded(low, high, shape=low.shape, dtype=low.dtype, device=spec.device)
+    image = function(spec.zero())
+    return Unbounded(image.shape, dtype=image.dtype, device=spec.device)
+
+
+def unbounded_image(spec: TensorSpec, function: Function) -> TensorSpec:
+    """Return an unbounded spec of the shape and dtype that ``function`` returns."""
+    image = function(spec.zero())
+    return Unbounded(image.shape, dtype=image.dtype, device=image.device)
+
+
+def flag_like(spec: TensorSpec, dtype: torch.dtype = torch.bool) -> TensorSpec:
+    """Return the spec of a flag beside an entry of ``spec``."""
+    return Categorical(2, shape=spec.shape, dtype=dtype, device=spec.device)
