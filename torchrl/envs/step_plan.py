@@ -8,6 +8,7 @@ import torch
 from tensordict import NestedKey, TensorDictBase, is_leaf_nontensor
 from torch import Tensor
 
+from torchrl._core.entries import Entries
 from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, describe, nearest
 from torchrl._core.keys import leaf_keys, sibling
 from torchrl._core.mdp import DONE, DONE_NAMES, TERMINATED, TRUNCATED, complete_done, last_name
@@ -54,11 +55,17 @@ class StepPlan:
         self.reset_keys = [group.reset for group in self.groups]
         self.reward_shapes = [(key, specs["reward"][key].shape) for key in self.reward_keys]
         in_state = {*self.state_keys, *self.observation_keys}
+        self._alive = [
+            (key, torch.zeros(group.shape, dtype=torch.bool, device=group.device))
+            for group in self.groups
+            for key in group.keys
+        ]
         self.left_behind = [key for key in self.reward_keys if key not in in_state]
         self.not_carried = {"next", "_reset", "_step", *self.reward_keys, *self.done_keys}
         self.batch_locked = env.batch_locked or bool(self.batch_size)
+        # One flag is one number, which costs less to read than a tensor.
         self.is_single = (
-            self.batch_locked and self.batch_size.numel() == 1 and len(self.groups) == 1
+            self.batch_locked and len(self.groups) == 1 and self.groups[0].shape.numel() == 1
         )
 
     # --- after a step or a reset -----------------------------------------------------------------
@@ -106,6 +113,10 @@ class StepPlan:
 
     def complete_reset(self, root: Any) -> Any:
         """Add the end flags, all false, that a ``_reset`` left out."""
+        if isinstance(root, Entries):  # shared: records that leave the loop get copies
+            for key, flag in self._alive:
+                root.setdefault(key, flag)
+            return root
         lead = () if self.batch_locked else root.batch_size
         for group in self.groups:
             shape = (*lead, *group.shape)

@@ -1,0 +1,174 @@
+"""What every environment must do: laws to point at any environment, one's own included.
+
+>>> from torchrl.envs import GymEnv
+>>> check_env(lambda: GymEnv("CartPole-v1"))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase, is_leaf_nontensor
+from torch import Tensor
+
+from torchrl._core.keys import next_key
+from torchrl._core.mdp import step_mdp
+from torchrl.envs import EnvBase, check_env_specs
+
+Make = Callable[[], EnvBase]
+STEPS = 12
+
+
+def names(record: TensorDictBase) -> set:
+    """Return the keys of the leaves of a record, those of non-tensors too."""
+    return set(record.keys(True, True, is_leaf=is_leaf_nontensor))
+
+
+def assert_same(found: TensorDictBase, expected: TensorDictBase) -> None:
+    """Assert that two records are equal to the bit: keys, shapes, dtypes, values."""
+    assert found.batch_size == expected.batch_size, (found.batch_size, expected.batch_size)
+    assert names(found) == names(expected), names(found) ^ names(expected)
+    for key in names(found):
+        ours, theirs = found.get(key), expected.get(key)
+        if isinstance(theirs, Tensor):
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True, msg=str(key))
+        else:
+            assert ours.tolist() == theirs.tolist(), key
+
+
+def begin(make: Make, seed: int = 0) -> EnvBase:
+    """Return a new environment, with every source of chance seeded."""
+    env = make()
+    env.set_seed(seed)
+    torch.manual_seed(seed)
+    return env
+
+
+def step_by_step(env: EnvBase, steps: int, *, go_on: bool, policy: Any = None) -> TensorDictBase:
+    """Return what a rollout must return, from a loop that uses only ``reset`` and ``step``."""
+    record, dim = [], len(env.batch_size)
+    root = env.reset()
+    for _ in range(steps):
+        root = env.rand_action(root) if policy is None else policy(root)
+        env.step(root)
+        record.append(root.clone())
+        root = step_mdp(
+            root,
+            exclude_action=False,
+            reward_keys=env.reward_keys,
+            done_keys=[key for keys in env.done_keys_groups for key in keys],
+            action_keys=env.action_keys,
+        )
+        if env.any_done(root):
+            if not go_on:
+                break
+            root = env.reset(root)
+    return torch.stack(record, dim)
+
+
+def check_keeps_to_its_specs(make: Make) -> None:
+    check_env_specs(make(), seed=0, break_when_any_done="both")
+
+
+def check_fake_step_is_like_a_real_one(make: Make) -> None:
+    env = begin(make)
+    fake, real = env.fake_tensordict(), env.rollout(1)[..., 0]
+    assert fake.batch_size == real.batch_size
+    assert names(fake) == names(real), names(fake) ^ names(real)
+    for key in names(fake):
+        if isinstance(real.get(key), Tensor):
+            assert fake.get(key).dtype == real.get(key).dtype, key
+            assert fake.get(key).shape == real.get(key).shape, key
+
+
+def check_same_seed_same_rollout(make: Make) -> None:
+    first = begin(make, 3).rollout(STEPS, break_when_any_done=False)
+    assert_same(begin(make, 3).rollout(STEPS, break_when_any_done=False), first)
+    env = begin(make, 5)
+    env.rollout(3)
+    env.set_seed(3)
+    torch.manual_seed(3)
+    assert_same(env.rollout(STEPS, break_when_any_done=False), first)
+
+
+def check_done_is_terminated_or_truncated(make: Make) -> None:
+    batch = begin(make).rollout(STEPS, break_when_any_done=False)
+    for group in make().plan.groups:
+        done = batch.get(next_key(group.done))
+        either = batch.get(next_key(group.terminated))
+        if group.has_truncated:
+            either = either | batch.get(next_key(group.truncated))
+        assert torch.equal(done, either)
+
+
+def check_rollout_is_step_by_step(make: Make) -> None:
+    for go_on in (False, True):
+        expected = step_by_step(begin(make), STEPS, go_on=go_on)
+        found = begin(make).rollout(STEPS, break_when_any_done=not go_on)
+        assert_same(found, expected)
+
+
+def check_flat_records_change_nothing(make: Make) -> None:
+    for go_on in (False, True):
+        flat = begin(make).rollout(STEPS, break_when_any_done=not go_on)
+        # Where a storing device is named, tensordicts carry the steps.
+        nested = begin(make).rollout(STEPS, break_when_any_done=not go_on, storing_device="cpu")
+        assert_same(flat.to("cpu"), nested)
+
+
+def check_next_is_the_following_root(make: Make) -> None:
+    env = begin(make)
+    batch = env.rollout(STEPS, break_when_any_done=False)
+    over = torch.stack([env.plan.rows_over(step["next"], every=False) for step in batch.unbind(-1)])
+    for t in range(batch.shape[-1] - 1):
+        now, following = batch[..., t]["next"], batch[..., t + 1]
+        kept = now.select(*env.observation_keys, *env.done_keys)
+        rows = ~over[t].squeeze(-1)
+        if not env.batch_size:
+            if rows:
+                assert_same(following.select(*names(kept)), kept)
+        elif rows.any():
+            assert_same(following.select(*names(kept))[rows], kept[rows])
+
+
+def check_partial_reset_touches_nothing_else(make: Make) -> None:
+    env = begin(make)
+    if env.batch_size.numel() < 2:
+        return
+    root = env.step_mdp(env.rollout(1)[..., -1])
+    before = root.clone()
+    group = env.plan.deciding[0]
+    rows = torch.zeros(env.batch_size, dtype=torch.bool)
+    rows.view(-1)[0] = True
+    mask = rows.reshape(*rows.shape, *(1,) * (len(group.shape) - rows.ndim)).expand(group.shape)
+    root.set(group.reset, mask.clone())
+    after = env.reset(root)
+    assert after is root
+    assert group.reset not in names(after)
+    assert_same(after[~rows], before[~rows])
+
+
+LAWS = (
+    check_keeps_to_its_specs,
+    check_fake_step_is_like_a_real_one,
+    check_same_seed_same_rollout,
+    check_done_is_terminated_or_truncated,
+    check_rollout_is_step_by_step,
+    check_flat_records_change_nothing,
+    check_next_is_the_following_root,
+    check_partial_reset_touches_nothing_else,
+)
+
+
+def check_env(make: Make) -> None:
+    """Assert every law.
+
+    Args:
+        make: Builds the environment, each time anew and alike.
+    """
+    for law in LAWS:
+        law(make)
+
+
