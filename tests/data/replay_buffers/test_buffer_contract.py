@@ -1,0 +1,111 @@
+"""Every legal storage x sampler x writer is held against the same contract."""
+
+import itertools
+
+import pytest
+
+from torchrl.data import (
+    LazyMemmapStorage,
+    LazyStackStorage,
+    LazyTensorStorage,
+    ListStorage,
+    RandomSampler,
+    ReplayBuffer,
+    RoundRobinWriter,
+    SamplerWithoutReplacement,
+    TensorDictReplayBuffer,
+    TensorDictRoundRobinWriter,
+    TensorStorage,
+)
+from torchrl.testing import buffer as contract
+
+ROWS = 12
+STORAGES = {
+    "list": lambda: ListStorage(ROWS),
+    "lazy stack": lambda: LazyStackStorage(ROWS),
+    "tensor": lambda: LazyTensorStorage(ROWS),
+    "memmap": lambda: LazyMemmapStorage(ROWS),
+}
+SAMPLERS = {
+    "random": RandomSampler,
+    "without replacement": SamplerWithoutReplacement,
+    "in order": lambda: SamplerWithoutReplacement(shuffle=False),
+}
+WRITERS = {
+    "round robin": (ReplayBuffer, RoundRobinWriter),
+    "tensordict round robin": (TensorDictReplayBuffer, TensorDictRoundRobinWriter),
+}
+FLAT = {" / ".join(names): names for names in itertools.product(STORAGES, SAMPLERS, WRITERS)}
+GRID = {name: parts for name, parts in FLAT.items() if parts[0] in ("tensor", "memmap")}
+STORAGES_2D = {
+    "tensor": lambda: LazyTensorStorage(ROWS * 2, ndim=2),
+    "memmap": lambda: LazyMemmapStorage(ROWS * 2, ndim=2),
+}
+
+
+def maker(parts, storages=STORAGES, **kwargs):
+    storage, sampler, writer = parts
+    kind, make_writer = WRITERS[writer]
+
+    def make():
+        return kind(
+            storage=storages[storage](), sampler=SAMPLERS[sampler](), writer=make_writer(), **kwargs
+        )
+
+    return make
+
+
+@pytest.fixture(params=FLAT.values(), ids=FLAT.keys())
+def make(request):
+    return maker(request.param)
+
+
+@pytest.fixture(params=GRID.values(), ids=GRID.keys())
+def make_2d(request):
+    return maker(request.param, STORAGES_2D)
+
+
+def test_agrees_with_a_queue(make):
+    contract.check_agrees_with_a_queue(make)
+
+
+def test_agrees_with_a_queue_in_two_dimensions(make_2d):
+    contract.check_agrees_with_a_queue(make_2d, [2])
+
+
+def test_continues_exactly(make):
+    contract.check_continues_exactly(make)
+
+
+def test_continues_exactly_in_two_dimensions(make_2d):
+    contract.check_continues_exactly(make_2d, [2])
+
+
+def test_empty_forgets(make):
+    contract.check_empty_forgets(make)
+
+
+@pytest.mark.parametrize("parts", FLAT.values(), ids=FLAT.keys())
+def test_prefetched_batches_travel_with_the_state(parts):
+    contract.check_continues_exactly(maker(parts, prefetch=3))
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("storage", ["tensor", "memmap"])
+def test_refuses_bad_rows(storage, writer):
+    contract.check_refuses_bad_rows(maker((storage, "random", writer)))
+
+
+def test_refuses_bad_rows_in_given_tensors():
+    first = contract.transitions(0, ROWS)
+    contract.check_refuses_bad_rows(lambda: ReplayBuffer(storage=TensorStorage(first.clone())))
+
+
+def test_given_tensors_agree_with_a_queue():
+    def make():
+        buffer = ReplayBuffer(storage=TensorStorage(contract.transitions(0, ROWS)))
+        buffer.empty()
+        return buffer
+
+    contract.check_agrees_with_a_queue(make)
+    contract.check_continues_exactly(make)

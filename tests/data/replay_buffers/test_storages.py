@@ -1,0 +1,263 @@
+"""Storages: layouts in memory and on disk, indexing, refusals."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from tensordict import TensorDict, tensorclass
+
+from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError
+from torchrl.data import (
+    LazyMemmapStorage,
+    LazyStackStorage,
+    LazyTensorStorage,
+    ListStorage,
+    ReplayBuffer,
+    TensorStorage,
+)
+
+LAZY = {"tensor": LazyTensorStorage, "memmap": LazyMemmapStorage}
+DTYPES = [
+    torch.bool,
+    torch.uint8,
+    torch.int16,
+    torch.int64,
+    torch.float16,
+    torch.float32,
+    torch.float64,
+    torch.complex64,
+]
+
+
+def mixed(count, extra=(), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    td = TensorDict(batch_size=[count])
+    for i, dtype in enumerate([*DTYPES, *extra]):
+        for shape in ((), (1,), (3,), (2, 3)):
+            value = torch.randint(
+                0, 2 if dtype is torch.bool else 100, (count, *shape), generator=generator
+            )
+            td[f"{i}", f"{len(shape)}{sum(shape)}"] = value.to(dtype)
+    td["pixels"] = torch.randint(0, 255, (count, 3, 20, 20), generator=generator).to(torch.uint8)
+    td["empty"] = torch.zeros(count, 0)
+    return td
+
+
+@pytest.mark.parametrize("make", LAZY.values(), ids=LAZY)
+@pytest.mark.parametrize("extra", [(), (torch.bfloat16,)], ids=["numpy dtypes", "bfloat16"])
+@pytest.mark.parametrize("count", [8, 40, 3000])
+def test_every_dtype_and_shape_comes_back(make, extra, count):
+    storage = make(count + 7)
+    buffer, data = ReplayBuffer(storage=storage), mixed(count, extra)
+    buffer.extend(mixed(7, extra, seed=1))
+    buffer.extend(data)
+    buffer.extend(data)
+    assert (buffer[: count + 7] == torch.cat([data, data])[-count - 7 :].roll(count, 0)).all()
+    positions = torch.randint(count, (20,))
+    sample = storage.take(positions)
+    assert (sample == buffer[:][positions]).all()
+    assert all(leaf.is_contiguous() for leaf in sample.values(True, True))
+
+
+class Point(NamedTuple):
+    x: torch.Tensor
+    y: dict
+
+
+@tensorclass
+class Step:
+    a: torch.Tensor
+    b: TensorDict
+
+
+@pytest.mark.parametrize("make", LAZY.values(), ids=LAZY)
+def test_rows_of_any_structure(make):
+    n = 4
+    structures = [
+        torch.arange(n),
+        {"a": torch.arange(n), "b": (torch.ones(n, 2), [torch.zeros(n)])},
+        Point(torch.arange(n), {"z": torch.ones(n)}),
+        Step(
+            a=torch.arange(n), b=TensorDict(c=torch.ones(n, 2), batch_size=[n, 2]), batch_size=[n]
+        ),
+    ]
+    for rows in structures:
+        buffer = ReplayBuffer(storage=make(8))
+        buffer.extend(rows)
+        sample = buffer.sample(3)
+        assert type(sample) is type(rows)
+        again = ReplayBuffer(storage=make(8))
+        again.load_state_dict(buffer.state_dict())
+        assert type(again[0]) is type(rows)
+    step = ReplayBuffer(storage=make(8))
+    step.extend(structures[-1])
+    assert step.sample(3).b.batch_size == (3, 2)
+
+
+def test_rows_of_numbers_become_tensors():
+    buffer = ReplayBuffer(storage=LazyTensorStorage(4))
+    buffer.add({"a": 1.5, "b": [1, True]})
+    assert buffer[0]["a"] == 1.5
+    assert buffer[0]["b"][1].dtype is torch.bool
+
+
+def test_objects_are_refused_by_tensor_storages():
+    buffer = ReplayBuffer(storage=LazyTensorStorage(4))
+    with pytest.raises(DTypeError, match=r"'a' is not a tensor.*found str\. ListStorage"):
+        buffer.add({"a": "text"})
+    assert len(buffer) == 0
+
+
+def test_a_row_is_not_a_batch():
+    buffer = ReplayBuffer(storage=LazyTensorStorage(4))
+    with pytest.raises(ShapeError, match=r"too few dimensions.*add\(\) takes one row"):
+        buffer.extend(TensorDict(a=torch.tensor(1)))
+    with pytest.raises(DTypeError, match=r"extend\(\) takes several rows.*found int"):
+        ReplayBuffer().extend(3)
+
+
+def test_containers_and_leaves_are_told_apart():
+    buffer = ReplayBuffer(storage=LazyTensorStorage(4))
+    buffer.add(TensorDict(a=TensorDict(b=torch.zeros(2))))
+    with pytest.raises(ShapeError, match=r"'a' is not a container.*found Tensor"):
+        buffer.add(TensorDict(a=torch.zeros(2)))
+    with pytest.raises(DTypeError, match=r"\('a', 'b'\) has the wrong dtype.*found TensorDict"):
+        buffer.add(TensorDict(a=TensorDict(b=TensorDict(c=torch.zeros(2)))))
+
+
+def test_missing_key_suggests_the_near_miss():
+    buffer = ReplayBuffer(storage=LazyTensorStorage(4))
+    buffer.add(TensorDict(observation=torch.zeros(2)))
+    with pytest.raises(MissingKeyError, match=r"Did you mean 'observatoin'\? Nothing was written"):
+        buffer.add(TensorDict(observatoin=torch.zeros(2)))
+
+
+def test_the_width_of_a_two_dimensional_storage_is_fixed():
+    buffer = ReplayBuffer(storage=LazyTensorStorage(12, ndim=2))
+    buffer.extend(TensorDict(a=torch.zeros(3, 4), batch_size=[3, 4]))
+    with pytest.raises(ShapeError, match=r"rows have the wrong shape; expected \[3\], found \[2\]"):
+        buffer.extend(TensorDict(a=torch.zeros(2, 4), batch_size=[2, 4]))
+
+
+STORAGES = {
+    "list": ListStorage,
+    "tensor": LazyTensorStorage,
+    "memmap": LazyMemmapStorage,
+    "lazy stack": LazyStackStorage,
+}
+
+
+@pytest.mark.parametrize("make", STORAGES.values(), ids=STORAGES)
+def test_indexing(make):
+    storage = make(10)
+    rows = TensorDict(a=torch.arange(6), batch_size=[6])
+    storage.set(slice(0, 6), rows)
+    assert storage.get(-1)["a"] == 5
+    assert storage.get(slice(1, 3))["a"].tolist() == [1, 2]
+    assert storage.get([0, -1])["a"].tolist() == [0, 5]
+    assert storage.get(torch.arange(6) > 3)["a"].tolist() == [4, 5]
+    for wrong in (6, -7, [0, 6], torch.tensor([-7])):
+        with pytest.raises(IndexError, match=r"holds no row"):
+            storage.get(wrong)
+    storage.set([0, 2], rows[4:])
+    storage.set(-1, rows[0])
+    assert storage.get(slice(None))["a"].tolist() == [4, 1, 5, 3, 4, 0]
+    with pytest.raises(IndexError, match=r"would stay empty below.*Fill the slots in order"):
+        storage.set(8, rows[0])
+    with pytest.raises(IndexError, match=r"out of range"):
+        storage.set(10, rows[0])
+    with pytest.raises(ShapeError, match=r"as many slots as rows.*expected \[6\], found \[2\]"):
+        storage.set([0, 1], rows)
+    storage.set([6, 7], rows[:2])
+    assert len(storage) == 8
+
+
+def test_entry_reads_one_column():
+    for make in (ListStorage, LazyTensorStorage):
+        storage = make(4)
+        storage.set(
+            slice(0, 3),
+            TensorDict(a=torch.arange(3), b=TensorDict(c=torch.ones(3, 2)), batch_size=[3]),
+        )
+        assert storage.entry("a", slice(0, 3)).tolist() == [0, 1, 2]
+        assert storage.entry(("b", "c"), torch.tensor([2])).shape == (1, 2)
+        with pytest.raises(MissingKeyError, match=r"'d' is not"):
+            storage.entry("d", slice(0, 3))
+
+
+def test_given_tensors_are_written_in_place():
+    column = torch.zeros(4, 2)
+    buffer = ReplayBuffer(storage=TensorStorage(TensorDict(a=column, batch_size=[4])))
+    assert len(buffer) == 4
+    buffer.add(TensorDict(a=torch.ones(2)))
+    assert column.tolist() == [[1, 1], [0, 0], [0, 0], [0, 0]]
+    with pytest.raises(ShapeError, match=r"max_size is not the size.*expected 4, found 5"):
+        TensorStorage(column, max_size=5)
+
+
+def test_memmap_files_are_reopened(tmp_path):
+    buffer = ReplayBuffer(storage=LazyMemmapStorage(10, scratch_dir=tmp_path))
+    buffer.extend(TensorDict(a=torch.arange(13), batch_size=[13]))
+    del buffer
+    again = ReplayBuffer(storage=LazyMemmapStorage(10, scratch_dir=tmp_path, existsok=True))
+    assert again[:]["a"].tolist() == [10, 11, 12, 3, 4, 5, 6, 7, 8, 9]
+    assert again.add(TensorDict(a=torch.tensor(13))) == 3
+    with pytest.raises(
+        ShapeError, match=r"has another size; expected .*\(11, 1\), found \(10, 1\)"
+    ):
+        LazyMemmapStorage(11, scratch_dir=tmp_path, existsok=True)
+
+
+def test_memmap_storages_below_one_folder_do_not_clash(tmp_path):
+    storages = [LazyMemmapStorage(3, scratch_dir=tmp_path) for _ in range(3)]
+    for number, storage in enumerate(storages):
+        storage.set(slice(0, 3), torch.full((3,), number))
+    assert [storage.get(0).item() for storage in storages] == [0, 1, 2]
+    assert len({storage.path for storage in storages}) == 3
+
+
+def test_temporary_files_go_and_named_ones_stay(tmp_path):
+    for kwargs, stays in (
+        ({}, False),
+        ({"auto_cleanup": True, "scratch_dir": tmp_path}, False),
+        ({"scratch_dir": tmp_path}, True),
+    ):
+        storage = LazyMemmapStorage(3, **kwargs)
+        storage.set(0, torch.zeros(2))
+        path = storage.path
+        del storage
+        assert path.exists() == stays
+
+
+def test_saved_rows_that_do_not_fit_are_refused():
+    full = LazyTensorStorage(8)
+    full.set(slice(0, 8), torch.arange(8))
+    small = LazyTensorStorage(4)
+    with pytest.raises(ShapeError, match=r"saved rows do not fit; expected at most 4 rows"):
+        small.load_state_dict(full.state_dict())
+    other = LazyTensorStorage(8)
+    other.set(0, torch.zeros(2))
+    with pytest.raises(ShapeError, match=r"saved rows do not fit"):
+        other.load_state_dict(full.state_dict())
+    source = ListStorage(2)
+    source.set(slice(0, 2), [1, 2])
+    with pytest.raises(ValueError, match=r"saved rows do not fit; expected 1, found 2"):
+        ListStorage(1).load_state_dict(source.state_dict())
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_sizes_are_positive(size):
+    with pytest.raises(ValueError, match="must be positive"):
+        ListStorage(size)
+
+
+def test_lists_cannot_be_shared():
+    with pytest.raises(RuntimeError, match=r"ListStorage: cannot be shared.*LazyMemmapStorage can"):
+        ReplayBuffer(shared=True)
+    with pytest.raises(RuntimeError, match=r"cannot be shared before the first row"):
+        ReplayBuffer(storage=LazyTensorStorage(3), shared=True)
+
+
+def test_only_tensordicts_are_stacked_lazily():
+    with pytest.raises(DTypeError, match=r"only tensordicts can be stacked lazily; found int"):
+        ReplayBuffer(storage=LazyStackStorage(3)).add(3)

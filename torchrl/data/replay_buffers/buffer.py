@@ -1,0 +1,418 @@
+"""`ReplayBuffer`: a storage, a sampler, a writer, perhaps transforms."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tensordict import is_tensor_collection, unravel_key
+from torch import Tensor
+
+from torchrl._core.errors import describe
+from torchrl.data.replay_buffers.pipeline import Pipeline
+from torchrl.data.replay_buffers.prefetch import Batch, Prefetcher
+from torchrl.data.replay_buffers.samplers.base import Sampler
+from torchrl.data.replay_buffers.samplers.random import RandomSampler
+from torchrl.data.replay_buffers.storages.base import Storage
+from torchrl.data.replay_buffers.storages.list import ListStorage
+from torchrl.data.replay_buffers.storages.schema import expand_items
+from torchrl.data.replay_buffers.writers.base import Writer
+from torchrl.data.replay_buffers.writers.round_robin import RoundRobinWriter
+
+_ABOUT_ITEMS = ("index", "priority_weight")  # info that only tensordict buffers write into samples
+
+
+class ReplayBuffer:
+    """Stores items and hands out batches of them. Thread-safe.
+
+    Args:
+        storage: Keeps the items: a storage, or a function that makes one; a list of 1000 slots
+            if ``None``.
+        sampler: Chooses what :meth:`sample` returns; uniformly, with replacement, if ``None``.
+        writer: Chooses which slots are filled; the oldest if ``None``.
+        collate_fn: Makes a batch of a list of items, or works on the batch that a storage of
+            tensors makes; stacks if ``None``.
+        pin_memory: Put samples into pinned memory, where there is CUDA to copy them to.
+        prefetch: Number of batches that threads make ready ahead.
+        transform: Applied to each sample: any callable ``data -> data``. If it has an ``inv``,
+            that is applied to what comes in.
+        transform_factory: Makes the transform; in place of ``transform``.
+        batch_size: Size of a sample, unless :meth:`sample` is told otherwise.
+        dim_extend: Dimension of extended data along which rows are counted; the last of the
+            storage's if ``None``, which is time where a storage has environments besides.
+        generator: Where randomness comes from; the default one of torch if ``None``.
+        shared: Let processes that are handed this buffer write to it and read from it.
+
+    Raises:
+        TypeError: if ``transform`` and ``transform_factory`` are both given.
+
+    >>> buffer = ReplayBuffer(batch_size=2)
+    >>> buffer.extend(["a", "b", "c"]).tolist(), buffer.add("d"), len(buffer)
+    ([0, 1, 2], 3, 4)
+    >>> len(buffer.sample())
+    2
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: Storage | Callable[[], Storage] | None = None,
+        sampler: Sampler | Callable[[], Sampler] | None = None,
+        writer: Writer | Callable[[], Writer] | None = None,
+        collate_fn: Callable[[Any], Any] | None = None,
+        pin_memory: bool = False,
+        prefetch: int | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        transform_factory: Callable[[], Callable[[Any], Any]] | None = None,
+        batch_size: int | None = None,
+        dim_extend: int | None = None,
+        generator: torch.Generator | None = None,
+        shared: bool = False,
+    ) -> None:
+        if transform is not None and transform_factory is not None:
+            raise TypeError(describe(self, "takes transform or transform_factory, not both"))
+        if transform_factory is not None:
+            transform = transform_factory()
+        self._storage: Storage = _made(storage, Storage, lambda: ListStorage(1000))
+        self._sampler: Sampler = _made(sampler, Sampler, RandomSampler)
+        self._writer: Writer = _made(writer, Writer, self._default_writer)
+        self._writer.register_storage(self._storage)
+        self._transform = Pipeline([transform] if transform is not None else [])
+        self._collate_fn, self._pin_memory = collate_fn, pin_memory
+        self.batch_size, self._ran_out = batch_size, False
+        self.dim_extend = self._storage.ndim - 1 if dim_extend is None else dim_extend
+        self._generator: torch.Generator | None = None
+        self.set_rng(generator)
+        self.prefetch = prefetch or 0
+        self._prefetcher = (
+            Prefetcher(self.prefetch, self._draw, self._make) if self.prefetch else None
+        )
+        self._lock: Any = threading.RLock()
+        self.shared = shared
+        if shared:
+            self.share()
+
+    def _default_writer(self) -> Writer:
+        return RoundRobinWriter()
+
+    # --- parts
+
+    @property
+    def storage(self) -> Storage:
+        """Keeps the items."""
+        return self._storage
+
+    @property
+    def sampler(self) -> Sampler:
+        """Chooses what is sampled."""
+        return self._sampler
+
+    @property
+    def writer(self) -> Writer:
+        """Chooses what is overwritten."""
+        return self._writer
+
+    @property
+    def transform(self) -> Pipeline:
+        """What happens to samples, and, inverted, to what comes in."""
+        return self._transform
+
+    def set_storage(self, storage: Storage, collate_fn: Callable[[Any], Any] | None = None) -> None:
+        """Replace the storage, with all that it holds."""
+        with self._writing():
+            self._storage, self._collate_fn = storage, collate_fn
+            self._writer.register_storage(storage)
+            self.dim_extend = storage.ndim - 1
+
+    def set_sampler(self, sampler: Sampler) -> None:
+        """Replace the sampler; it knows nothing of the items that are already stored."""
+        with self._writing():
+            self._sampler = sampler
+            sampler.generator = self._generator
+            if len(self._storage):
+                sampler.extend(torch.arange(len(self._storage)))
+
+    def set_writer(self, writer: Writer) -> None:
+        """Replace the writer."""
+        with self._writing():
+            self._writer = writer
+            writer.register_storage(self._storage)
+
+    def set_rng(self, generator: torch.Generator | None) -> None:
+        """Take randomness from ``generator``; from the default one of torch if ``None``."""
+        self._generator = generator
+        self._sampler.generator = generator
+
+    def append_transform(
+        self, transform: Callable[[Any], Any], *, invert: bool = False
+    ) -> ReplayBuffer:
+        """Add a transform after the others; ``invert=True`` swaps its two directions."""
+        return self.insert_transform(len(self._transform), transform, invert=invert)
+
+    def insert_transform(
+        self, index: int, transform: Callable[[Any], Any], *, invert: bool = False
+    ) -> ReplayBuffer:
+        """Add a transform before number ``index``; ``invert=True`` swaps its two directions."""
+        with self._writing():
+            self._transform.insert(index, transform, invert)
+        return self
+
+    # --- writing
+
+    def add(self, data: Any) -> int | None:
+        """Store one item; return its slot, or ``None`` if the writer does not keep it.
+
+        Raises:
+            MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: if it does not look like
+                the items before; nothing is written then.
+        """
+        if len(self._transform):
+            data = self._transform.inward(data)
+        with self._writing():
+            slot = self._writer.add(data)
+            if slot is not None and self._sampler.listens:
+                self._note_written(torch.tensor([slot]))
+        return slot
+
+    def extend(self, data: Any) -> Tensor:
+        """Store items ``[N]``; return their slots ``[N]``, ``-1`` where one was not kept.
+
+        Raises:
+            MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: if they do not look like
+                the items before; nothing is written then.
+        """
+        if len(self._transform):
+            data = self._transform.inward(data)
+        if self.dim_extend > 0:
+            data = _transpose(data, self.dim_extend)
+        with self._writing():
+            slots = self._writer.extend(data)
+            if self._sampler.listens:
+                self._note_written(slots)
+        return slots
+
+    def _note_written(self, slots: Tensor) -> None:
+        """Tell the sampler about slots ``[N]`` that were just written."""
+        self._sampler.extend(self._storage.items_of(slots))
+
+    def __setitem__(self, index: Any, data: Any) -> None:
+        if len(self._transform):
+            data = self._transform.inward(data)
+        with self._writing():
+            self._storage.set(index, data)
+            slots = torch.arange(self._storage.rows)[index].reshape(-1)
+            self._note_written(slots)
+
+    def empty(self) -> None:
+        """Forget all items, and what sampler and writer know of them."""
+        with self._writing():
+            self._storage.empty()
+            self._sampler._empty()
+            self._writer._empty()
+            if self._prefetcher is not None:
+                self._prefetcher.clear()
+
+    # --- reading
+
+    def sample(self, batch_size: int | None = None, return_info: bool = False) -> Any:
+        """Return a batch, or, with ``return_info``, the batch and what is known about it.
+
+        Args:
+            batch_size: Number of items ``B``; the constructor's if ``None``.
+            return_info: Return also a dict with ``index [B]`` (``[B, ndim]`` where a storage has
+                several dimensions) and what the sampler says.
+
+        Raises:
+            ValueError: if no batch size was given here or to the constructor.
+            RuntimeError: if the buffer is empty.
+        """
+        size = self._size(batch_size)
+        if self._prefetcher is not None:
+            batch = self._prefetcher.next(size)
+        else:
+            with self._lock:
+                drawn = self._draw(size)
+                data = self._read(drawn[0])
+            batch = self._finish(data, *drawn)
+        self._ran_out = batch.ran_out
+        return (batch.data, batch.info) if return_info else batch.data
+
+    def _size(self, batch_size: int | None) -> int:
+        size = self.batch_size if batch_size is None else batch_size
+        if size is None or size < 1:
+            raise ValueError(
+                describe(
+                    self,
+                    "the size of a sample is not known",
+                    expected="a positive batch_size",
+                    found=size,
+                    mend="Give one to sample() or to the constructor.",
+                )
+            )
+        return size
+
+    def _draw(self, batch_size: int) -> tuple[Tensor, dict[Any, Any], bool]:
+        with self._lock:
+            positions, info = self._sampler.sample(self._storage, batch_size)
+        return positions, info, self._sampler.ran_out
+
+    def _make(self, drawn: tuple[Tensor, dict[Any, Any], bool]) -> Batch:
+        with self._lock:
+            data = self._read(drawn[0])
+        return self._finish(data, *drawn)
+
+    def _read(self, positions: Tensor) -> Any:
+        return self._storage.take(positions)
+
+    def _finish(self, data: Any, positions: Tensor, info: dict[Any, Any], ran_out: bool) -> Batch:
+        """Collate, annotate, transform and pin what was read."""
+        data = self._collate(data)
+        info = {"index": self._storage.coordinates(positions), **info}
+        if len(info) > 1 or self._annotates:
+            data = self._annotate(data, info)
+        if len(self._transform):
+            data = self._transform.outward(data)
+        if self._pin_memory and torch.cuda.is_available():
+            data = data.pin_memory()
+        return Batch(data, info, ran_out)
+
+    _annotates = False
+
+    def _annotate(self, data: Any, info: dict[Any, Any]) -> Any:
+        """Write into a sample what the sampler says about its entries."""
+        if is_tensor_collection(data):
+            for key, value in info.items():
+                if self._annotates or key not in _ABOUT_ITEMS:
+                    data.set(key, expand_items(value, 1, data.batch_size))
+        return data
+
+    def _collate(self, data: Any) -> Any:
+        if self._collate_fn is not None:
+            return self._collate_fn(data)
+        return self._storage.collate(data) if isinstance(self._storage, ListStorage) else data
+
+    def __getitem__(self, index: Any) -> Any:
+        key = index if isinstance(index, str) else None
+        if isinstance(index, tuple) and index and all(isinstance(part, str) for part in index):
+            key = unravel_key(index)
+        with self._lock:
+            data = self._storage.get(index if key is None else slice(None))
+        if len(self._transform):
+            data = self._transform.outward(data.clone() if hasattr(data, "clone") else data)
+        return data if key is None else data[key]
+
+    def __len__(self) -> int:
+        return len(self._storage)
+
+    def __iter__(self) -> Iterator[Any]:
+        self._size(None)
+        while True:
+            yield self.sample()
+            if self._ran_out:
+                return
+
+    def __next__(self) -> Any:
+        return self.sample()
+
+    @property
+    def write_count(self) -> int:
+        """Number of items written so far."""
+        return self._storage.written * self._storage.width
+
+    def update_priority(self, index: Any, priority: Any) -> None:
+        """Tell the sampler how surprising the items ``index [N]`` were.
+
+        Args:
+            index: As ``info["index"]`` has it.
+            priority: ``[N]``, or one number for all.
+        """
+        with self._lock:
+            positions = self._storage.positions(index)
+            self._sampler.update_priority(positions, torch.as_tensor(priority))
+
+    # --- life
+
+    def share(self) -> ReplayBuffer:
+        """Let processes that are handed this buffer write to it and read from it.
+
+        Raises:
+            RuntimeError: if the storage cannot be shared.
+        """
+        self._storage.share()
+        self._lock, self.shared = multiprocessing.RLock(), True
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is needed to go on exactly where this buffer stands."""
+        with self._writing():
+            generator = self._generator
+            return {
+                "_storage": self._storage.state_dict(),
+                "_sampler": self._sampler.state_dict(),
+                "_writer": self._writer.state_dict(),
+                "_transforms": self._transform.state_dict(),
+                "_batch_size": self.batch_size,
+                "_generator": None if generator is None else generator.get_state(),
+                "_prefetch": self._prefetcher.state_dict() if self._prefetcher else None,
+            }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the buffer stood whose :meth:`state_dict` this is."""
+        with self._writing():
+            self._storage.load_state_dict(state_dict["_storage"])
+            self._sampler.load_state_dict(state_dict["_sampler"])
+            self._writer.load_state_dict(state_dict["_writer"])
+            self._transform.load_state_dict(state_dict["_transforms"])
+            self.batch_size = state_dict["_batch_size"]
+            if state_dict["_generator"] is not None:
+                generator = self._generator or torch.Generator()
+                self.set_rng(generator.set_state(state_dict["_generator"]))
+            if self._prefetcher is not None and state_dict["_prefetch"] is not None:
+                self._prefetcher.load_state_dict(state_dict["_prefetch"])
+
+    def _writing(self) -> Any:
+        """Return the lock; with prefetching, once no batch in the making reads rows any more."""
+        return self._lock if self._prefetcher is None else self._settled(self._prefetcher)
+
+    @contextmanager
+    def _settled(self, prefetcher: Prefetcher) -> Iterator[None]:
+        with prefetcher.lock:
+            prefetcher.settle()
+            with self._lock:
+                yield
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        if not self.shared:
+            state["_lock"] = None
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._lock is None:
+            self._lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        parts = (self._storage, self._sampler, self._writer)
+        names = ", ".join(type(part).__name__ for part in parts)
+        return f"{type(self).__name__}({names}, items={len(self)}, batch_size={self.batch_size})"
+
+
+def _made(part: Any, kind: type, default: Callable[[], Any]) -> Any:
+    """Return a part that was given, or that the given function, or ``default``, makes."""
+    if part is None:
+        return default()
+    return part if isinstance(part, kind) else part()
+
+
+def _transpose(data: Any, dim: int) -> Any:
+    """Put dimension ``dim`` of every entry first."""
+    if is_tensor_collection(data) or isinstance(data, Tensor):
+        return data.transpose(0, dim)
+    if isinstance(data, dict):
+        return {name: _transpose(value, dim) for name, value in data.items()}
+    return type(data)(_transpose(value, dim) for value in data)

@@ -1,0 +1,73 @@
+"""`Pipeline`: what happens to rows on their way into a buffer and out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tensordict import is_tensor_collection
+
+
+class Pipeline:
+    """Callables, run in order on samples; their ``inv``, if they have one, runs on what comes in.
+
+    Args:
+        transforms: Callables ``data -> data``.
+    """
+
+    def __init__(self, transforms: Sequence[Callable[[Any], Any]] = ()) -> None:
+        self._steps: list[tuple[Any, bool]] = []
+        for transform in transforms:
+            self.insert(len(self), transform)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._steps[index][0]
+
+    def insert(self, index: int, transform: Any, invert: bool = False) -> None:
+        """Put a transform in; ``invert=True`` swaps its two directions."""
+        if not callable(transform):
+            raise TypeError(f"ReplayBuffer: a transform is a callable, found {transform!r}.")
+        self._steps.insert(index, (transform, invert))
+        forward, inverse = [_directions(*step) for step in self._steps], []
+        self._forward = [out for out, _ in forward if out is not None]
+        inverse = [back for _, back in forward if back is not None]
+        self._inverse = inverse[::-1]
+
+    _forward: Sequence[Any] = ()
+    _inverse: Sequence[Any] = ()
+
+    def outward(self, data: Any) -> Any:
+        """Transform a sample."""
+        for step in self._forward:
+            data = step(data)
+        return data
+
+    def inward(self, data: Any) -> Any:
+        """Undo the transforms on what is about to be stored; the caller's own record stays."""
+        if self._inverse and is_tensor_collection(data):
+            data = data.copy()
+        for step in self._inverse:
+            data = step(data)
+        return data
+
+    def state_dict(self) -> list[Any]:
+        """Return the state of each transform that has one."""
+        return [_state(transform) for transform, _ in self._steps]
+
+    def load_state_dict(self, states: Sequence[Any]) -> None:
+        """Hand each transform its state."""
+        for (transform, _), state in zip(self._steps, states, strict=True):
+            if state is not None:
+                transform.load_state_dict(state)
+
+
+def _directions(transform: Any, invert: bool) -> tuple[Any, Any]:
+    inverse = getattr(transform, "inv", None)
+    return (inverse, transform) if invert else (transform, inverse)
+
+
+def _state(transform: Any) -> Any:
+    return transform.state_dict() if hasattr(transform, "state_dict") else None

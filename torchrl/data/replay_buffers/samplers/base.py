@@ -1,0 +1,92 @@
+"""`Sampler`: which items a replay buffer hands out.
+
+Legend: ``B`` items of a sample, ``N`` items written; a position is the row-major number of an item.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchrl._core.errors import describe
+from torchrl.data.replay_buffers.storages.base import Storage
+
+
+class Sampler(ABC):
+    """Picks items.
+
+    Attributes:
+        generator: Where randomness comes from; the default one of torch if ``None``. The buffer
+            sets it to its own.
+        ran_out: Whether the last sample ended a pass over the items.
+
+    Hooks:
+        sample: ``(storage, batch_size) -> (positions [B], info)``; ``info`` joins the sample.
+        extend: ``positions [N] -> None``; told which items were just written.
+        update_priority: ``(positions [N], priority [N] or []) -> None``.
+        _empty: told that the storage was emptied.
+        state_dict, load_state_dict: what a sampler must know to go on where it stopped.
+    """
+
+    generator: torch.Generator | None = None
+    ran_out: bool = False
+
+    @abstractmethod
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]: ...
+
+    def extend(self, positions: Tensor) -> None:
+        """Take note of items that were just written."""
+
+    @property
+    def listens(self) -> bool:
+        """Whether this sampler wants to be told what was written."""
+        return type(self).extend is not Sampler.extend
+
+    def update_priority(self, index: Tensor, priority: Tensor) -> None:
+        """Take note of how surprising items were; only prioritized samplers care."""
+
+    @property
+    def default_priority(self) -> float:
+        """Priority of items that nobody has rated yet."""
+        return 1.0
+
+    def _empty(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is needed to go on where this sampler stands."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the sampler stood whose :meth:`state_dict` this is."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        generator = state.pop("generator", None)
+        if generator is not None:
+            state["_generator_state"] = (str(generator.device), generator.get_state())
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        saved = state.pop("_generator_state", None)
+        self.__dict__.update(state)
+        if saved is not None:
+            self.generator = torch.Generator(saved[0])
+            self.generator.set_state(saved[1])
+
+
+def require_items(storage: Storage, sampler: Sampler) -> int:
+    """Return how many items there are.
+
+    Raises:
+        RuntimeError: if there are none.
+    """
+    items = len(storage)
+    if not items:
+        raise RuntimeError(
+            describe(sampler, "the replay buffer is empty", mend="Call extend() or add() first.")
+        )
+    return items

@@ -1,0 +1,302 @@
+"""`Storage`: a fixed number of slots with rows in them.
+
+Legend: ``N`` rows, ``R`` slots, ``*W`` the further dimensions of a multi-dimensional storage,
+``B`` items of a sample. An item is one element of ``[R, *W]``; its *position* is its row-major
+number.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from tensordict import NestedKey
+from torch import Tensor
+
+from torchrl._core.errors import ShapeError, describe
+from torchrl.data.replay_buffers.storages.schema import lead_shape
+
+WRITTEN, FILLED, EDITS = range(3)
+Place = int | slice | Tensor
+
+
+class Storage(ABC):
+    """Slots with rows in them, and a count of what was written.
+
+    Args:
+        max_size: Number of items that the slots can hold.
+        ndim: Number of dimensions of the storage: a row holds ``[*W]`` items, ``ndim - 1`` sizes.
+
+    Hooks:
+        prepare: ``(data, many) -> (rows, N)``; checks everything before anything is written.
+        _put: ``(place, rows, part)`` writes ``rows[part]`` to the slots ``place``.
+        _get: ``place -> data``; ``place`` is what Python can index with.
+        _take: ``positions [B] -> data [B]``.
+        entry: ``(key, place) -> tensor``; one entry of the rows in the slots ``place``.
+
+    Besides, ``state_dict`` copies rows and counts, and ``load_state_dict`` takes them over.
+
+    Raises:
+        ValueError: if ``max_size`` or ``ndim`` is not positive.
+    """
+
+    def __init__(self, max_size: int | float, ndim: int = 1) -> None:
+        if max_size <= 0 or ndim < 1:
+            raise ValueError(
+                describe(self, "max_size and ndim must be positive", found=(max_size, ndim))
+            )
+        self.max_size, self.ndim = max_size, ndim
+        self.row_shape = torch.Size()  # *W, known from the first rows on
+        self._marks = torch.zeros(3, dtype=torch.int64)
+        self._counts = self._marks.numpy()
+
+    @abstractmethod
+    def prepare(self, data: Any, many: bool) -> tuple[Any, int]: ...
+
+    @abstractmethod
+    def _put(self, place: Place, rows: Any, part: slice | None) -> None: ...
+
+    @abstractmethod
+    def _get(self, place: Any) -> Any: ...
+
+    @abstractmethod
+    def _take(self, positions: Tensor) -> Any: ...
+
+    @abstractmethod
+    def entry(self, key: NestedKey, place: Any) -> Tensor: ...
+
+    # --- sizes
+
+    @property
+    def width(self) -> int:
+        """Items in a row."""
+        return math.prod(self.row_shape)
+
+    @property
+    def capacity(self) -> int:
+        """Number of slots ``R``."""
+        if isinstance(self.max_size, float):
+            return 2**62
+        return -(-self.max_size // self.width)
+
+    @property
+    def rows(self) -> int:
+        """Number of slots that hold a row."""
+        return int(self._counts[FILLED])
+
+    @property
+    def written(self) -> int:
+        """Number of rows written in ring order since the start."""
+        return int(self._counts[WRITTEN])
+
+    @property
+    def edits(self) -> int:
+        """Number of times that rows were written out of ring order."""
+        return int(self._counts[EDITS])
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape ``[R, *W]`` of what is stored."""
+        return torch.Size([self.rows, *self.row_shape])
+
+    def __len__(self) -> int:
+        return self.rows * self.width
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every slot holds a row."""
+        return self.rows == self.capacity
+
+    # --- writing
+
+    def learn_row_shape(self, data: Any, many: bool) -> None:
+        """Take ``[*W]`` from the first rows, if it is not known yet."""
+        if self.ndim > 1 and not self.row_shape:
+            lead = lead_shape(data, self.ndim if many else self.ndim - 1, self)
+            self.row_shape = lead[1:] if many else lead
+
+    def write_run(self, start: int, rows: Any, count: int) -> None:
+        """Write ``count`` prepared rows to the slots from ``start`` on, around the end at need."""
+        capacity, skip = self.capacity, 0
+        if count > capacity:  # the first rows would be overwritten by the last
+            skip = count - capacity
+        at = (start + skip) % capacity
+        fits = min(count - skip, capacity - at)
+        whole = fits == count
+        self._put(slice(at, at + fits), rows, None if whole else slice(skip, skip + fits))
+        if skip + fits < count:
+            self._put(slice(0, count - skip - fits), rows, slice(skip + fits, count))
+        counts, in_order = self._counts, start == self._counts[WRITTEN] % capacity
+        counts[WRITTEN if in_order else EDITS] += count if in_order else 1
+        counts[FILLED] = max(counts[FILLED], min(start + count, capacity))
+
+    def write_row(self, slot: int, row: Any) -> None:
+        """Write one prepared row to the slot that is next in the ring."""
+        self._put(slot, row, None)
+        counts = self._counts
+        counts[WRITTEN] += 1
+        if slot >= counts[FILLED]:
+            counts[FILLED] = slot + 1
+
+    def set(self, index: Any, data: Any) -> None:
+        """Write one row to the slot ``index``, or rows ``[N]`` to several slots.
+
+        Raises:
+            IndexError: if a slot lies outside the storage, or would leave a hole.
+        """
+        many = not isinstance(index, int)
+        rows, count = self.prepare(data, many)
+        place = self._place(index, count)
+        self._put(place, rows, None)
+        self._counts[EDITS] += 1
+        last = place.max().item() + 1 if isinstance(place, Tensor) else place + 1
+        self._counts[FILLED] = max(self._counts[FILLED], last)
+
+    def _place(self, index: Any, count: int) -> int | Tensor:
+        """Turn an index into a slot or slots ``[N]`` that may be written without leaving a hole."""
+        place: int | Tensor
+        if isinstance(index, int):
+            place = index + self.rows if index < 0 else index
+            slots = [place]
+        else:
+            if isinstance(index, slice):
+                stop = index.stop if index.stop is not None else self.rows
+                index = range(*slice(index.start, stop, index.step).indices(self.capacity))
+            place = torch.as_tensor(index)
+            if place.dtype is torch.bool:
+                place = place.nonzero().squeeze(-1)
+            place = torch.where(place < 0, place + self.rows, place)
+            if place.shape != (count,):
+                raise ShapeError(
+                    describe(
+                        self,
+                        "as many slots as rows are needed",
+                        expected=[count],
+                        found=list(place.shape),
+                        mend="Nothing was written.",
+                    )
+                )
+            slots = sorted(set(place.tolist()))
+        new = [slot for slot in slots if slot >= self.rows]
+        if slots and (slots[0] < 0 or slots[-1] >= self.capacity):
+            raise IndexError(
+                describe(self, "slot out of range", expected=f"[0, {self.capacity})", found=slots)
+            )
+        if new != list(range(self.rows, self.rows + len(new))):
+            raise IndexError(
+                describe(
+                    self,
+                    "a slot would stay empty below a written one",
+                    expected=f"slots up to {self.rows}",
+                    found=new[:3],
+                    mend="Nothing was written. Fill the slots in order.",
+                )
+            )
+        return place
+
+    # --- reading
+
+    def get(self, index: Any) -> Any:
+        """Return the row in the slot ``index``, or the rows of several.
+
+        ``index`` is what a list or tensor ``[R, *W]`` can be indexed with. Slices of a storage of
+        tensors are views of it.
+
+        Raises:
+            IndexError: if a slot holds no row.
+        """
+        return self._get(self._readable(index))
+
+    def _readable(self, index: Any) -> Any:
+        rows = self.rows
+        if isinstance(index, slice):
+            return slice(*index.indices(rows))
+        if isinstance(index, int):
+            if not -rows <= index < rows:
+                raise IndexError(describe(self, f"slot {index} holds no row", found=f"{rows} rows"))
+            return index % rows
+        if isinstance(index, tuple):
+            return (self._readable(index[0]), *index[1:]) if index else slice(0, rows)
+        if index is Ellipsis:
+            return slice(0, rows)
+        slots = torch.as_tensor(index)
+        if slots.dtype is torch.bool:
+            slots = slots.nonzero().squeeze(-1)
+        if slots.numel() and not (-rows <= int(slots.min()) and int(slots.max()) < rows):
+            raise IndexError(
+                describe(self, "a slot holds no row", expected=f"[{-rows}, {rows})", found=index)
+            )
+        return torch.where(slots < 0, slots + rows, slots)
+
+    def take(self, positions: Tensor) -> Any:
+        """Return the items ``[B]`` at row-major positions ``[B]``."""
+        return self._take(positions)
+
+    # --- positions and coordinates
+
+    def items_of(self, slots: Tensor) -> Tensor:
+        """Return the positions ``[N * W]`` of the items in the slots ``[N]``."""
+        if self.ndim == 1:
+            return slots
+        width = self.width
+        return (slots.unsqueeze(-1) * width + torch.arange(width)).flatten()
+
+    def coordinates(self, positions: Tensor) -> Tensor:
+        """Turn positions into an index: the same in one dimension, else ``[*I, ndim]``."""
+        if self.ndim == 1:
+            return positions
+        return torch.stack(torch.unravel_index(positions, (self.capacity, *self.row_shape)), -1)
+
+    def positions(self, index: Any) -> Tensor:
+        """Turn an index, as :meth:`coordinates` makes them, into positions ``[*I]``."""
+        if isinstance(index, tuple):
+            index = torch.stack([torch.as_tensor(i) for i in index], -1)
+        index = torch.as_tensor(index)
+        if self.ndim == 1:
+            return index.squeeze(-1) if index.ndim > 1 and index.shape[-1] == 1 else index
+        if index.shape[-1:] != (self.ndim,):
+            raise ShapeError(
+                describe(
+                    self,
+                    "an index of a multi-dimensional storage has one number for each dimension",
+                    expected=f"[*, {self.ndim}]",
+                    found=list(index.shape),
+                )
+            )
+        out = index[..., 0]
+        for dim, size in enumerate(self.row_shape, 1):
+            out = out * size + index[..., dim]
+        return out
+
+    # --- life
+
+    def empty(self) -> None:
+        """Forget all rows; keep the memory and what a row looks like."""
+        self._counts[:] = (0, 0, self._counts[EDITS] + 1)
+
+    def share(self) -> None:
+        """Move rows and counts to memory that other processes see.
+
+        Raises:
+            RuntimeError: if this storage cannot be shared.
+        """
+        raise RuntimeError(
+            describe(
+                self,
+                "cannot be shared between processes",
+                mend="LazyTensorStorage and LazyMemmapStorage can.",
+            )
+        )
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]: ...
+
+    @abstractmethod
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+    def _load_counts(self, counts: list[int], row_shape: list[int]) -> None:
+        self.row_shape = torch.Size(row_shape)
+        self._counts[WRITTEN], self._counts[FILLED] = counts
+        self._counts[EDITS] += 1

@@ -1,0 +1,204 @@
+"""`ListStorage`, `LazyStackStorage`: any Python object per slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDict, is_tensor_collection
+from torch import Tensor
+
+from torchrl._core.errors import DTypeError, MissingKeyError, describe
+from torchrl.data.replay_buffers.storages.base import FILLED, WRITTEN, Storage
+from torchrl.data.replay_buffers.storages.schema import stack_rows
+
+
+class ListStorage(Storage):
+    """Rows of any type, in a list. Tensors and tensordicts are copied in, other objects are not.
+
+    Args:
+        max_size: Number of rows; unbounded if ``None``.
+        device: Where tensors and tensordicts go; where they are if ``None``.
+
+    >>> storage = ListStorage(2)
+    >>> storage.set(0, "anything")
+    >>> storage.get(0)
+    'anything'
+    """
+
+    def __init__(
+        self, max_size: int | None = None, *, device: torch.device | str | None = None
+    ) -> None:
+        super().__init__(float("inf") if max_size is None else max_size)
+        self.device = torch.device(device) if device is not None else None
+        self._list: list[Any] = []
+
+    def prepare(self, data: Any, many: bool) -> tuple[list[Any], int]:
+        """Return the rows of ``data`` as a list, and their number."""
+        rows = [_own(row, self.device) for row in (unstack_rows(data, self) if many else [data])]
+        return rows, len(rows)
+
+    def _put(self, place: Any, rows: list[Any], part: slice | None) -> None:
+        if part is not None:
+            rows = rows[part]
+        if isinstance(place, slice):
+            self._list[place] = rows
+            return
+        for slot, row in zip(
+            [place] if isinstance(place, int) else place.tolist(), rows, strict=True
+        ):
+            self._list[slot : slot + 1] = [row]
+
+    def _get(self, place: Any) -> Any:
+        if isinstance(place, int):
+            return self._list[place]
+        if isinstance(place, tuple):
+            rows = self._get(place[0])
+            return rows[place[1:]] if len(place) > 1 else rows
+        if isinstance(place, slice):
+            return self.collate(self._list[place])
+        return self.collate([self._list[slot] for slot in place.tolist()])
+
+    def _take(self, positions: Tensor) -> list[Any]:
+        return [self._list[position] for position in positions.tolist()]
+
+    def collate(self, rows: Sequence[Any]) -> Any:
+        """Make a batch of rows; objects that cannot be stacked stay a list."""
+        return stack_rows(rows) if rows else []
+
+    def entry(self, key: NestedKey, place: Any = slice(None)) -> Tensor:
+        """Return one entry of the rows in the slots ``place``, stacked.
+
+        Raises:
+            MissingKeyError: if a row has no such entry.
+        """
+        slots = range(self.rows)[place] if isinstance(place, slice) else place.tolist()
+        values = []
+        for row in (self._list[slot] for slot in slots):
+            value = row.get(key, None) if is_tensor_collection(row) else _dig(row, key)
+            if value is None:
+                raise MissingKeyError(describe(self, "is not in every row", key=key))
+            values.append(torch.as_tensor(value))
+        return torch.stack(values) if values else torch.empty(0)
+
+    def empty(self) -> None:
+        """Forget all rows."""
+        super().empty()
+        self._list.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows and the counts; tensors and tensordicts are copied."""
+        rows = [_own(row, None) for row in self._list]
+        counts = self._counts[[WRITTEN, FILLED]].tolist()
+        return {"rows": rows, "counts": counts, "row_shape": []}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the rows of a :meth:`state_dict`."""
+        rows = state_dict["rows"]
+        if len(rows) > self.max_size:
+            raise ValueError(
+                describe(self, "the saved rows do not fit", expected=self.max_size, found=len(rows))
+            )
+        self._list = [_own(row, self.device) for row in rows]
+        self._load_counts(state_dict["counts"], state_dict["row_shape"])
+
+
+class LazyStackStorage(ListStorage):
+    """A list of tensordicts that may differ in shape; a batch is a lazy stack of them.
+
+    Args:
+        max_size: Number of rows; unbounded if ``None``.
+        stack_dim: Dimension along which a batch is stacked.
+        device: Where the rows go; where they are if ``None``.
+
+    >>> storage = LazyStackStorage(2)
+    >>> for slot, length in enumerate((3, 4)):
+    ...     storage.set(slot, TensorDict(token=torch.zeros(length)))
+    >>> storage.get(slice(0, 2)).batch_size
+    torch.Size([2])
+    """
+
+    def __init__(
+        self,
+        max_size: int | None = None,
+        *,
+        stack_dim: int = 0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(max_size, device=device)
+        self.stack_dim = stack_dim
+
+    def prepare(self, data: Any, many: bool) -> tuple[list[Any], int]:
+        """Return the rows of ``data`` as a list, and their number."""
+        rows, count = super().prepare(data, many)
+        odd = [row for row in rows if not is_tensor_collection(row)]
+        if odd:
+            raise DTypeError(
+                describe(
+                    self,
+                    "only tensordicts can be stacked lazily",
+                    found=type(odd[0]).__name__,
+                    mend="Nothing was written. ListStorage keeps any object.",
+                )
+            )
+        return rows, count
+
+    def collate(self, rows: Sequence[Any]) -> Any:
+        """Stack rows lazily."""
+        return TensorDict.lazy_stack(list(rows), self.stack_dim) if rows else []
+
+
+def unstack_rows(data: Any, owner: object) -> list[Any]:
+    """Return the rows ``[*F]`` that rows ``[N, *F]``, or any sequence, are made of.
+
+    Raises:
+        DTypeError: if ``data`` is a single object.
+    """
+    if is_tensor_collection(data) or isinstance(data, Tensor):
+        return list(data.unbind(0))
+    if isinstance(data, dict):
+        columns = {name: unstack_rows(value, owner) for name, value in data.items()}
+        values = zip(*columns.values(), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in values]
+    if isinstance(data, tuple) and data and all(_has_rows(value) for value in data):
+        rows = zip(*(unstack_rows(value, owner) for value in data), strict=True)
+        return [type(data)(*row) if hasattr(data, "_fields") else row for row in rows]
+    if isinstance(data, str | bytes) or not hasattr(data, "__iter__"):
+        raise DTypeError(
+            describe(
+                owner,
+                "extend() takes several rows",
+                expected="a sequence, a tensordict or tensors",
+                found=type(data).__name__,
+                mend="Nothing was written. add() takes one row.",
+            )
+        )
+    return list(data)
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, Tensor | dict | tuple) or is_tensor_collection(value)
+
+
+def _own(row: Any, device: torch.device | None) -> Any:
+    """Copy tensors, so that what happens to them outside does not happen to the stored row."""
+    if is_tensor_collection(row):
+        return row.detach().to(device) if _moves(row, device) else row.detach().clone()
+    if isinstance(row, Tensor):
+        return row.detach().to(device) if _moves(row, device) else row.detach().clone()
+    if isinstance(row, dict):
+        return {name: _own(value, device) for name, value in row.items()}
+    if type(row) in (list, tuple):
+        return type(row)(_own(value, device) for value in row)
+    return row
+
+
+def _moves(row: Any, device: torch.device | None) -> bool:
+    return device is not None and row.device != device
+
+
+def _dig(row: Any, key: NestedKey) -> Any:
+    for part in (key,) if isinstance(key, str) else key:
+        row = row.get(part) if isinstance(row, dict) else None
+    return row

@@ -1,0 +1,349 @@
+"""`TensorStorage`, `LazyTensorStorage`: one tensor per entry; a sample is one gather per entry."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDict, is_tensor_collection
+from torch import Tensor
+
+from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
+from torchrl.data.replay_buffers.storages.base import FILLED, WRITTEN, Place, Storage
+from torchrl.data.replay_buffers.storages.packed import BULK, BulkWriter, groups_of
+from torchrl.data.replay_buffers.storages.schema import (
+    Schema,
+    as_tensors,
+    lead_shape,
+    stack_rows,
+)
+
+WIDE = (
+    1024  # bytes; from here on a gather runs at the speed of memory, and sharing rows gains nothing
+)
+Allocate = Callable[[str, int], Tensor]
+
+
+class TensorStorage(Storage):
+    """Rows in given tensors: what they hold is stored, and what is written goes into them.
+
+    Args:
+        storage: A tensordict, tensorclass, tensor, or dicts and tuples of tensors ``[R, *W, *F]``.
+        max_size: Number of items; all that ``storage`` has if ``None``.
+        device: Where samples go; ``"auto"`` is where the data are.
+        ndim: Number of leading dimensions ``[R, *W]`` that count items.
+
+    Raises:
+        MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: when rows that do not match
+            the stored ones are written; nothing is written then.
+
+    >>> from tensordict import TensorDict
+    >>> storage = TensorStorage(TensorDict(a=torch.arange(3), batch_size=[3]))
+    >>> len(storage), storage.get(1)["a"]
+    (3, tensor(1))
+    """
+
+    def __init__(
+        self,
+        storage: Any,
+        max_size: int | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        ndim: int = 1,
+    ) -> None:
+        lead = lead_shape(storage, ndim, self)
+        super().__init__(max_size or lead.numel(), ndim)
+        self.row_shape = lead[1:]
+        if self.capacity != lead[0]:
+            raise ShapeError(
+                describe(
+                    self,
+                    "max_size is not the size of the given tensors",
+                    expected=lead.numel(),
+                    found=max_size,
+                )
+            )
+        schema = Schema(type(self).__name__, storage, ndim)
+        self._adopt(schema, schema.read(storage, lead))
+        self._choose_device(device)
+        self._counts[WRITTEN] = self._counts[FILLED] = lead[0]
+
+    def _choose_device(self, device: torch.device | str) -> None:
+        auto = device == "auto"
+        self.device = self._columns[0].device if auto else torch.device(device)
+
+    def _adopt(self, schema: Schema, columns: list[Tensor]) -> None:
+        """Make ``columns [R, *W, *F]`` the memory of this storage."""
+        self._schema, self._columns = schema, columns
+        flat = self.capacity * self.width
+        self._items = [_flatten(column, self.ndim, flat) for column in columns]  # [R * W, *F]
+        on_cpu = all(column.device.type == "cpu" for column in columns)
+        numpy_knows = all(leaf.dtype in NUMPY_DTYPES for leaf in schema.leaves)
+        self._arrays = [column.numpy() for column in columns] if on_cpu and numpy_knows else None
+
+    def prepare(self, data: Any, many: bool) -> tuple[list[Tensor], int]:
+        """Return the entries of ``data`` in the order of the columns, and the number of rows."""
+        if type(data) is not TensorDict:
+            data = as_tensors(stack_rows(data) if many and isinstance(data, list) else data)
+        ndim = self.ndim if many else self.ndim - 1
+        lead = lead_shape(data, ndim, self)
+        row_shape = lead[1:] if many else lead
+        if self._schema is None:
+            self._allocate(data, ndim, row_shape)
+        elif row_shape != self.row_shape:
+            raise ShapeError(
+                describe(
+                    self,
+                    "the rows have the wrong shape",
+                    expected=list(self.row_shape),
+                    found=list(row_shape),
+                    mend="Nothing was written.",
+                )
+            )
+        return self._schema.read(data, lead), lead[0] if many else 1
+
+    def _allocate(self, data: Any, ndim: int, row_shape: torch.Size) -> None:
+        raise AssertionError("a TensorStorage has its memory from the start")
+
+    def _put(self, place: Place, rows: list[Tensor], part: slice | None) -> None:
+        if self._arrays is not None:
+            where: Any = place.numpy() if isinstance(place, Tensor) else place
+            for array, leaf in zip(self._arrays, rows, strict=True):
+                array[where] = (leaf if part is None else leaf[part]).numpy(force=True)
+            return
+        for column, leaf in zip(self._columns, rows, strict=True):
+            value = leaf if part is None else leaf[part]
+            column[place] = value.detach().to(column.device)
+
+    def _get(self, place: Any) -> Any:
+        schema = self._known("get")
+        leaves = [self._send(column[place]) for column in self._columns]
+        if isinstance(place, int):
+            lead = self.row_shape
+        else:
+            shape = leaves[0].shape
+            lead = shape[: len(shape) - len(schema.leaves[0].shape)]
+        return schema.build(leaves, lead, self.device)
+
+    def _take(self, positions: Tensor) -> Any:
+        schema = self._schema or self._known("sample")
+        home = self._items[0].device if self._items else positions.device
+        if positions.device != home:
+            positions = positions.to(home)
+        leaves = [item.index_select(0, positions) for item in self._items]
+        if home != self.device:
+            leaves = [self._send(leaf) for leaf in leaves]
+        return schema.build(leaves, positions.shape, self.device)
+
+    def _send(self, leaf: Tensor) -> Tensor:
+        return leaf if leaf.device == self.device else leaf.to(self.device, non_blocking=True)
+
+    def _known(self, what: str) -> Schema:
+        if self._schema is None:
+            raise RuntimeError(
+                describe(self, f"nothing was written yet, so there is nothing to {what}")
+            )
+        return self._schema
+
+    def entry(self, key: NestedKey, place: Any = slice(None)) -> Tensor:
+        """Return the column of one entry in the slots ``place``, a view where it can be.
+
+        Raises:
+            MissingKeyError: if rows have no such entry.
+        """
+        schema = self._known("read")
+        path = (key,) if isinstance(key, str) else tuple(key)
+        number = schema.numbers.get(path)
+        if number is None:
+            names = [leaf.name for leaf in schema.leaves]
+            raise MissingKeyError(
+                describe(
+                    self,
+                    "is not stored",
+                    key=key,
+                    expected=names,
+                    mend=nearest(key, names),
+                )
+            )
+        return self._columns[number][place]
+
+    @property
+    def has_rows_layout(self) -> bool:
+        """Whether it is known what a row looks like."""
+        return self._schema is not None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of the rows, by entry, and the counts."""
+        counts = self._counts[[WRITTEN, FILLED]].tolist()
+        state: dict[str, Any] = {"counts": counts, "row_shape": list(self.row_shape)}
+        if self._schema is not None:
+            rows = slice(0, self.rows)
+            state["schema"] = self._schema.state()
+            state["columns"] = [column[rows].clone() for column in self._columns]
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the rows of a :meth:`state_dict`.
+
+        Raises:
+            ShapeError: if they are more than fit, or look different from the rows at hand.
+        """
+        if "schema" in state_dict:
+            schema = Schema.from_state(type(self).__name__, state_dict["schema"])
+            columns = state_dict["columns"]
+            if self._schema is None:
+                data = schema.build(columns, columns[0].shape[: self.ndim])
+                self._allocate(data, self.ndim, torch.Size(state_dict["row_shape"]))
+            self._check_state(schema, state_dict)
+            for mine, theirs in zip(self._columns, columns, strict=True):
+                mine[: len(theirs)] = theirs.to(mine.device)
+        self._load_counts(state_dict["counts"], state_dict["row_shape"])
+
+    def _check_state(self, schema: Schema, state: dict[str, Any]) -> None:
+        filled = state["counts"][1]
+        if schema != self._schema or filled > self.capacity:
+            raise ShapeError(
+                describe(
+                    self,
+                    "the saved rows do not fit",
+                    expected=f"at most {self.capacity} rows of {_entries(self._schema)}",
+                    found=f"{filled} rows of {_entries(schema)}",
+                    mend="Load them into a buffer built like the saved one.",
+                )
+            )
+
+
+class LazyTensorStorage(TensorStorage):
+    """Rows in memory that is reserved when the first rows arrive, and look like them for good.
+
+    The entries of a row stand side by side in one block; entries of a kilobyte and more have a
+    block each. Samples are contiguous tensors of their own.
+
+    Args:
+        max_size: Number of items.
+        device: Where the rows live; ``"auto"`` is where the first rows are.
+        ndim: Number of leading dimensions ``[R, *W]`` that count items.
+
+    Raises:
+        MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: when rows that do not match
+            the first ones are written; nothing is written then.
+
+    >>> from tensordict import TensorDict
+    >>> from torchrl.data import ReplayBuffer
+    >>> buffer = ReplayBuffer(storage=LazyTensorStorage(10), batch_size=4)
+    >>> buffer.extend(TensorDict(observation=torch.zeros(3, 2), batch_size=[3])).tolist()
+    [0, 1, 2]
+    >>> buffer.sample()["observation"].shape
+    torch.Size([4, 2])
+    >>> buffer.extend(TensorDict(obs=torch.zeros(3, 2), batch_size=[3]))
+    Traceback (most recent call last):
+    torchrl._core.errors.MissingKeyError: LazyTensorStorage: entry 'observation' is missing ...
+    """
+
+    def __init__(self, max_size: int, *, device: torch.device | str = "cpu", ndim: int = 1) -> None:
+        Storage.__init__(self, max_size, ndim)
+        self.device: Any = device if device == "auto" else torch.device(device)
+        self._schema: Any = None
+        self._blocks: list[Tensor] = []
+        self._bulk: BulkWriter | None = None
+
+    def _allocate(self, data: Any, ndim: int, row_shape: torch.Size) -> None:
+        schema = Schema(type(self).__name__, data, ndim)
+        self.row_shape = row_shape
+        if self.device == "auto":
+            self.device = _device_of(data)
+        self._adopt(schema, self._reserve(schema, self._new_block))
+
+    def _new_block(self, name: str, nbytes: int) -> Tensor:
+        return torch.zeros(nbytes, dtype=torch.uint8, device=self.device)
+
+    def _reserve(self, schema: Schema, allocate: Allocate) -> list[Tensor]:
+        """Lay out the columns ``[R, *W, *F]`` in blocks of bytes."""
+        groups, lead = groups_of(schema), (self.capacity, *self.row_shape)
+        columns: dict[int, Tensor] = {}
+        self._blocks, self._bulk, self._alone = [], None, list(range(len(schema.leaves)))
+        for number, group in enumerate(groups):
+            block = allocate(f"rows_{number}", math.prod(lead) * group.stride)
+            self._blocks.append(block)
+            columns.update(group.columns(schema, block, lead))
+            known = all(schema.leaves[n].dtype in NUMPY_DTYPES for n in group.numbers)
+            if len(group.numbers) > 1 and known and block.device.type == "cpu":
+                self._bulk = BulkWriter(group, schema, block, self.row_shape)
+                self._alone = [n for n in self._alone if n not in group.numbers]
+        return [columns[number] for number in range(len(columns))]
+
+    def _put(self, place: Place, rows: list[Tensor], part: slice | None) -> None:
+        arrays, bulk = self._arrays, self._bulk
+        run = isinstance(place, slice) and place.stop - place.start >= BULK
+        if bulk is None or arrays is None or not run:
+            super()._put(place, rows, part)
+            return
+        assert isinstance(place, slice)
+        leaves = [(leaf if part is None else leaf[part]).numpy(force=True) for leaf in rows]
+        bulk.write(place.start, leaves, place.stop - place.start)
+        for number in self._alone:
+            arrays[number][place] = leaves[number]
+
+    def share(self) -> None:
+        """Move rows and counts to shared memory, so that processes that get this storage see it.
+
+        Raises:
+            RuntimeError: if no row was written yet.
+        """
+        if self._schema is None:
+            raise RuntimeError(
+                describe(
+                    self,
+                    "cannot be shared before the first row",
+                    mend="Write a row first, or use LazyMemmapStorage.",
+                )
+            )
+        for block in self._blocks:
+            block.share_memory_()
+        self._marks.share_memory_()
+        self._counts = self._marks.numpy()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in ("_counts", "_columns", "_items", "_arrays", "_bulk"):
+            state.pop(name, None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._counts = self._marks.numpy()
+        if self._schema is not None:
+            blocks = iter(self._blocks)
+            self._adopt(self._schema, self._reserve(self._schema, lambda *_: next(blocks)))
+
+
+NUMPY_DTYPES = (
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.float32,
+    torch.float64,
+    torch.complex64,
+    torch.complex128,
+)
+
+
+def _flatten(column: Tensor, ndim: int, items: int) -> Tensor:
+    """View a column ``[R, *W, *F]`` as ``[R * W, *F]``."""
+    return column if ndim == 1 else column.view(items, *column.shape[ndim:])
+
+
+def _device_of(data: Any) -> torch.device:
+    while not isinstance(data, Tensor) and not is_tensor_collection(data):
+        data = next(iter(data.values() if isinstance(data, dict) else data))
+    return data.device or torch.device("cpu")
+
+
+def _entries(schema: Any) -> list[tuple[Any, list[int], torch.dtype]]:
+    return [(leaf.name, list(leaf.shape), leaf.dtype) for leaf in schema.leaves]

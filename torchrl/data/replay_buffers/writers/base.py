@@ -1,0 +1,57 @@
+"""`Writer`: which slots the next rows fill."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from torchrl._core.errors import describe
+from torchrl.data.replay_buffers.storages.base import Storage
+
+
+class Writer(ABC):
+    """Picks the slots to fill, and fills them.
+
+    Hooks:
+        extend: ``rows [N] -> slots [N]``; ``-1`` where a row was not kept.
+        add: ``row -> slot``, or ``None``.
+        _empty: told that the storage was emptied.
+        state_dict, load_state_dict: what a writer must know to go on where it stopped.
+    """
+
+    _storage: Storage | None = None
+
+    def register_storage(self, storage: Storage) -> None:
+        """Make ``storage`` the one that is written to."""
+        self._storage = storage
+
+    @property
+    def storage(self) -> Storage:
+        """The storage that is written to.
+
+        Raises:
+            RuntimeError: if there is none yet.
+        """
+        if self._storage is None:
+            raise RuntimeError(
+                describe(self, "has no storage", mend="Hand it to a ReplayBuffer, with a storage.")
+            )
+        return self._storage
+
+    @abstractmethod
+    def extend(self, data: Any) -> Tensor: ...
+
+    @abstractmethod
+    def add(self, data: Any) -> int | None: ...
+
+    def _empty(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is needed to go on where this writer stands."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the writer stood whose :meth:`state_dict` this is."""

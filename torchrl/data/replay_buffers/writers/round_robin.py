@@ -1,0 +1,98 @@
+"""The oldest row first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import is_tensor_collection
+from torch import Tensor
+
+from torchrl._core.errors import DTypeError, describe
+from torchrl.data.replay_buffers.storages.base import Storage
+from torchrl.data.replay_buffers.storages.schema import expand_items, stack_rows
+from torchrl.data.replay_buffers.writers.base import Writer
+
+
+class RoundRobinWriter(Writer):
+    """Fills the slots in order, then overwrites the oldest.
+
+    The cursor is the storage's count of written rows, so that processes that share a storage share
+    the cursor too.
+    """
+
+    @property
+    def cursor(self) -> int:
+        """The slot that the next row fills."""
+        storage = self.storage
+        return storage.written % storage.capacity
+
+    def extend(self, data: Any) -> Tensor:
+        """Write rows ``[N]``; return their slots ``[N]``."""
+        storage = self.storage
+        rows, count = storage.prepare(data, True)
+        start = storage.written % storage.capacity
+        storage.write_run(start, rows, count)
+        return _slots(start, count, storage)
+
+    def add(self, data: Any) -> int:
+        """Write one row; return its slot."""
+        storage = self.storage
+        rows, _ = storage.prepare(data, False)
+        start = storage.written % storage.capacity
+        storage.write_row(start, rows)
+        return start
+
+
+class TensorDictRoundRobinWriter(RoundRobinWriter):
+    """Fills the slots in order; each row also stores its own slot.
+
+    Writes: ``index [N]``, or ``[N, *W, ndim]`` in a multi-dimensional storage.
+    """
+
+    def extend(self, data: Any) -> Tensor:
+        """Write rows ``[N]``; return their slots ``[N]``."""
+        storage = self.storage
+        if isinstance(data, list):
+            data = stack_rows(data)
+        _require_tensordict(data, self)
+        storage.learn_row_shape(data, True)
+        slots = _slots(self.cursor, data.shape[0], storage)
+        return super().extend(_stamp(data, slots, storage))
+
+    def add(self, data: Any) -> int:
+        """Write one row; return its slot."""
+        storage = self.storage
+        _require_tensordict(data, self)
+        storage.learn_row_shape(data, False)
+        return super().add(_stamp(data, torch.tensor(self.cursor), storage))
+
+
+def _slots(start: int, count: int, storage: Storage) -> Tensor:
+    """Return ``count`` slots from ``start`` on, around the end if need be."""
+    slots = torch.arange(start, start + count)
+    return slots if start + count <= storage.capacity else slots % storage.capacity
+
+
+def _stamp(data: Any, slots: Tensor, storage: Storage) -> Any:
+    """Return a shallow copy of ``data`` with the index of every item in it."""
+    index = slots
+    if storage.ndim > 1:
+        within = torch.arange(storage.width).view(storage.row_shape)  # [*W]
+        slots = slots.reshape(*slots.shape, *(1,) * within.ndim)
+        index = storage.coordinates(slots * storage.width + within)  # [*N, *W, ndim]
+    lead = slots.ndim
+    return data.copy().set("index", expand_items(index, lead, data.batch_size))
+
+
+def _require_tensordict(data: Any, writer: Writer) -> None:
+    if is_tensor_collection(data):
+        return
+    raise DTypeError(
+        describe(
+            writer,
+            "writes tensordicts only",
+            found=type(data).__name__,
+            mend="Nothing was written. ReplayBuffer with RoundRobinWriter keeps any object.",
+        )
+    )

@@ -1,0 +1,206 @@
+"""What every replay buffer must do, whatever its storage, sampler and writer.
+
+Each check takes a function that makes a fresh, empty buffer, and raises ``AssertionError`` where
+the buffer errs. Use them on your own storages, samplers and writers:
+
+>>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+>>> check_agrees_with_a_queue(lambda: ReplayBuffer(storage=LazyTensorStorage(12)))
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict, TensorDictBase
+
+from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, UnexpectedKeyError
+
+EPISODE = 3
+
+
+def transitions(first: int, count: int, row_shape: Sequence[int] = ()) -> TensorDict:
+    """Return ``count`` rows ``[N, *W]``; item ``i`` is known by ``item == i`` in every entry.
+
+    Every third row ends an episode.
+    """
+    width = int(torch.Size(row_shape).numel())
+    item = torch.arange(first * width, (first + count) * width).view(count, *row_shape)
+    row = torch.arange(first, first + count).view(count, *(1,) * len(row_shape), 1)
+    done = (row % EPISODE == EPISODE - 1).expand(*item.shape, 1).clone()
+    size = item.shape
+    following = TensorDict(
+        reward=item.unsqueeze(-1).float(),
+        done=done,
+        truncated=torch.zeros_like(done),
+        terminated=done.clone(),
+        batch_size=size,
+    )
+    observation = item.unsqueeze(-1).expand(*size, 2).double()
+    return TensorDict(
+        item=item,
+        observation=observation.clone(),
+        is_init=done.roll(1, 0),
+        td_error=item.float() + 1,
+        next=following,
+        batch_size=size,
+    )
+
+
+def check_agrees_with_a_queue(make: Callable[[], Any], row_shape: Sequence[int] = ()) -> None:
+    """A buffer of 12 rows holds, and hands out, what a queue of that length would."""
+    buffer, width = make(), int(torch.Size(row_shape).numel())
+    queue, row = deque[int](maxlen=12), 0
+    for size in (1, 5, 4, 7, 0, 12, 3, 30, 1):
+        if size:
+            _extend(buffer, row, size, row_shape)
+            queue.extend(range(row, row + size))
+            row += size
+        buffer.add(transitions(row, 1, row_shape)[0])
+        queue.append(row)
+        row += 1
+        expected = {r * width + w for r in queue for w in range(width)}
+        assert len(buffer) == len(expected), (len(buffer), len(expected))
+        assert set(buffer[:]["item"].flatten().tolist()) == expected
+        sample, info = buffer.sample(12, return_info=True)
+        _check_sample(sample, info, buffer, expected)
+
+
+def _extend(buffer: Any, row: int, size: int, row_shape: Sequence[int]) -> None:
+    data = transitions(row, size, row_shape)
+    slots = buffer.extend(data.transpose(0, buffer.dim_extend) if row_shape else data)
+    assert slots.shape == (size,)
+
+
+def _check_sample(
+    sample: TensorDictBase, info: dict[Any, Any], buffer: Any, expected: set[int]
+) -> None:
+    items = sample["item"]
+    assert items.numel() > 0
+    assert set(items.tolist()) <= expected, "an item that was never stored, or is overwritten"
+    assert (sample["observation"] == items.unsqueeze(-1)).all(), "a torn row"
+    assert (sample["next", "reward"].squeeze(-1) == items).all(), "a torn row"
+    index = info["index"]
+    stored = buffer[:]["item"]
+    found = stored[index] if index.ndim == 1 else stored[index.unbind(-1)]
+    assert (found == items).all(), "info['index'] does not lead back to the sample"
+
+
+def check_refuses_bad_rows(make: Callable[[], Any]) -> None:
+    """Rows that do not look like the first ones raise, by name, and leave no trace."""
+    buffer = make()
+    buffer.extend(transitions(0, 8))
+    before = buffer.state_dict()
+    good = transitions(8, 6)
+    bad = {
+        r"entry 'observation' is missing .*expected \[.*'observation'.*\], found": (
+            MissingKeyError,
+            good.exclude("observation"),
+        ),
+        r"entry \('next', 'reward'\) is missing": (
+            MissingKeyError,
+            good.exclude(("next", "reward")),
+        ),
+        r"entry 'extra' has no place .*found \[.*'extra'": (
+            UnexpectedKeyError,
+            good.clone().set("extra", torch.zeros(6)),
+        ),
+        r"entry \('next', 'extra'\) has no place": (
+            UnexpectedKeyError,
+            good.clone().set(("next", "extra"), torch.zeros(6)),
+        ),
+        r"'observation' has the wrong shape; expected \[(6, )?2\], found \[(6, )?3\]": (
+            ShapeError,
+            good.clone().set("observation", torch.zeros(6, 3, dtype=torch.float64)),
+        ),
+        r"'observation' has the wrong dtype; expected torch.float64, found torch.float32": (
+            DTypeError,
+            good.clone().set("observation", torch.zeros(6, 2)),
+        ),
+    }
+    for words, (error, rows) in bad.items():
+        for write in (lambda rows=rows: buffer.extend(rows), lambda rows=rows: buffer.add(rows[0])):
+            with pytest.raises(error, match=words):
+                write()
+            assert_same_state(buffer.state_dict(), before)
+    buffer.extend(good)
+    assert len(buffer) == 12
+
+
+def check_continues_exactly(
+    make: Callable[[], Any],
+    row_shape: Sequence[int] = (),
+    travel: Callable[[Any, Any], None] | None = None,
+) -> None:
+    """A buffer that takes over a state goes on, bit for bit, as the first one does.
+
+    Args:
+        make: Makes a buffer.
+        row_shape: ``[*W]``.
+        travel: Brings the state of its first argument into its second; by default through
+            ``state_dict`` and ``load_state_dict``.
+    """
+    first, second = make(), make()
+    _extend(first, 0, 9, row_shape)
+    first.sample(6)
+    _extend(first, 9, 7, row_shape)
+    first.sample(6)
+    if travel is None:
+        second.load_state_dict(first.state_dict())
+    else:
+        travel(first, second)
+    for step in range(4):
+        batches = []
+        for buffer in (first, second):
+            torch.manual_seed(step)
+            batches.append(buffer.sample(6))
+            _extend(buffer, 16 + 3 * step, 3, row_shape)
+            buffer.add(transitions(50 + step, 1, row_shape)[0])
+        assert_same(batches[0], batches[1])
+    assert_same(first[:], second[:])
+
+
+def check_empty_forgets(make: Callable[[], Any], row_shape: Sequence[int] = ()) -> None:
+    """After ``empty()`` a buffer is like new."""
+    buffer = make()
+    _extend(buffer, 0, 9, row_shape)
+    buffer.sample(6)
+    buffer.empty()
+    assert len(buffer) == 0
+    with pytest.raises(RuntimeError, match=r"empty"):
+        buffer.sample(6)
+    _extend(buffer, 20, 7, row_shape)
+    assert int(buffer[:]["item"].min()) == 20 * int(torch.Size(row_shape).numel())
+    assert int(buffer.sample(6)["item"].min()) >= 20
+
+
+def assert_same(left: TensorDictBase, right: TensorDictBase) -> None:
+    """Both hold the same entries with the same bits."""
+    mine: dict[Any, Any] = dict(left.items(True, True))
+    theirs: dict[Any, Any] = dict(right.items(True, True))
+    assert mine.keys() == theirs.keys(), (mine.keys(), theirs.keys())
+    for key, value in mine.items():
+        assert value.dtype == theirs[key].dtype, key
+        assert torch.equal(value, theirs[key]), (key, value, theirs[key])
+
+
+def assert_same_state(left: Any, right: Any) -> None:
+    """Two state dicts are alike, down to their tensors."""
+    assert type(left) is type(right)
+    if isinstance(left, torch.Tensor):
+        assert torch.equal(left, right)
+    elif isinstance(left, TensorDictBase):
+        assert_same(left, right)
+    elif isinstance(left, dict):
+        assert left.keys() == right.keys()
+        for key in left:
+            assert_same_state(left[key], right[key])
+    elif isinstance(left, list | tuple):
+        assert len(left) == len(right)
+        for a, b in zip(left, right, strict=True):
+            assert_same_state(a, b)
+    else:
+        assert left == right, (left, right)
