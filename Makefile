@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 ARGS ?=
+# Small networks lose more to waking a second thread than it gives.
+export OMP_NUM_THREADS ?= 1
 # Scripts that others wrote against this API: run where a copy lies beside the checkout.
 SCRIPTS ?= ../shared/acceptance
 

@@ -78,6 +78,8 @@ class EnvBase(SpecOwner, nn.Module, ABC):
     """
 
     batch_locked = True
+    # Whether a partial _reset returns the other rows as they are; all flags stand at one level then.
+    resets_rows_alone = False
     entrywise: Any = False
 
     def __init__(
@@ -229,7 +231,7 @@ class EnvBase(SpecOwner, nn.Module, ABC):
         masks = plan.reset_masks(root)
         whole = plan.is_single or all(bool(mask.all()) for mask in masks.values())
         fresh = plan.complete_reset(self._reset_rows(root, {} if whole else masks))
-        if not whole:
+        if not (whole or self.resets_rows_alone):
             keep_rows(self, root, fresh, masks)
         root.update(fresh)
         return root

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,11 @@ class default_info_dict_reader:  # noqa: N801
                 raise ValueError("default_info_dict_reader: give one key for each spec.")
             else:
                 self.info_spec = dict(zip(self.keys, spec, strict=True))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there may be names whose specs are not known."""
+        return self.keys is None or any(name not in self.info_spec for name in self.keys)
 
     def infer(self, info: dict, batch_size: torch.Size) -> None:
         """Learn the specs of the names that have none from a first info."""
@@ -112,9 +118,18 @@ class GymLikeEnv(EnvWrapper):
         self.__dict__["frame_skip"] = frame_skip or 1
         self.__dict__["_info_readers"] = []
         super().__init__(**kwargs)
+        self._make_flags()
+
+    def _make_flags(self) -> None:
         self._flags = tuple(
             torch.full((*self.batch_size, 1), flag, device=self.device) for flag in (False, True)
         )
+
+    def to(self, device: Any) -> GymLikeEnv:  # type: ignore[override]
+        """Move the specs and what is returned to a device."""
+        super().to(device)
+        self._make_flags()
+        return self
 
     def _output_transform(self, step_out: tuple) -> tuple:
         observation, reward, terminated, truncated, info = step_out
@@ -130,18 +145,22 @@ class GymLikeEnv(EnvWrapper):
     def _call_reset(self, mask: np.ndarray | None, **kwargs: Any) -> tuple:
         return self._env.reset(**kwargs)
 
-    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        action = self.read_action(tensordict)
-        total: Any = 0.0
-        for _ in range(self.frame_skip):
-            observation, reward, terminated, truncated, done, info = self._output_transform(
-                self._call_step(action)
-            )
-            total = total + reward
+    def _repeat_step(self, action: Any) -> tuple:
+        """Take an action ``frame_skip`` times, or to the end of the episode; rewards add up."""
+        outcome = self._output_transform(self._call_step(action))
+        for _ in range(self.frame_skip - 1):
+            _, total, _, _, done, _ = outcome
             if done if isinstance(done, bool) else np.any(done):
                 break
+            observation, reward, *rest = self._output_transform(self._call_step(action))
+            outcome = (observation, total + reward, *rest)
+        return outcome
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        action = self.read_action(tensordict)
+        observation, reward, terminated, truncated, done, info = self._repeat_step(action)
         entries = self.read_obs(observation)
-        entries["reward"] = self.read_reward(total)
+        entries["reward"] = self.read_reward(reward)
         entries["done"] = self.read_flag(done)
         entries["terminated"] = self.read_flag(terminated)
         entries["truncated"] = self.read_flag(truncated)
@@ -183,15 +202,16 @@ class GymLikeEnv(EnvWrapper):
 
     def read_reward(self, reward: Any) -> Tensor:
         """Return the reward ``[*B, 1]``."""
-        array = np.array(reward, np.float32).reshape(*self.batch_size, 1)
-        tensor = torch.from_numpy(array)
+        rows = (reward,) if not self._batch_size else reward
+        tensor = torch.from_numpy(np.array(rows, np.float32))
+        tensor = tensor if not self._batch_size else tensor.unsqueeze(-1)
         return tensor if self._device is None else tensor.to(self._device)
 
     def read_flag(self, flag: Any) -> Tensor:
         """Return an end flag ``[*B, 1]``."""
         if not self._batch_size:
             return self._flags[bool(flag)]  # shared: records that leave the loop get copies
-        tensor = torch.from_numpy(np.array(flag, bool).reshape(*self.batch_size, 1))
+        tensor = torch.from_numpy(np.array(flag, bool)).unsqueeze(-1)
         return tensor if self._device is None else tensor.to(self._device)
 
     # --- info ------------------------------------------------------------------------------------
@@ -211,7 +231,11 @@ class GymLikeEnv(EnvWrapper):
         """
         if info_dict_reader is None:
             info_dict_reader = default_info_dict_reader(ignore_private=ignore_private)
+        if isinstance(info_dict_reader, default_info_dict_reader) and info_dict_reader.is_open:
+            self._probe(info_dict_reader)
         self._info_readers.append(info_dict_reader)
+        # The info of a partial reset speaks of the rows that are reset.
+        self.__dict__["resets_rows_alone"] = False
         spec = self.full_observation_spec.clone()
         for name, leaf in getattr(info_dict_reader, "info_spec", {}).items():
             spec[name] = leaf.to(self.device) if self.device is not None else leaf
@@ -220,14 +244,22 @@ class GymLikeEnv(EnvWrapper):
 
     def auto_register_info_dict(self, ignore_private: bool = True) -> GymLikeEnv:
         """Add every number that the info of a reset and of a random step holds."""
-        reader = default_info_dict_reader(ignore_private=ignore_private)
-        _, info = self._reset_output_transform(self._call_reset(None))
-        reader.infer(info, self.batch_size)
-        action = self.read_action(self.rand_action())
-        *_, info = self._output_transform(self._call_step(action))
-        reader.infer(info, self.batch_size)
-        self._call_reset(None)
-        return self.set_info_dict_reader(reader)
+        return self.set_info_dict_reader(default_info_dict_reader(ignore_private=ignore_private))
+
+    def _probe(self, reader: default_info_dict_reader) -> None:
+        """Show a reader the infos of a reset and of a random step; seeds stay as they were set."""
+        self.count_move()
+        with torch.random.fork_rng(devices=[]), self._seeds_kept():
+            _, info = self._reset_output_transform(self._call_reset(None))
+            reader.infer(info, self.batch_size)
+            action = self.read_action(self.rand_action())
+            *_, info = self._output_transform(self._call_step(action))
+            reader.infer(info, self.batch_size)
+            self._call_reset(None)
+
+    def _seeds_kept(self) -> AbstractContextManager:
+        """Return a context that leaves, at its end, the seeds of the next reset as they are."""
+        return nullcontext()
 
 
 def non_tensor(value: Any, batch_size: torch.Size) -> NonTensorData:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,9 @@ from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs.common import next_seed
 from torchrl.envs.gym_like import GymLikeEnv
 from torchrl.envs.libs.gym.backend import gym_backend
-from torchrl.envs.libs.gym.spaces import leaf_readers, record_writer, spec_from_space
-from torchrl.envs.libs.gym.vector import VectorDriver, render_rows
-from torchrl.envs.spec_access import flag_spec
+from torchrl.envs.libs.gym.spaces import kind_of, leaf_readers, record_writer, spec_from_space
+from torchrl.envs.libs.gym.vector import SAME_STEP, driver_of, render_rows
+from torchrl.envs.spec_access import flag_spec, leaf_names
 
 
 class GymWrapper(GymLikeEnv):
@@ -52,6 +54,7 @@ class GymWrapper(GymLikeEnv):
     """
 
     entrywise = True
+    resets_rows_alone = True
     libname = "gymnasium"
     _pixels_only_default = False
 
@@ -97,31 +100,68 @@ class GymWrapper(GymLikeEnv):
                 "gymnasium.make(..., render_mode='rgb_array')."
             )
         if hasattr(env, "single_action_space"):
-            self.__dict__["_driver"] = VectorDriver(env)
+            self.__dict__["_driver"] = driver_of(env)
             self._batch_size = torch.Size([env.num_envs])
+            if self._from_pixels and getattr(self._driver, "mode", None) == SAME_STEP:
+                raise ValueError(
+                    "GymWrapper: from_pixels=True needs the frame of the last step of an episode, "
+                    "which an environment with autoreset mode SAME_STEP cannot render any more; "
+                    "build it with autoreset_mode=AutoresetMode.DISABLED."
+                )
         return env
 
     def _make_specs(self, env: Any) -> None:
         vector, batch, device = self._driver is not None, self.batch_size, self.device or "cpu"
-        action_space = env.single_action_space if vector else env.action_space
-        space = env.single_observation_space if vector else env.observation_space
+        action_space, space = self._spaces()
         action = spec_from_space(action_space, categorical=self._categorical, device=device)
-        spec = spec_from_space(space, categorical=self._categorical, device=device)
-        is_dict = type(space).__name__ == "Dict"
-        self._readers = leaf_readers(space, spec, () if is_dict else ("observation",))
-        observation: Any = spec if is_dict else Composite(observation=spec)
-        if self._pixels_only:
-            self._readers, observation = [], Composite()
+        lone = kind_of(action_space) != "Dict"
+        path = ("action",) if lone else ()
+        self._write_action = record_writer(action_space, action, batched=vector, path=path)
+        observation: Any = Composite()
+        if not self._pixels_only:
+            observation = spec_from_space(space, categorical=self._categorical, device=device)
+            if kind_of(space) != "Dict":
+                observation = Composite(observation=observation)
         if self._from_pixels:
             observation["pixels"] = self._pixel_spec(device)
         self.observation_spec = _expand(observation, batch)
-        self.action_spec = _expand(action, batch)
+        self.action_spec = _expand(Composite(action=action) if lone else action, batch)
         self.reward_spec = Unbounded((*batch, 1), device=device)
         flag = flag_spec((*batch, 1), device)
         self.done_spec = Composite(
             done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=batch
         )
-        self._write_action = record_writer(action_space, action, batched=vector)
+        self._refuse_shared_names()
+        self._make_readers()
+
+    def _spaces(self) -> tuple[Any, Any]:
+        """Return the spaces of actions and of observations, of one row."""
+        env = self._env
+        if self._driver is not None:
+            return env.single_action_space, env.single_observation_space
+        return env.action_space, env.observation_space
+
+    def _make_readers(self) -> None:
+        """Decide how observations are read; again after a move to another device."""
+        if self._pixels_only:
+            self._readers: list[Any] = []
+            return
+        _, space = self._spaces()
+        spec: Any = spec_from_space(
+            space, categorical=self._categorical, device=self.device or "cpu"
+        )
+        path = () if kind_of(space) == "Dict" else ("observation",)
+        vector = self._driver is not None
+        self._readers = leaf_readers(space, spec, batched=vector, path=path)
+
+    def _refuse_shared_names(self) -> None:
+        shared = {*leaf_names(self.full_action_spec)} & {*leaf_names(self.full_observation_spec)}
+        if shared:
+            raise ValueError(
+                f"{type(self).__name__}: the environment has actions and observations of one name, "
+                f"{sorted(shared, key=str)}, and each entry can be only one of them. Rename one in "
+                "a gymnasium wrapper."
+            )
 
     def _pixel_spec(self, device: Any) -> TensorSpec:
         self._env.reset() if self._driver is None else self._driver.reset(None)
@@ -133,6 +173,11 @@ class GymWrapper(GymLikeEnv):
         return self._env.render() if self._driver is None else render_rows(self._env)
 
     # --- stepping --------------------------------------------------------------------------------
+
+    def _repeat_step(self, action: Any) -> tuple:
+        if self._driver is None:
+            return super()._repeat_step(action)
+        return self._output_transform(self._driver.step(action, self.frame_skip))
 
     def _call_step(self, action: Any) -> tuple:
         return self._env.step(action) if self._driver is None else self._driver.step(action)
@@ -159,6 +204,27 @@ class GymWrapper(GymLikeEnv):
         while len(seeds) < self.batch_size.numel():
             seeds.append(next_seed(seeds[-1]))
         self.__dict__["_seeds"] = seeds
+
+    @contextmanager
+    def _seeds_kept(self) -> Iterator[None]:
+        seeds = self._seeds
+        yield
+        self.__dict__["_seeds"] = seeds
+
+    def to(self, device: Any) -> GymWrapper:  # type: ignore[override]
+        """Move the specs and what is returned to a device."""
+        super().to(device)
+        self._make_readers()
+        return self
+
+    def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
+        """Seed the environment, each row with a seed of its own; return the seed that follows."""
+        following = super().set_seed(seed, static_seed=static_seed)
+        if static_seed or following is None:
+            return following
+        for _ in range(self.batch_size.numel() - 1):
+            following = next_seed(following)
+        return following
 
     def read_action(self, tensordict: TensorDictBase) -> Any:
         """Return the action as the environment takes it."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from tensordict import NestedKey
+from tensordict import NestedKey, NonTensorData, NonTensorStack
 from torch import Tensor
 
 from torchrl.data import (
@@ -58,16 +59,26 @@ def spec_from_space(
     >>> spec_from_space(Discrete(3)).shape
     torch.Size([3])
     """
-    for known, conversion in _registered.items():
-        if isinstance(space, known):
-            return conversion(space, categorical=categorical, device=device)
-    name = next((c.__name__ for c in type(space).__mro__ if c.__name__ in _CONVERSIONS), None)
-    if name is None:
+    if (conversion := _own_conversion(space)) is not None:
+        return conversion(space, categorical=categorical, device=device)
+    kind = kind_of(space)
+    if not kind:
         raise TypeError(
             f"GymWrapper: no spec for the space {space!r}; expected one of {sorted(_CONVERSIONS)}. "
             "Write one with register_gym_spec_conversion."
         )
-    return _CONVERSIONS[name](space, categorical, device)
+    return _CONVERSIONS[kind](space, categorical, device)
+
+
+def _own_conversion(space: Any) -> Conversion | None:
+    return next((made for known, made in _registered.items() if isinstance(space, known)), None)
+
+
+def kind_of(space: Any) -> str:
+    """Return the name of the class of spaces that we know a space by; empty for another's."""
+    if _own_conversion(space) is not None:
+        return ""
+    return next((c.__name__ for c in type(space).__mro__ if c.__name__ in _CONVERSIONS), "")
 
 
 def _box(space: Any, categorical: bool, device: Any) -> TensorSpec:
@@ -116,7 +127,9 @@ def _tuple(space: Any, categorical: bool, device: Any) -> TensorSpec:
 
 
 def _object(space: Any, categorical: bool, device: Any) -> TensorSpec:
-    return NonTensor(shape=(), device=device)
+    probe = copy.deepcopy(space)
+    probe.seed(0)  # ours, so that the space itself draws what it would have drawn
+    return NonTensor(shape=(), device=device, example_data=probe.sample())
 
 
 _CONVERSIONS: dict[str, Callable[[Any, bool, Any], TensorSpec]] = {
@@ -144,29 +157,28 @@ Reader = Callable[[Any], Any]
 
 
 def leaf_readers(
-    space: Any, spec: TensorSpec, path: tuple[str, ...]
+    space: Any, spec: TensorSpec, *, batched: bool, path: tuple[str, ...]
 ) -> list[tuple[NestedKey, Reader]]:
     """Return, for each leaf of a space, its key and how to read its tensor out of a sample.
-
-    Samples may carry leading dimensions, as those of vector environments do.
 
     Args:
         space: The space of one environment.
         spec: Its spec, without batch dimensions.
+        batched: Whether samples carry one leading dimension, environments.
         path: Where the space stands in the record.
     """
     children = _children(space)
     if children is None:
-        return [(path[0] if len(path) == 1 else path, _reader(space, spec))]
+        return [(path[0] if len(path) == 1 else path, _reader(space, spec, batched))]
     return [
         (key, _descend(index, read))
         for name, (index, child) in children.items()
-        for key, read in leaf_readers(child, spec[name], (*path, name))
+        for key, read in leaf_readers(child, spec[name], batched=batched, path=(*path, name))
     ]
 
 
 def _children(space: Any) -> dict[str, tuple[Any, Any]] | None:
-    kind = type(space).__name__
+    kind = kind_of(space)
     if kind == "Dict":
         return {key: (key, child) for key, child in space.spaces.items()}
     if kind == "Tuple":
@@ -178,16 +190,16 @@ def _descend(index: Any, read: Reader) -> Reader:
     return lambda sample: read(sample[index])
 
 
-def _reader(space: Any, spec: TensorSpec) -> Reader:
+def _reader(space: Any, spec: TensorSpec, batched: bool) -> Reader:
     device = spec.device
     move = device is not None and device.type != "cpu"
 
     def finish(tensor: Tensor) -> Tensor:
         return tensor.to(device) if move else tensor
 
-    kind = type(space).__name__
+    kind = kind_of(space)
     if isinstance(spec, NonTensor):
-        return lambda sample: sample
+        return _objects if batched else NonTensorData
     if kind == "Discrete":
         start, n, one_hot = int(space.start), int(space.n), isinstance(spec, OneHot)
         eye = torch.eye(n, dtype=spec.dtype)
@@ -215,6 +227,10 @@ def _reader(space: Any, spec: TensorSpec) -> Reader:
     return lambda sample: finish(torch.from_numpy(np.array(sample, dtype)))
 
 
+def _objects(samples: Any) -> NonTensorStack:
+    return NonTensorStack(*(NonTensorData(sample) for sample in samples))
+
+
 def record_writer(
     space: Any, spec: TensorSpec, *, batched: bool, path: tuple[str, ...] = ()
 ) -> Callable[[Any], Any]:
@@ -235,13 +251,15 @@ def record_writer(
         index: record_writer(child, spec[name], batched=batched, path=(*path, name))
         for name, (index, child) in children.items()
     }
-    if type(space).__name__ == "Tuple":
+    if kind_of(space) == "Tuple":
         return lambda record: tuple(write(record) for write in parts.values())
     return lambda record: {name: write(record) for name, write in parts.items()}
 
 
-def _writer(space: Any, spec: TensorSpec, batched: bool) -> Callable[[Tensor], Any]:
-    kind = type(space).__name__
+def _writer(space: Any, spec: TensorSpec, batched: bool) -> Callable[[Any], Any]:
+    kind = kind_of(space)
+    if isinstance(spec, NonTensor):
+        return lambda action: tuple(action.tolist()) if batched else action.tolist()
     if kind == "Discrete":
         start = int(space.start)
         if isinstance(spec, OneHot):
