@@ -8,6 +8,7 @@ from tensordict import NestedKey
 
 from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.composite import Composite
+from torchrl.data.tensor_specs.lazy import contains_lazy_spec
 
 
 class RandomPolicy:
@@ -30,15 +31,19 @@ class RandomPolicy:
 
     def __init__(self, action_spec: TensorSpec, action_key: NestedKey = "action") -> None:
         self.action_spec, self.action_key = action_spec, action_key
-        leaves = {action_key: action_spec}
+        leaves: dict[NestedKey, TensorSpec] = {action_key: action_spec}
         if isinstance(action_spec, Composite):
             leaves = {k: s for k, s in action_spec.items(True, True) if s is not None}
         self.in_keys: list[NestedKey] = []
         self.out_keys: list[NestedKey] = list(leaves)
-        self._draws = [(key, spec.rand) for key, spec in leaves.items()]
+        # What only some of stacked composites have is no entry of the stack: draw it as a whole.
+        self._whole = isinstance(action_spec, Composite) and contains_lazy_spec(action_spec)
+        self._draws = [] if self._whole else [(key, spec.rand) for key, spec in leaves.items()]
 
-    def __call__(self, td: Any) -> Any:
-        """Write the action into ``td`` and return it."""
+    def __call__(self, tensordict: Any) -> Any:
+        """Write the action into ``tensordict`` and return it."""
         for key, draw in self._draws:
-            td.set(key, draw())
-        return td
+            tensordict.set(key, draw())
+        if self._whole:
+            tensordict.update(self.action_spec.rand())
+        return tensordict

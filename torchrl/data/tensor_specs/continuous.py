@@ -149,9 +149,11 @@ class Bounded(TensorSpec):
         return bool(((val >= low) & (val <= high)).all())
 
     def _project(self, val: Tensor) -> Tensor:
-        low, high = self._bounds_for(val)
         if self.domain == "continuous":
             val = val.nan_to_num(0.0, math.inf, -math.inf)
+            if self._ends is not None:
+                return val.clamp(*self._ends)
+        low, high = self._bounds_for(val)
         val = torch.minimum(torch.maximum(_comparable(val), low), high)
         return val.to(self.dtype)
 
@@ -177,6 +179,8 @@ class Bounded(TensorSpec):
         return _comparable(low), _comparable(high)
 
     def _expected(self) -> str:
+        if self._ends is not None:
+            return f"values from {self._ends[0]} to {self._ends[1]}"
         low, high = self.space
         if low.numel() > 8:
             low, high = _comparable(low).min(), _comparable(high).max()

@@ -46,8 +46,8 @@ def draw_integers(low: Tensor, high: Tensor, size: torch.Size) -> Tensor:
     """Draw integers ``size``, uniform between ``low [*S]`` and ``high [*S]``, both included."""
     dtype = low.dtype
     low, high = low.to(torch.int64), high.to(torch.int64)
-    width = high.double() - low.double() + 1
-    if bool((width < _EXACT).all()):
+    if bool((high.double() - low.double() < _EXACT).all()):
+        width = high - low + 1
         share = torch.rand(size, dtype=torch.float64, device=low.device)
         return torch.minimum(low + (share * width).long(), high).to(dtype)
     seed = int(torch.randint(2**62, ()))
@@ -66,8 +66,7 @@ def draw_floats_between(
 ) -> Tensor:
     """Draw floats ``size``, uniform between two finite numbers whose difference is finite.
 
-    Args:
-        exact: What :func:`is_exact` says of these bounds.
+    ``exact`` is what :func:`is_exact` says of them.
     """
     drawn = torch.empty(size, dtype=dtype, device=device).uniform_(low, high)
     return drawn if exact else drawn.clamp_(low, high)
