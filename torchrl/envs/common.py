@@ -236,6 +236,12 @@ class EnvBase(SpecOwner, nn.Module, ABC):
         root.update(fresh)
         return root
 
+    def expect_resets(self, expected: bool) -> None:
+        """Be told whether the rows that end in the coming steps will be reset right after.
+
+        An environment to which every call is a journey can then begin anew on the way back.
+        """
+
     # --- step ------------------------------------------------------------------------------------
 
     def step(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -255,7 +255,11 @@ class Stepper:
             interrupted: Asked after each step whether to stop.
         """
         self.env.count_move()  # an error on the way leaves us displaced
-        batch = self._run(policy, max_steps, stop, callback, dense, interrupted)
+        self.env.expect_resets(stop is None)
+        try:
+            batch = self._run(policy, max_steps, stop, callback, dense, interrupted)
+        finally:
+            self.env.expect_resets(False)
         self._moves = self.env.moves
         return batch
 

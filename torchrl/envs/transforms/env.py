@@ -139,6 +139,11 @@ class TransformedEnv(EnvBase):
         """Say that the environment inside is about to move."""
         self._inner[0].count_move()
 
+    def expect_resets(self, expected: bool) -> None:
+        """Pass it on, unless the transform may see to it that ended rows are not reset."""
+        env, transform = self._inner
+        env.expect_resets(expected and self._nested is None and is_entrywise(transform))
+
     # --- transforms ------------------------------------------------------------------------------
 
     def append_transform(self, transform: Any) -> TransformedEnv:
