@@ -66,7 +66,7 @@ def _compile(component: object) -> Plan | None:
     if isinstance(component, nn.Module) and _is_intercepted(component):
         return None
     kind = type(component)
-    if kind is TensorDictSequential:
+    if kind in (TensorDictSequential, ProbabilisticTensorDictSequential):
         return _sequence(component)  # type: ignore[arg-type]
     if kind is TensorDictModule:
         return _network(component)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torchrl.modules.models.mlp import Kwargs
 from torchrl.modules.models.utils import (
+    Layers,
     SquashDims,
     Squeeze2dLayer,
     SqueezeLayer,
@@ -22,7 +23,7 @@ from torchrl.modules.models.utils import (
 Sizes = int | Sequence[int | tuple[int, ...]]
 
 
-class _ConvNetBase(nn.Sequential):
+class _ConvNetBase(Layers):
     """Convolutions, each followed by an activation, then an aggregation.
 
     Hooks:

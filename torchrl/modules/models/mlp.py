@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.legacy import old_keywords
-from torchrl.modules.models.utils import SharedBias, build, layer_of, per_layer, widths
+from torchrl.modules.models.utils import Layers, SharedBias, build, layer_of, per_layer, widths
 
 Kwargs = dict[str, Any] | list[dict[str, Any]] | None
 
 
-class MLP(nn.Sequential):
+class MLP(Layers):
     """A multi-layer perceptron: linear layers, each but the last followed by an activation.
 
     A hidden layer is: linear, dropout, normalisation, activation. Several inputs are concatenated.

@@ -19,6 +19,16 @@ LAZY: dict[Any, Callable[..., nn.Module]] = {
 }
 
 
+class Layers(nn.Sequential):
+    """Layers called one after the other; a slice of them is a plain sequence."""
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return a layer, or a sequence of some."""
+        if isinstance(index, slice):
+            return nn.Sequential(*list(self)[index])
+        return super().__getitem__(index)
+
+
 class SquashDims(nn.Module):
     """Flattens the last dimensions into one.
 

@@ -1,0 +1,252 @@
+"""Policies compiled to plans: when there is one, and that it equals the call.
+
+Equality over every module of the library is in ``tests/modules/test_modules_contract.py``.
+"""
+
+import pytest
+import torch
+from tensordict import NonTensorData, TensorDict
+from tensordict.nn import (
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+    TensorDictModuleBase,
+    TensorDictSequential,
+    interaction_type,
+    set_interaction_type,
+    set_skip_existing,
+)
+from torch import nn
+
+from torchrl._core.entries import Entries
+from torchrl._core.errors import MissingKeyError, ShapeError
+from torchrl._core.plan import plan
+
+
+def linear(read="a", write="b", **kwargs):
+    return TensorDictModule(nn.Linear(3, 3), in_keys=[read], out_keys=[write], **kwargs)
+
+
+class Vouching(TensorDictModuleBase):
+    """Writes the name of the exploration type that it sees, as a number."""
+
+    entrywise = True
+
+    def __init__(self):
+        super().__init__()
+        self.in_keys, self.out_keys = ["a"], ["seen"]
+
+    def forward(self, tensordict):
+        self._run(tensordict)
+        return tensordict
+
+    def _run(self, td):
+        td.set("seen", torch.tensor(len(str(interaction_type()))))
+
+
+class Drawing(ProbabilisticTensorDictModule):
+    """A draw that vouches."""
+
+    entrywise = True
+
+    def forward(self, tensordict, **kwargs):
+        self._run(tensordict)
+        return tensordict
+
+    def _run(self, td):
+        td.set("x", self.get_dist(td).mean)
+
+
+def drawing(**kwargs):
+    return Drawing(["b"], ["x"], distribution_class=MeanOf, **kwargs)
+
+
+class MeanOf(torch.distributions.Normal):
+    def __init__(self, b):
+        super().__init__(b, 1.0)
+
+
+def assert_equal(policy, **inputs):
+    td, entries = TensorDict(inputs), Entries(inputs)
+    plan(policy)(entries)
+    expected = policy(td)
+    assert set(entries) == set(expected.keys(True, True))
+    for key, value in entries.items():
+        assert value.equal(expected.get(key)), key
+
+
+def test_modules_and_sequences_of_tensordict():
+    assert_equal(linear(), a=torch.randn(4, 3))
+    assert_equal(TensorDictSequential(linear(), linear("b", "c")), a=torch.randn(3))
+    nested = TensorDictSequential(linear(), TensorDictSequential(linear("b", ("n", "c"))))
+    assert_equal(nested, a=torch.randn(3))
+    assert_equal(TensorDictSequential({"x": linear(), "y": linear("b", "a")}), a=torch.randn(3))
+    shared = linear("a", "a")
+    assert_equal(TensorDictSequential(shared, shared), a=torch.randn(3))
+
+
+def test_outputs_of_every_kind():
+    def two(a):
+        return a + 1, a + 2
+
+    for out_keys in (["b", "c"], ["b", "_"], ["_", ("n", "c")]):
+        assert_equal(TensorDictModule(two, ["a"], out_keys), a=torch.randn(3))
+    assert_equal(TensorDictModule(lambda a: {"b": a + 1}, ["a"], ["b"]), a=torch.randn(3))
+    assert_equal(
+        TensorDictModule(lambda a: TensorDict(b=a, c=a), ["a"], ["c", "b"]), a=torch.randn(3)
+    )
+    assert_equal(TensorDictModule(lambda a: a + 1, ["a"], ["_"]), a=torch.randn(3))
+    assert_equal(TensorDictModule(lambda a: nn.Parameter(a), ["a"], ["b"]), a=torch.randn(3))
+    assert_equal(TensorDictModule(lambda: torch.ones(2), [], ["b"]), a=torch.randn(3))
+
+
+def test_inputs_that_are_no_tensors_are_unwrapped():
+    entries = Entries(a=NonTensorData("left"))
+    plan(TensorDictModule(lambda a: torch.tensor(len(a)), ["a"], ["b"]))(entries)
+    assert entries["b"] == 4
+
+
+def test_too_few_or_too_many_outputs_are_named():
+    with pytest.raises(RuntimeError, match=r"returned 2 tensors for out_keys \['b'\]"):
+        plan(TensorDictModule(lambda a: (a, a), ["a"], ["b"]))(Entries(a=torch.ones(1)))
+
+
+class Changed(TensorDictModule):
+    def forward(self, tensordict):
+        return super().forward(tensordict).set("b", torch.zeros(3))
+
+
+class ChangedVouching(Vouching):
+    def forward(self, tensordict):
+        return tensordict.set("seen", torch.tensor(-1))
+
+
+def hooked():
+    module = linear()
+    module.register_forward_hook(lambda module, args, out: out)
+    return module
+
+
+def hooked_before():
+    module = linear()
+    module.register_forward_pre_hook(lambda module, args: args)
+    return module
+
+
+def selected_module():
+    module = TensorDictModule(lambda a: (a, a), ["a"], ["b", "c"])
+    return module.select_out_keys("b")
+
+
+def overridden():
+    module = linear()
+    module.forward = lambda td: td
+    return module
+
+
+def compiled():
+    module = linear()
+    module.compile(backend="eager")
+    return module
+
+
+def withdrawn():
+    module = Vouching()
+    module.entrywise = False
+    return module
+
+
+def drawing_sequence(*modules, **kwargs):
+    return ProbabilisticTensorDictSequential(*modules, **kwargs)
+
+
+UNPLANNED = {
+    "a function": lambda: lambda td: td,
+    "a subclass": lambda: Changed(nn.Linear(3, 3), ["a"], ["b"]),
+    "a subclass of one that vouches": ChangedVouching,
+    "an instance that withdraws": withdrawn,
+    "a hook": hooked,
+    "a hook before": hooked_before,
+    "selected outputs": selected_module,
+    "a forward of its own": overridden,
+    "a compiled call": compiled,
+    "keyword inputs": lambda: TensorDictModule(nn.Linear(3, 3), {"input": "a"}, ["b"]),
+    "not in place": lambda: linear(inplace=False),
+    "a method": lambda: linear(method="forward"),
+    "a strict module": lambda: linear(strict=True),
+    "a part without": lambda: TensorDictSequential(linear(), lambda td: td),
+    "selected outputs of a sequence": lambda: TensorDictSequential(
+        linear(), linear("b", "c"), selected_out_keys=["c"]
+    ),
+    "a tolerant sequence": lambda: TensorDictSequential(linear(), partial_tolerant=True),
+    "a sequence not in place": lambda: TensorDictSequential(linear(), inplace=False),
+    "an action that is there": lambda: drawing_sequence(linear(), linear("b", "x"), drawing()),
+    "two draws": lambda: drawing_sequence(linear(), drawing(), drawing()),
+    "no draw at the end": lambda: drawing_sequence(linear(), drawing(), linear("x", "y")),
+    "tensordict's own draw": lambda: ProbabilisticTensorDictModule(
+        ["b"], ["x"], distribution_class=MeanOf
+    ),
+}
+
+
+@pytest.mark.parametrize("make", UNPLANNED.values(), ids=UNPLANNED.keys())
+def test_there_is_none_where_only_the_call_will_do(make):
+    assert plan(make()) is None
+    assert plan(TensorDictSequential(make())) is None
+
+
+def test_there_is_none_while_modules_skip_what_exists():
+    with set_skip_existing(True):
+        assert plan(linear()) is None
+    assert plan(linear()) is not None
+
+
+def test_there_is_none_under_a_hook_on_every_module():
+    handle = nn.modules.module.register_module_forward_hook(lambda *args: None)
+    try:
+        assert plan(linear()) is None
+    finally:
+        handle.remove()
+
+
+def test_a_callable_that_vouches_is_called():
+    class Policy:
+        entrywise = True
+
+        def __call__(self, td):
+            td.set("action", torch.ones(2))
+
+    entries = Entries()
+    plan(Policy())(entries)
+    assert entries["action"].equal(torch.ones(2))
+
+
+@pytest.mark.parametrize("kind", [None, "random", "mode"])
+@pytest.mark.parametrize("default", ["mean", "random"])
+def test_what_runs_before_a_draw_sees_what_the_draw_sees(kind, default):
+    policy = drawing_sequence(linear(), Vouching(), drawing(default_interaction_type=default))
+    with set_interaction_type(kind):
+        assert_equal(policy, a=torch.randn(3))
+        assert interaction_type() == kind
+
+
+def test_a_sequence_that_ends_in_a_draw():
+    assert_equal(drawing_sequence(linear(), drawing()), a=torch.randn(3))
+
+
+def test_parameters_are_read_at_each_call():
+    module = linear()
+    run, entries = plan(module), Entries(a=torch.ones(3))
+    nn.init.zeros_(module.module.weight), nn.init.constant_(module.module.bias, 7.0)
+    run(entries)
+    assert (entries["b"] == 7).all()
+
+
+def test_errors_are_those_of_the_library():
+    run = plan(linear("obs", "b"))
+    with pytest.raises(MissingKeyError, match=r"TensorDictModule\(Linear\): entry 'obs'.*'obss'"):
+        run(Entries(obss=torch.ones(3)))
+    with pytest.raises(ShapeError, match="'obs' has the wrong last dimension; expected 3, found 5"):
+        run(Entries(obs=torch.ones(5)))
+    with pytest.raises(ShapeError, match="wrong last dimension"):
+        run(TensorDict(obs=torch.ones(2, 5)))
