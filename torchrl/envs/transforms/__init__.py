@@ -1,5 +1,13 @@
 """Transforms: changes to what environments emit and accept, and replay buffers hand out."""
 
+from torchrl.envs.transforms.action import (
+    ActionDiscretizer,
+    ActionMask,
+    ActionScaling,
+    ClipTransform,
+    DiscreteActionProjection,
+    FlattenAction,
+)
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.compose import Compose
 from torchrl.envs.transforms.dtype import (
@@ -10,6 +18,17 @@ from torchrl.envs.transforms.env import TransformedEnv
 from torchrl.envs.transforms.episode import (
     InitTracker,
     StepCounter,
+)
+from torchrl.envs.transforms.history import (
+    CatFrames,
+    TimeMaxPool,
+)
+from torchrl.envs.transforms.keys import (
+    ExcludeTransform,
+    FlattenTensorDict,
+    RemoveEmptySpecs,
+    RenameTransform,
+    SelectTransform,
 )
 from torchrl.envs.transforms.normalization import ObservationNorm
 from torchrl.envs.transforms.pixels import (
@@ -28,8 +47,14 @@ from torchrl.envs.transforms.resets import (
     NoopResetEnv,
 )
 from torchrl.envs.transforms.reward import (
+    BinarizeReward,
+    LineariseRewards,
+    RewardClipping,
     RewardScaling,
     RewardSum,
+    SignTransform,
+    SuccessReward,
+    TargetReturn,
 )
 from torchrl.envs.transforms.shape import (
     CatTensors,
@@ -48,34 +73,53 @@ from torchrl.envs.transforms.stepping import (
 )
 
 __all__ = [
+    "ActionDiscretizer",
+    "ActionMask",
+    "ActionScaling",
     "AutoResetTransform",
+    "BinarizeReward",
+    "CatFrames",
     "CatTensors",
     "CenterCrop",
+    "ClipTransform",
     "Compose",
     "ConditionalPolicySwitch",
     "ConditionalSkip",
     "Crop",
     "DTypeCastTransform",
+    "DiscreteActionProjection",
     "DoubleToFloat",
+    "ExcludeTransform",
     "ExpandAs",
     "FireReset",
+    "FlattenAction",
     "FlattenObservation",
+    "FlattenTensorDict",
     "FrameSkipTransform",
     "GrayScale",
     "InitTracker",
+    "LineariseRewards",
     "MultiAction",
     "NoopResetEnv",
     "ObservationNorm",
     "ObservationTransform",
     "PermuteTransform",
     "RandomCrop",
+    "RemoveEmptySpecs",
+    "RenameTransform",
     "Resize",
+    "RewardClipping",
     "RewardScaling",
     "RewardSum",
+    "SelectTransform",
+    "SignTransform",
     "SqueezeTransform",
     "Stack",
     "StepCounter",
+    "SuccessReward",
+    "TargetReturn",
     "TensorDictPrimer",
+    "TimeMaxPool",
     "ToTensorImage",
     "Transform",
     "TransformedEnv",

@@ -116,47 +116,71 @@ def cat_frames(
             [0., 1.],
             [1., 2.]])
     """
-    index, inside = frame_indices(tensor.shape[time_dim], N, done_mask, time_dim, future=future)
-    frames = tensor.movedim(time_dim, 0)  # [T, *B, *S]
-    if index.ndim == 2:
-        stacked = frames[index]  # [T, N, *B, *S]
-    else:
-        lead = index.shape[2:]
-        wide = index.reshape(*index.shape, *(1,) * (frames.ndim - 1 - len(lead)))
-        source = frames.unsqueeze(1).expand(-1, N, *frames.shape[1:])
-        stacked = source.gather(0, wide.expand(*index.shape[:2], *frames.shape[1:]))
+    frames, real = windows(tensor, N, time_dim, done_mask, future=future)  # [T, N, *B, *S]
     if padding == "constant":
-        known = inside.reshape(*inside.shape, *(1,) * (stacked.ndim - inside.ndim))
-        stacked = torch.where(known, stacked, torch.full_like(stacked, padding_value))
-    return torch.cat(stacked.unbind(1), dim).movedim(0, time_dim)
+        real = real.reshape(*real.shape, *(1,) * (frames.ndim - real.ndim))
+        frames = torch.where(real, frames, torch.full_like(frames, padding_value))
+    return torch.cat(frames.unbind(1), dim).movedim(0, time_dim)
 
 
-def frame_indices(
-    steps: int,
+def windows(
+    tensor: Tensor,
     num_frames: int,
+    time_dim: int,
     done_mask: Tensor | None = None,
-    time_dim: int = -1,
     *,
     future: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return which frames each step sees, and which of those lie in its trajectory.
+    """Return the frames that each step sees, and which of them lie in its trajectory.
+
+    Args:
+        tensor: ``[*B, T, *S]``.
+        num_frames: Number of frames ``N``, the step's own included.
+        time_dim: Where ``T`` is.
+        done_mask: ``[*B, T]``: true at the last frame of each trajectory.
+        future: Look forward instead of back.
+
+    Returns: frames ``[T, N, *B, *S]``, clamped to the trajectory, and a mask ``[T, N]`` or
+        ``[T, N, *B]``, false where they were clamped.
+    """
+    frames = tensor.movedim(time_dim, 0)  # [T, *B, *S]
+    done = None if done_mask is None else done_mask.movedim(-1, 0)  # [T, *B]
+    index, real = frame_indices(len(frames), num_frames, done, future=future)
+    index, real = index.to(tensor.device), real.to(tensor.device)
+    if index.ndim == 2:
+        return frames[index], real
+    wide = index.reshape(*index.shape, *(1,) * (frames.ndim + 1 - index.ndim))
+    source = frames.unsqueeze(1).expand(-1, num_frames, *frames.shape[1:])
+    return source.gather(0, wide.expand(*index.shape[:2], *frames.shape[1:])), real
+
+
+def frame_indices(
+    steps: int, num_frames: int, done: Tensor | None = None, *, future: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return which frames each step sees.
+
+    Args:
+        steps: Number of steps ``T``.
+        num_frames: Number of frames ``N``.
+        done: ``[T, *B]``: true at the last frame of each trajectory.
+        future: Look forward instead of back, the nearest first.
 
     Returns: ``index [T, N]`` or ``[T, N, *B]``, clamped to the trajectory, and a mask of the same
-        shape: false where it was clamped.
+        shape, false where it was clamped.
+
+    >>> frame_indices(3, 2)[0].tolist()
+    [[0, 0], [0, 1], [1, 2]]
     """
-    step = torch.arange(steps)
-    reach = torch.arange(num_frames) if future else torch.arange(1 - num_frames, 1)
-    if done_mask is None:
+    step, reach = torch.arange(steps), torch.arange(num_frames) - (0 if future else num_frames - 1)
+    if done is None:
         index = step[:, None] + reach  # [T, N]
         first, last = torch.tensor(0), torch.tensor(steps - 1)
     else:
-        done = done_mask.movedim(time_dim, 0)  # [T, *B]
-        step = step.to(done.device).reshape(-1, *(1,) * (done.ndim - 1)).expand(done.shape)
+        ones = (1,) * (done.ndim - 1)
+        step = step.to(done.device).reshape(-1, *ones).expand(done.shape)
         begins = torch.cat([torch.ones_like(done[:1]), done[:-1]])
-        first = torch.where(begins, step, 0).cummax(0).values.unsqueeze(1)
+        first = torch.where(begins, step, 0).cummax(0).values.unsqueeze(1)  # [T, 1, *B]
         ends = torch.where(done, step, steps - 1)
         last = ends.flip(0).cummin(0).values.flip(0).unsqueeze(1)
-        reach = reach.to(done.device).reshape(1, -1, *(1,) * (done.ndim - 1))
-        index = step.unsqueeze(1) + reach  # [T, N, *B]
-    inside = (index >= first) & (index <= last)
-    return index.clamp(first, last), inside
+        index = step.unsqueeze(1) + reach.to(done.device).reshape(1, -1, *ones)  # [T, N, *B]
+    return index.clamp(first, last), (index >= first) & (index <= last)

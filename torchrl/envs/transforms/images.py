@@ -50,6 +50,20 @@ def unbounded_image(spec: TensorSpec, function: Function) -> TensorSpec:
     return Unbounded(image.shape, dtype=image.dtype, device=image.device)
 
 
-def flag_like(spec: TensorSpec, dtype: torch.dtype = torch.bool) -> TensorSpec:
-    """Return the spec of a flag beside an entry of ``spec``."""
-    return Categorical(2, shape=spec.shape, dtype=dtype, device=spec.device)
+def clamped(spec: TensorSpec, low: float | None, high: float | None) -> TensorSpec:
+    """Return the spec of numbers clamped between ``low`` and ``high``, where given.
+
+    >>> clamped(Bounded(-4.0, 0.5, (2,)), -1.0, 1.0).low
+    tensor([-1., -1.])
+    """
+    if isinstance(spec, Bounded):
+        least, most = spec.low.clamp(low, high), spec.high.clamp(low, high)
+    else:
+        dtype = spec.dtype or torch.get_default_dtype()
+        limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+        least = torch.full(spec.shape, limits.min, dtype=dtype, device=spec.device)
+        most = torch.full(spec.shape, limits.max, dtype=dtype, device=spec.device)
+        if dtype.is_floating_point:
+            least, most = least - torch.inf, most + torch.inf
+        least, most = least.clamp(low, high), most.clamp(low, high)
+    return Bounded(least, most, shape=spec.shape, dtype=spec.dtype, device=spec.device)

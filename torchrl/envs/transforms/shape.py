@@ -294,7 +294,7 @@ class CatTensors(Transform):
             values.append(value)
         if values:
             for key in self._dropped():
-                _drop(tensordict, key)
+                drop(tensordict, key)
             tensordict.set(self.out_keys[0], self._join(values))
         return tensordict
 
@@ -401,7 +401,7 @@ class Stack(Transform):
             raise self._missing(absent[0], tensordict)
         if self.del_keys:
             for key in self.in_keys:
-                _drop(tensordict, key)
+                drop(tensordict, key)
         tensordict.set(self.out_keys[0], torch.stack(values, self._axis(of_result=0)))
         return tensordict
 
@@ -411,7 +411,7 @@ class Stack(Transform):
             if value is None:
                 raise self._missing(self.in_key_inv, tensordict)
             if self.del_keys:
-                _drop(tensordict, self.in_key_inv)
+                drop(tensordict, self.in_key_inv)
             parts = value.unbind(self._axis(of_result=0))
             for key, part in zip(self.inner_keys, parts, strict=True):
                 tensordict.set(key, part)
@@ -542,7 +542,7 @@ def _check_negative(who: object, allowed: bool, *dims: int) -> None:
             )
 
 
-def _drop(record: Any, key: NestedKey) -> None:
+def drop(record: Any, key: NestedKey) -> None:
     """Remove an entry, and sub-records that it leaves empty."""
     if not isinstance(record, TensorDictBase):
         record.pop(key, None)
