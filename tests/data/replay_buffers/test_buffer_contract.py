@@ -9,6 +9,7 @@ from torchrl.data import (
     LazyStackStorage,
     LazyTensorStorage,
     ListStorage,
+    PrioritizedSampler,
     RandomSampler,
     ReplayBuffer,
     RoundRobinWriter,
@@ -29,6 +30,7 @@ STORAGES = {
 SAMPLERS = {
     "random": RandomSampler,
     "without replacement": SamplerWithoutReplacement,
+    "prioritized": lambda: PrioritizedSampler(2 * ROWS, alpha=0.7, beta=0.5),
     "in order": lambda: SamplerWithoutReplacement(shuffle=False),
 }
 WRITERS = {

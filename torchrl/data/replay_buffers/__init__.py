@@ -2,6 +2,7 @@
 
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
 from torchrl.data.replay_buffers.samplers import (
+    PrioritizedSampler,
     RandomSampler,
     Sampler,
     SamplerWithoutReplacement,
@@ -14,7 +15,11 @@ from torchrl.data.replay_buffers.storages import (
     Storage,
     TensorStorage,
 )
-from torchrl.data.replay_buffers.variants import TensorDictReplayBuffer
+from torchrl.data.replay_buffers.variants import (
+    PrioritizedReplayBuffer,
+    TensorDictPrioritizedReplayBuffer,
+    TensorDictReplayBuffer,
+)
 from torchrl.data.replay_buffers.writers import (
     RoundRobinWriter,
     TensorDictRoundRobinWriter,
@@ -26,12 +31,15 @@ __all__ = [
     "LazyStackStorage",
     "LazyTensorStorage",
     "ListStorage",
+    "PrioritizedReplayBuffer",
+    "PrioritizedSampler",
     "RandomSampler",
     "ReplayBuffer",
     "RoundRobinWriter",
     "Sampler",
     "SamplerWithoutReplacement",
     "Storage",
+    "TensorDictPrioritizedReplayBuffer",
     "TensorDictReplayBuffer",
     "TensorDictRoundRobinWriter",
     "TensorStorage",

@@ -79,7 +79,7 @@ class Storage(ABC):
         """Number of slots ``R``."""
         if isinstance(self.max_size, float):
             return 2**62
-        return -(-self.max_size // self.width)
+        return self.max_size // self.width
 
     @property
     def rows(self) -> int:
@@ -109,13 +109,26 @@ class Storage(ABC):
         """Whether every slot holds a row."""
         return self.rows == self.capacity
 
+    def _settle(self, row_shape: torch.Size) -> None:
+        """Fix the size of a row."""
+        if row_shape.numel() > self.max_size:
+            raise ShapeError(
+                describe(
+                    self,
+                    "one row has more items than the storage",
+                    expected=f"at most {self.max_size}",
+                    found=list(row_shape),
+                )
+            )
+        self.row_shape = row_shape
+
     # --- writing
 
     def learn_row_shape(self, data: Any, many: bool) -> None:
         """Take ``[*W]`` from the first rows, if it is not known yet."""
         if self.ndim > 1 and not self.row_shape:
             lead = lead_shape(data, self.ndim if many else self.ndim - 1, self)
-            self.row_shape = lead[1:] if many else lead
+            self._settle(lead[1:] if many else lead)
 
     def write_run(self, start: int, rows: Any, count: int) -> None:
         """Write ``count`` prepared rows to the slots from ``start`` on, around the end at need."""

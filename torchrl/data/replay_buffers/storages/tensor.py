@@ -251,7 +251,7 @@ class LazyTensorStorage(TensorStorage):
 
     def _allocate(self, data: Any, ndim: int, row_shape: torch.Size) -> None:
         schema = Schema(type(self).__name__, data, ndim)
-        self.row_shape = row_shape
+        self._settle(row_shape)
         if self.device == "auto":
             self.device = _device_of(data)
         self._adopt(schema, self._reserve(schema, self._new_block))

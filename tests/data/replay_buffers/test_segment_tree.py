@@ -1,0 +1,62 @@
+"""Segment trees against plain arrays."""
+
+import numpy as np
+import pytest
+
+from torchrl.data.replay_buffers.segment_tree import TOP, SegmentTree, SumTree
+
+SIZES = [1, 2, 3, 7, 1000, TOP, TOP + 1, 5000]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(
+    ("combine", "neutral"), [(np.add, 0.0), (np.minimum, np.inf), (np.maximum, -1.0)]
+)
+def test_total_is_the_combination_of_all_leaves(size, combine, neutral):
+    rng, tree, plain = (
+        np.random.default_rng(0),
+        SegmentTree(size, combine, neutral),
+        np.full(size, neutral),
+    )
+    for _ in range(20):
+        index, value = rng.integers(size, size=9), rng.random(9)
+        tree.set(index, value)
+        for i, v in zip(index, value, strict=True):  # of doubles, the last one counts
+            plain[i] = v
+        assert np.isclose(tree.total, combine.reduce(plain))
+        assert (tree.take(index) == plain[index]).all()
+    assert list(tree) == plain.tolist()
+    filled = SegmentTree(size, combine, neutral)
+    filled.set(np.arange(size), 3.0)
+    filled.fill(plain[: size // 2])
+    assert np.isclose(filled.total, combine.reduce([*plain[: size // 2], neutral]))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_find_is_a_search_in_the_cumulated_sum(size):
+    rng, tree = np.random.default_rng(0), SumTree(size)
+    values = rng.random(size) * (rng.random(size) < 0.7)
+    values[size // 2] = 1.0
+    tree.set(np.arange(size), values)
+    quantile = rng.random(2000)
+    expected = values.cumsum().searchsorted(quantile * values.sum(), "right")
+    found = tree.find(quantile)
+    assert (found == expected).mean() > 0.999  # rounding may move a border
+    assert (np.abs(found - expected) <= (values == 0).sum() + 1).all()
+    assert (values[found] > 0).all()
+
+
+def test_empty_leaves_are_never_found():
+    tree = SumTree(4096)
+    tree.set(np.array([5, 4000]), np.array([1e-300, 1e300]))
+    edge = np.array([0.0, np.nextafter(1.0, 0.0)])
+    assert set(tree.find(edge).tolist()) <= {5, 4000}
+    assert tree._find_carefully(np.array([0, 5, 6, 4095])).tolist() == [5, 5, 5, 4000]
+
+
+@pytest.mark.slow
+def test_ten_million_updates_do_not_drift():
+    rng, tree = np.random.default_rng(0), SumTree(100_000)
+    for _ in range(1000):
+        tree.set(rng.integers(100_000, size=10_000), rng.random(10_000) ** 4 * 1e3)
+    assert abs(tree.total - tree.leaves.sum()) < 1e-12 * tree.total

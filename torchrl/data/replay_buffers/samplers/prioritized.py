@@ -1,0 +1,215 @@
+"""Proportional priorities and importance weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrl._core.errors import describe
+from torchrl.data.replay_buffers.samplers.base import Sampler, require_items
+from torchrl.data.replay_buffers.segment_tree import SegmentTree, SumTree
+from torchrl.data.replay_buffers.storages.base import Storage
+
+REDUCTIONS = ("max", "min", "mean", "median")
+
+
+class PrioritizedSampler(Sampler):
+    r"""Draws surprising items more often, and weighs them less.
+
+    .. math:: P_i = q_i / \sum_j q_j, \quad q_i = (p_i + \epsilon)^\alpha, \quad
+        w_i = (q_i / \min_j q_j)^{-\beta}
+
+    New items get the highest priority so far, so that each is drawn soon. Both :attr:`alpha` and
+    :attr:`beta` can be set at any time; a new ``alpha`` transforms all priorities anew.
+
+    Args:
+        max_capacity: Number of items that the storage holds.
+        alpha: How much priorities count; 0 is uniform.
+        beta: How much the weights correct for that; 1 is fully.
+        eps: Added to priorities, so that no item is lost.
+        dtype: Of the weights. Priorities are kept in float64.
+        reduction: How the priorities of an item that has several become one: ``"max"``, ``"min"``,
+            ``"mean"`` or ``"median"``.
+        max_priority_within_buffer: Give new items the highest priority now in the buffer, rather
+            than the highest ever.
+
+    Writes: ``priority_weight [B]``; 1 for the item with the least priority of all, less for others.
+
+    Raises:
+        ValueError: if ``alpha``, ``beta`` or ``eps`` is negative, or ``reduction`` unknown.
+
+    Source: Schaul et al., 2016, https://arxiv.org/abs/1511.05952, section 3. Differs: weights are
+    normalised by the largest in the buffer, not in the batch.
+
+    >>> from torchrl.data import ReplayBuffer
+    >>> buffer = ReplayBuffer(sampler=PrioritizedSampler(10, alpha=1.0, beta=1.0), batch_size=3)
+    >>> _ = buffer.extend(["dull", "startling"])
+    >>> buffer.update_priority(torch.tensor([0, 1]), torch.tensor([0.0, 5.0]))
+    >>> buffer.sample()
+    ['startling', 'startling', 'startling']
+    """
+
+    def __init__(
+        self,
+        max_capacity: int,
+        alpha: float,
+        beta: float,
+        eps: float = 1e-8,
+        dtype: torch.dtype = torch.float32,
+        reduction: str = "max",
+        max_priority_within_buffer: bool = False,
+    ) -> None:
+        if min(alpha, beta, eps) < 0 or reduction not in REDUCTIONS:
+            raise ValueError(
+                describe(
+                    self,
+                    "an argument is out of range",
+                    expected=f"alpha, beta, eps >= 0 and a reduction of {REDUCTIONS}",
+                    found=(alpha, beta, eps, reduction),
+                )
+            )
+        self._alpha, self.beta, self.eps = float(alpha), float(beta), eps
+        self.dtype, self.reduction = dtype, reduction
+        self.max_priority_within_buffer = max_priority_within_buffer
+        self.max_capacity = max_capacity
+        self._empty()
+
+    def _empty(self) -> None:
+        self._raw = np.full(self.max_capacity, -1.0)  # p_i; -1 where nothing is stored
+        self._sum_tree = SumTree(self.max_capacity)
+        self._min_tree = SegmentTree(self.max_capacity, np.minimum, np.inf)
+        self._max_tree = SegmentTree(self.max_capacity, np.maximum, -1.0)
+        self._max_priority, self._told, self._stale = 1.0, 0, False
+
+    @property
+    def alpha(self) -> float:
+        """How much priorities count."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, value: float) -> None:
+        self._stale = self._stale or value != self._alpha
+        self._alpha = float(value)
+
+    @property
+    def default_priority(self) -> float:
+        """Priority of items that nobody has rated yet."""
+        if not self.max_priority_within_buffer:
+            return self._max_priority
+        highest = float(self._max_tree.total)
+        return highest if highest >= 0 else 1.0
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]:
+        """Return positions ``[B]`` and their weights."""
+        require_items(storage, self)
+        self._catch_up(storage)
+        quantile = torch.rand(batch_size, dtype=torch.float64, generator=self.generator)
+        index = self._sum_tree.find(quantile.numpy())
+        return torch.from_numpy(index), {"priority_weight": self._weights(index)}
+
+    def _weights(self, index: np.ndarray) -> Tensor:
+        ratio = self._sum_tree.take(index) / self._min_tree.total
+        return torch.from_numpy(ratio**-self.beta).to(self.dtype)
+
+    def _catch_up(self, storage: Storage) -> None:
+        """Take note of a new alpha, and of items that other processes have written."""
+        if self._stale:
+            self._stale, stored = False, self._raw >= 0
+            mass = np.where(stored, self._transformed(self._raw), 0.0)
+            self._sum_tree.fill(mass)
+            self._min_tree.fill(np.where(stored, mass, np.inf))
+        written, width = storage.written, storage.width
+        if written * width > self._told:
+            first = max(self._told // width, written - storage.capacity)
+            slots = torch.arange(first, written) % storage.capacity
+            told, self._told = written * width, 0
+            self.extend(storage.items_of(slots))
+            self._told = told
+
+    def _transformed(self, priority: np.ndarray) -> np.ndarray:
+        return (np.maximum(priority, 0.0) + self.eps) ** self._alpha
+
+    def extend(self, positions: Tensor) -> None:
+        """Give items that were just written the default priority."""
+        positions = positions[positions >= 0]
+        self._told += len(positions)
+        if len(positions) > self.max_capacity:
+            positions = positions[-self.max_capacity :]
+        self._write(positions.numpy(), np.full(len(positions), self.default_priority))
+
+    def _write(self, index: np.ndarray, priority: np.ndarray) -> None:
+        mass = self._transformed(priority)
+        self._raw[index] = priority
+        self._sum_tree.set(index, mass)
+        self._min_tree.set(index, mass)
+        if self.max_priority_within_buffer:
+            self._max_tree.set(index, priority)
+
+    def update_priority(self, index: Tensor, priority: Tensor) -> None:
+        """Set the priorities of items; slots where nothing is stored are left alone.
+
+        Args:
+            index: Positions ``[N]``.
+            priority: ``[N]``, one number for all, or ``[N, *]``, which is reduced.
+
+        Raises:
+            ValueError: if a priority is negative, infinite or not a number.
+            IndexError: if a position lies outside the storage.
+        """
+        slots = index.detach().cpu().reshape(-1).numpy()
+        values = self._reduced(priority.detach().double().cpu(), len(slots))
+        if not (np.isfinite(values) & (values >= 0)).all():
+            raise ValueError(
+                describe(
+                    self,
+                    "priorities must be finite and not negative",
+                    found=values[~(np.isfinite(values) & (values >= 0))][:3].tolist(),
+                    mend="Pass the absolute error.",
+                )
+            )
+        if len(slots) and slots.max() >= self.max_capacity:
+            raise IndexError(
+                describe(
+                    self,
+                    "position out of range",
+                    expected=f"[0, {self.max_capacity})",
+                    found=int(slots.max()),
+                )
+            )
+        stored = (slots >= 0) & (self._raw[slots] >= 0)
+        if not stored.all():
+            slots, values = slots[stored], values[stored]
+        if len(slots):
+            self._max_priority = max(self._max_priority, float(values.max()))
+            self._write(slots, values)
+
+    def _reduced(self, priority: Tensor, count: int) -> np.ndarray:
+        if priority.numel() == 1:
+            return np.full(count, float(priority))
+        values = priority.reshape(count, -1)  # [N, *]
+        if values.shape[1] == 1:
+            return values[:, 0].numpy()
+        if self.reduction == "mean":
+            return values.mean(1).numpy()
+        return np.asarray(getattr(np, self.reduction)(values.numpy(), axis=1))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return priorities, exponents and the highest priority so far."""
+        return {
+            "priorities": torch.from_numpy(self._raw.copy()),
+            "max_priority": self._max_priority,
+            "alpha": self._alpha,
+            "beta": self.beta,
+            "told": self._told,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the priorities of a :meth:`state_dict`."""
+        self._raw = state_dict["priorities"].numpy().copy()
+        self._max_priority, self._told = state_dict["max_priority"], state_dict["told"]
+        self._alpha, self.beta = state_dict["alpha"], state_dict["beta"]
+        self._max_tree.fill(self._raw)
+        self._stale = True
