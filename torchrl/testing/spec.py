@@ -29,6 +29,7 @@ MAX_ENUMERATED = 2000
 
 
 def check_draws_are_members(spec: TensorSpec) -> None:
+    """What is drawn has the shape asked for and lies in the set."""
     for shape in ((), (3,), (2, 0, 1), torch.Size([2])):
         value = spec.rand(shape)
         assert shape_of(value) == (*shape, *spec.shape), (shape_of(value), spec.shape)
@@ -40,6 +41,7 @@ def check_draws_are_members(spec: TensorSpec) -> None:
 
 
 def check_same_seed_same_draw(spec: TensorSpec) -> None:
+    """Draws follow torch's seed."""
     torch.manual_seed(1)
     first = spec.rand((3,))
     torch.manual_seed(1)
@@ -47,6 +49,7 @@ def check_same_seed_same_draw(spec: TensorSpec) -> None:
 
 
 def check_zeros_and_ones(spec: TensorSpec) -> None:
+    """Placeholders have the spec's shape, dtype and device."""
     for make in (spec.zero, spec.zeros, spec.one, spec.ones):
         assert shape_of(make()) == tuple(spec.shape)
         assert shape_of(make((2, 3))) == (2, 3, *spec.shape)
@@ -54,17 +57,20 @@ def check_zeros_and_ones(spec: TensorSpec) -> None:
 
 
 def check_members_project_to_themselves(spec: TensorSpec) -> None:
+    """Projecting changes nothing that is in the set."""
     value = spec.rand((4,))
     assert same(spec.project(value), value)
 
 
 def check_projections_are_members(spec: TensorSpec) -> None:
+    """Whatever is projected ends in the set, NaN and infinities too."""
     for scale in (1.0, 1e3, 1e30):
         for value in (spec.rand((5,)), spec.zero((5,))):
             spec.assert_is_in(spec.project(_disturbed(value, scale)))
 
 
 def check_extra_dimensions_are_welcome(spec: TensorSpec) -> None:
+    """Leading and time dimensions do not matter to membership."""
     batched = spec.expand(4, *spec.shape)
     assert batched.is_in(batched.rand((2,)))
     if not spec.shape and not isinstance(spec, Categorical | Composite):
@@ -75,6 +81,7 @@ def check_extra_dimensions_are_welcome(spec: TensorSpec) -> None:
 
 
 def check_strangers_are_refused(spec: TensorSpec) -> None:
+    """Other shapes, dtypes and types are refused, by ``False`` and by name."""
     strangers: list[Any] = [torch.zeros(7, 13, 17, dtype=torch.complex64)]
     if spec.dtype is not None:
         strangers += [None, "x", 1.5, np.zeros(3), [1], NonTensorData(data="x")]
@@ -89,6 +96,7 @@ def check_strangers_are_refused(spec: TensorSpec) -> None:
 
 
 def check_numpy_round_trip(spec: TensorSpec) -> None:
+    """``encode`` undoes ``to_numpy``."""
     value = spec.rand()
     back = spec.encode(spec.to_numpy(value, safe=True))
     assert same(back, value), (back, value)
@@ -96,6 +104,7 @@ def check_numpy_round_trip(spec: TensorSpec) -> None:
 
 
 def check_memoized_encoding(spec: TensorSpec) -> None:
+    """Remembering what was encoded changes nothing."""
     memoized = spec.clone()
     memoized.memoize_encode()
     array = spec.to_numpy(spec.rand())
@@ -120,6 +129,7 @@ def check_operations_commute_with_membership(spec: TensorSpec) -> None:
 
 
 def check_torch_functions(spec: TensorSpec) -> None:
+    """``torch.stack`` and kin take specs."""
     wide = torch.unsqueeze(spec, 0)  # type: ignore[arg-type]
     assert torch.squeeze(wide, 0) == spec
     pair = torch.stack([spec, spec.clone()])  # type: ignore[list-item]
@@ -129,6 +139,7 @@ def check_torch_functions(spec: TensorSpec) -> None:
 
 
 def check_copies_are_equal_and_their_own(spec: TensorSpec) -> None:
+    """Clones, deep copies and pickles are equal, and equality is no accident."""
     for copied in (spec.clone(), copy.deepcopy(spec), pickle.loads(pickle.dumps(spec))):
         assert copied == spec
         assert copied is not spec
@@ -139,6 +150,7 @@ def check_copies_are_equal_and_their_own(spec: TensorSpec) -> None:
 
 
 def check_device(spec: TensorSpec) -> None:
+    """A spec moves to a device and forgets it."""
     there = spec.clone().clear_device_()
     assert there.device is None
     there = there.to("cpu")
@@ -148,6 +160,7 @@ def check_device(spec: TensorSpec) -> None:
 
 
 def check_enumeration(spec: TensorSpec) -> None:
+    """There are as many values as ``cardinality`` says, all different, all in the set."""
     count = spec.cardinality()
     if count > MAX_ENUMERATED:
         return
@@ -162,6 +175,7 @@ def check_enumeration(spec: TensorSpec) -> None:
 
 
 def check_repr_names_class_and_shape(spec: TensorSpec) -> None:
+    """The repr names the class and the shape, one field a line."""
     text = repr(spec)
     assert text.startswith(f"{type(spec).__name__}(\n    ")
     assert f"shape={spec.shape}" in text

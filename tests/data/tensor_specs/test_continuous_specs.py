@@ -67,7 +67,7 @@ def test_bounds_give_the_shape_and_may_be_read_under_old_names():
 
 
 class TestDraws:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(
         dtype=st.sampled_from(FLOATS),
         low=st.floats(-6e4, 6e4, width=16),
@@ -87,7 +87,7 @@ class TestDraws:
         assert bool((value <= highs).all())
         assert value.dtype == dtype
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(data=st.data(), dtype=st.sampled_from(INTS))
     def test_integers_stay_inside(self, data, dtype):
         info = torch.iinfo(dtype)
@@ -175,6 +175,18 @@ class TestMembership:
         assert spec.is_in(rollout.transpose(0, 1))
         assert not spec.is_in(rollout.flip(0))
         assert torch.equal(spec.project(rollout.flip(0)), torch.tensor([[[1.0]] * 3, [[10.0]] * 3]))
+
+    def test_other_dtypes_are_cast_where_they_belong(self):
+        spec = BoundedDiscrete(torch.tensor([[0], [10]]), torch.tensor([[1], [11]]))  # [2, 1]
+        projected = spec.project(torch.full((2, 3, 1), 5.0))
+        assert projected.flatten().tolist() == [1, 1, 1, 10, 10, 10]
+        with pytest.raises(ShapeError, match="wrong shape"):
+            spec.project(torch.zeros(3, 3))
+
+    def test_a_member_in_one_reading_is_left_alone(self):
+        spec = Bounded(torch.tensor([[0.0], [10.0]]), torch.tensor([[1.0], [11.0]]))  # [2, 1]
+        rollout = torch.tensor([0.5, 10.5]).reshape(2, 1, 1).expand(2, 2, 1)
+        assert torch.equal(spec.project(rollout), rollout)
 
     def test_both_bounds_belong_and_nan_does_not(self):
         spec = Bounded(-1, 1, (1,))

@@ -12,7 +12,7 @@ from torchrl.data import Binary, Categorical, OneHot
 MASKS = torch.tensor([[True, False, True], [False, True, False]])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(n=st.integers(1, 12), batch=st.lists(st.integers(1, 3), max_size=2), seed=st.integers(0, 99))
 def test_both_forms_say_the_same(n, batch, seed):
     torch.manual_seed(seed)
@@ -174,7 +174,7 @@ class TestOneHot:
             assert not spec.is_in(torch.tensor([0, 2, 0]).to(dtype))
             assert not spec.is_in(torch.tensor([1, 2, 0]).to(dtype))
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(
         st.lists(
             st.sampled_from([0.0, 1.0, -1.0, float("nan"), float("inf")]), min_size=3, max_size=3

@@ -13,7 +13,7 @@ from torchrl.data import BoxList, CategoricalBox, MultiCategorical, MultiOneHot
 MASK = torch.tensor([True, False, True, False, True])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     nvec=st.lists(st.integers(1, 4), min_size=1, max_size=4),
     batch=st.lists(st.integers(1, 3), max_size=2),

@@ -161,24 +161,27 @@ class TensorSpec(Shaped, ABC):
             )
         )
 
-    def project(self, val: Any) -> Any:
-        """Return ``val`` if it is in the set, else the closest value that is.
+    def project(self, val: Any, batch_ndim: int = 0) -> Any:
+        """Return ``val`` if it is in the set, else the closest value that is, in the spec's dtype.
 
-        The dtype is cast to the spec's.
+        Args:
+            val: A value ``[*L, *S]``, with extra dimensions where :meth:`is_in` welcomes them.
+            batch_ndim: How many of the first dimensions of ``S`` are known to be batch dimensions.
 
         Raises:
             ShapeError: if the shape does not fit: no projection mends that.
         """
-        if val.dtype is not self.dtype:
-            val = self._cast(val)
-        if val.shape[val.ndim - len(self.shape) :] == self.shape:
-            return self._project(val)
-        start = next(iter(self._starts(val.shape, 0)), None)
-        if start is None:
+        extra, starts = val.ndim - len(self.shape), self._starts(val.shape, batch_ndim)
+        if not starts:
             raise self._shape_complaint(val.shape, None)
-        extra = val.ndim - len(self.shape)
-        moved = self._project(to_front(val, start, extra))
-        return moved.movedim(tuple(range(extra)), tuple(range(start, start + extra)))
+        if len(starts) > 1 and extra and self.is_in(val):
+            return val  # in one of several readings of its shape: leave it in that one
+        start = starts[0]
+        aligned = to_front(val, start, extra)
+        projected = self._project(aligned if val.dtype is self.dtype else self._cast(aligned))
+        if not start or not extra:
+            return projected
+        return projected.movedim(tuple(range(extra)), tuple(range(start, start + extra)))
 
     def _cast(self, val: Tensor) -> Tensor:
         """Cast to the spec's dtype; subclasses whose range is narrow saturate."""

@@ -137,14 +137,23 @@ class Composite(Tree):
     def _entry_complaint(
         self, name: str, spec: TensorSpec, val: Any, key: Any, batch_ndim: int
     ) -> Exception | None:
-        path = name if key is None else ((key, name) if isinstance(key, str) else (*key, name))
         found = val.get(name, None)
-        if found is not None:
-            return spec.complaint(found, path, max(batch_ndim, len(self.shape)))
+        if found is None:
+            return self._missing(name, spec, val, key)
+        path = _below(key, name)
+        return spec.complaint(found, path, max(batch_ndim, len(self.shape)))
+
+    def _missing(self, name: str, spec: TensorSpec, val: Any, key: Any) -> MissingKeyError:
         present = sorted(map(str, val.keys()))
-        mend = nearest(name, present) or "Write that entry, or drop its spec."
         return MissingKeyError(
-            describe(self, "is absent", key=path, expected=spec, found=present, mend=mend)
+            describe(
+                self,
+                "is absent",
+                key=_below(key, name),
+                expected=f"{type(spec).__name__} {list(spec.shape)}",
+                found=present,
+                mend=nearest(name, present) or "Write that entry, or drop its spec.",
+            )
         )
 
     def _type_complaint(self, val: Any, key: Any) -> Exception | None:
@@ -177,12 +186,19 @@ class Composite(Tree):
                 if error is not None:
                     raise error
 
-    def project(self, val: Any) -> Any:
-        """Return a copy of a tensordict in which every entry that has a spec is in it."""
+    def project(self, val: Any, batch_ndim: int = 0) -> Any:
+        """Return a copy of a tensordict in which every entry that has a spec is in it.
+
+        Raises:
+            MissingKeyError: if an entry is absent.
+        """
         out = val.copy()
         for name, spec in self._specs.items():
             if spec is not None:
-                out.set(name, spec.project(val.get(name)))
+                found = val.get(name, None)
+                if found is None:
+                    raise self._missing(name, spec, val, None)
+                out.set(name, spec.project(found, max(batch_ndim, len(self.shape))))
         return out
 
     def _rand(self, size: torch.Size) -> Any:
@@ -200,10 +216,7 @@ class Composite(Tree):
         for name, spec in self._specs.items():
             if spec is not None:
                 if name not in val.keys():  # noqa: SIM118  (a tensordict has no other test)
-                    present = list(val.keys())
-                    raise MissingKeyError(
-                        describe(self, "is absent", key=name, mend=nearest(name, present))
-                    )
+                    raise self._missing(name, spec, val, None)
                 value = values[name] = spec.encode(val[name], ignore_device=ignore_device)
                 size = torch.Size((*value.shape[: value.ndim - len(spec.shape)], *self.shape))
         device = None if ignore_device else self.device
@@ -278,3 +291,10 @@ class Composite(Tree):
         if self._names is not None:
             fields["names"] = self._names
         return fields
+
+
+def _below(key: Any, name: str) -> Any:
+    """Return the path of an entry ``name`` of what stands at ``key``."""
+    if key is None:
+        return name
+    return (key, name) if isinstance(key, str) else (*key, name)

@@ -94,7 +94,7 @@ class NonTensor(TensorSpec):
             )
         )
 
-    def project(self, val: Any) -> Any:
+    def project(self, val: Any, batch_ndim: int = 0) -> Any:
         """Return ``val`` as it is."""
         return val
 
@@ -232,12 +232,12 @@ class Choice(TensorSpec):
             for aligned in self._align(val, batch_ndim)
         )
 
-    def project(self, val: Any) -> Any:
+    def project(self, val: Any, batch_ndim: int = 0) -> Any:
         """Return ``val`` if it is in a choice, else what the first choice makes of it."""
-        if self.is_in(val):
+        if self.complaint(val, None, batch_ndim) is None:
             return val
         first = self._specs()[0]
-        return first.project(val) if self._of_specs else first.zero()
+        return first.project(val, batch_ndim) if self._of_specs else first.zero()
 
     def _rand(self, size: torch.Size) -> Any:
         return self.rand(size[: len(size) - len(self.shape)])

@@ -20,7 +20,7 @@ from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.combinations import all_combinations
 from torchrl.data.tensor_specs.composite import Composite
 from torchrl.data.tensor_specs.shaping import TORCH_FUNCTIONS, Op
-from torchrl.data.tensor_specs.tools import drawable, wrap_dim
+from torchrl.data.tensor_specs.tools import drawable, to_tensor, wrap_dim
 from torchrl.data.tensor_specs.tree import Entry
 
 T = TypeVar("T", bound="_Lazy")
@@ -288,7 +288,7 @@ class Stacked(_Lazy):
     def _type_complaint(self, val: Any, key: Any) -> Exception | None:
         return self.specs[0]._type_complaint(val, key)
 
-    def project(self, val: Any) -> Any:
+    def project(self, val: Any, batch_ndim: int = 0) -> Any:
         """Return ``val`` with each slice projected by its spec.
 
         Raises:
@@ -297,7 +297,7 @@ class Stacked(_Lazy):
         for at in self._places(val.ndim):
             if val.shape[at] == len(self.specs):
                 parts = [
-                    spec.project(part)
+                    spec.project(part, batch_ndim)
                     for spec, part in zip(self.specs, val.unbind(at), strict=True)
                 ]
                 return self._joined(parts, at - self.dim)
@@ -308,8 +308,7 @@ class Stacked(_Lazy):
         lead = 0
         if isinstance(val, Tensor | np.ndarray):
             lead = max(val.ndim - len(self.shape), 0)
-            swapped = torch.as_tensor(val).unbind(lead + self.dim) if val.ndim else [val]
-            val = list(swapped)
+            val = to_tensor(val, None).unbind(lead + self.dim)
         parts = [
             spec.encode(part, ignore_device=ignore_device)
             for spec, part in zip(self.specs, val, strict=True)
@@ -431,11 +430,11 @@ class StackedComposite(_Lazy, Composite):
     def _type_complaint(self, val: Any, key: Any) -> Exception | None:
         return Composite._type_complaint(self, val, key)
 
-    def project(self, val: Any) -> Any:
+    def project(self, val: Any, batch_ndim: int = 0) -> Any:
         """Return a lazy stack of what each composite projects."""
         lead = val.ndim - len(self.shape)
         parts = zip(self.specs, val.unbind(lead + self.dim), strict=True)
-        return self._joined([spec.project(part) for spec, part in parts], lead)
+        return self._joined([spec.project(part, batch_ndim) for spec, part in parts], lead)
 
     def encode(self, val: Any, *, ignore_device: bool = False) -> Any:
         """Return a sequence of mappings, one for each composite, as lazily stacked tensordicts."""
