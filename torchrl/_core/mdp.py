@@ -79,6 +79,9 @@ def step_mdp(
         kept = [] if exclude_action else as_keys(action_keys)
         out = tensordict.select(*kept, strict=False)
     out.update(following.exclude(*drop_next))
+    for key, value in out.items():
+        if isinstance(value, TensorDictBase):  # tensors are shared, nested records are not
+            out.set(key, value.copy())
     if next_tensordict is not None:
         return next_tensordict.update(out)
     return out

@@ -266,13 +266,15 @@ class StepPlan:
 
     def step_mdp(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the root of the following step; the action stays, the reward does not."""
-        following = tensordict.get("next")
-        root = following.copy() if not self.left_behind else following.exclude(*self.left_behind)
+        # Steps share tensors, never nested records: writing to one must not reach another.
+        root = tensordict.get("next").exclude(*self.left_behind)
+        for key, value in root.items():
+            if isinstance(value, TensorDictBase):
+                root.set(key, value.copy())
         for key, value in tensordict.items():
             if key in self.not_carried:
                 continue
             if root.get(key, None) is None:
-                # Steps share tensors, never nested records: writing to one must not reach another.
                 root.set(key, value.copy() if isinstance(value, TensorDictBase) else value)
             elif isinstance(value, TensorDictBase):
                 self._carry_nested((key,), value, root)

@@ -210,7 +210,7 @@ def _splitter(single: Any, batched: Any) -> Callable[[Any], Any]:
     if type(single).__name__ == "Discrete":
         return lambda action: action.tolist()
     if type(single).__name__ in ("Box", "MultiDiscrete", "MultiBinary"):
-        return lambda action: action
+        return lambda action: [np.asarray(row) for row in action] if not single.shape else action
     utils = require_package("gymnasium.vector.utils", needed_by="GymWrapper")
     return lambda action: utils.iterate(batched, action)
 
