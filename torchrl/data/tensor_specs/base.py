@@ -171,6 +171,8 @@ class TensorSpec(Shaped, ABC):
         Raises:
             ShapeError: if the shape does not fit: no projection mends that.
         """
+        if val.shape == self.shape:
+            return self._project(val if val.dtype is self.dtype else self._cast(val))
         extra, starts = val.ndim - len(self.shape), self._starts(val.shape, batch_ndim)
         if not starts:
             raise self._shape_complaint(val.shape, None)
