@@ -1,0 +1,460 @@
+"""What serial and parallel environments share: recipes, specs, seeds, and access to each one."""
+
+from __future__ import annotations
+
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+
+from torchrl._core.errors import ResetError, SpecError, describe
+from torchrl.data import Composite
+from torchrl.envs.batched_envs.buffers import EnvMeta
+from torchrl.envs.batched_envs.exchange import BlockExchange, Crew, Exchange, RecordExchange
+from torchrl.envs.batched_envs.worker import METHOD, build, meta_of
+from torchrl.envs.common import EnvBase
+from torchrl.envs.env_creator import EnvCreator
+from torchrl.envs.spec_access import GROUPS
+
+Factory = Callable[..., EnvBase] | EnvBase
+
+
+class BatchedEnvBase(EnvBase):
+    """Several environments stepped as one, batch size ``[N, *B]``.
+
+    Until :meth:`start`, or the first reset, it is a recipe: it holds no environment, and can be
+    pickled and handed to several owners. Closing makes it a recipe again. A copy is always one.
+
+    Hooks:
+        _make_crew: ``[recipe] -> crew``; build the environments.
+        _memory_kind: where their numbers lie, see :class:`~.buffers.Memory`.
+
+    Attributes that it lacks are looked up in the environments, and come as a list with one value an
+    environment; a method is called on each and returns such a list.
+    """
+
+    def __init__(
+        self,
+        num_workers: int,
+        create_env_fn: Factory | Sequence[Factory],
+        *,
+        create_env_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
+        device: torch.device | str | int | None = None,
+        share_individual_td: bool | None = None,
+        use_buffers: bool | None = None,
+        non_blocking: bool = False,
+    ) -> None:
+        super().__init__(device=device)
+        self.num_workers = num_workers
+        self._recipes = _recipes(self, num_workers, create_env_fn, create_env_kwargs)
+        self._own_device = self._device
+        self._share_individual_td, self._use_buffers = share_individual_td, use_buffers
+        self._non_blocking = non_blocking
+        self._metas: list[EnvMeta] | None = None
+        self._pending_state: dict[int, dict[str, Any]] = {}
+        self._idle()
+
+    def _idle(self) -> None:
+        if (finalizer := self.__dict__.get("_finalizer")) is not None:
+            finalizer.detach()
+        self._finalizer: weakref.finalize | None = None
+        self._crew: Crew | None = None
+        self._exchange: Exchange | None = None
+        self._resets_in_step = False
+        self.is_closed = True
+
+    # --- hooks -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _make_crew(self, recipes: Sequence[EnvCreator | EnvBase]) -> Crew: ...
+
+    @abstractmethod
+    def _memory_kind(self) -> str: ...
+
+    # --- what the environments are ---------------------------------------------------------------
+
+    @property
+    def num_envs(self) -> int:
+        """Number of environments."""
+        return len(self._recipes)
+
+    def _learn(self) -> None:
+        """Find out what the environments are like, without keeping any."""
+        if self._metas is None:
+            known: dict[int, EnvMeta] = {}
+            for recipe in self._recipes:
+                if id(recipe) not in known:
+                    known[id(recipe)] = _glance(recipe)
+            self._adopt([known[id(recipe)] for recipe in self._recipes])
+
+    def _adopt(self, metas: list[EnvMeta]) -> None:
+        sizes = {meta.batch_size for meta in metas}
+        if len(sizes) > 1:
+            raise SpecError(
+                describe(
+                    self,
+                    "cannot stack environments of different batch sizes",
+                    found=[tuple(meta.batch_size) for meta in metas],
+                    mend="Build them with one batch size.",
+                )
+            )
+        self._metas = metas
+        if self._own_device is None:
+            self._device = metas[0].device
+        self._batch_size = torch.Size([len(metas), *metas[0].batch_size])
+        self._allow_done_after_reset = any(meta.allow_done_after_reset for meta in metas)
+        specs: dict[str, Composite] = {}
+        for group in GROUPS:
+            spec: Any = torch.stack([meta.specs[group] for meta in metas], 0)  # type: ignore[misc]
+            specs[group] = self._lock(spec if self._device is None else spec.to(self._device))
+        self.__dict__["_specs"] = specs
+        self.empty_cache()
+
+    def _get_specs(self) -> dict[str, Composite]:
+        self._learn()
+        return super()._get_specs()
+
+    def _set_specs(self, specs: dict[str, Any]) -> None:
+        self._learn()
+        super()._set_specs(specs)
+
+    @property
+    def batch_size(self) -> torch.Size:
+        """Number of environments, then the batch size of each."""
+        self._learn()
+        return self._batch_size
+
+    @batch_size.setter
+    def batch_size(self, value: Any) -> None:
+        raise AttributeError(
+            f"{type(self).__name__}: the batch size is that of the environments inside."
+        )
+
+    @property
+    def device(self) -> torch.device | None:
+        """Device of what is returned."""
+        if self._own_device is None:
+            self._learn()
+        return self._device
+
+    def is_flat(self) -> bool:
+        """Say whether steps may be flat records: one block an entry, and tensors only."""
+        self._learn()
+        assert self._metas is not None
+        first = self._metas[0]
+        return (
+            self._use_buffers is not False
+            and not self._share_individual_td
+            and first.is_fixed()
+            and all(meta.specs == first.specs for meta in self._metas[1:])
+        )
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def start(self) -> Any:
+        """Build the environments, unless they stand already; return this environment.
+
+        Raises:
+            WorkerError: if one of them cannot be built.
+        """
+        if self._crew is not None and not self._crew.is_closed:
+            return self
+        self._idle()
+        crew = self._make_crew(self._recipes)
+        try:
+            self._check_metas(crew.metas)
+            self._exchange = self._make_exchange(crew)
+            if self._pending_state:
+                states = [self._pending_state.get(i, {}) for i in range(self.num_envs)]
+                crew.scatter("load_state_dict", states)
+                self._pending_state = {}
+        except BaseException:
+            crew.close()
+            raise
+        self._crew, self.is_closed = crew, False
+        self._finalizer = weakref.finalize(self, crew.close)
+        return self
+
+    def _check_metas(self, metas: list[EnvMeta]) -> None:
+        if self._metas is None:
+            self._adopt(metas)
+            return
+        for i, (promised, found) in enumerate(zip(self._metas, metas, strict=True)):
+            if promised.specs != found.specs or promised.batch_size != found.batch_size:
+                raise SpecError(
+                    describe(
+                        self,
+                        f"environment {i} has other specs than its recipe gave before",
+                        expected=promised.specs,
+                        found=found.specs,
+                        mend="Let create_env_fn build the same environment each time.",
+                    )
+                )
+
+    def _make_exchange(self, crew: Crew) -> Exchange:
+        flat = self.is_flat()
+        fixed = all(meta.is_fixed() for meta in crew.metas)
+        if self._use_buffers and not fixed:
+            raise SpecError(
+                describe(
+                    self,
+                    "cannot keep entries without a fixed shape, or that are no tensors, in buffers",
+                    mend="Leave use_buffers out, or set it to False.",
+                )
+            )
+        if self._share_individual_td is False and not flat:
+            raise SpecError(
+                describe(
+                    self,
+                    "cannot keep environments with different specs in common buffers",
+                    mend="Leave share_individual_td out, or set it to True.",
+                )
+            )
+        if self._use_buffers is False or not fixed:
+            return RecordExchange(crew, self.device, self._non_blocking)
+        return BlockExchange(
+            crew,
+            self.device,
+            self._non_blocking,
+            individual=not flat,
+            kind=self._memory_kind(),
+        )
+
+    def close(self, *, raise_if_closed: bool = False) -> None:
+        """Close the environments and release everything; what stays is a recipe.
+
+        Raises:
+            RuntimeError: if it is closed already and ``raise_if_closed``.
+        """
+        if self.is_closed and raise_if_closed:
+            raise RuntimeError(f"{type(self).__name__} is closed already.")
+        crew = self._crew
+        self._idle()
+        if crew is not None:
+            crew.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in ("_plan", "_validated"):
+            state.pop(name, None)
+        state.update(_crew=None, _exchange=None, _finalizer=None)
+        state.update(_resets_in_step=False, is_closed=True)
+        return state
+
+    def update_kwargs(self, kwargs: dict[str, Any] | Sequence[dict[str, Any]]) -> None:
+        """Replace some arguments of the functions that build the environments.
+
+        Args:
+            kwargs: For all, or one an environment.
+
+        Raises:
+            RuntimeError: if the environments stand already.
+        """
+        if not self.is_closed:
+            raise RuntimeError(f"{type(self).__name__}: close() it before changing its arguments.")
+        each = [kwargs] * self.num_envs if isinstance(kwargs, dict) else list(kwargs)
+        self._recipes = [
+            _creator(self, recipe).make_variant(**own)
+            for recipe, own in zip(self._recipes, each, strict=True)
+        ]
+        self._metas = None
+        self.__dict__.pop("_specs", None)
+        self.empty_cache()
+
+    # --- stepping --------------------------------------------------------------------------------
+
+    def expect_resets(self, expected: bool) -> None:
+        """Let the environments begin new episodes in the step that ends one: one trip, not two."""
+        self.__dict__["_resets_in_step"] = expected
+
+    def step_and_maybe_reset(
+        self, tensordict: TensorDictBase
+    ) -> tuple[TensorDictBase, TensorDictBase]:
+        """Step; return the step and the root of the next one, reset where an episode has ended."""
+        self.expect_resets(True)
+        try:
+            return super().step_and_maybe_reset(tensordict)
+        finally:
+            self.expect_resets(False)
+
+    def _step(self, tensordict: Any) -> Any:
+        exchange = self._exchange
+        if exchange is None or exchange.crew.is_closed:
+            raise ResetError(
+                describe(self, "cannot step: it is not started", mend="Call reset() first.")
+            )
+        return exchange.step(tensordict, self._resets_in_step, self.plan)
+
+    def _reset(
+        self,
+        tensordict: Any,
+        list_of_kwargs: Sequence[dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        self.start()
+        exchange, num_envs = self._exchange, self.num_envs
+        assert exchange is not None
+        each = [kwargs] * num_envs
+        if list_of_kwargs is not None:
+            if len(list_of_kwargs) != num_envs:
+                raise ValueError(
+                    f"{type(self).__name__}: expected {num_envs} list_of_kwargs, one an "
+                    f"environment, found {len(list_of_kwargs)}."
+                )
+            each = [{**kwargs, **own} for own in list_of_kwargs]
+        return exchange.reset(tensordict, each, self.plan)
+
+    def _set_state(self, tensordict: Any) -> Any:
+        return self._reset(tensordict, set_state=True)
+
+    def _check_batch(self, tensordict: TensorDictBase) -> None:
+        self._learn()
+        super()._check_batch(tensordict)
+
+    # --- the environments ------------------------------------------------------------------------
+
+    def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
+        """Seed each environment with the seed that follows that of the one before it.
+
+        Args:
+            seed: That of the first; ``None`` asks all for fresh randomness.
+            static_seed: Give all the same one.
+
+        Returns: the seed that follows that of the last one.
+        """
+        self.start()
+        assert self._crew is not None
+        return self._crew.chain("set_seed", seed, static_seed)
+
+    def _set_seed(self, seed: int | None) -> None:
+        self.set_seed(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            crew = self.__dict__.get("_crew")
+            if name.startswith("_") or "_recipes" not in self.__dict__:
+                raise
+            if crew is None or crew.is_closed:
+                raise AttributeError(
+                    f"{type(self).__name__} has no {name!r}, and cannot ask its environments "
+                    "before start() or reset()."
+                ) from None
+        return self._of_each(crew, name)
+
+    def _of_each(self, crew: Crew, name: str) -> Any:
+        values = crew.scatter("get_attribute", None, name)
+        if values[0] != METHOD:
+            return values
+
+        def call(*args: Any, **kwargs: Any) -> list[Any]:
+            return crew.scatter("call_method", None, name, args, kwargs)
+
+        return call
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        states: Any = list(self._pending_state.items())
+        if self._crew is not None and not self._crew.is_closed:
+            states = enumerate(self._crew.scatter("state_dict", None))
+        for i, state in states:
+            for key, value in state.items():
+                destination[f"{prefix}worker{i}.{key}"] = value
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        states: dict[int, dict[str, Any]] = {}
+        for i in range(self.num_envs):
+            own = f"{prefix}worker{i}."
+            found = {k[len(own) :]: v for k, v in state_dict.items() if k.startswith(own)}
+            if found:
+                states[i] = found
+        if self._crew is None or self._crew.is_closed:
+            self._pending_state = states  # for the start
+        elif states:
+            self._crew.scatter("load_state_dict", [states.get(i, {}) for i in range(self.num_envs)])
+
+    def to(self, device: Any) -> BatchedEnvBase:  # type: ignore[override]
+        """Return what the environments make on another device; they stay where they are."""
+        device = torch.device(device)
+        self._own_device = self._device = device
+        if self._metas is not None:
+            self._adopt(self._metas)
+        if self._exchange is not None:
+            self._exchange.device = device
+        return self
+
+    def __repr__(self) -> str:
+        size = tuple(self._batch_size) if self._metas is not None else (self.num_envs, "...")
+        return (
+            f"{type(self).__name__}(num_envs={self.num_envs}, num_workers={self.num_workers}, "
+            f"batch_size={size}, device={self._device})"
+        )
+
+
+def _recipes(
+    env: Any,
+    num_workers: int,
+    create_env_fn: Factory | Sequence[Factory],
+    create_env_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None,
+) -> list[EnvCreator | EnvBase]:
+    name = type(env).__name__
+    if num_workers < 1:
+        raise ValueError(f"{name}: num_workers must be at least 1, found {num_workers}.")
+    if isinstance(create_env_fn, EnvBase) or callable(create_env_fn):
+        if isinstance(create_env_fn, EnvBase) and num_workers > 1:
+            raise TypeError(
+                f"{name}: one environment cannot be stepped {num_workers} times; pass a function "
+                "that builds it."
+            )
+        factories: list[Any] = [create_env_fn] * num_workers
+    else:
+        factories = list(create_env_fn)
+    if num_workers > len(factories):
+        raise ValueError(
+            f"{name}: expected at least one environment for each of {num_workers} workers, found "
+            f"{len(factories)}."
+        )
+    if create_env_kwargs is None or isinstance(create_env_kwargs, dict):
+        kwargs = [create_env_kwargs or {}] * len(factories)
+    else:
+        kwargs = list(create_env_kwargs)
+    if len(kwargs) != len(factories):
+        raise ValueError(
+            f"{name}: expected one create_env_kwargs for each of {len(factories)} environments, "
+            f"found {len(kwargs)}."
+        )
+    made: dict[tuple[int, int], Any] = {}
+    for factory, own in zip(factories, kwargs, strict=True):
+        if isinstance(factory, EnvBase):
+            if own:
+                raise TypeError(f"{name}: create_env_kwargs are for functions, not environments.")
+            made[id(factory), id(own)] = factory
+        else:
+            made.setdefault((id(factory), id(own)), EnvCreator(factory, own))
+    recipes = [made[id(factory), id(own)] for factory, own in zip(factories, kwargs, strict=True)]
+    built = [recipe for recipe in recipes if isinstance(recipe, EnvBase)]
+    if len(built) != len({id(recipe) for recipe in built}):
+        raise TypeError(f"{name}: the same environment stands in create_env_fn more than once.")
+    return recipes
+
+
+def _creator(env: Any, recipe: EnvCreator | EnvBase) -> EnvCreator:
+    if isinstance(recipe, EnvBase):
+        raise TypeError(
+            f"{type(env).__name__}: an environment that is built already takes no arguments."
+        )
+    return recipe
+
+
+def _glance(recipe: EnvCreator | EnvBase) -> EnvMeta:
+    """Build an environment, look at it and close it; one that is built stays open."""
+    if isinstance(recipe, EnvBase):
+        return meta_of(recipe)
+    env = build(recipe)
+    try:
+        return meta_of(env)
+    finally:
+        env.close()

@@ -1,0 +1,410 @@
+"""How records become what environments read, and how their answers become records."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tensordict import LazyStackedTensorDict, NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
+
+from torchrl._core.entries import Entries
+from torchrl._core.errors import ResetError
+from torchrl._core.mdp import last_name
+from torchrl.envs.batched_envs.buffers import (
+    INPUT,
+    OUTCOME,
+    ROOT,
+    SIGNAL,
+    Block,
+    EnvMeta,
+    Memory,
+    lay_out,
+    num_bytes,
+)
+from torchrl.envs.batched_envs.worker import (
+    STEP,
+    STEP_RESET,
+    STEP_SOME,
+    STEP_SOME_RESET,
+    Request,
+)
+from torchrl.envs.step_plan import StepPlan
+
+_CODES = {
+    (False, False): STEP,
+    (False, True): STEP_RESET,
+    (True, False): STEP_SOME,
+    (True, True): STEP_SOME_RESET,
+}
+
+
+class Crew(ABC):
+    """Teams of environments, wherever they are.
+
+    Hooks:
+        attach: let the environments of all teams take the rows of a memory.
+        step: ``code``; let all step from their rows into their rows.
+        scatter: ``name, values, *args -> [one a environment]``; give each team the values of its
+            environments and call its method of that name.
+        chain: ``name, value, *args -> value``; hand a value from team to team.
+        close: release everything.
+    """
+
+    metas: list[EnvMeta]
+    is_remote = False
+    is_closed = False
+
+    @abstractmethod
+    def attach(self, blocks: Sequence[Block], memory: Memory) -> None: ...
+
+    @abstractmethod
+    def step(self, code: bytes) -> None: ...
+
+    @abstractmethod
+    def scatter(self, name: str, values: Sequence[Any] | None, *args: Any) -> list[Any]: ...
+
+    @abstractmethod
+    def chain(self, name: str, value: Any, *args: Any) -> Any: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+class Exchange(ABC):
+    """Carries records to a crew and back.
+
+    Args:
+        crew: The environments.
+        device: Of what comes back; where it is made if ``None``.
+        non_blocking: Do not wait for copies to that device.
+
+    Hooks:
+        _send: ``record, mask [N] | None, resets -> outcome``; step.
+        _begin: ``[request | None]``; reset the environments that have one.
+        _collect: ``like -> root``; the roots of all environments, in the form of ``like``.
+    """
+
+    is_flat = False
+
+    def __init__(self, crew: Crew, device: torch.device | None, non_blocking: bool) -> None:
+        self.crew, self.device, self.non_blocking = crew, device, non_blocking
+        self.metas = crew.metas
+        self.batch_size = torch.Size([len(self.metas), *self.metas[0].batch_size])
+        self._reads_root = not all(meta.reads_action_only for meta in self.metas)
+        self._fresh: Tensor | None = None  # rows [N] that began anew in the last step
+        self._fresh_masks: dict[NestedKey, Tensor] = {}  # in detail
+
+    def step(self, record: Any, resets: bool, plan: StepPlan) -> Any:
+        """Step all rows, or those that ``_step`` names.
+
+        Args:
+            record: The root, with actions.
+            resets: Reset the rows that end, at once; the next :meth:`reset` then finds them ready.
+            plan: That of the whole batch.
+        """
+        if self._fresh is not None:
+            raise _untaken(self._fresh)
+        outcome = self._send(record, record.get("_step", None), resets)
+        if self._fresh is not None:
+            self._fresh_masks = plan.reset_masks(outcome)
+        return outcome
+
+    def reset(self, record: Any, kwargs: list[dict[str, Any]], plan: StepPlan) -> Any:
+        """Reset the rows that ``_reset`` names, or all; return the roots of all.
+
+        Rows that began anew in the last step are ready and not reset again.
+
+        Args:
+            record: The root, or ``None``.
+            kwargs: For the ``reset`` of each environment.
+            plan: That of the whole batch.
+        """
+        num_envs = len(self.metas)
+        fresh, self._fresh = self._fresh, None
+        masks = {} if record is None else _masks(record, plan)
+        if not masks:
+            self._begin(self._requests([{}] * num_envs, [True] * num_envs, record, kwargs))
+            return self._collect(record)
+        wanted = _any_row(masks)  # [N]
+        if fresh is not None:
+            if bool((fresh & ~wanted).any()):
+                raise _untaken(fresh & ~wanted)
+            own = self._fresh_masks
+            masks = {key: mask & ~own[key] for key, mask in masks.items()}
+            wanted = _any_row(masks)
+        if bool(wanted.any()):
+            parts = [
+                {}
+                if all(bool(mask[i].all()) for mask in masks.values())
+                else {key: mask[i] for key, mask in masks.items()}
+                for i in range(num_envs)
+            ]
+            requests = self._requests(parts, wanted.tolist(), record, kwargs)
+            self._renew(requests, fresh)
+            self._begin(requests)
+        return self._collect(record)
+
+    def _requests(
+        self,
+        masks: list[dict[NestedKey, Tensor]],
+        wanted: list[bool],
+        record: Any,
+        kwargs: list[dict[str, Any]],
+    ) -> list[Request | None]:
+        """Return, for each environment that is wanted, its row of the record and its masks."""
+        records: list[Any] = [None] * len(wanted)
+        if record is not None and (self._reads_root or any(masks) or any(map(_sets, kwargs))):
+            records = self._rows(record)
+            for row, parts in zip(records, masks, strict=True):
+                for key in [key for key in row.keys(True, True) if last_name(key) == "_reset"]:
+                    row.pop(key)
+                for key, mask in parts.items():
+                    row.set(key, mask.clone())
+        return [
+            (row, own) if want else None
+            for want, row, own in zip(wanted, records, kwargs, strict=True)
+        ]
+
+    def _renew(self, requests: list[Request | None], fresh: Tensor | None) -> None:
+        """Where some rows of an environment are fresh already, let the others join them."""
+        if fresh is None:
+            return
+        roots = self._collect(None).unbind(0)
+        for request, is_fresh, root in zip(requests, fresh.tolist(), roots, strict=True):
+            if request is not None and is_fresh and request[0] is not None:
+                request[0].update(root)
+
+    def _rows(self, record: Any) -> list[Any]:
+        """Return the row of each environment, free to be changed, where that environment lives."""
+        if isinstance(record, Entries):
+            record = TensorDict(dict(record), self.batch_size, device=self.device)
+        rows = [row.copy() for row in record.exclude("next").unbind(0)]
+        if self.crew.is_remote:  # a pickled view takes along everything that it looks at
+            rows = [row.to("cpu").clone() for row in rows]
+        return [
+            row if meta.device in (None, self.device) else row.to(meta.device)
+            for row, meta in zip(rows, self.metas, strict=True)
+        ]
+
+    @abstractmethod
+    def _send(self, record: Any, mask: Tensor | None, resets: bool) -> Any: ...
+
+    @abstractmethod
+    def _begin(self, requests: list[Request | None]) -> None: ...
+
+    @abstractmethod
+    def _collect(self, like: Any) -> Any: ...
+
+    def _take(self, block: Tensor) -> Tensor:
+        """Return a copy of a block, which changes at the next step, on our device."""
+        if self.device is None or self.device.type == "cpu":
+            return block.clone()
+        return block.clone().to(self.device, non_blocking=self.non_blocking)
+
+
+def _masks(record: Any, plan: StepPlan) -> dict[NestedKey, Tensor]:
+    found = ((key, record.get(key, None)) for key in plan.reset_keys)
+    return {key: mask for key, mask in found if mask is not None}
+
+
+def _any_row(masks: dict[NestedKey, Tensor]) -> Tensor:
+    rows = [mask.flatten(1).any(1) for mask in masks.values()]
+    return rows[0] if len(rows) == 1 else torch.stack(rows).any(0)
+
+
+def _sets(kwargs: dict[str, Any]) -> bool:
+    return bool(kwargs.get("set_state"))
+
+
+def _untaken(rows: Tensor) -> ResetError:
+    return ResetError(
+        f"Environments {rows.nonzero().flatten().tolist()} have begun new episodes whose first "
+        "observations were not taken up; reset them before the next step."
+    )
+
+
+class BlockExchange(Exchange):
+    """Rows in a memory that all sides see: numbers are copied, never pickled.
+
+    Args:
+        crew: The environments.
+        device: Of what comes back.
+        non_blocking: Do not wait for copies to that device.
+        individual: Give each environment blocks of its own; what comes back is then stacked.
+        kind: Of the memory.
+    """
+
+    def __init__(
+        self,
+        crew: Crew,
+        device: torch.device | None,
+        non_blocking: bool,
+        *,
+        individual: bool,
+        kind: str,
+    ) -> None:
+        super().__init__(crew, device, non_blocking)
+        blocks = lay_out(self.metas, individual=individual)
+        memory = Memory(num_bytes(blocks), kind)
+        crew.attach(blocks, memory)
+        memory.close()
+        self.is_flat = not individual
+        self._parts: list[dict[str, dict[NestedKey, Tensor]]] = []  # one a group of environments
+        for block in blocks:
+            rows = memory.rows(block)
+            if block.part == SIGNAL:
+                if block.key == "ended":
+                    self._ended = rows
+                continue
+            index = block.first if individual else 0
+            if index == len(self._parts):
+                self._parts.append({INPUT: {}, OUTCOME: {}, ROOT: {}})
+            self._parts[index][block.part][block.key] = rows if self.is_flat else rows[0]
+        self._optional = [set(meta.optional_names) for meta in self.metas]
+        self._masks = [part[INPUT].pop("_step") for part in self._parts]
+        self._knows = {OUTCOME: not any(self._optional), ROOT: not any(self._optional)}
+        self._keep_lists()
+
+    def _keep_lists(self) -> None:
+        first = self._parts[0]
+        self._inputs, self._outcome, self._root = (
+            list(first[part].items()) for part in (INPUT, OUTCOME, ROOT)
+        )
+
+    def _send(self, record: Any, mask: Tensor | None, resets: bool) -> Any:
+        if self.is_flat:
+            for key, block in self._inputs:
+                value = record.get(key, None)
+                block.zero_() if value is None else block.copy_(value)
+        else:
+            for part, row in zip(self._parts, record.unbind(0), strict=True):
+                for key, block in part[INPUT].items():
+                    value = row.get(key, None)
+                    block.zero_() if value is None else block.copy_(value)
+        if mask is not None:
+            self._write_mask(mask)
+        code = _CODES[mask is not None, resets]
+        if self._knows[OUTCOME]:
+            self.crew.step(code)
+        else:
+            self._learn(OUTCOME, self.crew.scatter("step", None, code))
+        if resets and bool(self._ended.any()):
+            self._fresh = self._ended.clone()
+        return self._form(OUTCOME, record)
+
+    def _write_mask(self, mask: Tensor) -> None:
+        mask = mask.reshape(*self.batch_size, 1)
+        if self.is_flat:
+            self._masks[0].copy_(mask)
+        else:
+            for block, row in zip(self._masks, mask, strict=True):
+                block.copy_(row)
+
+    def _begin(self, requests: list[Request | None]) -> None:
+        written = self.crew.scatter("reset", requests)
+        if not self._knows[ROOT]:
+            self._learn(ROOT, written)
+
+    def _learn(self, name: str, written: list[list[NestedKey]]) -> None:
+        """Leave the blocks of states alone that the environments do not write."""
+        self._knows[name] = True
+        found = {key for keys in written for key in keys}
+        for part, optional in zip(self._parts, self._optional, strict=False):
+            for key in optional - found:
+                del part[name][key]
+        self._keep_lists()
+
+    def _collect(self, like: Any) -> Any:
+        return self._form(ROOT, like)
+
+    def _form(self, name: str, like: Any) -> Any:
+        if self.is_flat:
+            blocks = self._outcome if name == OUTCOME else self._root
+            entries = Entries((key, self._take(block)) for key, block in blocks)
+            if isinstance(like, Entries):
+                return entries
+            return TensorDict(dict(entries), self.batch_size, device=self.device)
+        rows = [
+            TensorDict(
+                {key: self._take(row) for key, row in part[name].items()},
+                self.batch_size[1:],
+                device=self.device,
+            )
+            for part in self._parts
+        ]
+        return stack_rows(rows)
+
+
+class RecordExchange(Exchange):
+    """Whole records, for environments whose entries have no fixed shape or are no tensors.
+
+    In this process records are handed over as they are, and gradients flow through them; to a
+    worker they are pickled.
+    """
+
+    _roots: list[Any]
+
+    def _send(self, record: Any, mask: Tensor | None, resets: bool) -> Any:
+        rows: list[Any] = self._rows(record)
+        if mask is not None:
+            wanted = mask.reshape(len(rows), -1).any(-1).tolist()
+            rows = [row if w else None for row, w in zip(rows, wanted, strict=True)]
+        answers = self.crew.scatter("step_records", rows, resets)
+        before = record.unbind(0)
+        outcomes = [
+            old.exclude("next", "_step") if new is None else new
+            for (new, _), old in zip(answers, before, strict=True)
+        ]
+        fresh = torch.tensor([root is not None for _, root in answers])
+        if fresh.any():
+            self._fresh = fresh
+            self._roots = [root for _, root in answers]
+        else:
+            self._roots = [None] * len(answers)
+        return self._stacked(self._completed(outcomes))
+
+    def _completed(self, outcomes: list[Any]) -> list[Any]:
+        """Give the rows that did not step the entries that the others have."""
+        model = next((row for row in outcomes if "reward" in row.keys()), None)  # noqa: SIM118
+        if model is None:
+            return outcomes
+        for row in outcomes:
+            for key in model.keys(True, True):
+                if row.get(key, None) is None:
+                    row.set(key, torch.zeros_like(model.get(key)))
+        return outcomes
+
+    def _begin(self, requests: list[Request | None]) -> None:
+        answers = self.crew.scatter("reset_records", requests)
+        old = getattr(self, "_roots", answers)
+        self._roots = [o if a is None else a for a, o in zip(answers, old, strict=True)]
+
+    def _collect(self, like: Any) -> Any:
+        roots = self._roots
+        if any(root is None for root in roots) and like is not None:
+            before = like.unbind(0)
+            roots = [b if r is None else r for r, b in zip(roots, before, strict=True)]
+            names = [set(root.keys(True, True)) for root in roots]
+            common = set.intersection(*names)
+            if any(name != common for name in names):
+                roots = [root.select(*common) for root in roots]
+        return self._stacked(roots)
+
+    def _stacked(self, rows: list[Any]) -> TensorDictBase:
+        stacked = stack_rows(rows)
+        return stacked if self.device is None else stacked.to(self.device)
+
+
+def stack_rows(rows: list[Any]) -> Any:
+    """Stack records; lazily if they differ in entries or shapes."""
+    first = rows[0]
+    names = set(first.keys(True, True))
+    if all(set(row.keys(True, True)) == names for row in rows[1:]):
+        try:
+            return torch.stack(rows, 0)
+        except RuntimeError:
+            pass
+    return LazyStackedTensorDict.lazy_stack(rows, 0)

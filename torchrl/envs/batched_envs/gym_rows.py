@@ -1,0 +1,74 @@
+"""A single gymnasium environment that goes from row to row without becoming a tensor on the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensordict import NestedKey
+from torch import Tensor
+
+from torchrl.envs.common import EnvBase
+from torchrl.envs.libs.gym import GymEnv, GymWrapper
+
+Rows = dict[NestedKey, Tensor]
+
+
+class GymRows:
+    """Steps an environment as :class:`~torchrl.envs.GymWrapper` does, on arrays that lie in rows.
+
+    It exists only for what it does exactly alike: see :meth:`of`. The first step is taken, and
+    validated, by the environment itself.
+
+    Args:
+        env: The environment.
+        inputs: Holds the action.
+        outcome: Written by a step.
+        root: Written by a reset.
+    """
+
+    def __init__(self, env: Any, inputs: Rows, outcome: Rows, root: Rows) -> None:
+        self._env, self._step, self._write_action = env, env._env.step, env._write_action
+        self._action, self._record = inputs["action"], {"action": inputs["action"]}
+        names = ("observation", "reward", "done", "terminated", "truncated")
+        self._outcome = tuple(outcome[name].numpy() for name in names)
+        self._root = root["observation"].numpy()
+        self._root_flags = [root[name].numpy() for name in names[2:]]
+
+    @staticmethod
+    def of(env: EnvBase, inputs: Rows, outcome: Rows, root: Rows) -> GymRows | None:
+        """Return one for a plain environment with an array as its only observation, or ``None``."""
+        if type(env) not in (GymEnv, GymWrapper):
+            return None
+        gym: Any = env
+        plain = (
+            gym._driver is None
+            and not gym._info_readers
+            and gym.frame_skip == 1
+            and not gym._from_pixels
+            and gym._to_numpy
+            and (gym.device is None or gym.device.type == "cpu")
+            and list(outcome) == ["observation", "reward", "done", "terminated", "truncated"]
+            and list(inputs) == ["action"]
+            and type(gym._env.observation_space).__name__ == "Box"
+        )
+        return GymRows(env, inputs, outcome, root) if plain else None
+
+    def step(self) -> bool:
+        """Step; say whether the episode has ended."""
+        self._record["action"] = self._action.clone()  # an environment may keep what it is given
+        action = self._write_action(self._record)
+        observation, reward, terminated, truncated, _ = self._step(action)
+        rows = self._outcome
+        rows[0][...] = observation
+        rows[1][0] = reward
+        rows[2][0] = ended = bool(terminated or truncated)
+        rows[3][0] = terminated
+        rows[4][0] = truncated
+        return ended
+
+    def reset(self) -> None:
+        """Begin a new episode."""
+        observation, _ = self._env._call_reset(None)
+        self._root[...] = observation
+        for flag in self._root_flags:
+            flag[0] = False

@@ -1,0 +1,347 @@
+"""What steps the environments: several in turn, in this process or in a worker.
+
+A :class:`Team` is the hot path of batched environments. Whether it runs here or elsewhere, and
+with how many environments, makes no difference to what they do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
+
+from torchrl._core.entries import Entries, is_entrywise
+from torchrl._core.errors import describe
+from torchrl._core.processes import Channel, check_parent
+from torchrl.data import Composite
+from torchrl.envs.batched_envs.buffers import (
+    INPUT,
+    OUTCOME,
+    ROOT,
+    SIGNAL,
+    Block,
+    EnvMeta,
+    Memory,
+    num_bytes,
+    rows_of,
+)
+from torchrl.envs.batched_envs.gym_rows import GymRows
+from torchrl.envs.common import EnvBase
+from torchrl.envs.libs.gym import GymEnv, GymWrapper
+from torchrl.envs.spec_access import GROUPS
+
+STEP, STEP_RESET, STEP_SOME, STEP_SOME_RESET = b"s", b"r", b"t", b"u"
+STEPS = {  # code: (only rows with a true "_step", reset the rows that end)
+    STEP: (False, False),
+    STEP_RESET: (False, True),
+    STEP_SOME: (True, False),
+    STEP_SOME_RESET: (True, True),
+}
+DONE, RESULT, CALL, FAILED, ATTACH, QUIT = b"k", b"R", b"C", b"E", b"M", b"q"
+Recipe = Callable[[], EnvBase]
+Request = tuple[TensorDictBase | None, dict[str, Any]]
+
+
+def meta_of(env: EnvBase) -> EnvMeta:
+    """Return what others need to know of an environment."""
+    specs = env._get_specs()
+    groups: dict[str, Composite] = {group: specs[group].clone().unlock_() for group in GROUPS}
+    return EnvMeta(
+        groups,
+        env.batch_size,
+        env.device,
+        reads_action_only=type(env) in (GymEnv, GymWrapper),
+        allow_done_after_reset=env._allow_done_after_reset,
+    )
+
+
+def build(recipe: Recipe | EnvBase) -> EnvBase:
+    """Return the environment that a recipe makes.
+
+    Raises:
+        TypeError: if it makes something else.
+    """
+    env = recipe if isinstance(recipe, EnvBase) else recipe()
+    if not isinstance(env, EnvBase):
+        raise TypeError(
+            describe(
+                "create_env_fn",
+                "must build an environment",
+                expected="an EnvBase",
+                found=type(env).__name__,
+                mend="Wrap a gymnasium environment in GymWrapper.",
+            )
+        )
+    return env
+
+
+class Seat:
+    """One environment, and the rows it reads and writes.
+
+    Args:
+        env: The environment.
+        number: Its place in the batch.
+    """
+
+    def __init__(self, env: EnvBase, number: int) -> None:
+        self.env, self.number = env, number
+        self.meta = meta_of(env)
+        self._flat = is_entrywise(env)
+        self._device = env.device if env.device is not None and env.device.type != "cpu" else None
+        self._optional = set(self.meta.optional_names)
+
+    def attach(self, blocks: Sequence[Block], memory: Memory) -> None:
+        """Take the rows of a memory."""
+        parts = (rows_of(blocks, memory, self.number, part) for part in (INPUT, OUTCOME, ROOT))
+        inputs, self._outcome, self._root = parts
+        self._mask = inputs.pop("_step")  # [*S, 1]
+        self._inputs = list(inputs.items())
+        self._ended = rows_of(blocks, memory, self.number, SIGNAL)["ended"].numpy()
+        self._gym = GymRows.of(self.env, inputs, self._outcome, self._root)
+
+    def is_wanted(self) -> bool:
+        """Say whether the mask of a partial step names any of our rows."""
+        self._ended[()] = False
+        return bool(self._mask.any())
+
+    def step(self, resets: bool, some: bool = False) -> list[NestedKey]:
+        """Step from the input rows into the outcome rows, and on into the root rows.
+
+        Args:
+            resets: Begin anew where an episode ends.
+            some: Hand the mask of the rows that step to the environment.
+
+        Returns: the optional entries that were written.
+        """
+        if self._gym is not None and "_validated" in self.env.__dict__:
+            ended = self._gym.step()
+            self._ended[()] = ended
+            if ended and resets:
+                self._gym.reset()
+            return []
+        record = self._read()
+        if some and self.meta.batch_size:
+            record.set("_step", self._mask.clone())
+        step = self._step_entries if self._flat else self._step_tensordict
+        outcome, root = step(record, resets)
+        self._ended[()] = self.env.plan.ended(outcome)
+        written = self._write(self._outcome, outcome)
+        if root is not None:
+            self._write(self._root, root)
+        return written
+
+    def _step_entries(self, record: Entries, resets: bool) -> tuple[Any, Any]:
+        env, plan = self.env, self.env.plan
+        outcome = plan.complete_step(env._step(record))  # type: ignore[arg-type]
+        env.check_first_step(outcome)
+        if not (resets and plan.ended(outcome)):
+            return outcome, None
+        root = outcome.copy()
+        for key in plan.left_behind:
+            del root[key]
+        for key, value in record.items():
+            if key not in plan.not_carried and key not in root:
+                root[key] = value
+        return outcome, env.reset_entries(root)
+
+    def _step_tensordict(self, record: Any, resets: bool) -> tuple[Any, Any]:
+        env = self.env
+        td = env.step(record)
+        outcome = td.get("next")
+        if not (resets and env.plan.ended(outcome)):
+            return outcome, None
+        return outcome, env.maybe_reset(env.step_mdp(td))
+
+    def _read(self) -> Any:
+        # Copies: an environment may keep what it is given, and the rows change at the next step.
+        if self._device is None:
+            entries = Entries((key, row.clone()) for key, row in self._inputs)
+        else:
+            entries = Entries((key, row.to(self._device)) for key, row in self._inputs)
+        if self._flat:
+            return entries
+        return TensorDict(dict(entries), self.meta.batch_size, device=self.env.device)
+
+    def _write(self, rows: dict[NestedKey, Tensor], record: Any) -> list[NestedKey]:
+        written = []
+        for key, row in rows.items():
+            value = record.get(key, None)
+            if value is not None:
+                row.copy_(value)
+                if key in self._optional:
+                    written.append(key)
+        return written
+
+    def reset(self, request: Request) -> list[NestedKey]:
+        """Reset into the root rows; return the optional entries that were written."""
+        return self._write(self._root, self.reset_record(request))
+
+    # --- without rows ----------------------------------------------------------------------------
+
+    def step_record(
+        self, record: TensorDictBase, resets: bool
+    ) -> tuple[TensorDictBase, TensorDictBase | None]:
+        """Return the outcome of a step and, if an episode has ended and we reset, the next root."""
+        outcome, root = self._step_tensordict(record, resets)
+        return outcome, root
+
+    def reset_record(self, request: Request) -> TensorDictBase:
+        """Return the root after a reset."""
+        record, kwargs = request
+        return self.env.reset(record, **kwargs)
+
+
+class Team:
+    """Environments that take turns.
+
+    Args:
+        first: Number of the first of them in the batch.
+    """
+
+    def __init__(self, first: int = 0) -> None:
+        self.first = first
+        self.seats: list[Seat] = []
+        self._at: Any = None  # tells other processes whose turn it is
+        self.turn = first
+
+    def _take_turns(self) -> Any:
+        at = self._at
+        for seat in self.seats:
+            self.turn = seat.number
+            if at is not None:
+                at[()] = seat.number
+            yield seat
+
+    def build(self, recipes: Sequence[Recipe | EnvBase]) -> list[EnvMeta]:
+        """Build the environments; return what is known of each."""
+        for number, recipe in enumerate(recipes, self.first):
+            self.turn = number
+            self.seats.append(Seat(build(recipe), number))
+        return self.metas()
+
+    def metas(self) -> list[EnvMeta]:
+        """Return what is known of each environment."""
+        return [seat.meta for seat in self.seats]
+
+    def attach(self, blocks: Sequence[Block], memory: Memory) -> None:
+        """Take the rows of a memory."""
+        self._at = rows_of(blocks, memory, self.first, SIGNAL)["at"].numpy()
+        for seat in self._take_turns():
+            seat.attach(blocks, memory)
+
+    def step(self, code: bytes) -> list[list[NestedKey]]:
+        """Step all environments from their rows into their rows; see :data:`STEPS`."""
+        some, resets = STEPS[code]
+        with torch.no_grad():
+            return [
+                seat.step(resets, some)
+                for seat in self._take_turns()
+                if not some or seat.is_wanted()
+            ]
+
+    def reset(self, requests: Sequence[Request | None]) -> list[list[NestedKey]]:
+        """Reset the environments that have a request, into their rows."""
+        with torch.no_grad():
+            return [
+                [] if request is None else seat.reset(request)
+                for seat, request in zip(self._take_turns(), requests, strict=True)
+            ]
+
+    def step_records(
+        self, records: Sequence[TensorDictBase | None], resets: bool
+    ) -> list[tuple[Any, Any]]:
+        """Step the environments that have a record."""
+        return [
+            (None, None) if record is None else seat.step_record(record, resets)
+            for seat, record in zip(self._take_turns(), records, strict=True)
+        ]
+
+    def reset_records(self, requests: Sequence[Request | None]) -> list[TensorDictBase | None]:
+        """Reset the environments that have a request."""
+        return [
+            None if request is None else seat.reset_record(request)
+            for seat, request in zip(self._take_turns(), requests, strict=True)
+        ]
+
+    def set_seed(self, seed: int | None, static_seed: bool) -> int | None:
+        """Seed one environment after the other, each with the seed that the last one returned."""
+        for seat in self._take_turns():
+            seed = seat.env.set_seed(seed, static_seed=static_seed)
+        return seed
+
+    def get_attribute(self, name: str) -> list[Any]:
+        """Return an attribute of each environment; a method as :data:`METHOD`."""
+        values = [getattr(seat.env, name) for seat in self._take_turns()]
+        return [METHOD if callable(value) else value for value in values]
+
+    def call_method(self, name: str, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+        """Call a method of each environment."""
+        return [getattr(seat.env, name)(*args, **kwargs) for seat in self._take_turns()]
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """Return the state of each environment."""
+        return [seat.env.state_dict() for seat in self._take_turns()]
+
+    def load_state_dict(self, states: Sequence[dict[str, Any]]) -> list[None]:
+        """Load the state of each environment."""
+        for seat, state in zip(self._take_turns(), states, strict=True):
+            seat.env.load_state_dict(state)
+        return [None] * len(self.seats)
+
+    def close(self) -> None:
+        """Close the environments, whatever they say to it."""
+        for seat in self.seats:
+            with contextlib.suppress(Exception):
+                if not seat.env.is_closed:
+                    seat.env.close()
+        self.seats = []
+
+
+METHOD = "<method>"
+
+
+def serve(channel: Channel, first: int, recipes: Sequence[Recipe | EnvBase]) -> None:
+    """Run a team and do what the channel says, until it says :data:`QUIT` or closes."""
+    team = Team(first)
+    tick = check_parent(os.getppid())
+
+    def answer(work: Callable[[], Any]) -> None:
+        try:
+            result = work()
+            message = Channel.message(DONE if result is None else RESULT, result)
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            text = "".join(traceback.format_exception(error))
+            message = Channel.message(FAILED, (team.turn, f"{type(error).__name__}: {error}", text))
+        channel.send_message(message, tick)
+
+    def attach(blocks: Sequence[Block]) -> None:
+        memory = Memory(num_bytes(blocks), file=channel.receive_file())
+        team.attach(blocks, memory)
+        memory.close()
+
+    try:
+        answer(lambda: team.build(recipes))
+        while True:
+            code, payload = channel.receive(tick)
+            if code in STEPS:
+                answer(partial(_step, team, code))
+            elif code == CALL:
+                name, args = payload
+                answer(partial(getattr(team, name), *args))
+            elif code == ATTACH:
+                answer(partial(attach, payload))
+            else:
+                return
+    finally:
+        team.close()
+
+
+def _step(team: Team, code: bytes) -> None:
+    team.step(code)
