@@ -101,8 +101,8 @@ class VectorDriver:
         live = rows & ~self._over & ~self._unseen
         if live.any():
             raise ResetError(
-                f"GymWrapper: {type(self.env.unwrapped).__name__} steps all rows at once and cannot "
-                f"hold back rows {np.flatnonzero(live).tolist()}, whose episodes go on. "
+                f"GymWrapper: {type(self.env.unwrapped).__name__} steps all rows at once and "
+                f"cannot hold back rows {np.flatnonzero(live).tolist()}, whose episodes go on. "
                 "Build it with vectorization_mode='sync'."
             )
         self._unseen |= rows
