@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import NestedKey, TensorDict, is_leaf_nontensor
+from tensordict import LazyStackedTensorDict, NestedKey, TensorDict, is_leaf_nontensor
 from torch import Tensor
 
 from torchrl._core.entries import Entries
@@ -85,6 +85,11 @@ def keep_rows(env: EnvBase, before: Any, root: Any, masks: Masks) -> None:
     Raises:
         ResetError: if it is not in ``before``.
     """
+    if isinstance(root, LazyStackedTensorDict):  # its rows may differ in entries and shapes
+        dim = root.stack_dim
+        for i, (new, old) in enumerate(zip(root.unbind(dim), before.unbind(dim), strict=True)):
+            keep_rows(env, old, new, {key: mask.select(dim, i) for key, mask in masks.items()})
+        return
     for key in entry_names(root):
         mask = env.plan.mask_of(key, masks)
         if mask is None:

@@ -397,7 +397,11 @@ def _stack(steps: Any, dim: int, dense: bool) -> Any:
     except RuntimeError:
         if dense:
             raise
-        return LazyStackedTensorDict.lazy_stack(steps, dim)
+    if dim and all(isinstance(step, LazyStackedTensorDict) for step in steps):
+        # What differs are the environments, so that each has steps alike.
+        each = zip(*(step.unbind(0) for step in steps), strict=True)
+        return LazyStackedTensorDict.lazy_stack([_stack(row, dim - 1, dense) for row in each], 0)
+    return LazyStackedTensorDict.lazy_stack(steps, dim)
 
 
 def _name_time(batch: TensorDictBase) -> TensorDictBase:

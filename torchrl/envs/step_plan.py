@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase, is_leaf_nontensor
+from tensordict import LazyStackedTensorDict, NestedKey, TensorDictBase, is_leaf_nontensor
 from torch import Tensor
 
 from torchrl._core.entries import Entries
@@ -185,6 +185,8 @@ class StepPlan:
     def check_action(self, root: Any) -> None:
         """Refuse an action that is absent or does not have the shape of its spec."""
         for key in self.action_keys:
+            if _differs_by_row(root, self.specs["action"][key]):
+                continue
             action = root.get(key, None)
             if action is None:
                 raise self._missing(root, key, "was not written by the policy", side="policy")
@@ -200,6 +202,8 @@ class StepPlan:
                 self._check_entry(record, key, spec[key], f"{name}_spec")
 
     def _check_entry(self, record: Any, key: NestedKey, spec: TensorSpec, source: str) -> None:
+        if _differs_by_row(record, spec):
+            return
         value = record.get(key, None)
         if value is None:
             raise self._missing(record, key, f"is promised by {source} but absent")
@@ -266,6 +270,10 @@ class StepPlan:
 
     def step_mdp(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the root of the following step; the action stays, the reward does not."""
+        if isinstance(tensordict, LazyStackedTensorDict):  # its rows may differ in entries
+            dim = tensordict.stack_dim
+            rows = [self.step_mdp(row) for row in tensordict.unbind(dim)]
+            return LazyStackedTensorDict.lazy_stack(rows, dim)
         # Steps share tensors, never nested records: writing to one must not reach another.
         root = tensordict.get("next").exclude(*self.left_behind)
         for key, value in root.items():
@@ -291,6 +299,11 @@ def expand_flag(flag: Tensor, shape: torch.Size) -> Tensor:
     """Expand a flag ``[*B, 1]`` to ``shape [*B, *S]``: what holds for a row holds for all in it."""
     lead = flag.shape[:-1]
     return flag.reshape(*lead, *(1,) * (len(shape) - len(lead))).expand(shape)
+
+
+def _differs_by_row(record: Any, spec: TensorSpec) -> bool:
+    """Say whether the rows of an entry have shapes of their own, so that none can be read whole."""
+    return isinstance(record, LazyStackedTensorDict) and -1 in spec.shape
 
 
 def _depth(key: NestedKey) -> int:
