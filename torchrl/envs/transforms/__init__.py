@@ -10,6 +10,11 @@ from torchrl.envs.transforms.action import (
 )
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.compose import Compose
+from torchrl.envs.transforms.device import (
+    DeviceCastTransform,
+    FiniteTensorDictCheck,
+    PinMemoryTransform,
+)
 from torchrl.envs.transforms.dtype import (
     DoubleToFloat,
     DTypeCastTransform,
@@ -41,6 +46,12 @@ from torchrl.envs.transforms.pixels import (
     ToTensorImage,
 )
 from torchrl.envs.transforms.primer import TensorDictPrimer
+from torchrl.envs.transforms.replay import (
+    BurnInTransform,
+    MultiStepTransform,
+    RandomCropTensorDict,
+    Reward2GoTransform,
+)
 from torchrl.envs.transforms.resets import (
     AutoResetTransform,
     FireReset,
@@ -71,6 +82,18 @@ from torchrl.envs.transforms.stepping import (
     FrameSkipTransform,
     MultiAction,
 )
+from torchrl.envs.transforms.tracking import (
+    RandomTruncationTransform,
+    TerminateTransform,
+    Timer,
+    TrajCounter,
+)
+from torchrl.envs.transforms.vecnorm import (
+    ReturnNorm,
+    RunningMeanStd,
+    VecNorm,
+    VecNormV2,
+)
 
 __all__ = [
     "ActionDiscretizer",
@@ -78,6 +101,7 @@ __all__ = [
     "ActionScaling",
     "AutoResetTransform",
     "BinarizeReward",
+    "BurnInTransform",
     "CatFrames",
     "CatTensors",
     "CenterCrop",
@@ -87,10 +111,12 @@ __all__ = [
     "ConditionalSkip",
     "Crop",
     "DTypeCastTransform",
+    "DeviceCastTransform",
     "DiscreteActionProjection",
     "DoubleToFloat",
     "ExcludeTransform",
     "ExpandAs",
+    "FiniteTensorDictCheck",
     "FireReset",
     "FlattenAction",
     "FlattenObservation",
@@ -100,17 +126,24 @@ __all__ = [
     "InitTracker",
     "LineariseRewards",
     "MultiAction",
+    "MultiStepTransform",
     "NoopResetEnv",
     "ObservationNorm",
     "ObservationTransform",
     "PermuteTransform",
+    "PinMemoryTransform",
     "RandomCrop",
+    "RandomCropTensorDict",
+    "RandomTruncationTransform",
     "RemoveEmptySpecs",
     "RenameTransform",
     "Resize",
+    "ReturnNorm",
+    "Reward2GoTransform",
     "RewardClipping",
     "RewardScaling",
     "RewardSum",
+    "RunningMeanStd",
     "SelectTransform",
     "SignTransform",
     "SqueezeTransform",
@@ -119,9 +152,14 @@ __all__ = [
     "SuccessReward",
     "TargetReturn",
     "TensorDictPrimer",
+    "TerminateTransform",
     "TimeMaxPool",
+    "Timer",
     "ToTensorImage",
+    "TrajCounter",
     "Transform",
     "TransformedEnv",
     "UnsqueezeTransform",
+    "VecNorm",
+    "VecNormV2",
 ]
