@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class EnvBase(SpecOwner, nn.Module, ABC):
     """
 
     batch_locked = True
-    # Whether a partial _reset returns the other rows as they are; all flags stand at one level then.
+    # Whether a partial _reset returns the other rows as they are; all flags stand at one level.
     resets_rows_alone = False
     entrywise: Any = False
 
@@ -399,6 +400,22 @@ class EnvBase(SpecOwner, nn.Module, ABC):
         from torchrl.envs.transforms.env import TransformedEnv  # noqa: PLC0415 - it derives from us
 
         return TransformedEnv(self, transform)
+
+    @classmethod
+    def register_gym(
+        cls, id: str, *, entry_point: Callable[..., EnvBase] | None = None, **options: Any
+    ) -> None:
+        """Register this class under a name of gymnasium.
+
+        Args:
+            id: The name.
+            entry_point: Builds the environment; the class does if ``None``.
+            options: As in :func:`torchrl.envs.libs.gym.register_gym`: ``transform``, ``info_keys``,
+                ``max_episode_steps`` and so on; all others are keywords of the environment.
+        """
+        from torchrl.envs.libs.gym.register import register_gym  # noqa: PLC0415 - it needs us
+
+        register_gym(cls if entry_point is None else entry_point, id, **options)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Same as :meth:`step`."""
