@@ -10,8 +10,8 @@ import torch
 from tensordict import MemoryMappedTensor
 from torch import Tensor
 
-from torchrl._core.optional import require_package
 from torchrl.record.loggers.base import Logger, frames, number, settings
+from torchrl.record.loggers.movies import encode_movie
 
 
 class CSVLogger(Logger):
@@ -100,7 +100,9 @@ class CSVLogger(Logger):
         elif self.video_format == "memmap":
             MemoryMappedTensor.from_tensor(video.detach().cpu(), filename=path, existsok=True)
         else:
-            write_movie(path, pictures, fps or self.video_fps, needed_by=self)
+            path.write_bytes(
+                encode_movie(pictures, path.suffix, fps or self.video_fps, needed_by=self)
+            )
 
     def log_hparams(self, cfg: Any) -> None:
         text = json.dumps(settings(self, cfg), indent=2, default=str)
@@ -114,29 +116,3 @@ class CSVLogger(Logger):
             raise ValueError(f"CSVLogger: the name {name!r} leads out of {folder}.")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
-
-
-def write_movie(path: str | Path, pictures: Tensor, fps: float, *, needed_by: object) -> None:
-    """Write frames ``[T, H, W, C]``, uint8, to a file that a browser plays: ``.mp4`` or ``.gif``.
-
-    Raises:
-        ImportError: if imageio, which writes it, is not installed.
-    """
-    imageio = require_package("imageio.v3", needed_by=needed_by, extra="rendering")
-    if pictures.shape[-1] == 1:
-        pictures = pictures.expand(*pictures.shape[:-1], 3)
-    if Path(path).suffix == ".gif":
-        imageio.imwrite(path, pictures.numpy(), duration=1000 / fps, loop=0)
-        return
-    require_package("imageio_ffmpeg", needed_by=needed_by, extra="rendering")
-    _, height, width, _ = pictures.shape
-    pictures = pictures[:, _even(height)][:, :, _even(width)]
-    imageio.imwrite(path, pictures.numpy(), fps=fps, macro_block_size=1)
-
-
-def _even(side: int) -> list[int]:
-    """Return the indices of a side, the last one twice if they are odd in number.
-
-    The usual encoding halves the resolution of colour, so height and width must be even.
-    """
-    return [*range(side), side - 1][: side + side % 2]

@@ -11,8 +11,9 @@ from uuid import uuid4
 from torchrl._core.errors import nearest
 from torchrl.record.loggers.base import Logger
 from torchrl.record.loggers.csv import CSVLogger
+from torchrl.record.loggers.tensorboard import TensorboardLogger
 
-LOGGERS: dict[str, Callable[..., Logger]] = {"csv": CSVLogger}
+LOGGERS: dict[str, Callable[..., Logger]] = {"csv": CSVLogger, "tensorboard": TensorboardLogger}
 
 
 def get_logger(
@@ -21,7 +22,7 @@ def get_logger(
     """Make the logger of that name.
 
     Args:
-        logger_type: ``"csv"``; nothing for no logger.
+        logger_type: ``"csv"`` or ``"tensorboard"``; nothing for no logger.
         logger_name: Where the experiments are kept: a folder.
         experiment_name: Name of the experiment.
         **kwargs: Further arguments of that logger. Those for one kind only, so that a script can

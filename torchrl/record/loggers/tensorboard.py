@@ -1,0 +1,82 @@
+"""``TensorboardLogger``: an experiment as event files that TensorBoard shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from torchrl._core.optional import require_package
+from torchrl.record.loggers.base import Logger, flatten, frames, number, settings
+from torchrl.record.loggers.movies import encode_movie
+
+
+class TensorboardLogger(Logger):
+    """Writes event files under ``log_dir/exp_name``; look at them with ``tensorboard --logdir``.
+
+    Settings become a text and a row of the table of hyperparameters; videos become animated
+    pictures.
+
+    Args:
+        exp_name: Name of the experiment, and of its folder.
+        log_dir: Folder of the experiments.
+
+    Raises:
+        ImportError: if tensorboard is not installed.
+    """
+
+    VIDEO_FPS = 30
+
+    def __init__(self, exp_name: str, log_dir: str | Path = "tb_logs") -> None:
+        require_package("tensorboard", needed_by=self, extra="utils")
+        super().__init__(exp_name, log_dir)
+
+    def _create_experiment(self) -> Any:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(Path(self.log_dir, self.exp_name)))
+
+    def log_scalar(self, name: str, value: float | Tensor, step: int | None = None) -> None:
+        value = number(self, name, value)
+        self.experiment.add_scalar(name, value, self._step(name, step))
+
+    def log_str(self, name: str, value: str, step: int | None = None) -> None:
+        self.experiment.add_text(name, value, self._step(name, step))
+
+    def log_histogram(
+        self, name: str, data: Tensor, step: int | None = None, *, bins: int = 64
+    ) -> None:
+        data = data.detach().cpu().float()
+        finite = data[data.isfinite()].numpy()
+        if finite.size:
+            self.experiment.add_histogram(name, finite, self._step(name, step), bins=bins)
+
+    def log_video(
+        self, name: str, video: Tensor, step: int | None = None, *, fps: float | None = None
+    ) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        pictures = frames(self, name, video)  # [T, H, W, C]
+        _, height, width, _ = pictures.shape
+        gif = encode_movie(pictures, ".gif", fps or self.VIDEO_FPS, needed_by=self)
+        image = Summary.Image(height=height, width=width, encoded_image_string=gif)
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self.experiment.file_writer.add_summary(summary, self._step(name, step))
+
+    def log_hparams(self, cfg: Any) -> None:
+        nested = settings(self, cfg)
+        text = json.dumps(nested, indent=2, default=str)
+        self.experiment.add_text("hparams", f"```json\n{text}\n```", 0)
+        flat = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in flatten(nested, "/").items()
+        }
+        self.experiment.add_hparams(flat, {}, run_name=".")
+
+    def flush(self) -> None:
+        self.experiment.flush()
+
+    def close(self) -> None:
+        self.experiment.close()
