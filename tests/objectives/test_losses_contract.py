@@ -3,26 +3,117 @@
 import inspect
 
 import pytest
+import torch
 
 import torchrl.objectives as objectives
+from torchrl.modules import QValueActor
 from torchrl.objectives import (
     A2CLoss,
     ClipPPOLoss,
+    CrossQLoss,
+    DDPGLoss,
+    DiscreteSACLoss,
+    DistributionalDQNLoss,
+    DQNLoss,
     KLPENPPOLoss,
     LossModule,
     PPOLoss,
+    QRDQNLoss,
+    REDQLoss,
     ReinforceLoss,
+    SACLoss,
+    TD3BCLoss,
+    TD3Loss,
+    TQCLoss,
 )
 from torchrl.testing import loss as contract
 from torchrl.testing.networks import (
     advantage_batch,
     critic,
+    deterministic_actor,
     discrete_actor,
+    distributional_q_network,
     gaussian_actor,
+    q_critic,
+    q_network,
+    quantile_q_network,
     tanh_normal,
+    transitions,
 )
 
+
+def weighted():
+    return transitions().set("priority_weight", torch.linspace(0.1, 1.0, 6).unsqueeze(-1))
+
+
+def discrete():
+    return transitions(3, discrete=True)
+
+
+BOUNDS = (-1.0, 1.0)
 LOSSES = {
+    "dqn": (lambda: DQNLoss(q_network(), action_space="one_hot"), discrete),
+    "dqn, double, on policy values": (
+        lambda: DQNLoss(
+            QValueActor(q_network(), action_space="one_hot"),
+            double_dqn=True,
+            gamma=0.9,
+            loss_function="smooth_l1",
+        ),
+        discrete,
+    ),
+    "dqn, not delayed": (
+        lambda: DQNLoss(q_network(), action_space="one_hot", delay_value=False),
+        discrete,
+    ),
+    "c51": (
+        lambda: DistributionalDQNLoss(distributional_q_network(), gamma=0.9),
+        discrete,
+    ),
+    "qr-dqn": (
+        lambda: QRDQNLoss(quantile_q_network(), action_space="one_hot", double_dqn=True),
+        discrete,
+    ),
+    "ddpg": (lambda: DDPGLoss(deterministic_actor(), q_critic()), transitions),
+    "ddpg, delayed, weighted": (
+        lambda: DDPGLoss(deterministic_actor(), q_critic(), delay_actor=True, separate_losses=True),
+        weighted,
+    ),
+    "td3": (lambda: TD3Loss(deterministic_actor(), q_critic(), bounds=BOUNDS), transitions),
+    "td3, not delayed": (
+        lambda: TD3Loss(
+            deterministic_actor(),
+            [q_critic(), q_critic()],
+            bounds=BOUNDS,
+            delay_actor=False,
+            delay_qvalue=False,
+        ),
+        transitions,
+    ),
+    "td3+bc": (lambda: TD3BCLoss(deterministic_actor(), q_critic(), bounds=BOUNDS), transitions),
+    "sac": (lambda: SACLoss(gaussian_actor(2, tanh_normal), q_critic()), transitions),
+    "sac, all options": (
+        lambda: SACLoss(
+            gaussian_actor(),
+            q_critic(),
+            delay_actor=True,
+            min_alpha=0.5,
+            max_alpha=2.0,
+            separate_losses=True,
+            target_entropy=-3.0,
+        ),
+        weighted,
+    ),
+    "sac, first version": (lambda: SACLoss(gaussian_actor(), q_critic(), critic()), transitions),
+    "discrete sac": (
+        lambda: DiscreteSACLoss(
+            discrete_actor(), q_network(), action_space="one_hot", num_actions=3
+        ),
+        discrete,
+    ),
+    "redq": (lambda: REDQLoss(gaussian_actor(), q_critic(), num_qvalue_nets=3), transitions),
+    "crossq": (lambda: CrossQLoss(gaussian_actor(), q_critic()), transitions),
+    "tqc": (lambda: TQCLoss(gaussian_actor(), q_critic(2, 5)), transitions),
     "a2c": (lambda: A2CLoss(gaussian_actor(), critic()), advantage_batch),
     "a2c discrete": (
         lambda: A2CLoss(discrete_actor(), critic()),
@@ -56,6 +147,11 @@ LOSSES = {
 }
 # what a loss cannot keep, and why
 EXCEPT = {
+    # importance weights are taken where they are, and are no in_keys
+    "ddpg, delayed, weighted": {"in_keys_suffice", "keyword_call"},
+    "sac, all options": {"in_keys_suffice", "keyword_call"},
+    # what the critic counts against the data depends on all of them
+    "td3+bc": {"padded_rows_do_not_count"},
     # advantages are standardised without the padded rows, so these change the others
     "clip ppo, all options": {"padded_rows_do_not_count"},
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -62,7 +62,7 @@ class ActorCriticLoss(LossModule):
 
     actor_network: Any
     critic_network: Any
-    network_inputs: ClassVar[Mapping[str, str]] = {
+    network_inputs: Mapping[str, str] = {
         "actor_network": "root",
         "critic_network": "root",
     }

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import inputs, next_key, require
-from torchrl.objectives.networks import check_network, copies, frozen_copy
+from torchrl.objectives.networks import check_network, copies, frozen_copy, input_keys
 from torchrl.objectives.value.base import ValueEstimatorBase, renamed
 from torchrl.objectives.value.estimators import CLASSES, ValueEstimators, default_value_kwargs
 
@@ -50,7 +50,7 @@ class LossModule(TensorDictModuleBase):
     class _AcceptedKeys:
         """A loss that declares no entries reads none by itself."""
 
-    network_inputs: ClassVar[Mapping[str, str]] = {}
+    network_inputs: Mapping[str, str] = {}
     default_value_estimator: ValueEstimators | None = None
     value_estimators: ClassVar[tuple[ValueEstimators, ...]] = tuple(ValueEstimators)
     loss_mask_key: NestedKey | None = None
@@ -213,11 +213,14 @@ class LossModule(TensorDictModuleBase):
                 continue
             network = network[0] if isinstance(network, nn.ModuleList) else network
             if "root" in places:
-                keys.update(dict.fromkeys(network.in_keys))
+                keys.update(dict.fromkeys(input_keys(network)))
             if "next" in places:
-                keys.update((next_key(key), None) for key in network.in_keys)
+                keys.update((next_key(key), None) for key in input_keys(network))
         # the action of the next step is the policy's, not the data's
-        keys.pop(next_key(getattr(self.tensor_keys, "action", "action")), None)
+        actor: Any = self._modules.get("actor_network")
+        drawn = [] if actor is None else actor.out_keys
+        for key in (getattr(self.tensor_keys, "action", "action"), *drawn):
+            keys.pop(next_key(key), None)
         return list(keys)
 
     def _check_entries(self, td: TensorDictBase) -> None:
@@ -383,7 +386,8 @@ class LossModule(TensorDictModuleBase):
         """Register a number as a buffer beside the networks, so that it is saved and can be set."""
         parameter = next(self.parameters(), None)
         device = None if parameter is None else parameter.device
-        self.register_buffer(name, torch.as_tensor(value, device=device, dtype=torch.float32))
+        tensor = torch.as_tensor(value, device=device, dtype=torch.float32)
+        self.register_buffer(name, tensor.clone())
 
 
 def expand_right(mask: Tensor, like: Tensor) -> Tensor:
@@ -391,18 +395,11 @@ def expand_right(mask: Tensor, like: Tensor) -> Tensor:
     return mask.reshape(*mask.shape, *(1,) * (like.ndim - mask.ndim)).expand_as(like)
 
 
-def take(network: Any, td: TensorDictBase, key: NestedKey, **given: Tensor) -> Tensor:
+def take(network: Any, td: TensorDictBase, key: NestedKey) -> Tensor:
     """Run a network on its entries of ``td``, which stays as it is, and return one output.
 
-    Args:
-        network: A tensordict module, or several: outputs are stacked in front, ``[N, *B, ...]``.
-        td: Where the inputs are.
-        key: The output wanted.
-        given: Inputs that replace those of ``td``.
+    An ensemble gives the outputs of all its networks, ``[N, *B, ...]``.
     """
     if isinstance(network, nn.ModuleList):
-        return torch.stack([take(one, td, key, **given) for one in network])
-    entries = td.select(*network.in_keys, strict=False)
-    for name, value in given.items():
-        entries.set(name, value)
-    return network(entries).get(key)
+        return torch.stack([take(one, td, key) for one in network])
+    return network(td.select(*network.in_keys, strict=False)).get(key)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
@@ -113,6 +114,25 @@ def copies(network: nn.Module, count: int) -> nn.ModuleList:
                 parameter.copy_(entries[order].view_as(parameter))
         networks.append(twin)
     return nn.ModuleList(networks)
+
+
+def input_keys(network: Any) -> list[NestedKey]:
+    """Return what a network must be given: its ``in_keys`` but those that it fills itself.
+
+    A composite policy may read an entry as a whole (``"params"``) that its own layers write piece
+    by piece (``("params", "head", "loc")``).
+    """
+    written = {
+        key[:depth]
+        for key in network.out_keys
+        if isinstance(key, tuple)
+        for depth in range(1, len(key))
+    }
+    return [key for key in network.in_keys if _parts(key) not in written]
+
+
+def _parts(key: NestedKey) -> tuple:
+    return (key,) if isinstance(key, str) else key
 
 
 def check_network(component: object, name: str, network: object) -> None:

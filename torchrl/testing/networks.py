@@ -15,6 +15,8 @@ from tensordict.nn import (
 from torch import Tensor, nn
 from torch import distributions as d
 
+from torchrl.modules import DistributionalQValueActor
+
 OBS, BATCH = 3, 6
 
 
@@ -86,6 +88,19 @@ def q_critic(actions: int = 2, out: int = 1) -> TensorDictModule:
 
 def q_network(actions: int = 3) -> TensorDictModule:
     return TensorDictModule(Concat(OBS, actions), ["observation"], ["action_value"])
+
+
+def quantile_q_network(actions: int = 3, quantiles: int = 4) -> TensorDictModule:
+    net = nn.Sequential(Concat(OBS, quantiles * actions), nn.Unflatten(-1, (quantiles, actions)))
+    return TensorDictModule(net, ["observation"], ["action_value"])
+
+
+def distributional_q_network(actions: int = 3, atoms: int = 5) -> DistributionalQValueActor:
+    return DistributionalQValueActor(
+        quantile_q_network(actions, atoms),
+        support=torch.linspace(-2.0, 2.0, atoms),
+        action_space="one_hot",
+    )
 
 
 def transitions(

@@ -170,7 +170,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         keys = self.tensor_keys
         with nullcontext() if self.differentiable else torch.no_grad():
             value, next_value = self._values(tensordict, params, target_params)
-            advantage, target = self.estimate(self._steps(tensordict, value, next_value))
+            advantage, target = self.estimate(self.steps(tensordict, value, next_value))
         tensordict.set(keys.value, value)
         tensordict.set(next_key(keys.value), next_value)
         tensordict.set(keys.advantage, advantage)
@@ -195,7 +195,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
                 value, next_value = self._values(tensordict, target_params, target_params)
             elif self.needs_value:
                 value = self._value_at(tensordict, target_params, root=True)
-            return self.returns(self._steps(tensordict, value, next_value))
+            return self.returns(self.steps(tensordict, value, next_value))
 
     @abstractmethod
     def returns(self, steps: Steps) -> Tensor: ...
@@ -205,7 +205,8 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         assert steps.value is not None
         return target - steps.value, target
 
-    def _steps(self, td: TensorDictBase, value: Tensor | None, next_value: Tensor) -> Steps:
+    def steps(self, td: TensorDictBase, value: Tensor | None, next_value: Tensor) -> Steps:
+        """Gather what an estimate is made of."""
         keys, gamma = self.tensor_keys, self.gamma
         done, terminated = self._ends(td)
         reward = td.get(next_key(keys.reward), None)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchrl._core.keys import require
 from torchrl._core.returns import vtrace_advantage_estimate
 from torchrl.objectives.distributions import check_actor, log_prob
+from torchrl.objectives.networks import input_keys
 from torchrl.objectives.value.base import Steps, ValueEstimatorBase, standardized
 
 OLD_LOG_PROB = "sample_log_prob"
@@ -58,7 +59,7 @@ class VTrace(ValueEstimatorBase):
     @property  # type: ignore[misc]
     def in_keys(self) -> list[NestedKey]:
         """What every estimator reads, what the policy reads, its action and log-probability."""
-        keys = [*super().in_keys, *self.actor_network.in_keys, self._action_key()]
+        keys = [*super().in_keys, *input_keys(self.actor_network), self._action_key()]
         return list(dict.fromkeys([*keys, self.tensor_keys.sample_log_prob]))
 
     def returns(self, steps: Steps) -> Tensor:
@@ -76,10 +77,10 @@ class VTrace(ValueEstimatorBase):
             log_mu = td.get(OLD_LOG_PROB, None)
         if log_mu is None:
             require(td, [self.tensor_keys.sample_log_prob], self)
-        require(td, [*actor.in_keys, self._action_key()], self)
+        require(td, [*input_keys(actor), self._action_key()], self)
         ndim = steps.value.ndim - 1
         with torch.no_grad():
-            dist = actor.get_dist(td.select(*actor.in_keys))
+            dist = actor.get_dist(td.select(*actor.in_keys, strict=False))
             log_pi = log_prob(dist, td, self._action_key(), ndim).unsqueeze(-1)  # [*B, T, 1]
         if log_mu.ndim > ndim:
             log_mu = log_mu.flatten(ndim).sum(-1)

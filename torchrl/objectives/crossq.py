@@ -1,0 +1,112 @@
+"""CrossQ: Bhatt et al., 2024, https://arxiv.org/abs/1902.05605."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+
+from torchrl.objectives.max_entropy import MaxEntropyLoss
+from torchrl.objectives.networks import frozen
+from torchrl.objectives.off_policy import evaluate, merge
+
+
+class CrossQLoss(MaxEntropyLoss):
+    r"""Soft actor-critic without target networks, for critics with batch normalisation.
+
+    Each critic sees the steps of the data and the next steps in one batch, so that its statistics
+    are those of both.
+
+    Args:
+        actor_network: A policy with a distribution that has gradients (``rsample``).
+        qvalue_network: Reads observations and action, writes ``state_action_value [*B, 1]``; one
+            network, from which the others are drawn, or a list of all.
+        num_qvalue_nets: Number of critics.
+        target_entropy: See :class:`~torchrl.objectives.max_entropy.MaxEntropyLoss`.
+        action_spec: See there.
+        options: As in :class:`~torchrl.objectives.SACLoss`.
+
+    Reads: As :class:`~torchrl.objectives.SACLoss`.
+    Writes: ``td_error [*B]``, the largest error of a critic, as priority.
+    Returns: ``loss_actor``, ``loss_qvalue``, ``loss_alpha``, ``alpha``, ``entropy``,
+        ``log_prob [*B]``, ``td_error [*B]``.
+
+    Source: Bhatt et al., 2024, https://arxiv.org/abs/1902.05605, figure 2.
+    """
+
+    network_inputs: Mapping[str, str] = {
+        "actor_network": "root next",
+        "qvalue_network": "root next",
+    }
+
+    def __init__(
+        self,
+        actor_network: Any,
+        qvalue_network: Any,
+        *,
+        num_qvalue_nets: int = 2,
+        target_entropy: float | str = "auto",
+        action_spec: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._set_actor(actor_network)
+        self.convert_to_functional(qvalue_network, "qvalue_network", num_qvalue_nets)
+        self._set_target_entropy(target_entropy, action_spec)
+        self.out_keys = [
+            "loss_actor",
+            "loss_qvalue",
+            "loss_alpha",
+            "alpha",
+            "entropy",
+            "log_prob",
+            "td_error",
+        ]
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        self._limit_alpha()
+        mask, key = self._mask(td), self.tensor_keys.state_action_value
+        with torch.no_grad():
+            following = td.get("next")
+            next_actions, next_log_prob = self._draw(following)
+        with self._apart(self.qvalue_network):
+            pairs = []
+            for critic in self.qvalue_network:
+                now = td.select(*critic.in_keys)
+                both = torch.stack([now, merge(following, critic, next_actions)])  # [2, *B]
+                # one batch dimension: the statistics are over all of it
+                joint = critic(both.reshape(-1)).get(key).reshape(2, *td.batch_size)
+                pairs.append(joint)
+        predicted, ahead = torch.stack(pairs, 1).unbind(0)  # [N, *B] each
+        with torch.no_grad():
+            soft = ahead.amin(0) - self.alpha * next_log_prob
+            target = self._bootstrap(td, soft.unsqueeze(-1))  # [*B]
+            error = (predicted - target).abs().amax(0)
+            self._prioritise(td, error)
+        actions, log_prob = self._draw(td)
+        with frozen(self.qvalue_network) as critics, _evaluating(critics):
+            value = evaluate(critics, td, key, actions).amin(0)  # [*B]
+        return {
+            "loss_actor": self.alpha * log_prob - value,
+            "loss_qvalue": self._weigh(td, self._errors(predicted, target).sum(0)),
+            **self._alpha_losses(log_prob),
+            **self._reports(log_prob, mask),
+            "log_prob": log_prob,
+            "td_error": error,
+        }
+
+
+class _evaluating:  # noqa: N801
+    """Switch a network to evaluation inside the block, so that its statistics stay as they are."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network, self.training = network, network.training
+
+    def __enter__(self) -> None:
+        self.network.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self.network.train(self.training)

@@ -1,0 +1,110 @@
+"""Deep deterministic policy gradient: Lillicrap et al., 2016, https://arxiv.org/abs/1509.02971."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+
+from torchrl._core.keys import write
+from torchrl.objectives.common import take
+from torchrl.objectives.networks import frozen
+from torchrl.objectives.off_policy import CriticKeys, CriticLoss, evaluate, value_of
+
+
+@dataclass
+class DDPGKeys(CriticKeys):
+    """Names of the entries of losses with a critic of state and action."""
+
+    state_action_value: NestedKey = write("state_action_value")
+
+
+class DDPGLoss(CriticLoss):
+    r"""A deterministic policy climbs a critic, which follows a target critic.
+
+    .. math:: L_\pi = -Q(s, \pi(s)), \quad
+        L_Q = d\big(Q(s, a),\ r + \gamma (1 - e) \bar Q(s', \bar\pi(s'))\big)
+
+    Args:
+        actor_network: Reads observations, writes ``action [*B, A]``.
+        value_network: Reads observations and action, writes ``state_action_value [*B, 1]``.
+        loss_function: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
+        delay_actor: Take the next action from a frozen copy of the actor.
+        delay_value: Take the target from a frozen copy of the critic.
+        gamma: Discount factor, 0.99 by default.
+        options: Arguments of :class:`~torchrl.objectives.off_policy.CriticLoss`.
+
+    Reads: ``action``, ``next.reward [*B, 1]``, ``next.terminated [*B, 1]`` (or ``next.done``) and
+        the inputs of the networks, now and next.
+    Writes: ``td_error [*B]``, the squared error, as priority.
+    Returns: ``loss_actor``, ``loss_value``; the means ``pred_value``, ``target_value``,
+        ``td_error``; the largest, ``pred_value_max``, ``target_value_max``.
+
+    Source: Lillicrap et al., 2016, https://arxiv.org/abs/1509.02971, algorithm 1.
+    """
+
+    _AcceptedKeys = DDPGKeys
+    network_inputs: Mapping[str, str] = {
+        "actor_network": "root next",
+        "value_network": "root next",
+    }
+
+    def __init__(
+        self,
+        actor_network: Any,
+        value_network: Any,
+        *,
+        loss_function: str = "l2",
+        delay_actor: bool = False,
+        delay_value: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(loss_function=loss_function, **options)
+        self.convert_to_functional(actor_network, "actor_network", create_target_params=delay_actor)
+        self.convert_to_functional(value_network, "value_network", create_target_params=delay_value)
+        self.out_keys = [
+            "loss_actor",
+            "loss_value",
+            "pred_value",
+            "target_value",
+            "pred_value_max",
+            "target_value_max",
+            "td_error",
+        ]
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        mask = self._mask(td)
+        predicted, target = self._critic(td)
+        error = (predicted.detach() - target).square()
+        self._prioritise(td, error)
+        return {
+            "loss_actor": self._actor_loss(td),
+            "loss_value": self._weigh(td, self._errors(predicted, target)),
+            "pred_value": self._mean(predicted.detach(), mask),
+            "target_value": self._mean(target, mask),
+            "pred_value_max": predicted.max(),
+            "target_value_max": target.max(),
+            "td_error": self._mean(error, mask),
+        }
+
+    def _critic(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Return what the critic says and what it should say, ``[*B]`` each."""
+        keys, following = self.tensor_keys, td.get("next")
+        with self._apart(self.value_network):
+            predicted = value_of(self.value_network, td, keys.state_action_value)
+        with torch.no_grad():
+            action = take(self.target("actor_network"), following, keys.action)
+            critic = self.target("value_network")
+            ahead = evaluate(critic, following, keys.state_action_value, {keys.action: action})
+            target = self._bootstrap(td, ahead.unsqueeze(-1))
+        return predicted, target
+
+    def _actor_loss(self, td: TensorDictBase) -> Tensor:
+        keys = self.tensor_keys
+        action = take(self.actor_network, td, keys.action)
+        with frozen(self.value_network) as critic:
+            return -evaluate(critic, td, keys.state_action_value, {keys.action: action})

@@ -1,0 +1,256 @@
+"""Deep Q-learning, on expected values and on distributions of them.
+
+``N`` actions, ``Z`` atoms or quantiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+from torch.nn import functional as F
+
+from torchrl._core.errors import describe
+from torchrl._core.keys import write
+from torchrl.modules.tensordict_module.choices import resolve
+from torchrl.objectives.common import take
+from torchrl.objectives.off_policy import CriticKeys, CriticLoss
+from torchrl.objectives.value.estimators import ValueEstimators
+
+
+@dataclass
+class DQNKeys(CriticKeys):
+    """Names of the entries of Q-learning."""
+
+    advantage: NestedKey = write("advantage")
+    value_target: NestedKey = write("value_target")
+    value: NestedKey = write("chosen_action_value")
+    action_value: NestedKey = write("action_value")
+
+
+class _QLearning(CriticLoss):
+    """What the losses of this file share: a network of action values and an action space."""
+
+    _AcceptedKeys = DQNKeys
+    network_inputs: Mapping[str, str] = {"value_network": "root next"}
+
+    def __init__(
+        self,
+        value_network: Any,
+        *,
+        delay_value: bool = True,
+        double_dqn: bool = False,
+        action_space: Any = None,
+        **options: Any,
+    ) -> None:
+        if double_dqn and not delay_value:
+            raise ValueError(
+                describe(
+                    self,
+                    "cannot be double without a target network",
+                    expected="delay_value=True",
+                    found=f"delay_value={delay_value}",
+                )
+            )
+        super().__init__(**options)
+        self.convert_to_functional(value_network, "value_network", create_target_params=delay_value)
+        self.double_dqn = double_dqn
+        space = getattr(value_network, "action_space", None) if action_space is None else None
+        if space is None or isinstance(space, str):
+            space, _ = resolve(self, action_space or space, None, None)
+        self.action_space = space
+        self.out_keys = ["loss"]
+
+    def _values(self, td: TensorDictBase) -> Tensor:
+        return take(self.value_network, td, self.tensor_keys.action_value)
+
+    def _next_outputs(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Return the target network's values of the next step, and the action to value there."""
+        keys, following = self.tensor_keys, td.get("next")
+        target = self.target("value_network")
+        inputs = following.select(*target.in_keys)
+        outputs = target(inputs.copy())
+        chooser, chosen = target, outputs
+        if self.double_dqn:
+            chooser = self.value_network
+            chosen = chooser(inputs)
+        values = outputs.get(keys.action_value)
+        if keys.action in chooser.out_keys:  # the network minds masks
+            return values, chosen.get(keys.action)
+        return values, self.action_space.greedy(self._scores(chosen.get(keys.action_value)))
+
+    def _scores(self, values: Tensor) -> Tensor:
+        """Return the expected values ``[*B, N]``."""
+        return values
+
+
+class DQNLoss(_QLearning):
+    r"""Q-learning towards a target network.
+
+    .. math:: L = d\big(Q(s, a),\ r + \gamma (1 - e) \max_{a'} \bar Q(s', a')\big)
+
+    Args:
+        value_network: Reads observations, writes ``action_value [*B, N]``, such as
+            :class:`~torchrl.modules.QValueActor`.
+        loss_function: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
+        delay_value: Take the target from a frozen copy of the network.
+        double_dqn: Choose :math:`a'` with the network that is trained
+            (van Hasselt et al., 2016, https://arxiv.org/abs/1509.06461, eq. 4).
+        gamma: Discount factor, 0.99 by default.
+        action_space: ``"one_hot"``, ``"categorical"``, ... or a spec, if the network does not say.
+        options: Arguments of :class:`~torchrl.objectives.off_policy.CriticLoss`.
+
+    Reads: ``action``, ``next.reward [*B, 1]``, ``next.terminated [*B, 1]`` (or ``next.done``) and
+        the inputs of the network, now and next.
+    Writes: ``td_error [*B, 1]``, the squared error, as priority.
+    Returns: ``loss``.
+
+    Source: Mnih et al., 2015, https://doi.org/10.1038/nature14236, algorithm 1.
+
+    >>> from tensordict.nn import TensorDictModule
+    >>> net = TensorDictModule(torch.nn.Linear(3, 2), ["observation"], ["action_value"])
+    >>> loss = DQNLoss(net, action_space="categorical")
+    >>> obs, flag = torch.zeros(4, 3), torch.zeros(4, 1, dtype=torch.bool)
+    >>> loss(observation=obs, next_observation=obs, action=torch.tensor([0, 1, 0, 1]),
+    ...      next_reward=torch.ones(4, 1), next_done=flag, next_terminated=flag).shape
+    torch.Size([])
+    """
+
+    def __init__(self, value_network: Any, *, loss_function: str = "l2", **options: Any) -> None:
+        super().__init__(value_network, loss_function=loss_function, **options)
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        taken = self.action_space.value_of(self._values(td), td.get(self.tensor_keys.action))
+        with torch.no_grad():
+            next_values, next_action = self._next_outputs(td)
+            target = self._bootstrap(td, self.action_space.value_of(next_values, next_action))
+        taken = taken.squeeze(-1)  # [*B]
+        self._prioritise(td, (taken - target).square().unsqueeze(-1))
+        return {"loss": self._weigh(td, self._errors(taken, target))}
+
+
+class DistributionalDQNLoss(_QLearning):
+    r"""Q-learning on categorical distributions of returns (C51).
+
+    The target distribution, moved by :math:`r + \gamma^n (1 - e) z`, is projected on the atoms; the
+    loss is its cross-entropy with the prediction.
+
+    Args:
+        value_network: Writes log-probabilities ``action_value [*B, Z, N]`` and has a ``support``,
+            such as :class:`~torchrl.modules.DistributionalQValueActor`.
+        gamma: Discount factor.
+        delay_value: Take the target from a frozen copy of the network.
+        action_space: As in :class:`DQNLoss`.
+        options: Arguments of :class:`~torchrl.objectives.off_policy.CriticLoss`.
+
+    Reads: As :class:`DQNLoss`; ``steps_to_next_obs [*B, 1]`` if it is there.
+    Writes: ``td_error [*B, 1]``, the cross-entropy, as priority.
+    Returns: ``loss``.
+
+    Source: Bellemare et al., 2017, https://arxiv.org/abs/1707.06887, algorithm 1.
+    """
+
+    value_estimators = (ValueEstimators.TD0,)
+
+    def __init__(self, value_network: Any, *, gamma: float, **options: Any) -> None:
+        super().__init__(value_network, gamma=gamma, **options)
+
+    def _scores(self, values: Tensor) -> Tensor:
+        return (values.exp() * self.value_network.support.unsqueeze(-1)).sum(-2)
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        space, action = self.action_space, td.get(self.tensor_keys.action)
+        log_p = of_action(space, self._values(td), action)  # [*B, Z]
+        with torch.no_grad():
+            support = self.value_network.support  # [Z]
+            next_p = of_action(space, *self._next_outputs(td)).exp()  # [*B, Z]
+            moved = self._bootstrap_each(td, support.expand_as(next_p))  # [*B, Z]
+            target = project(next_p, moved, support)  # [*B, Z]
+        loss = -(target * log_p).sum(-1)
+        self._prioritise(td, loss.unsqueeze(-1))
+        return {"loss": self._weigh(td, loss)}
+
+
+class QRDQNLoss(_QLearning):
+    r"""Q-learning on quantiles of the return (QR-DQN).
+
+    Args:
+        value_network: Writes quantiles ``action_value [*B, Z, N]``.
+        kappa: Threshold of the Huber loss.
+        delay_value: Take the target from a frozen copy of the network.
+        double_dqn: Choose the next action with the network that is trained.
+        gamma: Discount factor, 0.99 by default.
+        action_space: As in :class:`DQNLoss`; the network's own choice is not asked.
+        options: Arguments of :class:`~torchrl.objectives.off_policy.CriticLoss`.
+
+    Reads: As :class:`DQNLoss`.
+    Writes: ``td_error [*B, 1]``, the distance of the means, as priority.
+    Returns: ``loss``.
+
+    Source: Dabney et al., 2018, https://arxiv.org/abs/1710.10044, algorithm 1.
+    """
+
+    value_estimators = (ValueEstimators.TD0,)
+
+    def __init__(self, value_network: Any, *, kappa: float = 1.0, **options: Any) -> None:
+        super().__init__(value_network, **options)
+        self.kappa = kappa
+
+    def _scores(self, values: Tensor) -> Tensor:
+        return values.mean(-2)
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        space, action = self.action_space, td.get(self.tensor_keys.action)
+        quantiles = of_action(space, self._values(td), action)  # [*B, Z]
+        with torch.no_grad():
+            ahead = of_action(space, *self._next_outputs(td))
+            target = self._bootstrap_each(td, ahead)  # [*B, Z]
+        self._prioritise(td, (quantiles.mean(-1) - target.mean(-1)).abs().unsqueeze(-1))
+        return {"loss": self._weigh(td, quantile_huber(quantiles, target, self.kappa))}
+
+
+def of_action(space: Any, values: Tensor, action: Tensor) -> Tensor:
+    """Return ``[*B, Z]`` of ``values [*B, Z, N]``: those of the action."""
+    index = space.index(action).unsqueeze(-2)  # [*B, 1, 1]
+    return values.gather(-1, index.expand(*values.shape[:-1], 1)).squeeze(-1)
+
+
+def project(p: Tensor, atoms: Tensor, support: Tensor) -> Tensor:
+    """Spread the mass of each atom over the two points of a regular support around it.
+
+    Args:
+        p: Mass of each atom, ``[*B, Z]``.
+        atoms: Where it is, ``[*B, Z]``; clamped to the support.
+        support: ``[Z]``.
+
+    Source: Bellemare et al., 2017, https://arxiv.org/abs/1707.06887, eq. 7.
+
+    >>> project(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 0.25]), torch.tensor([0.0, 1.0]))
+    tensor([0.7500, 0.2500])
+    """
+    step = (support[-1] - support[0]) / (len(support) - 1)
+    where = atoms.clamp(support[0], support[-1]).unsqueeze(-2)  # [*B, 1, Z]
+    share = (1 - (where - support.unsqueeze(-1)).abs() / step).clamp_min(0.0)  # [*B, Z, Z]
+    return (share * p.unsqueeze(-2)).sum(-1)
+
+
+def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float = 1.0) -> Tensor:
+    """Quantile regression ``[*B]`` of ``quantiles [*B, Z]`` on samples ``target [*B, K]``.
+
+    Source: Dabney et al., 2018, https://arxiv.org/abs/1710.10044, eq. 10.
+    """
+    count = quantiles.shape[-1]
+    middle = (torch.arange(count, device=quantiles.device, dtype=quantiles.dtype) + 0.5) / count
+    quantiles, target = quantiles.unsqueeze(-1), target.unsqueeze(-2)  # [*B, Z, 1], [*B, 1, K]
+    below = (target.detach() < quantiles.detach()).to(quantiles.dtype)
+    shape = torch.broadcast_shapes(quantiles.shape, target.shape)
+    pairs = (quantiles.expand(shape), target.expand(shape))
+    if kappa:
+        huber = F.huber_loss(*pairs, reduction="none", delta=kappa) / kappa
+    else:
+        huber = (pairs[1] - pairs[0]).abs()
+    return ((middle.unsqueeze(-1) - below).abs() * huber).mean(-1).sum(-1)

@@ -1,0 +1,152 @@
+"""What losses with a temporal-difference critic share: entries, targets, errors, priorities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+
+from torchrl._core.errors import describe
+from torchrl._core.keys import read, read_next, write
+from torchrl._core.math import distance_loss
+from torchrl._core.returns import td0_return_estimate
+from torchrl.objectives.common import LossModule, take
+from torchrl.objectives.networks import frozen
+from torchrl.objectives.value.estimators import ValueEstimators
+
+
+@dataclass
+class CriticKeys:
+    """Names of the entries of a loss with a temporal-difference critic."""
+
+    action: NestedKey = read("action")
+    reward: NestedKey = read_next("reward")
+    done: NestedKey = read_next("done")
+    terminated: NestedKey = read_next("terminated")
+    priority: NestedKey = write("td_error")
+    priority_weight: NestedKey = write("priority_weight")
+    steps_to_next_obs: NestedKey = write("steps_to_next_obs")
+
+
+class CriticLoss(LossModule):
+    """Base of the losses that regress a critic on what it says one step later.
+
+    Args:
+        loss_function: Distance of the critic from its target: ``"l1"``, ``"l2"``, ``"smooth_l1"``.
+        gamma: Discount factor of the default value estimator.
+        priority_key: Old way to name the priority, like ``set_keys(priority=...)``.
+        separate_losses: Keep the critic's error out of what it shares with the actor.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        use_prioritized_weights: See :class:`~torchrl.objectives.LossModule`.
+    """
+
+    _AcceptedKeys: Any = CriticKeys
+    default_value_estimator = ValueEstimators.TD0
+    value_estimators: ClassVar[tuple[ValueEstimators, ...]] = (
+        ValueEstimators.TD0,
+        ValueEstimators.TD1,
+        ValueEstimators.TDLambda,
+    )
+
+    def __init__(
+        self,
+        *,
+        loss_function: str = "smooth_l1",
+        gamma: float | None = None,
+        priority_key: NestedKey | None = None,
+        separate_losses: bool = False,
+        reduction: str | None = None,
+        use_prioritized_weights: str | bool = "auto",
+    ) -> None:
+        super().__init__(reduction=reduction, use_prioritized_weights=use_prioritized_weights)
+        self.loss_function, self.separate_losses = loss_function, separate_losses
+        if gamma is not None:
+            self._value_kwargs["gamma"] = gamma
+        if priority_key is not None:
+            self.set_keys(priority=priority_key)
+
+    def _bootstrap(self, td: TensorDictBase, next_value: Tensor) -> Tensor:
+        """Return the target ``[*B]`` of a critic, given values ``[*B, 1]`` of the next steps."""
+        return self.value_estimator.value_estimate(td, next_value=next_value).squeeze(-1)
+
+    def _bootstrap_each(self, td: TensorDictBase, next_values: Tensor) -> Tensor:
+        """Return one-step targets ``[*B, Z]`` of several values ``[*B, Z]`` of the next steps."""
+        steps = self.value_estimator.steps(td, None, next_values)
+        reward, terminated = (x.expand_as(next_values) for x in (steps.reward, steps.terminated))
+        return td0_return_estimate(steps.gamma, next_values, reward, terminated)
+
+    def _errors(self, predicted: Tensor, target: Tensor) -> Tensor:
+        """Return the distances of ``predicted [..., *B]`` from ``target [*B]``."""
+        return distance_loss(predicted, target.expand_as(predicted), self.loss_function)
+
+    def _prioritise(self, td: TensorDictBase, error: Tensor) -> None:
+        """Write how much each sample was off, as its priority."""
+        td.set(self.tensor_keys.priority, error.detach())
+
+    @contextmanager
+    def _apart(self, critic: Any) -> Iterator[None]:
+        """Spare what the critic shares with the actor, if losses are to be separate."""
+        if not self.separate_losses:
+            yield
+            return
+        with frozen(critic, only={id(p) for p in self.actor_network.parameters()}):
+            yield
+
+
+def merge(td: TensorDictBase, network: Any, entries: dict[NestedKey, Tensor]) -> TensorDictBase:
+    """Return the inputs that a network finds in ``td``, some of them replaced."""
+    inputs = td.select(*network.in_keys, strict=False)
+    for key, value in entries.items():
+        inputs.set(key, value)
+    return inputs
+
+
+def evaluate(
+    network: Any, td: TensorDictBase, key: NestedKey, entries: dict[NestedKey, Tensor]
+) -> Tensor:
+    """Return the values ``[*B]`` (of an ensemble ``[N, *B]``) of other actions than the data's."""
+    if isinstance(network, torch.nn.ModuleList):
+        return torch.stack([evaluate(one, td, key, entries) for one in network])
+    return network(merge(td, network, entries)).get(key).squeeze(-1)
+
+
+def value_of(network: Any, td: TensorDictBase, key: NestedKey) -> Tensor:
+    """Return the values ``[*B]`` (of an ensemble ``[N, *B]``) of the data."""
+    return take(network, td, key).squeeze(-1)
+
+
+def action_bounds(
+    loss: object, action_spec: Any, bounds: Sequence | None, key: NestedKey
+) -> tuple[Tensor, Tensor]:
+    """Return the lowest and the highest action, from a spec or a pair.
+
+    Raises:
+        TypeError: unless exactly one of them is given.
+    """
+    if (action_spec is None) == (bounds is None):
+        raise TypeError(
+            describe(
+                loss,
+                "needs to know the range of the actions once",
+                expected="action_spec or bounds",
+                found="both" if bounds is not None else "neither",
+            )
+        )
+    if bounds is not None:
+        low, high = (torch.as_tensor(bound, dtype=torch.float32) for bound in bounds)
+        return low, high
+    leaf = spec_leaf(action_spec, key)
+    return leaf.space.low, leaf.space.high
+
+
+def spec_leaf(spec: Any, key: NestedKey) -> Any:
+    """Return the spec of one entry; a spec that is no composite is that of the entry."""
+    if not hasattr(spec, "keys"):
+        return spec
+    keys = list(spec.keys(True, True))
+    return spec[key if key in keys or len(keys) != 1 else keys[0]]

@@ -1,0 +1,243 @@
+"""Soft actor-critic, for continuous and for discrete actions.
+
+``N`` critics or actions, as said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+
+from torchrl._core.errors import describe
+from torchrl._core.keys import write
+from torchrl.modules.tensordict_module.choices import resolve
+from torchrl.objectives.common import take
+from torchrl.objectives.max_entropy import Actions, MaxEntropyKeys, MaxEntropyLoss
+from torchrl.objectives.networks import frozen
+from torchrl.objectives.off_policy import evaluate, value_of
+
+
+class SACLoss(MaxEntropyLoss):
+    r"""Soft actor-critic.
+
+    .. math:: L_\pi = \alpha \log\pi(a_\pi|s) - \min_i Q_i(s, a_\pi), \quad
+        L_Q = \sum_i d\big(Q_i(s, a),\ r + \gamma (1 - e) V'\big)
+    .. math:: V' = \min_i \bar Q_i(s', a') - \alpha \log\pi(a'|s')
+
+    With a value network, :math:`V' = \bar V(s')` and that network has a loss of its own (the first
+    version of the algorithm).
+
+    Args:
+        actor_network: A policy with a distribution that has gradients (``rsample``).
+        qvalue_network: Reads observations and action, writes ``state_action_value [*B, 1]``; one
+            network, from which the others are drawn, or a list of all.
+        value_network: Reads observations, writes ``state_value [*B, 1]``.
+        num_qvalue_nets: Number of critics.
+        target_entropy: See :class:`~torchrl.objectives.max_entropy.MaxEntropyLoss`.
+        action_spec: See there.
+        delay_actor: Draw the next action from a frozen copy of the actor.
+        delay_qvalue: Take the target from frozen copies of the critics.
+        delay_value: Take the target from a frozen copy of the value network.
+        options: Arguments of :class:`~torchrl.objectives.max_entropy.MaxEntropyLoss`
+            (``alpha_init``, ``min_alpha``, ``max_alpha``, ``fixed_alpha``) and
+            :class:`~torchrl.objectives.off_policy.CriticLoss` (``loss_function``, ``gamma``, ...).
+
+    Reads: ``action``, ``next.reward [*B, 1]``, ``next.terminated [*B, 1]`` (or ``next.done``) and
+        the inputs of the networks, now and next.
+    Writes: ``td_error [*B]``, the largest error of a critic, as priority.
+    Returns: ``loss_actor``, ``loss_qvalue``, ``loss_alpha``, ``loss_value`` (with a value network),
+        ``alpha``, ``entropy``.
+
+    Source: Haarnoja et al., 2018, https://arxiv.org/abs/1812.05905, eq. 5, 7, 18; with a value
+        network https://arxiv.org/abs/1801.01290, eq. 5, 7, 12.
+    """
+
+    network_inputs: Mapping[str, str] = {
+        "actor_network": "root next",
+        "qvalue_network": "root next",
+    }
+
+    def __init__(
+        self,
+        actor_network: Any,
+        qvalue_network: Any,
+        value_network: Any = None,
+        *,
+        num_qvalue_nets: int = 2,
+        target_entropy: float | str = "auto",
+        action_spec: Any = None,
+        delay_actor: bool = False,
+        delay_qvalue: bool = True,
+        delay_value: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._set_actor(actor_network, delay_actor)
+        self.has_value = value_network is not None
+        if self.has_value:  # which values the next step alone
+            self.network_inputs = {
+                "actor_network": "root",
+                "qvalue_network": "root",
+                "value_network": "root next",
+            }
+            self.convert_to_functional(
+                value_network, "value_network", create_target_params=delay_value
+            )
+        self.convert_to_functional(
+            qvalue_network,
+            "qvalue_network",
+            num_qvalue_nets,
+            create_target_params=delay_qvalue and not self.has_value,
+        )
+        self._set_target_entropy(target_entropy, action_spec)
+        self.out_keys = ["loss_actor", "loss_qvalue", "loss_alpha", "alpha", "entropy"]
+        if self.has_value:
+            self.out_keys = [*self.out_keys, "loss_value"]
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        self._limit_alpha()
+        mask, key = self._mask(td), self.tensor_keys.state_action_value
+        with self._apart(self.qvalue_network):
+            predicted = value_of(self.qvalue_network, td, key)  # [N, *B]
+        with torch.no_grad():
+            target = self._bootstrap(td, self._next_value(td.get("next")).unsqueeze(-1))  # [*B]
+            self._prioritise(td, (predicted - target).abs().amax(0))
+        actions, log_prob = self._draw(td)
+        with frozen(self.qvalue_network) as critics:
+            value = evaluate(critics, td, key, actions).amin(0)  # [*B]
+        out = {
+            "loss_actor": self.alpha * log_prob - value,
+            "loss_qvalue": self._weigh(td, self._errors(predicted, target).sum(0)),
+            **self._alpha_losses(log_prob),
+            **self._reports(log_prob, mask),
+        }
+        if self.has_value:
+            soft = (value - self.alpha * log_prob).detach()
+            now = value_of(self.value_network, td, self.tensor_keys.value)
+            out["loss_value"] = self._weigh(td, self._errors(now, soft))
+        return out
+
+    def _next_value(self, following: TensorDictBase) -> Tensor:
+        """Return the soft value ``[*B]`` of the next step."""
+        keys = self.tensor_keys
+        if self.has_value:
+            return value_of(self.target("value_network"), following, keys.value)
+        actions, log_prob = self._draw(following, self.target("actor_network"))
+        return self._lowest(following, actions) - self.alpha * log_prob
+
+    def _lowest(self, td: TensorDictBase, actions: Actions) -> Tensor:
+        critics = self.target("qvalue_network")
+        return evaluate(critics, td, self.tensor_keys.state_action_value, actions).amin(0)
+
+
+@dataclass
+class DiscreteSACKeys(MaxEntropyKeys):
+    """Names of the entries of discrete soft actor-critic."""
+
+    action_value: NestedKey = write("action_value")
+
+
+class DiscreteSACLoss(MaxEntropyLoss):
+    r"""Soft actor-critic for discrete actions: expectations over actions are sums.
+
+    .. math:: V = \sum_a \pi(a|s) \big(\min_i Q_i(s, a) - \alpha \log\pi(a|s)\big)
+
+    Args:
+        actor_network: A policy over ``N`` actions, whose distribution has ``logits [*B, N]``.
+        qvalue_network: Reads observations, writes ``action_value [*B, N]``; one network, from which
+            the others are drawn, or a list of all.
+        action_space: ``"one_hot"``, ``"categorical"`` or a spec.
+        num_actions: ``N``; the spec tells it too.
+        num_qvalue_nets: Number of critics.
+        target_entropy_weight: The target entropy is this times :math:`\log N`.
+        target_entropy: The target entropy itself, in nats, unless it is ``"auto"``.
+        delay_qvalue: Take the target from frozen copies of the critics.
+        options: As in :class:`SACLoss`.
+
+    Reads: As :class:`SACLoss`. Writes: As :class:`SACLoss`.
+    Returns: ``loss_actor``, ``loss_qvalue``, ``loss_alpha``, ``alpha``, ``entropy``.
+
+    Source: Christodoulou, 2019, https://arxiv.org/abs/1910.07207, eq. 10 to 12.
+    """
+
+    _AcceptedKeys = DiscreteSACKeys
+    network_inputs: Mapping[str, str] = {
+        "actor_network": "root next",
+        "qvalue_network": "root next",
+    }
+
+    def __init__(
+        self,
+        actor_network: Any,
+        qvalue_network: Any,
+        *,
+        action_space: Any = None,
+        num_actions: int | None = None,
+        num_qvalue_nets: int = 2,
+        target_entropy_weight: float = 0.98,
+        target_entropy: float | str = "auto",
+        delay_qvalue: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._set_actor(actor_network)
+        self.convert_to_functional(
+            qvalue_network, "qvalue_network", num_qvalue_nets, create_target_params=delay_qvalue
+        )
+        if action_space is None:
+            action_space = getattr(actor_network, "spec", None)
+        self.action_space, spec = resolve(self, action_space, None, None, self.tensor_keys.action)
+        if target_entropy == "auto":
+            if num_actions is None:
+                num_actions = getattr(getattr(spec, "space", None), "n", None)
+            if num_actions is None:
+                raise ValueError(
+                    describe(
+                        self,
+                        "cannot tell the target entropy",
+                        mend="Give num_actions, or the spec as action_space.",
+                    )
+                )
+            target_entropy = target_entropy_weight * math.log(num_actions)
+        self._set_target_entropy(target_entropy, None)
+        self.out_keys = ["loss_actor", "loss_qvalue", "loss_alpha", "alpha", "entropy"]
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        self._limit_alpha()
+        mask, keys = self._mask(td), self.tensor_keys
+        values = take(self.qvalue_network, td, keys.action_value)  # [N, *B, A]
+        taken = self._taken(values, td.get(keys.action))  # [N, *B]
+        with torch.no_grad():
+            following = td.get("next")
+            probs, log_probs = self._policy(following)  # [*B, A]
+            ahead = take(self.target("qvalue_network"), following, keys.action_value).amin(0)
+            soft = (probs * (ahead - self.alpha * log_probs)).sum(-1)  # [*B]
+            target = self._bootstrap(td, soft.unsqueeze(-1))
+            self._prioritise(td, (taken - target).abs().amax(0))
+        probs, log_probs = self._policy(td)
+        lowest = values.detach().amin(0)  # [*B, A]
+        expected = (probs * log_probs).sum(-1)  # [*B], minus the entropy
+        return {
+            "loss_actor": (probs * (self.alpha * log_probs - lowest)).sum(-1),
+            "loss_qvalue": self._weigh(td, self._errors(taken, target).sum(0)),
+            **self._alpha_losses(expected),
+            **self._reports(expected, mask),
+        }
+
+    def _policy(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Return probabilities and their logarithms ``[*B, A]``; impossible actions have zeros."""
+        actor = self.actor_network
+        dist = actor.get_dist(td.select(*actor.in_keys))
+        log_probs = dist.logits.log_softmax(-1)
+        return log_probs.exp(), log_probs.clamp_min(torch.finfo(log_probs.dtype).min)
+
+    def _taken(self, values: Tensor, action: Tensor) -> Tensor:
+        return torch.stack(
+            [self.action_space.value_of(v, action).squeeze(-1) for v in values.unbind(0)]
+        )

@@ -1,0 +1,114 @@
+"""Truncated quantile critics: Kuznetsov et al., 2020, https://arxiv.org/abs/2005.04269.
+
+``N`` critics of ``Z`` quantiles each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+
+from torchrl._core.errors import describe
+from torchrl.objectives.common import take
+from torchrl.objectives.dqn import quantile_huber
+from torchrl.objectives.max_entropy import Actions, MaxEntropyLoss
+from torchrl.objectives.networks import frozen
+from torchrl.objectives.off_policy import merge
+
+
+class TQCLoss(MaxEntropyLoss):
+    r"""Soft actor-critic on quantiles of the return, of which the highest are dropped.
+
+    The target of every critic are the quantiles of all target critics, pooled and sorted, without
+    the highest; the policy climbs the mean of all quantiles.
+
+    Args:
+        actor_network: A policy with a distribution that has gradients (``rsample``).
+        qvalue_network: Reads observations and action, writes ``state_action_value [*B, Z]``; one
+            network, from which the others are drawn, or a list of all.
+        num_qvalue_nets: Number of critics.
+        top_quantiles_to_drop_per_net: How many quantiles are dropped, for each critic.
+        target_entropy: See :class:`~torchrl.objectives.max_entropy.MaxEntropyLoss`.
+        action_spec: See there.
+        delay_qvalue: Take the target from frozen copies of the critics.
+        options: As in :class:`~torchrl.objectives.SACLoss`.
+
+    Reads: As :class:`~torchrl.objectives.SACLoss`.
+    Writes: ``td_error [*B]``, the distance of the mean of all quantiles from that of the target, as
+        priority.
+    Returns: ``loss_actor``, ``loss_qvalue``, ``loss_alpha``, ``alpha``, ``entropy``.
+
+    Source: Kuznetsov et al., 2020, https://arxiv.org/abs/2005.04269, eq. 6 to 12.
+    """
+
+    network_inputs: Mapping[str, str] = {
+        "actor_network": "root next",
+        "qvalue_network": "root next",
+    }
+
+    def __init__(
+        self,
+        actor_network: Any,
+        qvalue_network: Any,
+        *,
+        num_qvalue_nets: int = 5,
+        top_quantiles_to_drop_per_net: int = 2,
+        target_entropy: float | str = "auto",
+        action_spec: Any = None,
+        delay_qvalue: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._set_actor(actor_network)
+        self.convert_to_functional(
+            qvalue_network, "qvalue_network", num_qvalue_nets, create_target_params=delay_qvalue
+        )
+        self.top_quantiles_to_drop = top_quantiles_to_drop_per_net * num_qvalue_nets
+        self._set_target_entropy(target_entropy, action_spec)
+        self.out_keys = ["loss_actor", "loss_qvalue", "loss_alpha", "alpha", "entropy"]
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        self._limit_alpha()
+        mask, key = self._mask(td), self.tensor_keys.state_action_value
+        with self._apart(self.qvalue_network):
+            predicted = take(self.qvalue_network, td, key)  # [N, *B, Z]
+        with torch.no_grad():
+            target = self._target(td, key)  # [*B, K]
+            self._prioritise(td, (predicted.mean((0, -1)) - target.mean(-1)).abs())
+        actions, log_prob = self._draw(td)
+        with frozen(self.qvalue_network) as critics:
+            value = _quantiles(critics, td, key, actions).mean((0, -1))  # [*B]
+        errors: Any = sum(quantile_huber(q, target) / q.shape[-1] for q in predicted.unbind(0))
+        return {
+            "loss_actor": self.alpha * log_prob - value,
+            "loss_qvalue": self._weigh(td, errors / len(predicted)),
+            **self._alpha_losses(log_prob),
+            **self._reports(log_prob, mask),
+        }
+
+    def _target(self, td: TensorDictBase, key: NestedKey) -> Tensor:
+        following = td.get("next")
+        actions, log_prob = self._draw(following)
+        ahead = _quantiles(self.target("qvalue_network"), following, key, actions)  # [N, *B, Z]
+        pooled = ahead.movedim(0, -1).flatten(-2).sort(-1).values  # [*B, N * Z]
+        kept = pooled.shape[-1] - self.top_quantiles_to_drop
+        if kept < 1:
+            raise ValueError(
+                describe(
+                    self,
+                    "drops all quantiles",
+                    expected=f"less than {pooled.shape[-1]}",
+                    found=self.top_quantiles_to_drop,
+                    mend="Lower top_quantiles_to_drop_per_net.",
+                )
+            )
+        soft = pooled[..., :kept] - (self.alpha * log_prob).unsqueeze(-1)
+        return self._bootstrap_each(td, soft)
+
+
+def _quantiles(critics: Any, td: TensorDictBase, key: NestedKey, actions: Actions) -> Tensor:
+    return torch.stack([critic(merge(td, critic, actions)).get(key) for critic in critics])
