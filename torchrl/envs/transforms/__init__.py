@@ -8,7 +8,13 @@ from torchrl.envs.transforms.action import (
     DiscreteActionProjection,
     FlattenAction,
 )
+from torchrl.envs.transforms.atari import (
+    AtariPreprocessing,
+    EndOfLifeTransform,
+    EpisodicLife,
+)
 from torchrl.envs.transforms.base import Transform
+from torchrl.envs.transforms.batch_size import BatchSizeTransform
 from torchrl.envs.transforms.compose import Compose
 from torchrl.envs.transforms.device import (
     DeviceCastTransform,
@@ -24,6 +30,12 @@ from torchrl.envs.transforms.episode import (
     InitTracker,
     StepCounter,
 )
+from torchrl.envs.transforms.functions import (
+    Hash,
+    ModuleTransform,
+    RNDTransform,
+    UnaryTransform,
+)
 from torchrl.envs.transforms.history import (
     CatFrames,
     TimeMaxPool,
@@ -35,6 +47,7 @@ from torchrl.envs.transforms.keys import (
     RenameTransform,
     SelectTransform,
 )
+from torchrl.envs.transforms.mujoco import MujocoPreprocessing
 from torchrl.envs.transforms.normalization import ObservationNorm
 from torchrl.envs.transforms.pixels import (
     CenterCrop,
@@ -99,7 +112,9 @@ __all__ = [
     "ActionDiscretizer",
     "ActionMask",
     "ActionScaling",
+    "AtariPreprocessing",
     "AutoResetTransform",
+    "BatchSizeTransform",
     "BinarizeReward",
     "BurnInTransform",
     "CatFrames",
@@ -114,6 +129,8 @@ __all__ = [
     "DeviceCastTransform",
     "DiscreteActionProjection",
     "DoubleToFloat",
+    "EndOfLifeTransform",
+    "EpisodicLife",
     "ExcludeTransform",
     "ExpandAs",
     "FiniteTensorDictCheck",
@@ -123,8 +140,11 @@ __all__ = [
     "FlattenTensorDict",
     "FrameSkipTransform",
     "GrayScale",
+    "Hash",
     "InitTracker",
     "LineariseRewards",
+    "ModuleTransform",
+    "MujocoPreprocessing",
     "MultiAction",
     "MultiStepTransform",
     "NoopResetEnv",
@@ -132,6 +152,7 @@ __all__ = [
     "ObservationTransform",
     "PermuteTransform",
     "PinMemoryTransform",
+    "RNDTransform",
     "RandomCrop",
     "RandomCropTensorDict",
     "RandomTruncationTransform",
@@ -159,6 +180,7 @@ __all__ = [
     "TrajCounter",
     "Transform",
     "TransformedEnv",
+    "UnaryTransform",
     "UnsqueezeTransform",
     "VecNorm",
     "VecNormV2",

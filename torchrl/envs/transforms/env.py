@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -99,11 +99,17 @@ class TransformedEnv(EnvBase):
             "the transforms; assign them to base_env and call empty_cache()."
         )
 
+    def add_truncated_keys(self) -> TransformedEnv:
+        """Give every level of end flags of the environment inside a ``truncated``."""
+        self.base_env.add_truncated_keys()
+        self.empty_cache()
+        return self
+
     # --- data ------------------------------------------------------------------------------------
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         if self._nested is not None:
-            return self._nested[0](tensordict)
+            return self._nested.step(tensordict)
         env, transform = self._inner
         inner = transform._inv_call(tensordict.copy())
         following = env.plan.complete_step(env._step(inner))
@@ -112,7 +118,7 @@ class TransformedEnv(EnvBase):
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
         if self._nested is not None:
-            return self._nested[1](tensordict, **kwargs)
+            return self._nested.reset(tensordict, **kwargs)
         env, transform = self._inner
         root = env.plan.complete_reset(env._reset(tensordict, **kwargs))
         return transform._reset(tensordict, root)
@@ -216,18 +222,42 @@ class TransformedEnv(EnvBase):
         return f"TransformedEnv(\n    env={self.base_env},\n    transform={self.transform})"
 
 
-def nest(env: EnvBase, transform: Transform) -> tuple[Any, Any] | None:
-    """Return step and reset through transforms of which one drives what is inside of it.
+class Nest:
+    """Step and reset through transforms of which one drives what is inside of it.
 
-    ``None`` if there is no such transform: one pass in and one pass out are then enough.
+    Otherwise one pass in and one pass out are enough; here each transform is handed the step of the
+    environment seen through those before it.
+
+    Args:
+        env: The environment inside.
+        chain: The transforms, in order.
     """
+
+    def __init__(self, env: EnvBase, chain: Sequence[Transform]) -> None:
+        self.env, self.chain = env, chain
+
+    def step(self, td: Any, level: int = -1) -> Any:
+        """Step the environment seen through the first ``level`` transforms, or all."""
+        if level == 0:
+            following = self.env.plan.complete_step(self.env._step(td))
+            self.env.check_first_step(following)
+            return following
+        inner = level - 1 if level > 0 else len(self.chain) - 1
+        return self.chain[inner]._around_step(partial(self.step, level=inner), td)
+
+    def reset(self, td: Any, level: int = -1, **kwargs: Any) -> Any:
+        """Reset the environment seen through the first ``level`` transforms, or all."""
+        if level == 0:
+            return self.env.plan.complete_reset(self.env._reset(td, **kwargs))
+        inner = level - 1 if level > 0 else len(self.chain) - 1
+        step, reset = partial(self.step, level=inner), partial(self.reset, level=inner, **kwargs)
+        return self.chain[inner]._around_reset(reset, step, td)
+
+
+def nest(env: EnvBase, transform: Transform) -> Nest | None:
+    """Return what steps ``env`` through a transform that drives it; ``None`` if it does not."""
     chain = transform.leaves() if isinstance(transform, Compose) else [transform]
-    if not any(_drives(part) for part in chain):
-        return None
-    step, reset = _floor(env)
-    for part in chain:
-        step, reset = _through(part, step, reset)
-    return step, reset
+    return Nest(env, chain) if any(map(_drives, chain)) else None
 
 
 def _drives(transform: Transform) -> bool:
@@ -236,26 +266,3 @@ def _drives(transform: Transform) -> bool:
         kind._around_step is not Transform._around_step
         or kind._around_reset is not Transform._around_reset
     )
-
-
-def _floor(env: EnvBase) -> tuple[Any, Any]:
-    def step(td: Any) -> Any:
-        following = env.plan.complete_step(env._step(td))
-        env.check_first_step(following)
-        return following
-
-    def reset(td: Any, **kwargs: Any) -> Any:
-        return env.plan.complete_reset(env._reset(td, **kwargs))
-
-    return step, reset
-
-
-def _through(transform: Transform, step: Any, reset: Any) -> tuple[Any, Any]:
-    def outer_step(td: Any) -> Any:
-        return transform._around_step(step, td)
-
-    def outer_reset(td: Any, **kwargs: Any) -> Any:
-        inner = partial(reset, **kwargs) if kwargs else reset
-        return transform._around_reset(inner, step, td)
-
-    return outer_step, outer_reset

@@ -121,7 +121,7 @@ class NoopResetEnv(_Opening):
     def _choose_action(self, spec: TensorSpec, lead: torch.Size, t: int) -> Tensor:
         if self.noop_action is None:
             return spec.rand(lead)
-        return _numbered(spec, lead, self.noop_action)
+        return numbered(spec, lead, self.noop_action)
 
 
 class FireReset(_Opening):
@@ -148,10 +148,10 @@ class FireReset(_Opening):
         return torch.full(shape, len(self.actions))
 
     def _choose_action(self, spec: TensorSpec, lead: torch.Size, t: int) -> Tensor:
-        return _numbered(spec, lead, self.actions[t])
+        return numbered(spec, lead, self.actions[t])
 
 
-def _numbered(spec: TensorSpec, lead: torch.Size, number: int) -> Tensor:
+def numbered(spec: TensorSpec, lead: torch.Size, number: int) -> Tensor:
     """Return the action that the environment's own library calls ``number``, for all rows."""
     shape = spec.shape[:-1] if isinstance(spec, OneHot) else spec.shape
     numbers = torch.full((*lead, *shape), number, device=spec.device)

@@ -1,0 +1,264 @@
+"""Atari: lives, and the preprocessing that the field has agreed on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import NestedKey
+from torch import Tensor
+
+from torchrl._core.errors import describe
+from torchrl._core.keys import as_keys
+from torchrl._core.mdp import DONE, TERMINATED
+from torchrl.data import Composite, Unbounded
+from torchrl.envs.spec_access import flag_spec
+from torchrl.envs.transforms.base import Transform
+from torchrl.envs.transforms.compose import Compose
+from torchrl.envs.transforms.history import CatFrames, TimeMaxPool
+from torchrl.envs.transforms.inside import Inside, Reset, Step, step_rows, take_rows
+from torchrl.envs.transforms.pixels import GrayScale, Resize, ToTensorImage
+from torchrl.envs.transforms.resets import FireReset, NoopResetEnv, numbered
+from torchrl.envs.transforms.reward import SignTransform
+from torchrl.envs.transforms.stepping import FrameSkipTransform
+
+
+class EndOfLifeTransform(Transform):
+    """Tells how many lives are left, and when one was lost.
+
+    ``done`` stays as it is: give ``end-of-life`` to a loss as its end, or append
+    :class:`EpisodicLife`.
+
+    Args:
+        eol_key: Name of the flag that a life was lost.
+        lives_key: Name of the number of lives.
+        done_key: End of the game.
+        eol_attribute: Where the environment tells the number of lives; looked up, and called.
+
+    Reads: ``done [*B, 1]`` and the lives of the step before.
+    Writes: ``lives [*B, 1]`` (int64) and ``end-of-life [*B, 1]`` (bool), which is also true where
+        the game ends.
+
+    Raises:
+        AttributeError: if the environment does not know of lives.
+
+    >>> EndOfLifeTransform().out_keys
+    ['end-of-life', 'lives']
+    """
+
+    entrywise = True
+    _base: Any
+
+    def __init__(
+        self,
+        eol_key: NestedKey = "end-of-life",
+        lives_key: NestedKey = "lives",
+        done_key: NestedKey = DONE,
+        eol_attribute: str = "unwrapped.ale.lives",
+    ) -> None:
+        super().__init__()
+        self.out_keys = [*as_keys(eol_key), *as_keys(lives_key)]
+        self.done_key, self.eol_attribute = as_keys(done_key)[0], eol_attribute
+        self.__dict__["_base"] = None
+
+    def _lives(self, like: Tensor) -> Tensor:
+        """Return the lives ``[*B, 1]`` that the environment tells."""
+        found = self._environment()
+        for name in self.eol_attribute.split("."):
+            found = getattr(found, name)
+        lives = torch.as_tensor(found() if callable(found) else found, device=like.device)
+        return lives.to(torch.int64).reshape(-1, 1).expand(like.numel(), 1).reshape(like.shape)
+
+    def _environment(self) -> Any:
+        if self._base is None:
+            env = self._container
+            while env is not None and not hasattr(env, "base_env"):
+                env = env.container
+            while hasattr(env, "base_env"):
+                env = env.base_env
+            if env is None:
+                raise RuntimeError("EndOfLifeTransform needs an environment; append it to one.")
+            self.__dict__["_base"] = env
+        return self._base
+
+    def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
+        eol_key, lives_key = self.out_keys
+        before, done = tensordict.get(lives_key, None), next_tensordict.get(self.done_key)
+        if before is None:
+            raise self._missing(lives_key, tensordict)
+        lives = self._lives(done)
+        if (moving := tensordict.get("_step", None)) is not None:
+            lives = torch.where(moving, lives, before)
+        next_tensordict.set(lives_key, lives)
+        return next_tensordict.set(eol_key, (lives < before) | done)
+
+    def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
+        eol_key, lives_key = self.out_keys
+        done = tensordict_reset.get(self.done_key)
+        tensordict_reset.set(eol_key, torch.zeros_like(done))
+        return tensordict_reset.set(lives_key, self._lives(done))
+
+    def forward(self, tensordict: Any) -> Any:
+        """Refuse: a lone record has no game to ask."""
+        raise RuntimeError("EndOfLifeTransform asks a running game; append it to an environment.")
+
+    def reset_parent(self) -> None:
+        """Leave the environment."""
+        super().reset_parent()
+        self.__dict__["_base"] = None
+
+    def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
+        """Add the lives and the flag."""
+        done = specs["done"][self.done_key]
+        eol_key, lives_key = self.out_keys
+        specs["observation"][eol_key] = flag_spec(done.shape, done.device)
+        specs["observation"][lives_key] = Unbounded(
+            done.shape, dtype=torch.int64, device=done.device
+        )
+        return specs
+
+
+class EpisodicLife(Transform):
+    """Ends an episode where a life is lost; the game is reset only when it is over.
+
+    Between two lives of a game, a reset is one step with an action that does nothing. Append it
+    after :class:`EndOfLifeTransform`.
+
+    Args:
+        eol_key: The flag that a life was lost.
+        noop_action: The number of the action that does nothing.
+
+    Reads: ``end-of-life [*B, 1]``.
+    Writes: ``terminated`` and ``done``, raised where a life is lost.
+
+    Source: the environment wrappers of https://github.com/openai/baselines.
+
+    >>> EpisodicLife().eol_key
+    'end-of-life'
+    """
+
+    entrywise = True
+    _inside: Inside
+    _over: Tensor | None
+
+    def __init__(self, eol_key: NestedKey = "end-of-life", noop_action: int = 0) -> None:
+        super().__init__()
+        self.eol_key, self.noop_action = as_keys(eol_key)[0], noop_action
+        self.__dict__["_over"] = None
+
+    def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
+        lost, over = next_tensordict.get(self.eol_key, None), next_tensordict.get(DONE)
+        if lost is None:
+            raise self._missing(self.eol_key, next_tensordict)
+        if (moving := tensordict.get("_step", None)) is not None and self._over is not None:
+            over = torch.where(moving, over, self._over)
+        self.__dict__["_over"] = over
+        next_tensordict.set(TERMINATED, lost | next_tensordict.get(TERMINATED))
+        return next_tensordict.set(DONE, lost | next_tensordict.get(DONE))
+
+    def _around_reset(self, reset: Reset, step: Step, tensordict: Any) -> Any:
+        """Reset the games that are over (or abandoned); step the others once."""
+        inside, over = self._inside, self._over
+        rows = inside.being_reset(tensordict)
+        if tensordict is None or over is None or tensordict.get(DONE, None) is None:
+            root = reset(tensordict)
+            self.__dict__["_over"] = torch.zeros_like(inside.over(root))
+            return root
+        rows = torch.ones_like(over) if rows is None else rows
+        lives_on = rows & ~over & inside.over(tensordict)
+        root, fresh = tensordict, rows & ~lives_on
+        if bool(lives_on.any()):
+            root, ended = self._step_once(step, root, lives_on)
+            fresh = fresh | ended
+        if bool(fresh.any()):
+            whole = bool(fresh.all())
+            begun = reset(None if whole else inside.select_reset(root, fresh))
+            root = begun if whole else take_rows(begun, root, fresh)
+        self.__dict__["_over"] = over & ~rows
+        return self._begun(root, rows)
+
+    def _step_once(self, step: Step, root: Any, rows: Tensor) -> tuple[Any, Tensor]:
+        acting = root.copy()
+        for key, spec in self._inside.actions.items():
+            acting.set(key, numbered(spec, self._inside.lead(rows), self.noop_action))
+        following = take_rows(step_rows(step, acting, rows), root, rows)
+        for key in self._inside.rewards:
+            following.pop(key)
+        return following, self._inside.over(following) & rows
+
+    def _begun(self, root: Any, rows: Tensor) -> Any:
+        for key in (DONE, TERMINATED, self.eol_key):
+            root.set(key, root.get(key) & ~rows)
+        return root
+
+    def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
+        """Note how the environment is stepped; the specs stay."""
+        self.__dict__["_inside"] = inside = Inside(specs)
+        if inside.dones != [DONE]:
+            raise ValueError(
+                describe(
+                    self, "needs one end flag, at the root", expected=[DONE], found=inside.dones
+                )
+            )
+        if self.eol_key not in list(specs["observation"].keys(True, True)):
+            raise self._missing(self.eol_key, list(specs["observation"].keys(True, True)))
+        return specs
+
+
+def AtariPreprocessing(  # noqa: N802 - to its users it is one more transform
+    *,
+    noop_max: int = 30,
+    frame_skip: int = 4,
+    screen_size: int = 84,
+    terminal_on_life_loss: bool = True,
+    fire_reset: bool = True,
+    grayscale: bool = True,
+    sign_reward: bool = True,
+    num_stack: int = 4,
+    pixels_key: NestedKey = "pixels",
+) -> Compose:
+    """Return the preprocessing of Atari games that the field compares itself by.
+
+    Up to ``noop_max`` steps without action begin a game; an action is repeated ``frame_skip``
+    times, and the last two of those frames are joined by their maximum; a life lost ends an episode
+    for the learner; games that wait for a button get it; frames are gray, small and stacked;
+    rewards keep their sign only.
+
+    Args:
+        noop_max: Largest number of steps without action; 0 takes none.
+        frame_skip: How often an action is taken. The environment itself must not repeat actions.
+        screen_size: Height and width, pixels.
+        terminal_on_life_loss: End episodes with lives. Leave it out of evaluations.
+        fire_reset: Press the button after a reset.
+        grayscale: Turn colours to gray.
+        sign_reward: Replace rewards by their sign. Leave it out of evaluations.
+        num_stack: Number of frames stacked.
+        pixels_key: The screen ``[210, 160, 3]`` (uint8).
+
+    Writes: ``pixels [num_stack, screen_size, screen_size]`` between 0 and 1.
+
+    Source: Machado et al., 2018, https://arxiv.org/abs/1709.06009, and Mnih et al., 2015,
+        https://doi.org/10.1038/nature14236.
+
+    >>> [type(part).__name__ for part in AtariPreprocessing(fire_reset=False)][:3]
+    ['TimeMaxPool', 'EndOfLifeTransform', 'NoopResetEnv']
+    """
+    keys = [pixels_key]
+    parts: list[Transform] = [TimeMaxPool(keys, T=min(2, frame_skip))]
+    if terminal_on_life_loss:
+        parts.append(EndOfLifeTransform())
+    if noop_max:
+        parts.append(NoopResetEnv(noop_max, noop_action=0))
+    parts.append(FrameSkipTransform(frame_skip))
+    if terminal_on_life_loss:
+        parts.append(EpisodicLife())
+    if fire_reset:
+        parts.append(FireReset())
+    parts.append(ToTensorImage(in_keys=keys))
+    if grayscale:
+        parts.append(GrayScale(keys))
+    parts.append(Resize(screen_size, interpolation="area", in_keys=keys))
+    if sign_reward:
+        parts.append(SignTransform())
+    parts.append(CatFrames(num_stack, -3, keys))
+    return Compose(*parts)
