@@ -14,6 +14,8 @@ from torchrl.data import (
     ReplayBuffer,
     RoundRobinWriter,
     SamplerWithoutReplacement,
+    SliceSampler,
+    SliceSamplerWithoutReplacement,
     TensorDictReplayBuffer,
     TensorDictRoundRobinWriter,
     TensorStorage,
@@ -31,6 +33,8 @@ SAMPLERS = {
     "random": RandomSampler,
     "without replacement": SamplerWithoutReplacement,
     "prioritized": lambda: PrioritizedSampler(2 * ROWS, alpha=0.7, beta=0.5),
+    "slices": lambda: SliceSampler(slice_len=1, truncated_key=None),
+    "slices without replacement": lambda: SliceSamplerWithoutReplacement(slice_len=1),
     "in order": lambda: SamplerWithoutReplacement(shuffle=False),
 }
 WRITERS = {

@@ -261,3 +261,14 @@ def test_lists_cannot_be_shared():
 def test_only_tensordicts_are_stacked_lazily():
     with pytest.raises(DTypeError, match=r"only tensordicts can be stacked lazily; found int"):
         ReplayBuffer(storage=LazyStackStorage(3)).add(3)
+
+
+@pytest.mark.parametrize("make", STORAGES.values(), ids=STORAGES)
+def test_entries_set_in_a_sample_are_not_set_in_the_storage(make):
+    buffer = ReplayBuffer(storage=make(4))
+    buffer.extend(TensorDict(a=torch.zeros(3), b=TensorDict(c=torch.zeros(3)), batch_size=[3]))
+    for data in (buffer.sample(3), buffer[0], buffer[:]):
+        data["a"] = torch.ones_like(data["a"])
+        data["b", "c"] = torch.ones_like(data["b", "c"])
+    assert (buffer[:]["a"] == 0).all()
+    assert (buffer[:]["b", "c"] == 0).all()

@@ -6,6 +6,9 @@ from torchrl.data.replay_buffers.samplers import (
     RandomSampler,
     Sampler,
     SamplerWithoutReplacement,
+    SliceSampler,
+    SliceSamplerWithoutReplacement,
+    find_start_stop_traj,
 )
 from torchrl.data.replay_buffers.storages import (
     LazyMemmapStorage,
@@ -38,10 +41,13 @@ __all__ = [
     "RoundRobinWriter",
     "Sampler",
     "SamplerWithoutReplacement",
+    "SliceSampler",
+    "SliceSamplerWithoutReplacement",
     "Storage",
     "TensorDictPrioritizedReplayBuffer",
     "TensorDictReplayBuffer",
     "TensorDictRoundRobinWriter",
     "TensorStorage",
     "Writer",
+    "find_start_stop_traj",
 ]

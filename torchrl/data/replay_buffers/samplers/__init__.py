@@ -1,7 +1,20 @@
 """Samplers: which items a replay buffer hands out."""
 
 from torchrl.data.replay_buffers.samplers.base import Sampler
+from torchrl.data.replay_buffers.samplers.episodes import find_start_stop_traj
 from torchrl.data.replay_buffers.samplers.prioritized import PrioritizedSampler
 from torchrl.data.replay_buffers.samplers.random import RandomSampler, SamplerWithoutReplacement
+from torchrl.data.replay_buffers.samplers.slice import (
+    SliceSampler,
+    SliceSamplerWithoutReplacement,
+)
 
-__all__ = ["PrioritizedSampler", "RandomSampler", "Sampler", "SamplerWithoutReplacement"]
+__all__ = [
+    "SliceSampler",
+    "SliceSamplerWithoutReplacement",
+    "find_start_stop_traj",
+    "PrioritizedSampler",
+    "RandomSampler",
+    "Sampler",
+    "SamplerWithoutReplacement",
+]

@@ -34,7 +34,8 @@ class Storage(ABC):
         _put: ``(place, rows, part)`` writes ``rows[part]`` to the slots ``place``.
         _get: ``place -> data``; ``place`` is what Python can index with.
         _take: ``positions [B] -> data [B]``.
-        entry: ``(key, place) -> tensor``; one entry of the rows in the slots ``place``.
+        entry: ``(key, place) -> tensor``; one entry of the rows in the slots ``place``;
+            ``has_entry`` says whether there is one.
 
     Besides, ``state_dict`` copies rows and counts, and ``load_state_dict`` takes them over.
 
@@ -66,6 +67,9 @@ class Storage(ABC):
 
     @abstractmethod
     def entry(self, key: NestedKey, place: Any) -> Tensor: ...
+
+    @abstractmethod
+    def has_entry(self, key: NestedKey) -> bool: ...
 
     # --- sizes
 
@@ -246,6 +250,16 @@ class Storage(ABC):
     def take(self, positions: Tensor) -> Any:
         """Return the items ``[B]`` at row-major positions ``[B]``."""
         return self._take(positions)
+
+    def take_entry(self, key: NestedKey, positions: Tensor) -> Tensor:
+        """Return one entry ``[B, *F]`` of the items at positions ``[B]``.
+
+        Raises:
+            MissingKeyError: if items have no such entry.
+        """
+        if self.ndim == 1:
+            return self.entry(key, positions)
+        return self.entry(key, torch.unravel_index(positions, (self.capacity, *self.row_shape)))
 
     # --- positions and coordinates
 

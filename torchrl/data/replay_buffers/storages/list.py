@@ -52,7 +52,7 @@ class ListStorage(Storage):
 
     def _get(self, place: Any) -> Any:
         if isinstance(place, int):
-            return self._list[place]
+            return _lent(self._list[place])
         if isinstance(place, tuple):
             rows = self._get(place[0])
             return rows[place[1:]] if len(place) > 1 else rows
@@ -61,7 +61,7 @@ class ListStorage(Storage):
         return self.collate([self._list[slot] for slot in place.tolist()])
 
     def _take(self, positions: Tensor) -> list[Any]:
-        return [self._list[position] for position in positions.tolist()]
+        return [_lent(self._list[position]) for position in positions.tolist()]
 
     def collate(self, rows: Sequence[Any]) -> Any:
         """Make a batch of rows; objects that cannot be stacked stay a list."""
@@ -76,11 +76,15 @@ class ListStorage(Storage):
         slots = range(self.rows)[place] if isinstance(place, slice) else place.tolist()
         values = []
         for row in (self._list[slot] for slot in slots):
-            value = row.get(key, None) if is_tensor_collection(row) else _dig(row, key)
+            value = _dig(row, key)
             if value is None:
                 raise MissingKeyError(describe(self, "is not in every row", key=key))
             values.append(torch.as_tensor(value))
         return torch.stack(values) if values else torch.empty(0)
+
+    def has_entry(self, key: NestedKey) -> bool:
+        """Whether the first row has this entry."""
+        return bool(self._list) and _dig(self._list[0], key) is not None
 
     def empty(self) -> None:
         """Forget all rows."""
@@ -145,8 +149,9 @@ class LazyStackStorage(ListStorage):
         return rows, count
 
     def collate(self, rows: Sequence[Any]) -> Any:
-        """Stack rows lazily."""
-        return TensorDict.lazy_stack(list(rows), self.stack_dim) if rows else []
+        """Stack copies of rows lazily: what is done to the stack is not done to what is stored."""
+        copies = [row.clone() for row in rows]
+        return TensorDict.lazy_stack(copies, self.stack_dim) if rows else []
 
 
 def unstack_rows(data: Any, owner: object) -> list[Any]:
@@ -194,11 +199,18 @@ def _own(row: Any, device: torch.device | None) -> Any:
     return row
 
 
+def _lent(row: Any) -> Any:
+    """Hand out a tensordict whose entries can be replaced without replacing the stored ones."""
+    return row.copy() if is_tensor_collection(row) else row
+
+
 def _moves(row: Any, device: torch.device | None) -> bool:
     return device is not None and row.device != device
 
 
 def _dig(row: Any, key: NestedKey) -> Any:
+    if is_tensor_collection(row):
+        return row.get(key, None)
     for part in (key,) if isinstance(key, str) else key:
         row = row.get(part) if isinstance(row, dict) else None
     return row

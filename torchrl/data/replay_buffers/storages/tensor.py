@@ -169,10 +169,10 @@ class TensorStorage(Storage):
             )
         return self._columns[number][place]
 
-    @property
-    def has_rows_layout(self) -> bool:
-        """Whether it is known what a row looks like."""
-        return self._schema is not None
+    def has_entry(self, key: NestedKey) -> bool:
+        """Whether rows have this entry."""
+        path = (key,) if isinstance(key, str) else tuple(key)
+        return self._schema is not None and path in self._schema.numbers
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the rows, by entry, and the counts."""

@@ -1,0 +1,287 @@
+"""Sub-trajectories: slices of consecutive steps of one episode.
+
+Legend: ``S`` slices, ``L`` steps of a slice, ``B`` items of a sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import NestedKey
+from torch import Tensor
+
+from torchrl._core.errors import describe
+from torchrl._core.keys import as_keys
+from torchrl._core.keys import sibling as beside
+from torchrl.data.replay_buffers.samplers.base import Sampler, require_items
+from torchrl.data.replay_buffers.samplers.episodes import Episodes
+from torchrl.data.replay_buffers.storages.base import Storage
+
+MASK = ("collector", "mask")
+Span = bool | int | tuple[bool | int, bool | int]
+
+
+class SliceSampler(Sampler):
+    """Draws slices of consecutive steps: an episode, each alike, then a start, each alike.
+
+    A slice never crosses the end of an episode, nor the place where new rows overwrite old ones.
+    The time of a sample does not depend on how many items are stored.
+
+    Args:
+        num_slices: Number of slices ``S`` of a sample; ``L`` is then batch size / ``S``.
+        slice_len: Steps ``L`` of a slice; ``S`` is then batch size / ``L``.
+        end_key: Entry that says where episodes end; ``("next", "done")`` if nothing else is given.
+        end_keys: Several such entries; any of them ends an episode.
+        traj_key: Entry that numbers episodes; one ends where the number changes.
+        ends: Flags ``[R, *W]``, in place of an entry.
+        trajectories: Numbers ``[R, *W]``, in place of an entry.
+        cache_values: Do not look for episodes again when rows were overwritten out of order, by
+            ``buffer[i] = row``.
+        truncated_key: Set where a slice ends, and ``done`` beside it; ``None`` leaves both alone.
+        init_key: Set where a slice starts, if it is stored; ``None`` leaves it alone.
+        strict_length: Leave out episodes shorter than ``L``; otherwise their slices are shorter.
+        pad_output: Repeat the last step of shorter slices up to ``L``, and write a mask.
+        span: Let slices reach over the start and the end of an episode, of which they keep what is
+            inside: ``True`` by all but one step, a number by that many; a pair for start and end.
+
+    Reads: the entries that say where episodes end.
+    Writes: ``truncated_key [B, 1]`` and ``done [B, 1]`` beside it, true at the last step of each
+    slice; ``init_key``, true at the first; ``("collector", "mask") [B]`` if the output is padded.
+    ``terminated`` is as stored.
+
+    Raises:
+        TypeError: unless exactly one of ``num_slices`` and ``slice_len`` is given, and at most one
+            way to find episodes.
+
+    >>> from tensordict import TensorDict
+    >>> from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+    >>> sampler = SliceSampler(slice_len=2, traj_key="episode")
+    >>> buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(9), sampler=sampler, batch_size=4)
+    >>> _ = buffer.extend(TensorDict(episode=torch.tensor([0, 0, 0, 1, 1]), batch_size=[5]))
+    >>> buffer.sample()["episode"].view(2, 2).diff(dim=1).tolist()
+    [[0], [0]]
+    """
+
+    def __init__(
+        self,
+        *,
+        num_slices: int | None = None,
+        slice_len: int | None = None,
+        end_key: NestedKey | None = None,
+        end_keys: Sequence[NestedKey] | None = None,
+        traj_key: NestedKey | None = None,
+        ends: Tensor | None = None,
+        trajectories: Tensor | None = None,
+        cache_values: bool = False,
+        truncated_key: NestedKey | None = ("next", "truncated"),
+        init_key: NestedKey | None = "is_init",
+        strict_length: bool = True,
+        pad_output: bool = False,
+        span: Span = False,
+    ) -> None:
+        if (num_slices is None) == (slice_len is None):
+            raise TypeError(describe(self, "takes either num_slices or slice_len"))
+        ways = [end_key, end_keys, traj_key, ends, trajectories]
+        if sum(way is not None for way in ways) > 1:
+            raise TypeError(
+                describe(
+                    self,
+                    "takes one way to find episodes",
+                    expected="one of end_key, end_keys, traj_key, ends, trajectories",
+                )
+            )
+        self.num_slices, self.slice_len = num_slices, slice_len
+        self.truncated_key, self.init_key = truncated_key, init_key
+        self.strict_length, self.pad_output = strict_length, pad_output
+        self.span: Any = span if isinstance(span, tuple) else (span, span)
+        keys = as_keys(end_keys or end_key) or [("next", "done")]
+        self._episodes = Episodes(keys, traj_key, ends, trajectories, cache_values)
+
+    def _empty(self) -> None:
+        self.ran_out = False
+
+    def sizes(self, batch_size: int) -> tuple[int, int]:
+        """Return ``S`` and ``L`` of a batch.
+
+        Raises:
+            ValueError: if the batch size is not a multiple of what is given.
+        """
+        given = self.num_slices or self.slice_len
+        assert given is not None
+        if batch_size % given:
+            name = "num_slices" if self.num_slices else "slice_len"
+            raise ValueError(
+                describe(
+                    self,
+                    "the batch size does not divide into slices",
+                    expected=f"a multiple of {name}={given}",
+                    found=batch_size,
+                )
+            )
+        other = batch_size // given
+        return (given, other) if self.num_slices else (other, given)
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]:
+        """Return positions ``[B]``, slice after slice; fewer if slices are shorter.
+
+        Raises:
+            RuntimeError: if no episode is long enough.
+        """
+        require_items(storage, self)
+        count, length = self.sizes(batch_size)
+        self._episodes.sync(storage)
+        episodes = self._episodes.at_least(length if self.strict_length else 1)
+        if not len(episodes):
+            raise RuntimeError(
+                describe(
+                    self,
+                    f"no stored episode has {length} steps",
+                    mend="Wait for longer ones, or allow shorter slices by strict_length=False.",
+                )
+            )
+        chosen = self._choose(len(episodes), count, storage)
+        start, stop, lane = episodes[chosen].T
+        start = np.maximum(start, self._episodes.begin)
+        first, last = self._cut(start, stop, length)
+        return self.slices(storage, first, last, lane, length)
+
+    def _choose(self, episodes: int, count: int, storage: Storage) -> np.ndarray:
+        """Return which of the episodes are sliced."""
+        return torch.randint(episodes, (count,), generator=self.generator).numpy()
+
+    def _cut(
+        self, start: np.ndarray, stop: np.ndarray, length: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return first and last (excluded) steps of a slice of each episode."""
+        before, after = (length - 1 if side is True else int(side) for side in self.span)
+        earliest = start - before
+        latest = np.maximum(stop - length + after, earliest)
+        chance = torch.rand(len(start), dtype=torch.float64, generator=self.generator).numpy()
+        begin = earliest + (chance * (latest - earliest + 1)).astype(np.int64)
+        return np.maximum(begin, start), np.minimum(begin + length, stop)
+
+    def slices(
+        self, storage: Storage, first: np.ndarray, last: np.ndarray, lane: np.ndarray, length: int
+    ) -> tuple[Tensor, dict[Any, Any]]:
+        """Return the positions of slices, and what is marked at their edges."""
+        steps = first[:, None] + np.arange(length)  # [S, L]
+        inside = steps < last[:, None]
+        lanes = np.broadcast_to(lane[:, None], steps.shape)
+        info: dict[Any, Any] = {}
+        if self.pad_output:
+            steps = np.minimum(steps, last[:, None] - 1)
+            info[MASK] = torch.from_numpy(inside.reshape(-1))
+            inside = np.ones_like(inside)
+        final = steps == last[:, None] - 1
+        initial = np.zeros_like(final)
+        initial[:, 0] = True
+        if inside.all():
+            steps, lanes, final, initial = (
+                part.reshape(-1) for part in (steps, lanes, final, initial)
+            )
+        else:
+            steps, lanes, final, initial = (part[inside] for part in (steps, lanes, final, initial))
+        positions = torch.from_numpy(self._episodes.positions(steps, lanes, storage))
+        self._mark(storage, positions, torch.from_numpy(final), torch.from_numpy(initial), info)
+        return positions, info
+
+    def _mark(
+        self,
+        storage: Storage,
+        positions: Tensor,
+        final: Tensor,
+        initial: Tensor,
+        info: dict[Any, Any],
+    ) -> None:
+        """Set the flags at the edges ``[B]`` of slices, in what is stored of them."""
+        if self.truncated_key is not None:
+            for key in (self.truncated_key, beside(self.truncated_key, "done")):
+                flag = _stored(storage, key, positions)
+                last = final.unsqueeze(-1)  # [B, 1]
+                info[key] = last if flag is None else flag | _like(last, flag)
+        if self.init_key is not None:
+            flag = _stored(storage, self.init_key, positions)
+            if flag is not None:
+                info[self.init_key] = flag | _like(initial.unsqueeze(-1), flag)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: where episodes are is read from the storage."""
+        return {}
+
+
+class SliceSamplerWithoutReplacement(SliceSampler):
+    """Slices every episode once, in passes; iterating over the buffer stops after one.
+
+    A pass starts anew when rows were written. The last batch of a pass has fewer slices.
+
+    Args:
+        num_slices: Number of slices ``S`` of a sample; ``L`` is then batch size / ``S``.
+        slice_len: Steps ``L`` of a slice; ``S`` is then batch size / ``L``.
+        drop_last: Leave out the last batch of a pass if it has fewer slices.
+        shuffle: Take the episodes in random order; in the order of their ends otherwise.
+        **kwargs: As for :class:`SliceSampler`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_slices: int | None = None,
+        slice_len: int | None = None,
+        drop_last: bool = False,
+        shuffle: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_slices=num_slices, slice_len=slice_len, **kwargs)
+        self.drop_last, self.shuffle = drop_last, shuffle
+        self._empty()
+
+    def _empty(self) -> None:
+        super()._empty()
+        self._order, self._next, self._seen = np.empty(0, dtype=np.int64), 0, (-1, -1)
+
+    def _choose(self, episodes: int, count: int, storage: Storage) -> np.ndarray:
+        if self.drop_last and count > episodes:
+            raise ValueError(
+                describe(
+                    self,
+                    "drop_last leaves out the only batch",
+                    expected=f"at most {episodes} slices",
+                    found=count,
+                )
+            )
+        seen = (storage.written, episodes)
+        if self._next >= len(self._order) or seen != self._seen:
+            order = torch.randperm(episodes, generator=self.generator) if self.shuffle else None
+            self._order = np.arange(episodes) if order is None else order.numpy()
+            self._next, self._seen = 0, seen
+        chosen = self._order[self._next : self._next + count]
+        self._next += len(chosen)
+        left = len(self._order) - self._next
+        self.ran_out = left == 0 or (self.drop_last and left < count)
+        if self.ran_out:
+            self._next = len(self._order)
+        return chosen
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the order of the pass and where it stands."""
+        order = torch.from_numpy(self._order.copy())
+        return {"order": order, "next": self._next, "seen": self._seen, "ran_out": self.ran_out}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the pass of a :meth:`state_dict`."""
+        self._order = state_dict["order"].numpy().copy()
+        self._next, self._seen = state_dict["next"], tuple(state_dict["seen"])
+        self.ran_out = state_dict["ran_out"]
+
+
+def _stored(storage: Storage, key: NestedKey, positions: Tensor) -> Tensor | None:
+    return storage.take_entry(key, positions) if storage.has_entry(key) else None
+
+
+def _like(flag: Tensor, other: Tensor) -> Tensor:
+    """Give a flag ``[B, 1]`` the dimensions of ``other [B, *]``."""
+    flag = flag.view(len(flag), *(1,) * (other.ndim - 1))
+    return flag.to(other.device).expand(other.shape)
