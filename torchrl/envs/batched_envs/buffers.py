@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +10,11 @@ import torch
 from tensordict import NestedKey
 from torch import Tensor
 
+from torchrl._core import memory as _core
 from torchrl.data import Composite
 from torchrl.envs.spec_access import INPUTS, OUTPUTS, leaf_names
 
 INPUT, OUTCOME, ROOT, SIGNAL = "input", "outcome", "root", "signal"
-_ALIGNMENT = 64  # bytes: two processes never write to one cache line
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def lay_out(metas: Sequence[EnvMeta], *, individual: bool) -> list[Block]:
         nonlocal end
         block = Block(part, key, first, count, torch.Size(shape), dtype, end)
         blocks.append(block)
-        end += -(-block.num_bytes // _ALIGNMENT) * _ALIGNMENT
+        end += _core.aligned(block.num_bytes)
 
     groups = [(i, 1) for i in range(len(metas))] if individual else [(0, len(metas))]
     for first, count in groups:
@@ -141,41 +138,12 @@ def lay_out(metas: Sequence[EnvMeta], *, individual: bool) -> list[Block]:
     return blocks
 
 
-class Memory:
-    """Bytes that processes share without a name, or that one process keeps to itself.
-
-    Args:
-        num_bytes: How many.
-        kind: ``"shared"`` memory, a ``"file"`` on disk that nobody else can open, or ``"own"``.
-        file: Descriptor of the memory that another process made, instead.
-    """
-
-    def __init__(self, num_bytes: int, kind: str = "own", *, file: int | None = None) -> None:
-        self.num_bytes, self.file = num_bytes, file
-        size = max(num_bytes, 1)
-        if file is None and kind != "own":
-            self.file = _new_file(kind)
-            os.truncate(self.file, size)
-        buffer: Any = bytearray(size) if self.file is None else mmap.mmap(self.file, size)
-        self._bytes = torch.frombuffer(buffer, dtype=torch.uint8)
+class Memory(_core.Memory):
+    """Bytes with blocks in them; arguments are those of :class:`torchrl._core.memory.Memory`."""
 
     def rows(self, block: Block) -> Tensor:
         """Return a block ``[count, *shape]``; writing to it writes to the memory."""
-        part = self._bytes[block.offset : block.offset + block.num_bytes]
-        return part.view(block.dtype).view(block.count, *block.shape)
-
-    def close(self) -> None:
-        """Give the descriptor back; the bytes go with the last tensor that looks at them."""
-        if self.file is not None:
-            os.close(self.file)
-            self.file = None
-
-
-def _new_file(kind: str) -> int:
-    if kind == "shared" and hasattr(os, "memfd_create"):
-        return os.memfd_create("torchrl")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())
+        return self.view(block.offset, (block.count, *block.shape), block.dtype)
 
 
 def num_bytes(blocks: Sequence[Block]) -> int:

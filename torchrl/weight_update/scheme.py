@@ -1,0 +1,151 @@
+"""Who sends weights and who receives them, whatever lies between them.
+
+A sender publishes; receivers look for themselves, before each action, so that nobody waits for
+anybody. Another way to travel is one file: a sender and a receiver with the hooks below.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
+
+Layout = dict[str, tuple[torch.Size, torch.dtype]]
+
+
+def weights_of(source: nn.Module | TensorDictBase | Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the weights that ``source`` holds, by the names of a state dict.
+
+    Args:
+        source: A module, its parameters as a tensordict, or a state dict.
+
+    Raises:
+        TypeError: for anything else.
+
+    >>> sorted(weights_of(nn.Linear(2, 1)))
+    ['bias', 'weight']
+    """
+    items: Any
+    if isinstance(source, nn.Module):
+        items = source.state_dict(keep_vars=True).items()
+    elif isinstance(source, TensorDictBase):
+        items = source.flatten_keys(".").items()
+    elif isinstance(source, Mapping):
+        items = source.items()
+    else:
+        raise TypeError(
+            f"weights: expected a module, a tensordict or a state dict, found "
+            f"{type(source).__name__}."
+        )
+    return {name: value.detach() for name, value in items if isinstance(value, Tensor)}
+
+
+def layout_of(policy: object) -> Layout:
+    """Return names, shapes and dtypes of a policy's weights; nothing for a plain callable.
+
+    >>> layout_of(nn.Linear(2, 1, bias=False))
+    {'weight': (torch.Size([1, 2]), torch.float32)}
+    """
+    if not isinstance(policy, nn.Module):
+        return {}
+    return {name: (value.shape, value.dtype) for name, value in weights_of(policy).items()}
+
+
+class WeightSender(ABC):
+    """Publishes weights to any number of receivers.
+
+    Args:
+        layout: What the weights look like, see :func:`layout_of`.
+
+    Hooks:
+        _publish: ``{name: tensor}, version``; let the receivers find these weights.
+        close: release what the sender holds.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout, self.version = layout, 0
+        self._lock = threading.Lock()
+
+    @abstractmethod
+    def _publish(self, weights: dict[str, Tensor], version: int) -> None: ...
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def send(self, source: nn.Module | TensorDictBase | Mapping[str, Any]) -> int:
+        """Publish weights; return their version, the number of weights sent so far.
+
+        Raises:
+            MissingKeyError: if ``source`` lacks a weight of the layout.
+            ShapeError: if one has another shape.
+        """
+        weights = self._select(weights_of(source))
+        with self._lock:
+            self.version += 1
+            self._publish(weights, self.version)
+            return self.version
+
+    def begin(self, source: nn.Module | TensorDictBase | Mapping[str, Any]) -> None:
+        """Publish the weights that all begin with, version 0."""
+        with self._lock:
+            self._publish(self._select(weights_of(source)), 0)
+
+    def _select(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        for name, (shape, _) in self.layout.items():
+            if name not in weights:
+                mend = nearest(name, weights) or "Pass all weights of the policy that acts."
+                raise MissingKeyError(describe(self, "is missing", key=name, mend=mend))
+            if weights[name].shape != shape:
+                raise ShapeError(
+                    describe(
+                        self,
+                        "has another shape than in the policy that acts",
+                        key=name,
+                        expected=list(shape),
+                        found=list(weights[name].shape),
+                    )
+                )
+        return {name: weights[name] for name in self.layout}
+
+
+class WeightReceiver(ABC):
+    """Keeps the weights of a policy as new as the last that were sent.
+
+    Args:
+        policy: The policy that acts, or nothing to renew if it has no weights.
+
+    Hooks:
+        _is_new: say, quickly, whether there may be weights that were not fetched yet.
+        _fetch: ``-> ({name: tensor}, version)``, or ``None`` if they cannot be had right now.
+    """
+
+    def __init__(self, policy: object) -> None:
+        self.version = 0
+        self._targets = weights_of(policy) if isinstance(policy, nn.Module) else {}
+
+    @abstractmethod
+    def _is_new(self) -> bool: ...
+
+    @abstractmethod
+    def _fetch(self) -> tuple[dict[str, Tensor], int] | None: ...
+
+    @torch.no_grad()
+    def _apply(self) -> bool:
+        found = self._fetch()
+        if found is None:
+            return False
+        weights, self.version = found
+        for name, target in self._targets.items():
+            target.copy_(weights[name])
+        return True
+
+    def poll(self) -> bool:
+        """Renew the weights if newer ones were sent; say whether they were renewed."""
+        return self._is_new() and self._apply()
