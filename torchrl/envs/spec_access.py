@@ -50,29 +50,35 @@ def complete_group(env: Any, group: str, value: TensorSpec | None) -> Composite:
     if value is None:
         return Composite(shape=env.batch_size, device=env.device)
     if not isinstance(value, Composite):
+        _check_batch(env, group, value)
         value = Composite({group: value}, shape=env.batch_size)
     else:
         value = value.clone()
         if value.shape != env.batch_size and value.shape == env.batch_size[: len(value.shape)]:
+            for key in leaf_names(value):
+                _check_batch(env, key, value[key])
             value.shape = env.batch_size
     if env.device is not None:
         value = value.to(env.device)
     for key in leaf_names(value):
-        leaf = value[key]
-        if leaf.shape[: len(env.batch_size)] != env.batch_size:
-            raise ShapeError(
-                describe(
-                    env,
-                    "has a spec without the environment's batch size",
-                    key=key,
-                    expected=f"a shape that starts with {tuple(env.batch_size)}",
-                    found=tuple(leaf.shape),
-                    mend=f"Use spec.expand({tuple(env.batch_size)} + spec.shape).",
-                )
-            )
-        if group in ("reward", "done") and leaf.shape == env.batch_size:
-            value[key] = leaf.unsqueeze(-1)
+        _check_batch(env, key, value[key])
+        if group in ("reward", "done") and value[key].shape == env.batch_size:
+            value[key] = value[key].unsqueeze(-1)
     return complete_flags(value) if group == "done" else value
+
+
+def _check_batch(env: Any, key: NestedKey, spec: TensorSpec) -> None:
+    if spec.shape[: len(env.batch_size)] != env.batch_size:
+        raise ShapeError(
+            describe(
+                env,
+                "has a spec without the environment's batch size",
+                key=key,
+                expected=f"a shape that starts with {tuple(env.batch_size)}",
+                found=tuple(spec.shape),
+                mend=f"Use spec.expand({tuple(env.batch_size)} + spec.shape).",
+            )
+        )
 
 
 def complete_flags(spec: Composite) -> Composite:
