@@ -1,5 +1,7 @@
 """Modules that read and write entries of tensordicts: policies, value functions, exploration."""
 
+from tensordict.nn import EnsembleModule
+
 from torchrl.data import RandomPolicy
 from torchrl.modules.tensordict_module.actor_critic import (
     ActorCriticOperator,
@@ -7,6 +9,7 @@ from torchrl.modules.tensordict_module.actor_critic import (
     ActorValueOperator,
 )
 from torchrl.modules.tensordict_module.actors import Actor, ProbabilisticActor, ValueOperator
+from torchrl.modules.tensordict_module.bounds import TanhModule
 from torchrl.modules.tensordict_module.common import SafeModule
 from torchrl.modules.tensordict_module.exploration import (
     AdditiveGaussianModule,
@@ -31,7 +34,16 @@ from torchrl.modules.tensordict_module.qvalue import (
     QValueHook,
     QValueModule,
 )
+from torchrl.modules.tensordict_module.rnn import (
+    GRUModule,
+    LSTMModule,
+    recurrent_mode,
+    set_recurrent_mode,
+)
+from torchrl.modules.tensordict_module.rnn_cells import GRU, LSTM, GRUCell, LSTMCell
 from torchrl.modules.tensordict_module.sequence import SafeSequential
+from torchrl.modules.tensordict_module.vmap import VmapModule
+from torchrl.modules.tensordict_module.world_models import WorldModelWrapper
 
 __all__ = [
     "Actor",
@@ -45,6 +57,13 @@ __all__ = [
     "DistributionalQValueModule",
     "EGreedyModule",
     "EGreedyWrapper",
+    "EnsembleModule",
+    "GRU",
+    "GRUCell",
+    "GRUModule",
+    "LSTM",
+    "LSTMCell",
+    "LSTMModule",
     "OrnsteinUhlenbeckProcessModule",
     "OrnsteinUhlenbeckProcessWrapper",
     "ProbabilisticActor",
@@ -56,6 +75,11 @@ __all__ = [
     "SafeProbabilisticModule",
     "SafeProbabilisticTensorDictSequential",
     "SafeSequential",
+    "TanhModule",
     "ValueOperator",
+    "VmapModule",
+    "WorldModelWrapper",
+    "recurrent_mode",
     "set_exploration_modules_spec_from_env",
+    "set_recurrent_mode",
 ]

@@ -154,7 +154,7 @@ def with_range(
                     mend="Use another distribution, or a spec with finite bounds.",
                 )
             )
-        if name in given and not _agree(given[name], bound):
+        if name in given and not agree(given[name], bound):
             raise SpecError(
                 describe(
                     owner,
@@ -181,7 +181,12 @@ def simplest(bound: Tensor) -> Bound:
     return bound
 
 
-def _agree(one: Bound, other: Bound) -> bool:
+def agree(one: Bound, other: Bound) -> bool:
+    """Say whether two bounds are the same, up to rounding and repetition.
+
+    >>> agree(2, torch.tensor([2.0, 2.0])), agree(2, torch.tensor([2.0, 3.0]))
+    (True, False)
+    """
     left, right = torch.as_tensor(one).cpu(), torch.as_tensor(other).cpu()
     try:
         left, right = torch.broadcast_tensors(left.double(), right.double())

@@ -1,0 +1,286 @@
+"""Recurrent networks against torch's, and sequences against single steps."""
+
+import threading
+
+import pytest
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictSequential
+from torch import nn
+
+from torchrl._core.errors import MissingKeyError, ShapeError
+from torchrl.modules import (
+    GRU,
+    LSTM,
+    Actor,
+    GRUCell,
+    GRUModule,
+    LSTMCell,
+    LSTMModule,
+    recurrent_mode,
+    set_recurrent_mode,
+)
+from torchrl.testing import module as contract
+from torchrl.testing.module import ModuleCase
+
+B, T, F, H, L = 4, 9, 3, 5, 2
+MODULES = {"lstm": LSTMModule, "gru": GRUModule}
+STATES = {
+    "lstm": ["recurrent_state_h", "recurrent_state_c"],
+    "gru": ["recurrent_state"],
+}
+BACKENDS = {
+    "fused": {},
+    "fused, step by step": {"recurrent_backend": "scan"},
+    "plain": {"python_based": True},
+}
+
+
+@pytest.fixture(params=MODULES, ids=MODULES)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(params=BACKENDS.values(), ids=BACKENDS)
+def backend(request):
+    return request.param
+
+
+def make(kind, num_layers=L, **kwargs):
+    return MODULES[kind](F, H, num_layers, in_key="observation", out_key="hidden", **kwargs)
+
+
+def sequence(*batch, resets=0.3):
+    is_init = torch.rand(*batch, 1) < resets
+    return TensorDict(observation=torch.randn(*batch, F), is_init=is_init, batch_size=batch)
+
+
+def step_by_step(module, data, kind):
+    """The same data, one step at a time, as an environment hands it out."""
+    shape = (*data.shape[:-1], module.rnn.num_layers, H)
+    outs, state = [], {key: torch.zeros(shape) for key in STATES[kind]}
+    for t in range(data.shape[-1]):
+        td = data[..., t].select("observation", "is_init").update(state)
+        td = module(td)
+        state = {key: td["next", key] for key in STATES[kind]}
+        outs.append(td)
+    return torch.stack(outs, -1)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+@pytest.mark.parametrize("resets", [0.0, 0.3, 1.0])
+def test_a_sequence_equals_its_steps(kind, backend, num_layers, resets):
+    module, data = make(kind, num_layers, **backend), sequence(B, T, resets=resets)
+    expected = step_by_step(module, data, kind)
+    with set_recurrent_mode():
+        found = module(data.clone())
+    torch.testing.assert_close(found["hidden"], expected["hidden"], rtol=1e-5, atol=1e-5)
+    for key in STATES[kind]:
+        assert found["next", key].shape == (B, T, num_layers, H)
+        torch.testing.assert_close(found["next", key], expected["next", key], rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_a_sequence_equal_those_of_its_steps(kind, backend):
+    module, data = make(kind, **backend), sequence(B, T)
+    weight = torch.randn(B, T, H)
+    parameters = list(module.parameters())
+    expected = torch.autograd.grad(
+        (step_by_step(module, data, kind)["hidden"] * weight).sum(), parameters
+    )
+    with set_recurrent_mode():
+        found = torch.autograd.grad((module(data.clone())["hidden"] * weight).sum(), parameters)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_sequence_goes_on_from_the_state_that_was_stored(kind, backend):
+    module, data = make(kind, **backend), sequence(B, T, resets=0.0)
+    whole = step_by_step(module, data, kind)
+    half = whole[:, 4:].exclude("hidden", "next")
+    with set_recurrent_mode():
+        found = module(half)
+    torch.testing.assert_close(found["hidden"], whole["hidden"][:, 4:], rtol=1e-5, atol=1e-5)
+
+
+def test_any_batch_dimensions(kind, backend):
+    module = make(kind, **backend)
+    for batch in ((), (3,), (3, 2)):
+        td = module(sequence(*batch))
+        assert td["hidden"].shape == (*batch, H)
+        assert td["next", STATES[kind][0]].shape == (*batch, L, H)
+        with set_recurrent_mode():
+            data = sequence(*batch, T)
+            flat = module(data.reshape(-1, T)) if batch else module(data.unsqueeze(0))
+            torch.testing.assert_close(
+                module(data.clone())["hidden"].reshape(-1, T, H), flat["hidden"]
+            )
+
+
+def test_a_missing_flag_means_no_restart(kind):
+    module, data = make(kind), sequence(B, T, resets=0.0)
+    with set_recurrent_mode():
+        assert module(data.exclude("is_init"))["hidden"].equal(module(data)["hidden"])
+
+
+def test_plain_and_fused_networks_swap(kind):
+    module, data = make(kind), sequence(B, T)
+    with set_recurrent_mode():
+        fused = module(data.clone())["hidden"]
+        assert module.make_python_based() is module
+        assert isinstance(module.rnn, (LSTM, GRU))
+        plain = module(data.clone())["hidden"]
+        module.make_cudnn_based()
+        assert isinstance(module.rnn, (nn.LSTM, nn.GRU))
+        again = module(data.clone())["hidden"]
+    torch.testing.assert_close(plain, fused, rtol=1e-5, atol=1e-6)
+    assert again.equal(fused)
+
+
+def test_a_network_of_one_s_own(kind):
+    rnn = {"lstm": nn.LSTM, "gru": nn.GRU}[kind](F, H, batch_first=True)
+    module = MODULES[kind](**{kind: rnn}, in_key="observation", out_key="hidden")
+    assert module.rnn is rnn
+    wrong = {"lstm": nn.LSTM, "gru": nn.GRU}[kind](F, H)
+    with pytest.raises(ValueError, match=f"cannot step such a {kind}; expected batch_first"):
+        MODULES[kind](**{kind: wrong}, in_key="observation", out_key="hidden")
+
+
+def test_own_names():
+    module = LSTMModule(
+        F, H, in_keys=["obs", "h", ("rnn", "c"), "start"], out_keys=["out", "h2", ("next", "c")]
+    )
+    td = module(TensorDict(obs=torch.zeros(3, F), start=torch.ones(3, 1).bool(), batch_size=[3]))
+    assert td["h2"].shape == (3, 1, H)
+    assert set(module.state_spec.keys(True, True)) == {"h", ("rnn", "c")}
+    short = GRUModule(F, H, in_keys=["obs", "h"], out_keys=["out", ("next", "h")])
+    assert short.in_keys == ["obs", "h", "is_init"]
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match=r"needs \['input_size', 'hidden_size'\]. Or give lstm"):
+        LSTMModule(in_key="a", out_key="b")
+    with pytest.raises(ValueError, match="needs one of in_key and in_keys"):
+        LSTMModule(F, H, out_key="b")
+    with pytest.raises(ValueError, match=r"reads the input.*expected \(4, 3\), found \(2, 3\)"):
+        LSTMModule(F, H, in_keys=["a", "b"], out_key="b")
+    with pytest.raises(ValueError, match=r"no such backend.*found triton"):
+        GRUModule(F, H, in_key="a", out_key="b", recurrent_backend="triton")
+    with pytest.raises(ValueError, match="cannot step such a gru; expected batch_first"):
+        GRUModule(F, H, in_key="a", out_key="b", batch_first=False)
+    with pytest.raises(ValueError, match=r"no such mode.*found sometimes"):
+        set_recurrent_mode("sometimes")
+    module = make("gru")
+    with pytest.raises(MissingKeyError, match=r"'observation' is read but absent.*'obs'"):
+        module(TensorDict(obs=torch.zeros(F)))
+    with (
+        set_recurrent_mode(),
+        pytest.raises(ValueError, match="'observation' has no time dimension"),
+    ):
+        module(sequence())
+
+
+def test_modes():
+    assert recurrent_mode() is None
+    with set_recurrent_mode():
+        assert recurrent_mode() is True
+        with set_recurrent_mode("sequential"):
+            assert recurrent_mode() is False
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(recurrent_mode()))
+        thread.start()
+        thread.join()
+        assert seen == [None]
+    assert recurrent_mode() is None
+
+    @set_recurrent_mode("recurrent")
+    def inside():
+        return recurrent_mode()
+
+    assert inside() is True
+    always = make("gru", default_recurrent_mode=True)
+    assert always(sequence(B, T))["hidden"].shape == (B, T, H)
+    with set_recurrent_mode(False):
+        assert always(sequence(B))["hidden"].shape == (B, H)
+
+
+def test_state_spec_is_that_of_one_environment(kind):
+    spec = make(kind).state_spec
+    assert set(spec.keys()) == set(STATES[kind])
+    assert all(leaf.shape == (L, H) for leaf in spec.values())
+
+
+def test_dropout_between_layers_is_on_in_training_only(kind, backend):
+    module, data = make(kind, dropout=0.5, **backend), sequence(B, T)
+    with set_recurrent_mode():
+        assert not module(data.clone())["hidden"].equal(module(data.clone())["hidden"])
+        module.eval()
+        assert module(data.clone())["hidden"].equal(module(data.clone())["hidden"])
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("ours", "theirs"), [(LSTM, nn.LSTM), (GRU, nn.GRU)])
+def test_plain_networks_equal_torch_s(ours, theirs, num_layers, batch_first, bias):
+    sizes = {"num_layers": num_layers, "batch_first": batch_first, "bias": bias}
+    one, other = ours(F, H, **sizes), theirs(F, H, **sizes)
+    one.load_state_dict(other.state_dict())
+    x = torch.randn(B, T, F)
+    start = torch.randn(num_layers, B if batch_first else T, H)
+    for hx in (None, (start, start.tanh()) if theirs is nn.LSTM else start):
+        torch.testing.assert_close(one(x, hx), other(x, hx), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(one(x[0]), other(x[0]), rtol=1e-5, atol=1e-6)
+
+
+def test_plain_networks_vectorise_compile_and_name_wrong_inputs():
+    net = LSTM(F, H)
+    x = torch.randn(B, T, F)
+    expected = net(x)[0]
+    torch.testing.assert_close(torch.vmap(lambda row: net(row)[0])(x), expected)
+    compiled = torch.compile(net, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x)[0], expected)
+    with pytest.raises(ShapeError, match=r"expected \['\*', 'T', 3\], found \[4, 9, 7\]"):
+        net(torch.zeros(B, T, 7))
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(LSTMCell, nn.LSTMCell), (GRUCell, nn.GRUCell)])
+def test_cells_equal_torch_s(ours, theirs):
+    one, other = ours(F, H), theirs(F, H)
+    one.load_state_dict(other.state_dict())
+    x, h = torch.randn(B, F), torch.randn(B, H)
+    for hx in (None, (h, h.tanh()) if theirs is nn.LSTMCell else h):
+        torch.testing.assert_close(one(x, hx), other(x, hx), rtol=1e-5, atol=1e-6)
+
+
+CASES = {
+    f"{kind}, {name}": ModuleCase(
+        lambda kind=kind, options=options: TensorDictSequential(
+            make(kind, **options), Actor(nn.Linear(H, 2), ["hidden"])
+        ),
+        {
+            "observation": (F,),
+            "is_init": lambda batch: torch.zeros(*batch, 1, dtype=torch.bool),
+            **dict.fromkeys(STATES[kind], (L, H)),
+        },
+        {"hidden": (H,), "action": (2,), ("next", STATES[kind][0]): (L, H)},
+        ("action",),
+        compiles="python_based" in options,
+    )
+    for kind in MODULES
+    for name, options in BACKENDS.items()
+    if name != "fused, step by step"
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_contract(case):
+    contract.assert_keys_and_shapes(case)
+    contract.assert_state_dict(case)
+    contract.assert_dtypes(case)
+    contract.assert_gradients(case)
+    contract.assert_plan_equals_call(case)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES.values() if c.compiles], ids=["lstm", "gru"])
+def test_plain_modules_compile(case):
+    contract.assert_compiles(case)

@@ -1,0 +1,435 @@
+"""Recurrent modules: one step at a time in an environment, whole sequences in a loss.
+
+``*B`` batch, ``T`` time (the last batch dimension), ``F`` input, ``H`` hidden, ``L`` layers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Sequence
+from functools import wraps
+from typing import Any, ClassVar
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase, dispatch, set_skip_existing
+from torch import Tensor, nn
+
+from torchrl._core.errors import describe
+from torchrl._core.keys import as_keys, next_key, require
+from torchrl._core.plan import Record
+from torchrl.data import Composite, Unbounded
+from torchrl.modules.tensordict_module.rnn_cells import GRU, LSTM, State, run_layers
+from torchrl.modules.tensordict_module.rnn_fused import run_fused
+
+Device = torch.device | str | None
+BACKENDS = ("pad", "scan")
+_MODES = {"recurrent": True, "sequential": False}
+
+
+class _Mode(threading.local):
+    """The modes that were entered and not left yet, in each thread."""
+
+    def __init__(self) -> None:
+        self.stack: list[bool | None] = [None]
+
+
+_mode = _Mode()
+_last_mode: list[bool | None] = [None]  # of any thread: what a compiled graph can guard on
+
+
+def recurrent_mode() -> bool | None:
+    """Say whether recurrent modules take whole sequences now; ``None``: each its own default."""
+    return _last_mode[0] if torch.compiler.is_compiling() else _mode.stack[-1]
+
+
+class set_recurrent_mode:  # noqa: N801
+    """Make recurrent modules take whole sequences, in a ``with`` block or a decorated function.
+
+    Args:
+        mode: True or ``"recurrent"``: sequences ``[*B, T]``; false or ``"sequential"``: one step.
+
+    Raises:
+        ValueError: if the mode is unknown.
+
+    >>> with set_recurrent_mode():
+    ...     recurrent_mode()
+    True
+    """
+
+    def __init__(self, mode: bool | str = True) -> None:
+        if not isinstance(mode, bool) and mode not in _MODES:
+            raise ValueError(
+                describe(self, "has no such mode", expected=[True, False, *_MODES], found=mode)
+            )
+        self.mode = mode if isinstance(mode, bool) else _MODES[mode]
+
+    def __enter__(self) -> None:
+        _mode.stack.append(self.mode)
+        _last_mode[0] = self.mode
+
+    def __exit__(self, *error: object) -> None:
+        _mode.stack.pop()
+        _last_mode[0] = _mode.stack[-1]
+
+    def __call__(self, function: Any) -> Any:
+        """Decorate a function."""
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return call
+
+
+class RecurrentModule(TensorDictModuleBase):
+    """What recurrent modules share: keys, modes, restarts.
+
+    Hooks:
+        kind: ``"LSTM"`` or ``"GRU"``.
+        state_names: Default names of the state entries.
+        fused_class, plain_class: The networks.
+    """
+
+    kind: ClassVar[str]
+    state_names: ClassVar[tuple[str, ...]]
+    fused_class: ClassVar[type[nn.RNNBase]]
+    plain_class: ClassVar[type[nn.RNNBase]]
+
+    def _setup(
+        self,
+        rnn: nn.RNNBase | None,
+        sizes: dict[str, Any],
+        python_based: bool,
+        recurrent_backend: str,
+        keys: tuple[Any, Any, Any, Any],
+        default_recurrent_mode: bool | str | None,
+    ) -> None:
+        name = self.kind.lower()
+        if rnn is None:
+            rnn_class: Any = self.plain_class if python_based else self.fused_class
+            missing = [k for k in ("input_size", "hidden_size") if sizes[k] is None]
+            if missing:
+                raise ValueError(describe(self, f"needs {missing}", mend=f"Or give {name}=..."))
+            rnn = rnn_class(**sizes)
+        if not rnn.batch_first or rnn.bidirectional or rnn.proj_size:
+            raise ValueError(
+                describe(
+                    self,
+                    f"cannot step such a {name}",
+                    expected="batch_first, one direction, no projection",
+                    found=rnn,
+                )
+            )
+        if recurrent_backend not in BACKENDS:
+            raise ValueError(
+                describe(
+                    self, "has no such backend", expected=list(BACKENDS), found=recurrent_backend
+                )
+            )
+        self.add_module(name, rnn)
+        self.recurrent_backend = recurrent_backend
+        self.default_recurrent_mode = set_recurrent_mode(default_recurrent_mode or False).mode
+        self._set_keys(*keys)
+
+    def _set_keys(self, in_key: Any, in_keys: Any, out_key: Any, out_keys: Any) -> None:
+        if (in_key is None) == (in_keys is None) or (out_key is None) == (out_keys is None):
+            raise ValueError(
+                describe(
+                    self,
+                    "needs one of in_key and in_keys, and one of out_key and out_keys",
+                    mend=f"in_keys are [input, {', '.join(self.state_names)}, is_init].",
+                )
+            )
+        count = len(self.state_names)
+        reads: Any = [in_key, *self.state_names] if in_keys is None else as_keys(in_keys)
+        if len(reads) == count + 1:
+            reads.append("is_init")
+        names = [next_key(name) for name in self.state_names]
+        writes: Any = [out_key, *names] if out_keys is None else as_keys(out_keys)
+        if len(reads) != count + 2 or len(writes) != count + 1:
+            raise ValueError(
+                describe(
+                    self,
+                    "reads the input, its state and is_init, and writes the output and its state",
+                    expected=(count + 2, count + 1),
+                    found=(len(reads), len(writes)),
+                )
+            )
+        self.in_keys, self.out_keys = reads, writes
+
+    @property
+    def rnn(self) -> Any:
+        """The network."""
+        return self._modules[self.kind.lower()]
+
+    @property
+    def recurrent_mode(self) -> bool:
+        """Whether a call made now takes whole sequences."""
+        mode = recurrent_mode()
+        return self.default_recurrent_mode if mode is None else mode
+
+    @property
+    def state_spec(self) -> Composite:
+        """Spec of the state of one environment: what a primer must write at resets."""
+        shape = (self.rnn.num_layers, self.rnn.hidden_size)
+        dtype = next(self.rnn.parameters()).dtype
+        spec = Composite()
+        for key in self.in_keys[1:-1]:
+            spec.set(key, Unbounded(shape, dtype=dtype))
+        return spec
+
+    def make_tensordict_primer(self) -> Any:
+        """Return the transform that writes the initial state at resets of an environment."""
+        # Environments and modules are strangers; this method of modules is public.
+        transforms = importlib.import_module("torchrl.envs.transforms")
+        return transforms.TensorDictPrimer(self.state_spec)
+
+    def make_python_based(self) -> RecurrentModule:
+        """Replace the fused network by one in plain torch, with the same weights; return self."""
+        return self._replace(self.plain_class)
+
+    def make_cudnn_based(self) -> RecurrentModule:
+        """Replace the network in plain torch by a fused one, with the same weights; return self."""
+        return self._replace(self.fused_class)
+
+    def _replace(self, rnn_class: Any) -> RecurrentModule:
+        old = self.rnn
+        new = rnn_class(
+            input_size=old.input_size,
+            hidden_size=old.hidden_size,
+            num_layers=old.num_layers,
+            bias=old.bias,
+            batch_first=True,
+            dropout=old.dropout,
+        )
+        new = new.to(next(old.parameters()))
+        new.load_state_dict(old.state_dict())
+        self.add_module(self.kind.lower(), new.train(old.training))
+        return self
+
+    @dispatch(auto_batch_size=False)
+    @set_skip_existing(None)
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Advance by one step, or run whole sequences."""
+        self._run(tensordict)
+        return tensordict
+
+    def _run(self, td: Record) -> None:
+        in_key, *state_keys, init_key = self.in_keys
+        x = td.get(in_key)
+        if x is None:
+            require(td, [in_key], self, "Put what writes it before this module.")
+        is_init = td.get(init_key)
+        state = [td.get(key) for key in state_keys]
+        run = self._sequence if self.recurrent_mode else self._step
+        out, after = run(x, state, is_init)
+        out_key, *next_keys = self.out_keys_source
+        td.set(out_key, out)
+        for key, value in zip(next_keys, after, strict=True):
+            td.set(key, value)
+
+    def _step(self, x: Tensor, state: list[Any], is_init: Tensor | None) -> tuple[Tensor, State]:
+        """Return output ``[*B, H]`` and state ``[*B, L, H]`` after one step."""
+        batch = x.shape[:-1]
+        flat = x.reshape(-1, x.shape[-1])
+        states = self._states(state, flat, len(flat))
+        if is_init is not None:
+            restart = is_init.reshape(-1, 1, 1)
+            states = tuple(s.masked_fill(restart, 0.0) for s in states)
+        if isinstance(self.rnn, self.plain_class):
+            out, history = run_layers(self.rnn, flat.unsqueeze(1), states)
+            after = tuple(s[:, 0] for s in history)
+        else:
+            out, after = self._fused_step(flat.unsqueeze(1), states)
+        return out.reshape(*batch, -1), tuple(s.reshape(*batch, *s.shape[1:]) for s in after)
+
+    def _fused_step(self, x: Tensor, states: State) -> tuple[Tensor, State]:
+        before = tuple(s.transpose(0, 1).contiguous() for s in states)  # [L, B, H]
+        out, after = self.rnn(x, before if len(before) > 1 else before[0])
+        after = after if isinstance(after, tuple) else (after,)
+        return out, tuple(s.transpose(0, 1) for s in after)
+
+    def _sequence(
+        self, x: Tensor, state: list[Any], is_init: Tensor | None
+    ) -> tuple[Tensor, State]:
+        """Return output ``[*B, T, H]`` and states ``[*B, T, L, H]`` after each step."""
+        if x.ndim < 2:
+            raise ValueError(
+                describe(
+                    self,
+                    "has no time dimension",
+                    key=self.in_keys[0],
+                    expected="[*B, T, F] in recurrent mode",
+                    found=list(x.shape),
+                    mend="Leave set_recurrent_mode() to step.",
+                )
+            )
+        batch = x.shape[:-1]
+        flat = x.reshape(-1, *x.shape[-2:])  # [N, T, F]
+        first = [
+            None if s is None else s.reshape(*flat.shape[:2], *s.shape[-2:])[:, 0] for s in state
+        ]
+        states = self._states(first, flat, len(flat))
+        restart = None if is_init is None else is_init.reshape(flat.shape[:2])
+        if isinstance(self.rnn, self.plain_class) or self.recurrent_backend == "scan":
+            out, after = run_layers(self.rnn, flat, states, restart)
+        else:
+            out, after = run_fused(self.rnn, flat, states, restart)
+        return out.reshape(*batch, -1), tuple(s.reshape(*batch, *s.shape[2:]) for s in after)
+
+    def _states(self, state: Sequence[Any], like: Tensor, size: int) -> State:
+        """Return states ``[N, L, H]``, zeros where there are none."""
+        shape = (size, self.rnn.num_layers, self.rnn.hidden_size)
+        return tuple(like.new_zeros(shape) if s is None else s.reshape(shape) for s in state)
+
+
+class LSTMModule(RecurrentModule):
+    """An LSTM that reads and writes its state as entries.
+
+    One step at a time by default; whole sequences under :class:`set_recurrent_mode`. Where
+    ``is_init`` is true the state is zero before the step, within a sequence too, so that both ways
+    agree. The cell states within a sequence carry no gradient where the network is fused.
+
+    Args:
+        input_size: ``F``.
+        hidden_size: ``H``.
+        num_layers: ``L``.
+        bias: Whether there are biases.
+        batch_first: True: entries have their batch first; false is refused.
+        dropout: Probability of dropping an output between layers, in training.
+        python_based: Run the LSTM in plain torch, which compiles and vectorises.
+        recurrent_backend: How a fused network takes sequences: ``"pad"`` cuts them at restarts and
+            runs the pieces side by side; ``"scan"`` runs them step by step in plain torch.
+        in_key: The input; the other entries have their default names.
+        in_keys: The input, both states and, if it is not ``is_init``, that flag.
+        out_key: The output; the other entries have their default names.
+        out_keys: The output and both states.
+        device: Where the parameters live.
+        lstm: A :class:`torch.nn.LSTM` or :class:`LSTM` to use, instead of sizes.
+        default_recurrent_mode: Whether to take sequences where no mode is set.
+
+    Reads: input ``[*B, F]``, ``recurrent_state_h [*B, L, H]``, ``recurrent_state_c [*B, L, H]``
+    (zeros if absent), ``is_init [*B, 1]``.
+    Writes: output ``[*B, H]``, and both states under ``"next"``.
+
+    Raises:
+        ValueError: if sizes or keys are missing, or the LSTM is not batch first.
+
+    >>> from tensordict import TensorDict
+    >>> module = LSTMModule(3, 4, in_key="observation", out_key="hidden")
+    >>> td = module(TensorDict(observation=torch.zeros(5, 3), is_init=torch.ones(5, 1).bool()))
+    >>> td["hidden"].shape, td["next", "recurrent_state_h"].shape
+    (torch.Size([5, 4]), torch.Size([5, 1, 4]))
+    """
+
+    entrywise = True
+    kind = "LSTM"
+    state_names = ("recurrent_state_h", "recurrent_state_c")
+    fused_class, plain_class = nn.LSTM, LSTM
+
+    def __init__(
+        self,
+        input_size: int | None = None,
+        hidden_size: int | None = None,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        python_based: bool = False,
+        recurrent_backend: str = "pad",
+        *,
+        in_key: NestedKey | None = None,
+        in_keys: Sequence[NestedKey] | None = None,
+        out_key: NestedKey | None = None,
+        out_keys: Sequence[NestedKey] | None = None,
+        device: Device = None,
+        lstm: nn.RNNBase | None = None,
+        default_recurrent_mode: bool | str | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "input_size": input_size,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "bias": bias,
+            "batch_first": batch_first,
+            "dropout": dropout,
+            "device": device,
+        }
+        keys = (in_key, in_keys, out_key, out_keys)
+        self._setup(lstm, sizes, python_based, recurrent_backend, keys, default_recurrent_mode)
+
+
+class GRUModule(RecurrentModule):
+    """A GRU that reads and writes its state as an entry; see :class:`LSTMModule`.
+
+    Args:
+        input_size: ``F``.
+        hidden_size: ``H``.
+        num_layers: ``L``.
+        bias: Whether there are biases.
+        batch_first: True: entries have their batch first; false is refused.
+        dropout: Probability of dropping an output between layers, in training.
+        python_based: Run the GRU in plain torch, which compiles and vectorises.
+        recurrent_backend: ``"pad"`` or ``"scan"``.
+        in_key: The input; the other entries have their default names.
+        in_keys: The input, the state and, if it is not ``is_init``, that flag.
+        out_key: The output; the state has its default name.
+        out_keys: The output and the state.
+        device: Where the parameters live.
+        gru: A :class:`torch.nn.GRU` or :class:`GRU` to use, instead of sizes.
+        default_recurrent_mode: Whether to take sequences where no mode is set.
+
+    Reads: input ``[*B, F]``, ``recurrent_state [*B, L, H]`` (zeros if absent), ``is_init [*B, 1]``.
+    Writes: output ``[*B, H]``, and the state under ``"next"``.
+
+    Raises:
+        ValueError: if sizes or keys are missing, or the GRU is not batch first.
+
+    >>> from tensordict import TensorDict
+    >>> module = GRUModule(3, 4, in_key="observation", out_key="hidden")
+    >>> td = TensorDict(observation=torch.zeros(5, 7, 3), is_init=torch.zeros(5, 7, 1).bool())
+    >>> with set_recurrent_mode():
+    ...     module(td)["hidden"].shape
+    torch.Size([5, 7, 4])
+    """
+
+    entrywise = True
+    kind = "GRU"
+    state_names = ("recurrent_state",)
+    fused_class, plain_class = nn.GRU, GRU
+
+    def __init__(
+        self,
+        input_size: int | None = None,
+        hidden_size: int | None = None,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        python_based: bool = False,
+        recurrent_backend: str = "pad",
+        *,
+        in_key: NestedKey | None = None,
+        in_keys: Sequence[NestedKey] | None = None,
+        out_key: NestedKey | None = None,
+        out_keys: Sequence[NestedKey] | None = None,
+        device: Device = None,
+        gru: nn.RNNBase | None = None,
+        default_recurrent_mode: bool | str | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "input_size": input_size,
+            "hidden_size": hidden_size,
+            "num_layers": num_layers,
+            "bias": bias,
+            "batch_first": batch_first,
+            "dropout": dropout,
+            "device": device,
+        }
+        keys = (in_key, in_keys, out_key, out_keys)
+        self._setup(gru, sizes, python_based, recurrent_backend, keys, default_recurrent_mode)

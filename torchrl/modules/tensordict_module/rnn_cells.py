@@ -1,0 +1,306 @@
+"""LSTM and GRU in plain torch: they compile, vectorise and restart within a sequence.
+
+``T`` time, ``B`` batch, ``F`` input size, ``H`` hidden size, ``L`` layers. Parameters and results
+are those of :class:`torch.nn.LSTM` and :class:`torch.nn.GRU`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, linear
+
+from torchrl._core.errors import ShapeError, describe
+
+Device = torch.device | str | None
+State = tuple[Tensor, ...]
+
+
+def lstm_step(gates: Tensor, state: State) -> State:
+    """Return ``(h, c) [B, H]`` of one step from its gates ``[B, 4 H]`` and the state before."""
+    i, f, g, o = gates.chunk(4, -1)
+    c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def gru_step(from_input: Tensor, from_state: Tensor, state: State) -> State:
+    """Return ``(h,) [B, H]`` of one step from both halves of its gates ``[B, 3 H]``."""
+    r, z, n = from_input.chunk(3, -1)
+    r_h, z_h, n_h = from_state.chunk(3, -1)
+    update = (z + z_h).sigmoid()
+    new = (n + (r + r_h).sigmoid() * n_h).tanh()
+    return (new + update * (state[0] - new),)
+
+
+class LSTMCell(nn.RNNCellBase):
+    """One step of an LSTM, as :class:`torch.nn.LSTMCell`.
+
+    Args:
+        input_size: ``F``.
+        hidden_size: ``H``.
+        bias: Whether there are biases.
+        device: Where the parameters live.
+        dtype: Their dtype.
+
+    Source: Hochreiter and Schmidhuber, 1997; with forget gates.
+
+    >>> h, c = LSTMCell(3, 4)(torch.zeros(5, 3))
+    >>> h.shape, c.shape
+    (torch.Size([5, 4]), torch.Size([5, 4]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> State:
+        """Return ``(h, c) [*B, H]`` for an input ``[*B, F]`` and the state before."""
+        if hx is None:
+            zeros = input.new_zeros(*input.shape[:-1], self.hidden_size)
+            hx = (zeros, zeros)
+        gates = linear(input, self.weight_ih, self.bias_ih)
+        return lstm_step(gates + linear(hx[0], self.weight_hh, self.bias_hh), hx)
+
+
+class GRUCell(nn.RNNCellBase):
+    """One step of a GRU, as :class:`torch.nn.GRUCell`.
+
+    Args:
+        input_size: ``F``.
+        hidden_size: ``H``.
+        bias: Whether there are biases.
+        device: Where the parameters live.
+        dtype: Their dtype.
+
+    Source: Cho et al., 2014, https://arxiv.org/abs/1406.1078.
+
+    >>> GRUCell(3, 4)(torch.zeros(5, 3)).shape
+    torch.Size([5, 4])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Return ``h [*B, H]`` for an input ``[*B, F]`` and the state before, zeros if none."""
+        if hx is None:
+            hx = input.new_zeros(*input.shape[:-1], self.hidden_size)
+        from_input = linear(input, self.weight_ih, self.bias_ih)
+        return gru_step(from_input, linear(hx, self.weight_hh, self.bias_hh), (hx,))[0]
+
+
+def run_layer(
+    kind: str, x: Tensor, state: State, weights: list[Tensor | None], restart: Tensor | None
+) -> tuple[Tensor, ...]:
+    """Run one layer over time.
+
+    Args:
+        kind: ``"LSTM"`` or ``"GRU"``.
+        x: Input ``[T, B, F]``.
+        state: State ``[B, H]`` before the first step: ``(h, c)`` or ``(h,)``.
+        weights: Input and hidden weights and biases.
+        restart: Where the state is zero before a step, ``[T, B, 1]``; nowhere if ``None``.
+
+    Returns: the states after each step, each ``[T, B, H]``, the output first.
+    """
+    w_ih, w_hh, b_ih, b_hh = weights
+    assert w_ih is not None
+    assert w_hh is not None
+    from_input = linear(x, w_ih, b_ih)  # [T, B, gates * H], all steps at once
+    history: list[State] = []
+    for t in range(x.shape[0]):
+        if restart is not None:
+            state = tuple(s.masked_fill(restart[t], 0.0) for s in state)
+        from_state = linear(state[0], w_hh, b_hh)
+        if kind == "LSTM":
+            state = lstm_step(from_input[t] + from_state, state)
+        else:
+            state = gru_step(from_input[t], from_state, state)
+        history.append(state)
+    return tuple(torch.stack(parts) for parts in zip(*history, strict=True))
+
+
+def layer_weights(rnn: nn.RNNBase, layer: int) -> list[Tensor | None]:
+    """Return input and hidden weights and biases of one layer."""
+    names = [f"weight_ih_l{layer}", f"weight_hh_l{layer}"]
+    biases = [f"bias_ih_l{layer}", f"bias_hh_l{layer}"]
+    return [getattr(rnn, name) for name in names] + [
+        getattr(rnn, name) if rnn.bias else None for name in biases
+    ]
+
+
+def run_layers(
+    rnn: nn.RNNBase, x: Tensor, state: State, restart: Tensor | None = None
+) -> tuple[Tensor, State]:
+    """Run all layers over time in plain torch.
+
+    Args:
+        rnn: Its parameters.
+        x: Input ``[B, T, F]``.
+        state: State before the first step, each ``[B, L, H]``.
+        restart: Where the state is zero before a step, ``[B, T]``; nowhere if ``None``.
+
+    Returns: output ``[B, T, H]``; states after each step, each ``[B, T, L, H]``.
+    """
+    x = x.transpose(0, 1)
+    if restart is not None:
+        restart = restart.transpose(0, 1).unsqueeze(-1)  # [T, B, 1]
+    layers = []
+    for layer in range(rnn.num_layers):
+        if layer and rnn.dropout:
+            x = dropout(x, rnn.dropout, rnn.training)
+        before = tuple(s[:, layer] for s in state)
+        history = run_layer(rnn.mode, x, before, layer_weights(rnn, layer), restart)
+        x = history[0]
+        layers.append(history)
+    states = tuple(torch.stack(parts, 2).transpose(0, 1) for parts in zip(*layers, strict=True))
+    return x.transpose(0, 1), states
+
+
+class _PlainRNN(nn.RNNBase):
+    """An RNN of torch, run in plain torch.
+
+    Hooks:
+        kind: ``"LSTM"`` or ``"GRU"``.
+    """
+
+    kind: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            self.kind,
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            device=device,
+            dtype=dtype,
+        )
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: there is no fused kernel to prepare for."""
+
+    def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Return output and final states as torch's own do: ``[L, B, H]``."""
+        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
+            raise ShapeError(
+                describe(
+                    self,
+                    "has an input of the wrong shape",
+                    expected=["*", "T", self.input_size],
+                    found=list(x.shape),
+                )
+            )
+        is_single = x.ndim == 2
+        x = x.unsqueeze(0) if is_single else x if self.batch_first else x.transpose(0, 1)
+        count = 2 if self.kind == "LSTM" else 1
+        if state is None:
+            zeros = x.new_zeros(x.shape[0], self.num_layers, self.hidden_size)
+            state = (zeros,) * count
+        else:
+            state = tuple(s.unsqueeze(0) if is_single else s.transpose(0, 1) for s in state)
+        out, states = run_layers(self, x, state)
+        last = tuple(s[:, -1] for s in states)
+        if is_single:
+            return out[0], tuple(s[0] for s in last)
+        out = out if self.batch_first else out.transpose(0, 1)
+        return out, tuple(s.transpose(0, 1) for s in last)
+
+
+class LSTM(_PlainRNN):
+    """An LSTM in plain torch, with the parameters and results of :class:`torch.nn.LSTM`.
+
+    Args:
+        input_size: ``F``.
+        hidden_size: ``H``.
+        num_layers: ``L``.
+        batch_first: Input is ``[B, T, F]``, not ``[T, B, F]``; note the default.
+        bias: Whether there are biases.
+        dropout: Probability of dropping an output between layers, in training.
+        device: Where the parameters live.
+        dtype: Their dtype.
+
+    Raises:
+        ShapeError: at a call, if the input does not have ``F`` features.
+
+    >>> out, (h, c) = LSTM(3, 4, num_layers=2)(torch.zeros(5, 7, 3))
+    >>> out.shape, h.shape
+    (torch.Size([5, 7, 4]), torch.Size([2, 5, 4]))
+    """
+
+    kind = "LSTM"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        batch_first: bool = True,
+        bias: bool = True,
+        dropout: float = 0.0,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype
+        )
+
+    def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, State]:
+        """Return the output and the final ``(h, c)``, as :class:`torch.nn.LSTM`."""
+        return self._run(input, hx)
+
+
+class GRU(_PlainRNN):
+    """A GRU in plain torch, with the parameters and results of :class:`torch.nn.GRU`.
+
+    Args:
+        input_size: ``F``.
+        hidden_size: ``H``.
+        num_layers: ``L``.
+        bias: Whether there are biases.
+        batch_first: Input is ``[B, T, F]``, not ``[T, B, F]``; note the default.
+        dropout: Probability of dropping an output between layers, in training.
+        device: Where the parameters live.
+        dtype: Their dtype.
+
+    Raises:
+        ShapeError: at a call, if the input does not have ``F`` features.
+
+    >>> out, h = GRU(3, 4, num_layers=2)(torch.zeros(5, 7, 3))
+    >>> out.shape, h.shape
+    (torch.Size([5, 7, 4]), torch.Size([2, 5, 4]))
+    """
+
+    kind = "GRU"
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the output and the final ``h``, as :class:`torch.nn.GRU`."""
+        out, (h,) = self._run(input, None if hx is None else (hx,))
+        return out, h

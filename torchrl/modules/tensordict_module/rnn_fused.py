@@ -1,0 +1,122 @@
+"""Sequences through torch's fused RNN kernels, with restarts in the middle.
+
+``B`` rows, ``T`` time, ``S`` pieces, ``L`` layers, ``H`` hidden. A row is cut where its state
+restarts; the pieces are padded to one length and run side by side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, linear
+
+from torchrl.modules.tensordict_module.rnn_cells import State, layer_weights
+
+
+class Pieces:
+    """Where each step of rows ``[B, T]`` goes when they are cut.
+
+    Args:
+        restart: Where a piece starts, ``[B, T]``; rows start one too.
+
+    >>> pieces = Pieces(torch.tensor([[False, True, False]]))
+    >>> pieces.cut(torch.tensor([[1, 2, 3]])).tolist()
+    [[1, 0], [2, 3]]
+    """
+
+    def __init__(self, restart: Tensor) -> None:
+        starts = restart.clone()
+        starts[:, 0] = True
+        self.rows, steps = starts.nonzero(as_tuple=True)  # of each piece, its row and first step
+        ends = torch.cat([steps[1:], steps.new_full((1,), restart.shape[1])])
+        lengths = torch.where(ends > steps, ends - steps, restart.shape[1] - steps)
+        self.is_first = steps == 0
+        self.restarts = restart[self.rows, steps]
+        self.length = int(lengths.max())
+        self.piece = (starts.flatten().cumsum(0) - 1).view(starts.shape)  # [B, T]
+        time = torch.arange(restart.shape[1], device=restart.device)
+        self.step = time - steps[self.piece]  # [B, T]
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Return rows ``[B, T, ...]`` as padded pieces ``[S, length, ...]``."""
+        out = x.new_zeros(len(self.rows), self.length, *x.shape[2:])
+        return out.index_put((self.piece, self.step), x)
+
+    def join(self, x: Tensor) -> Tensor:
+        """Return padded pieces ``[S, length, ...]`` as rows ``[B, T, ...]``."""
+        return x[self.piece, self.step]
+
+    def states(self, state: Tensor) -> Tensor:
+        """Return the state ``[S, ...]`` before pieces, given that before rows ``[B, ...]``."""
+        keeps = self.is_first & ~self.restarts
+        return state[self.rows] * keeps.view(-1, *(1,) * (state.ndim - 1))
+
+
+def run_fused(
+    rnn: nn.RNNBase, x: Tensor, state: State, restart: Tensor | None
+) -> tuple[Tensor, State]:
+    """Run all layers over time with fused kernels.
+
+    Args:
+        rnn: A :class:`torch.nn.LSTM` or :class:`torch.nn.GRU`, batch first.
+        x: Input ``[B, T, F]``.
+        state: State before the first step, each ``[B, L, H]``.
+        restart: Where the state is zero before a step, ``[B, T]``; nowhere if ``None``.
+
+    Returns: output ``[B, T, H]``; states after each step, each ``[B, T, L, H]``.
+    """
+    pieces = None
+    if restart is not None:
+        if bool(restart[:, 1:].any()):
+            pieces = Pieces(restart)
+            x = pieces.cut(x)
+            state = tuple(pieces.states(s) for s in state)
+        else:
+            state = tuple(s.masked_fill(restart[:, :1, None], 0.0) for s in state)
+    layers = []
+    for layer in range(rnn.num_layers):
+        if layer and rnn.dropout:
+            x = dropout(x, rnn.dropout, rnn.training)
+        before = tuple(s[:, layer] for s in state)
+        history = _run_layer(rnn, layer, x, before)
+        x = history[0]
+        layers.append(history)
+    states = tuple(torch.stack(parts, 2) for parts in zip(*layers, strict=True))
+    if pieces is None:
+        return x, states
+    return pieces.join(x), tuple(pieces.join(s) for s in states)
+
+
+def _run_layer(rnn: nn.RNNBase, layer: int, x: Tensor, before: State) -> State:
+    """Return the states after each step, each ``[B, T, H]``."""
+    weights = layer_weights(rnn, layer)
+    flat: Any = [w for w in weights if w is not None]
+    start = tuple(s.unsqueeze(0).contiguous() for s in before)
+    args: Any = (flat, rnn.bias, 1, 0.0, rnn.training, False, True)
+    if rnn.mode == "GRU":
+        out, _ = torch.gru(x, start[0], *args)
+        return (out,)
+    out, _, _ = torch.lstm(x, start, *args)
+    return out, _cells(x, out, before, weights)
+
+
+@torch.no_grad()
+def _cells(x: Tensor, out: Tensor, before: State, weights: list[Tensor | None]) -> Tensor:
+    """Return the cell states ``[B, T, H]``, which the kernel keeps to itself but for the last.
+
+    With the outputs known, the gates of all steps are two products; what is left is a recursion of
+    elementwise operations.
+    """
+    w_ih, w_hh, b_ih, b_hh = weights
+    assert w_ih is not None
+    assert w_hh is not None
+    h = torch.cat([before[0].unsqueeze(1), out[:, :-1]], 1)
+    i, f, g, _ = (linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)).chunk(4, -1)
+    keep, new = f.sigmoid(), i.sigmoid() * g.tanh()
+    cell, cells = before[1], []
+    for t in range(x.shape[1]):
+        cell = torch.addcmul(new[:, t], keep[:, t], cell)
+        cells.append(cell)
+    return torch.stack(cells, 1)
