@@ -76,9 +76,10 @@ class BatchRenorm1d(nn.Module):
         running = (self.running_var + self.eps).sqrt()
         r = (std / running).clamp(1 / self.max_r, self.max_r)
         d = ((mean - self.running_mean) / running).clamp(-self.max_d, self.max_d)
-        share = self.num_batches_tracked / max(self.warmup_steps, 1)
-        share = share.clamp(max=1.0) if self.smooth else (share >= 1).to(r)
-        return 1 + (r - 1) * share.to(r), d * share.to(d)
+        share = (self.num_batches_tracked >= self.warmup_steps).to(r)
+        if self.smooth and self.warmup_steps:
+            share = (self.num_batches_tracked / self.warmup_steps).clamp(max=1.0).to(r)
+        return 1 + (r - 1) * share, d * share
 
     def _track(self, mean: Tensor, var: Tensor) -> None:
         self.running_mean.lerp_(mean.to(self.running_mean), self.momentum)

@@ -1,0 +1,135 @@
+"""TanhModule, VmapModule, WorldModelWrapper, EnsembleModule, primers of policies."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule, TensorDictSequential
+from torch import nn
+
+from torchrl._core.errors import MissingKeyError, SpecError
+from torchrl.data import Bounded, Categorical, Composite
+from torchrl.modules import (
+    MLP,
+    Actor,
+    EnsembleModule,
+    GRUModule,
+    LSTMModule,
+    SafeModule,
+    TanhModule,
+    VmapModule,
+    WorldModelWrapper,
+)
+from torchrl.modules.utils import get_env_transforms_from_module, get_primers_from_module
+from torchrl.testing import module as contract
+from torchrl.testing.module import ModuleCase
+
+CASES = {
+    "TanhModule": ModuleCase(
+        lambda: TensorDictSequential(
+            Actor(nn.Linear(3, 2)),
+            TanhModule(["action"], spec=Bounded(-2, 3, (2,)), clamp=True),
+        ),
+        {"observation": (3,)},
+        {"action": (2,)},
+        ("action",),
+    ),
+    "WorldModelWrapper": ModuleCase(
+        lambda: WorldModelWrapper(
+            SafeModule(MLP(5, 3, depth=1), ["state", "action"], [("next", "state")]),
+            SafeModule(MLP(3, 1, depth=1), [("next", "state")], [("next", "reward")]),
+        ),
+        {"state": (3,), "action": (2,)},
+        {("next", "state"): (3,), ("next", "reward"): (1,)},
+        (("next", "reward"),),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_contract(case):
+    contract.assert_keys_and_shapes(case)
+    contract.assert_state_dict(case)
+    contract.assert_dtypes(case)
+    contract.assert_gradients(case)
+    contract.assert_plan_equals_call(case)
+    contract.assert_compiles(case)
+
+
+def test_tanh_module_ranges():
+    value = torch.tensor([-100.0, 0.0, 0.5, 100.0])
+    td = TensorDict(a=value)
+    assert TanhModule("a")(td.clone())["a"].tolist() == value.tanh().tolist()
+    low, high = torch.tensor([0.0, 1, 2, 3]), torch.tensor([1.0, 2, 4, 9])
+    out = TanhModule("a", "b", spec=Composite(b=Bounded(low, high)))(td.clone())
+    expected = low + (high - low) * (value.tanh() + 1) / 2
+    torch.testing.assert_close(out["b"], expected)
+    assert out["a"].equal(value)
+    clamped = TanhModule("a", low=-1, high=1, clamp=True)(td.clone())["a"]
+    assert (clamped.abs() < 1).all()
+    both = TanhModule(["a", ("n", "c")], low=0)(td.clone().set(("n", "c"), value))
+    assert (both["n", "c"] >= 0).all()
+
+
+def test_what_tanh_module_refuses():
+    with pytest.raises(
+        SpecError, match=r"another range than its spec; expected high=3\.0, found high=2"
+    ):
+        TanhModule("action", spec=Bounded(-2, 3, (2,)), high=2)
+    with pytest.raises(SpecError, match="has no range; expected a Bounded spec"):
+        TanhModule("action", spec=Categorical(3))
+    with pytest.raises(ValueError, match="empty range"):
+        TanhModule("action", low=3)
+    with pytest.raises(MissingKeyError, match="'action' is read but absent"):
+        TanhModule("action")(TensorDict(actions=torch.zeros(2)))
+
+
+@pytest.mark.parametrize("mock", [True, False])
+@pytest.mark.parametrize("dim", [None, 1, -1])
+def test_vmap_hides_a_batch_dimension(mock, dim):
+    seen = []
+
+    def net(a):
+        seen.append(a.shape)
+        return a @ torch.eye(3)
+
+    module = VmapModule(TensorDictModule(net, ["a"], ["b"]), dim, mock=mock)
+    td = TensorDict(a=torch.randn(4, 5, 3), batch_size=[4, 5])
+    out = module(td)
+    assert out is td
+    torch.testing.assert_close(out["b"], td["a"])
+    assert seen[0] == ((5, 3) if dim is None else (4, 3))
+    assert len(seen) == (1 if not mock else 4 if dim is None else 5)
+
+
+def test_world_model_hands_out_its_parts():
+    step, worth = (CASES["WorldModelWrapper"].make().module[i] for i in range(2))
+    model = WorldModelWrapper(step, worth)
+    assert model.get_transition_model_operator() is step
+    assert model.get_reward_operator() is worth
+
+
+def test_ensembles_of_value_networks():
+    net = TensorDictModule(MLP(3, 1, depth=1), ["observation"], ["value"])
+    td = EnsembleModule(net, num_copies=4)(
+        TensorDict(observation=torch.randn(5, 3), batch_size=[5])
+    )
+    assert td["value"].shape == (4, 5, 1)
+    assert td["value"].std(0).min() > 0
+
+
+def test_primers_of_policies():
+    rnn = LSTMModule(3, 4, 2, in_key="observation", out_key="hidden")
+    primer = rnn.make_tensordict_primer()
+    assert {k: s.shape for k, s in primer.primers.items()} == {
+        "recurrent_state_h": (2, 4),
+        "recurrent_state_c": (2, 4),
+    }
+    other = GRUModule(4, 4, in_key="hidden", out_key="deep")
+    policy = TensorDictSequential(rnn, other)
+    assert len(get_primers_from_module(policy)) == 2
+    assert len(get_env_transforms_from_module(policy)) == 3 - 1
+    plain = Actor(nn.Linear(3, 2))
+    assert get_primers_from_module(plain, strict=False) is None
+    assert get_env_transforms_from_module(plain) is None
+    with pytest.raises(ValueError, match="found nothing in Actor that keeps entries"):
+        get_primers_from_module(plain)
