@@ -12,7 +12,6 @@ from tensordict import TensorDict, TensorDictBase
 from torch import nn
 
 from torchrl._core.exploration import ExplorationType, set_exploration_type
-from torchrl._core.mdp import DONE
 from torchrl.collectors.base import BaseCollector
 from torchrl.data.trajectories import split_trajectories, traj_ids
 from torchrl.envs.common import EnvBase
@@ -173,11 +172,7 @@ class Collector(BaseCollector):
         self._next_traj += count
 
     def _number(self, batch: TensorDictBase) -> None:
-        over = None
-        for group in self.env.plan.groups:  # [*B, T, *G, 1]
-            flag = batch.get("next").get(group.done).flatten(batch.ndim).any(-1, True)
-            over = flag if over is None else over | flag
-        assert over is not None, DONE
+        over = self.env.plan.rows_over(batch.get("next"), every=False)  # [*B, T, 1]
         ids, self._first_ids, self._next_traj = traj_ids(
             over.cpu(), self._first_ids, self._next_traj
         )

@@ -1,0 +1,56 @@
+"""Every collector obeys every law of torchrl.testing.collector."""
+
+import pytest
+import torch
+from tensordict.nn import TensorDictModule
+from torch import nn
+
+import torchrl.collectors
+from torchrl.collectors import Collector
+from torchrl.collectors.base import BaseCollector
+from torchrl.envs import GymEnv, InitTracker, RewardSum, StepCounter, TransformedEnv
+from torchrl.testing.collector import LAWS
+from torchrl.testing.mocks import CountingEnv, EntrywiseCountingEnv
+
+
+def policy():
+    return TensorDictModule(nn.Linear(2, 1), in_keys=["observation"], out_keys=["action"])
+
+
+def cartpole(num_envs=None):
+    env = TransformedEnv(GymEnv("CartPole-v1", num_envs=num_envs), StepCounter(max_steps=5))
+    return env.append_transform(RewardSum()).append_transform(InitTracker())
+
+
+COLLECTORS = {
+    "counting": lambda **kw: Collector(CountingEnv(), policy(), **kw),
+    "counting, rows": lambda **kw: Collector(CountingEnv(batch_size=[3]), policy(), **kw),
+    "entrywise": lambda **kw: Collector(EntrywiseCountingEnv(), policy(), **kw),
+    "entrywise, grid": lambda **kw: Collector(
+        EntrywiseCountingEnv(2, batch_size=[2, 2]), policy(), **kw
+    ),
+    "private": lambda **kw: Collector(
+        EntrywiseCountingEnv(),
+        lambda td: td.set("action", torch.zeros(1)).set("_x", torch.zeros(1)).set(("a", "_y"), 1),
+        **kw,
+    ),
+    "random": lambda **kw: Collector(cartpole(), **kw),
+    "rows": lambda **kw: Collector(cartpole(3), **kw),
+    "limited": lambda **kw: Collector(
+        GymEnv("Pendulum-v1", num_envs=2), max_frames_per_traj=5, **kw
+    ),
+    "device": lambda **kw: Collector(cartpole(2), device="cpu", **kw),
+}
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("make", COLLECTORS.values(), ids=COLLECTORS)
+def test_law(make, law):
+    law(make)
+
+
+def test_every_public_collector_is_listed():
+    names = [getattr(torchrl.collectors, name) for name in torchrl.collectors.__all__]
+    public = {c for c in names if isinstance(c, type) and issubclass(c, BaseCollector)}
+    made = {type(make(frames_per_batch=24)) for make in COLLECTORS.values()}
+    assert public - {BaseCollector} == made
