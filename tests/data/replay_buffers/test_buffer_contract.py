@@ -83,6 +83,14 @@ def test_continues_exactly(make):
     contract.check_continues_exactly(make)
 
 
+def test_continues_exactly_from_disk(make, tmp_path):
+    def travel(first, second):
+        first.dumps(tmp_path)
+        second.loads(tmp_path)
+
+    contract.check_continues_exactly(make, travel=travel)
+
+
 def test_continues_exactly_in_two_dimensions(make_2d):
     contract.check_continues_exactly(make_2d, [2])
 

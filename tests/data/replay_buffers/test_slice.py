@@ -90,7 +90,7 @@ def check_slices(world, sample, length):
     assert (sample["is_init"].view(-1, length) == final.flip(1)).all()
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     st.integers(0, 10_000),
     st.integers(1, 40),

@@ -1,6 +1,11 @@
 """Replay buffers: storages, samplers, writers, and the buffers made of them."""
 
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
+from torchrl.data.replay_buffers.checkpointers import (
+    ListStorageCheckpointer,
+    StorageCheckpointerBase,
+    TensorStorageCheckpointer,
+)
 from torchrl.data.replay_buffers.samplers import (
     PrioritizedSampler,
     RandomSampler,
@@ -9,6 +14,13 @@ from torchrl.data.replay_buffers.samplers import (
     SliceSampler,
     SliceSamplerWithoutReplacement,
     find_start_stop_traj,
+)
+from torchrl.data.replay_buffers.scheduler import (
+    LambdaScheduler,
+    LinearScheduler,
+    ParameterScheduler,
+    SchedulerList,
+    StepScheduler,
 )
 from torchrl.data.replay_buffers.storages import (
     LazyMemmapStorage,
@@ -24,16 +36,22 @@ from torchrl.data.replay_buffers.variants import (
     TensorDictReplayBuffer,
 )
 from torchrl.data.replay_buffers.writers import (
+    ImmutableDatasetWriter,
     RoundRobinWriter,
+    TensorDictMaxValueWriter,
     TensorDictRoundRobinWriter,
     Writer,
 )
 
 __all__ = [
+    "ImmutableDatasetWriter",
+    "LambdaScheduler",
     "LazyMemmapStorage",
     "LazyStackStorage",
     "LazyTensorStorage",
+    "LinearScheduler",
     "ListStorage",
+    "ParameterScheduler",
     "PrioritizedReplayBuffer",
     "PrioritizedSampler",
     "RandomSampler",
@@ -41,9 +59,15 @@ __all__ = [
     "RoundRobinWriter",
     "Sampler",
     "SamplerWithoutReplacement",
+    "SchedulerList",
     "SliceSampler",
     "SliceSamplerWithoutReplacement",
+    "StepScheduler",
     "Storage",
+    "ListStorageCheckpointer",
+    "StorageCheckpointerBase",
+    "TensorStorageCheckpointer",
+    "TensorDictMaxValueWriter",
     "TensorDictPrioritizedReplayBuffer",
     "TensorDictReplayBuffer",
     "TensorDictRoundRobinWriter",

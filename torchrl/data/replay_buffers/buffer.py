@@ -6,6 +6,7 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,11 @@ from tensordict import is_tensor_collection, unravel_key
 from torch import Tensor
 
 from torchrl._core.errors import describe
+from torchrl.data.replay_buffers.checkpointers import (
+    StorageCheckpointerBase,
+    current,
+    replacing,
+)
 from torchrl.data.replay_buffers.pipeline import Pipeline
 from torchrl.data.replay_buffers.prefetch import Batch, Prefetcher
 from torchrl.data.replay_buffers.samplers.base import Sampler
@@ -44,6 +50,7 @@ class ReplayBuffer:
         batch_size: Size of a sample, unless :meth:`sample` is told otherwise.
         dim_extend: Dimension of extended data along which rows are counted; the last of the
             storage's if ``None``, which is time where a storage has environments besides.
+        checkpointer: Writes the storage to disk; the storage's own way if ``None``.
         generator: Where randomness comes from; the default one of torch if ``None``.
         shared: Let processes that are handed this buffer write to it and read from it.
 
@@ -70,6 +77,7 @@ class ReplayBuffer:
         transform_factory: Callable[[], Callable[[Any], Any]] | None = None,
         batch_size: int | None = None,
         dim_extend: int | None = None,
+        checkpointer: StorageCheckpointerBase | None = None,
         generator: torch.Generator | None = None,
         shared: bool = False,
     ) -> None:
@@ -78,6 +86,8 @@ class ReplayBuffer:
         if transform_factory is not None:
             transform = transform_factory()
         self._storage: Storage = _made(storage, Storage, lambda: ListStorage(1000))
+        if checkpointer is not None:
+            self._storage.checkpointer = checkpointer
         self._sampler: Sampler = _made(sampler, Sampler, RandomSampler)
         self._writer: Writer = _made(writer, Writer, self._default_writer)
         self._writer.register_storage(self._storage)
@@ -349,30 +359,59 @@ class ReplayBuffer:
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on exactly where this buffer stands."""
         with self._writing():
-            generator = self._generator
-            return {
-                "_storage": self._storage.state_dict(),
-                "_sampler": self._sampler.state_dict(),
-                "_writer": self._writer.state_dict(),
-                "_transforms": self._transform.state_dict(),
-                "_batch_size": self.batch_size,
-                "_generator": None if generator is None else generator.get_state(),
-                "_prefetch": self._prefetcher.state_dict() if self._prefetcher else None,
-            }
+            return {"_storage": self._storage.state_dict(), **self._state_of_parts()}
+
+    def _state_of_parts(self) -> dict[str, Any]:
+        generator = self._generator
+        return {
+            "_sampler": self._sampler.state_dict(),
+            "_writer": self._writer.state_dict(),
+            "_transforms": self._transform.state_dict(),
+            "_batch_size": self.batch_size,
+            "_generator": None if generator is None else generator.get_state(),
+            "_prefetch": self._prefetcher.state_dict() if self._prefetcher else None,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the buffer stood whose :meth:`state_dict` this is."""
         with self._writing():
             self._storage.load_state_dict(state_dict["_storage"])
-            self._sampler.load_state_dict(state_dict["_sampler"])
-            self._writer.load_state_dict(state_dict["_writer"])
-            self._transform.load_state_dict(state_dict["_transforms"])
-            self.batch_size = state_dict["_batch_size"]
-            if state_dict["_generator"] is not None:
-                generator = self._generator or torch.Generator()
-                self.set_rng(generator.set_state(state_dict["_generator"]))
-            if self._prefetcher is not None and state_dict["_prefetch"] is not None:
-                self._prefetcher.load_state_dict(state_dict["_prefetch"])
+            self._load_parts(state_dict)
+
+    def _load_parts(self, parts: dict[str, Any]) -> None:
+        self._sampler.load_state_dict(parts["_sampler"])
+        self._writer.load_state_dict(parts["_writer"])
+        self._transform.load_state_dict(parts["_transforms"])
+        self.batch_size = parts["_batch_size"]
+        if parts["_generator"] is not None:
+            generator = self._generator or torch.Generator()
+            self.set_rng(generator.set_state(parts["_generator"]))
+        if self._prefetcher is not None and parts["_prefetch"] is not None:
+            self._prefetcher.load_state_dict(parts["_prefetch"])
+
+    def dumps(self, path: str | Path) -> None:
+        """Write all that is needed to go on exactly where this buffer stands to a folder.
+
+        A save that is cut short leaves the last good one in that folder in place.
+        """
+        with self._writing(), replacing(path) as folder:
+            self._storage.dumps(folder / "storage")
+            torch.save(self._state_of_parts(), folder / "parts.pt")
+
+    def loads(self, path: str | Path) -> None:
+        """Go on where the buffer stood that wrote to this folder. Load only what you have saved.
+
+        Raises:
+            FileNotFoundError: if the folder holds no save.
+        """
+        folder = current(path)
+        parts = torch.load(folder / "parts.pt", weights_only=False)
+        with self._writing():
+            self._storage.loads(folder / "storage")
+            self._load_parts(parts)
+
+    dump = save = dumps
+    load = loads
 
     def _writing(self) -> Any:
         """Return the lock; with prefetching, once no batch in the making reads rows any more."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,10 @@ from tensordict import NestedKey
 from torch import Tensor
 
 from torchrl._core.errors import ShapeError, describe
+from torchrl.data.replay_buffers.checkpointers import (
+    ListStorageCheckpointer,
+    StorageCheckpointerBase,
+)
 from torchrl.data.replay_buffers.storages.schema import lead_shape
 
 WRITTEN, FILLED, EDITS = range(3)
@@ -316,6 +321,16 @@ class Storage(ABC):
                 mend="LazyTensorStorage and LazyMemmapStorage can.",
             )
         )
+
+    checkpointer: StorageCheckpointerBase = ListStorageCheckpointer()
+
+    def dumps(self, path: str | Path) -> None:
+        """Write rows and counts to the folder ``path``, as the checkpointer does."""
+        self.checkpointer.dumps(self, path)
+
+    def loads(self, path: str | Path) -> None:
+        """Take over what :meth:`dumps` wrote."""
+        self.checkpointer.loads(self, path)
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]: ...

@@ -11,6 +11,10 @@ from tensordict import NestedKey, TensorDict, is_tensor_collection
 from torch import Tensor
 
 from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
+from torchrl.data.replay_buffers.checkpointers import (
+    StorageCheckpointerBase,
+    TensorStorageCheckpointer,
+)
 from torchrl.data.replay_buffers.storages.base import FILLED, WRITTEN, Place, Storage
 from torchrl.data.replay_buffers.storages.packed import BULK, BulkWriter, groups_of
 from torchrl.data.replay_buffers.storages.schema import (
@@ -44,6 +48,8 @@ class TensorStorage(Storage):
     >>> len(storage), storage.get(1)["a"]
     (3, tensor(1))
     """
+
+    checkpointer: StorageCheckpointerBase = TensorStorageCheckpointer()
 
     def __init__(
         self,
@@ -174,14 +180,16 @@ class TensorStorage(Storage):
         path = (key,) if isinstance(key, str) else tuple(key)
         return self._schema is not None and path in self._schema.numbers
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return a copy of the rows, by entry, and the counts."""
+    def state_dict(self, copy: bool = True) -> dict[str, Any]:
+        """Return the rows, by entry, and the counts; ``copy=False`` returns views of the rows."""
         counts = self._counts[[WRITTEN, FILLED]].tolist()
         state: dict[str, Any] = {"counts": counts, "row_shape": list(self.row_shape)}
         if self._schema is not None:
             rows = slice(0, self.rows)
             state["schema"] = self._schema.state()
-            state["columns"] = [column[rows].clone() for column in self._columns]
+            state["columns"] = [
+                column[rows].clone() if copy else column[rows] for column in self._columns
+            ]
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
+from tensordict import is_tensor_collection
 from torch import Tensor
 
-from torchrl._core.errors import describe
+from torchrl._core.errors import DTypeError, describe
 from torchrl.data.replay_buffers.storages.base import Storage
+from torchrl.data.replay_buffers.storages.schema import expand_items
 
 
 class Writer(ABC):
@@ -55,3 +58,28 @@ class Writer(ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the writer stood whose :meth:`state_dict` this is."""
+
+
+def stamp(data: Any, slots: Tensor, storage: Storage) -> Any:
+    """Return a shallow copy of ``data`` with the index of every item in it."""
+    index = slots
+    if storage.ndim > 1:
+        within = torch.arange(storage.width).view(storage.row_shape)  # [*W]
+        slots = slots.reshape(*slots.shape, *(1,) * within.ndim)
+        index = storage.coordinates(slots * storage.width + within)  # [*N, *W, ndim]
+    lead = slots.ndim
+    return data.copy().set("index", expand_items(index, lead, data.batch_size))
+
+
+def require_tensordict(data: Any, writer: Writer) -> None:
+    """Raise :class:`DTypeError` unless ``data`` is a tensordict or tensorclass."""
+    if is_tensor_collection(data):
+        return
+    raise DTypeError(
+        describe(
+            writer,
+            "writes tensordicts only",
+            found=type(data).__name__,
+            mend="Nothing was written. ReplayBuffer with RoundRobinWriter keeps any object.",
+        )
+    )

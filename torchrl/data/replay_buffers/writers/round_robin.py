@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import is_tensor_collection
 from torch import Tensor
 
-from torchrl._core.errors import DTypeError, describe
 from torchrl.data.replay_buffers.storages.base import Storage
-from torchrl.data.replay_buffers.storages.schema import expand_items, stack_rows
-from torchrl.data.replay_buffers.writers.base import Writer
+from torchrl.data.replay_buffers.storages.schema import stack_rows
+from torchrl.data.replay_buffers.writers.base import Writer, require_tensordict, stamp
 
 
 class RoundRobinWriter(Writer):
@@ -55,44 +53,20 @@ class TensorDictRoundRobinWriter(RoundRobinWriter):
         storage = self.storage
         if isinstance(data, list):
             data = stack_rows(data)
-        _require_tensordict(data, self)
+        require_tensordict(data, self)
         storage.learn_row_shape(data, True)
         slots = _slots(self.cursor, data.shape[0], storage)
-        return super().extend(_stamp(data, slots, storage))
+        return super().extend(stamp(data, slots, storage))
 
     def add(self, data: Any) -> int:
         """Write one row; return its slot."""
         storage = self.storage
-        _require_tensordict(data, self)
+        require_tensordict(data, self)
         storage.learn_row_shape(data, False)
-        return super().add(_stamp(data, torch.tensor(self.cursor), storage))
+        return super().add(stamp(data, torch.tensor(self.cursor), storage))
 
 
 def _slots(start: int, count: int, storage: Storage) -> Tensor:
     """Return ``count`` slots from ``start`` on, around the end if need be."""
     slots = torch.arange(start, start + count)
     return slots if start + count <= storage.capacity else slots % storage.capacity
-
-
-def _stamp(data: Any, slots: Tensor, storage: Storage) -> Any:
-    """Return a shallow copy of ``data`` with the index of every item in it."""
-    index = slots
-    if storage.ndim > 1:
-        within = torch.arange(storage.width).view(storage.row_shape)  # [*W]
-        slots = slots.reshape(*slots.shape, *(1,) * within.ndim)
-        index = storage.coordinates(slots * storage.width + within)  # [*N, *W, ndim]
-    lead = slots.ndim
-    return data.copy().set("index", expand_items(index, lead, data.batch_size))
-
-
-def _require_tensordict(data: Any, writer: Writer) -> None:
-    if is_tensor_collection(data):
-        return
-    raise DTypeError(
-        describe(
-            writer,
-            "writes tensordicts only",
-            found=type(data).__name__,
-            mend="Nothing was written. ReplayBuffer with RoundRobinWriter keeps any object.",
-        )
-    )

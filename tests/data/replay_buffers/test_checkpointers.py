@@ -1,0 +1,115 @@
+"""Saves: a loaded buffer goes on bit for bit; a save cut short does no harm."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from torchrl._core.errors import ShapeError
+from torchrl.data import (
+    LazyTensorStorage,
+    ListStorage,
+    ReplayBuffer,
+    TensorDictPrioritizedReplayBuffer,
+)
+from torchrl.testing.buffer import assert_same, assert_same_state, transitions
+
+
+def test_a_save_that_fails_leaves_the_last_good_one(tmp_path, monkeypatch):
+    buffer = ReplayBuffer(storage=LazyTensorStorage(20))
+    buffer.extend(transitions(0, 5))
+    buffer.dumps(tmp_path)
+    before = buffer[:].clone()
+    buffer.extend(transitions(5, 5))
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fail)
+        with pytest.raises(OSError, match="disk full"):
+            buffer.dumps(tmp_path)
+    again = ReplayBuffer(storage=LazyTensorStorage(20))
+    again.loads(tmp_path)
+    assert_same(again[:], before)
+    buffer.save(tmp_path)
+    again.load(tmp_path)
+    assert_same(again[:], buffer[:])
+    assert len([child for child in tmp_path.iterdir() if child.is_dir()]) == 1
+
+
+SAVER = """
+import sys, torch
+from torchrl.data import LazyTensorStorage, ReplayBuffer
+from torchrl.testing.buffer import transitions
+buffer = ReplayBuffer(storage=LazyTensorStorage(20_000))
+for step in range(10_000):
+    buffer.empty()
+    buffer.extend(transitions(step, 20_000))
+    buffer.dumps(sys.argv[1])
+    print(step, flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_save_leaves_the_last_good_one(tmp_path):
+    for pause in (0.0, 0.05, 0.11):
+        saver = subprocess.Popen(
+            [sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3):
+            done = int(saver.stdout.readline())
+        time.sleep(pause)
+        os.kill(saver.pid, signal.SIGKILL)
+        saver.communicate()
+        buffer = ReplayBuffer(storage=LazyTensorStorage(20_000))
+        buffer.loads(tmp_path)
+        assert len(buffer) == 20_000
+        first = buffer[0]["item"].item()
+        assert first >= done
+        assert_same(buffer[:], transitions(first, 20_000))
+
+
+def test_no_save_is_said_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no save in .*Write one with dumps"):
+        ReplayBuffer().loads(tmp_path)
+
+
+def test_an_empty_buffer_can_be_saved(tmp_path):
+    for make in (LazyTensorStorage, ListStorage):
+        buffer = ReplayBuffer(storage=make(4))
+        buffer.dumps(tmp_path / make.__name__)
+        again = ReplayBuffer(storage=make(4))
+        again.loads(tmp_path / make.__name__)
+        assert len(again) == 0
+        again.extend(transitions(0, 3))
+
+
+def test_priorities_and_objects_travel(tmp_path):
+    buffers = [
+        TensorDictPrioritizedReplayBuffer(alpha=0.6, beta=0.4, storage=LazyTensorStorage(8))
+        for _ in range(2)
+    ]
+    buffers[0].extend(transitions(0, 11))
+    buffers[0].dumps(tmp_path)
+    buffers[1].loads(tmp_path)
+    assert list(buffers[0].sampler._sum_tree) == list(buffers[0].sampler._sum_tree)
+    assert_same_state(buffers[0].state_dict(), buffers[1].state_dict())
+    plain = ReplayBuffer()
+    plain.extend(["a", {"b": 1}])
+    plain.dumps(tmp_path)
+    again = ReplayBuffer()
+    again.loads(tmp_path)
+    assert again[:] == ["a", {"b": 1}]
+
+
+def test_rows_of_another_kind_are_refused(tmp_path):
+    buffer = ReplayBuffer(storage=LazyTensorStorage(8))
+    buffer.extend(transitions(0, 8))
+    buffer.dumps(tmp_path)
+    with pytest.raises(ShapeError, match=r"the saved rows do not fit; expected at most 4 rows"):
+        ReplayBuffer(storage=LazyTensorStorage(4)).loads(tmp_path)

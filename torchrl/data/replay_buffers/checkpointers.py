@@ -1,0 +1,147 @@
+"""Storages to disk and back.
+
+A save is a folder. What is written goes to a fresh folder inside it first, and one rename makes
+that the current one: a save that is cut short leaves the last good one in place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from torchrl._core.errors import describe
+
+CURRENT = "CURRENT"  # the file that names the current folder
+META = "storage.json"
+CHUNK = 1 << 16  # rows written at a time
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a fresh folder to write to; if all goes well, it replaces what ``path`` held.
+
+    >>> import tempfile
+    >>> home = tempfile.mkdtemp()
+    >>> with replacing(home) as folder:
+    ...     _ = (folder / "note").write_text("kept")
+    >>> (current(home) / "note").read_text()
+    'kept'
+    """
+    home = Path(path)
+    home.mkdir(parents=True, exist_ok=True)
+    taken = [int(child.name) for child in home.iterdir() if child.name.isdigit()]
+    folder = home / str(max(taken, default=0) + 1)
+    folder.mkdir()
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    for file in folder.rglob("*"):
+        if file.is_file():
+            _flush(file)
+    draft = home / f"{CURRENT}.draft"
+    draft.write_text(folder.name)
+    _flush(draft)
+    draft.replace(home / CURRENT)
+    for child in home.iterdir():
+        if child.name.isdigit() and child != folder:
+            shutil.rmtree(child, ignore_errors=True)
+
+
+def current(path: str | Path) -> Path:
+    """Return the folder of the last good save.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    pointer = Path(path) / CURRENT
+    if not pointer.exists():
+        raise FileNotFoundError(
+            describe("loads", f"there is no save in {path}", mend="Write one with dumps().")
+        )
+    return Path(path) / pointer.read_text()
+
+
+def _flush(file: Path) -> None:
+    """Make sure that a file is on the disk, not only on its way there."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+class StorageCheckpointerBase(ABC):
+    """Writes a storage to a folder, and reads it.
+
+    Hooks:
+        dumps: ``(storage, folder) -> None``.
+        loads: ``(storage, folder) -> None``.
+    """
+
+    @abstractmethod
+    def dumps(self, storage: Any, path: str | Path) -> None: ...
+
+    @abstractmethod
+    def loads(self, storage: Any, path: str | Path) -> None: ...
+
+
+class TensorStorageCheckpointer(StorageCheckpointerBase):
+    """One file of raw bytes for each entry, and a JSON file that says what they are.
+
+    ``storage.json`` holds ``counts`` (rows written, rows there), ``row_shape`` and ``schema``;
+    ``entry_<i>.bin`` the rows of entry ``i``, row by row.
+    """
+
+    def dumps(self, storage: Any, path: str | Path) -> None:
+        """Write the rows that ``storage`` holds."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = storage.state_dict(copy=False)
+        for number, column in enumerate(state.pop("columns", [])):
+            with (folder / f"entry_{number}.bin").open("wb") as file:
+                for first in range(0, len(column), CHUNK):
+                    rows = column[first : first + CHUNK].cpu().contiguous()
+                    file.write(rows.flatten().view(torch.uint8).numpy().tobytes())
+        (folder / META).write_text(json.dumps(state))
+
+    def loads(self, storage: Any, path: str | Path) -> None:
+        """Take over the rows of a save."""
+        folder = Path(path)
+        state = json.loads((folder / META).read_text())
+        if "schema" in state:
+            lead = (state["counts"][1], *state["row_shape"])
+            state["columns"] = [
+                _map(folder / f"entry_{number}.bin", (*lead, *shape), getattr(torch, dtype))
+                for number, (shape, dtype) in enumerate(state["schema"]["leaves"])
+            ]
+        storage.load_state_dict(state)
+
+
+def _map(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    size = torch.Size(shape).numel() * dtype.itemsize
+    if not size:
+        return torch.empty(shape, dtype=dtype)
+    data = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)
+    return data.view(dtype).view(shape)
+
+
+class ListStorageCheckpointer(StorageCheckpointerBase):
+    """One file with the rows, as ``torch.save`` writes them. Load only what you have saved."""
+
+    def dumps(self, storage: Any, path: str | Path) -> None:
+        """Write the rows that ``storage`` holds."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(storage.state_dict(), folder / "rows.pt")
+
+    def loads(self, storage: Any, path: str | Path) -> None:
+        """Take over the rows of a save."""
+        storage.load_state_dict(torch.load(Path(path) / "rows.pt", weights_only=False))
