@@ -14,7 +14,7 @@ from torchrl._core.errors import ResetError, SpecError, describe
 from torchrl.data import Composite
 from torchrl.envs.batched_envs.buffers import EnvMeta
 from torchrl.envs.batched_envs.exchange import BlockExchange, Crew, Exchange, RecordExchange
-from torchrl.envs.batched_envs.worker import METHOD, build, meta_of
+from torchrl.envs.batched_envs.worker import METHOD, MISSING, build, meta_of
 from torchrl.envs.common import EnvBase
 from torchrl.envs.env_creator import EnvCreator
 from torchrl.envs.spec_access import GROUPS
@@ -266,6 +266,17 @@ class BatchedEnvBase(EnvBase):
 
     # --- stepping --------------------------------------------------------------------------------
 
+    def reset(self, tensordict: Any = None, **kwargs: Any) -> TensorDictBase:
+        """Start the environments if need be, and begin new episodes; see :meth:`EnvBase.reset`.
+
+        Args:
+            tensordict: Updated and returned, if given; says with ``_reset`` which rows begin anew.
+            kwargs: Those of :meth:`EnvBase.reset`, and for the ``reset`` of each environment;
+                ``list_of_kwargs`` holds what differs, one dictionary an environment.
+        """
+        self.start()
+        return super().reset(tensordict, **kwargs)
+
     def expect_resets(self, expected: bool) -> None:
         """Let the environments begin new episodes in the step that ends one: one trip, not two."""
         self.__dict__["_resets_in_step"] = expected
@@ -305,7 +316,7 @@ class BatchedEnvBase(EnvBase):
                     f"environment, found {len(list_of_kwargs)}."
                 )
             each = [{**kwargs, **own} for own in list_of_kwargs]
-        return exchange.reset(tensordict, each, self.plan)
+        return exchange.reset(tensordict, each, self.plan, expected=self._resets_in_step)
 
     def _set_state(self, tensordict: Any) -> Any:
         return self._reset(tensordict, set_state=True)
@@ -348,7 +359,13 @@ class BatchedEnvBase(EnvBase):
 
     def _of_each(self, crew: Crew, name: str) -> Any:
         values = crew.scatter("get_attribute", None, name)
-        if values[0] != METHOD:
+        kinds = [value if isinstance(value, str) else "" for value in values]
+        if MISSING in kinds:
+            raise AttributeError(
+                f"neither {type(self).__name__} nor environment {kinds.index(MISSING)} of it has "
+                f"{name!r}"
+            )
+        if METHOD not in kinds:
             return values
 
         def call(*args: Any, **kwargs: Any) -> list[Any]:

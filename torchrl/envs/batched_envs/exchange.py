@@ -12,7 +12,6 @@ from torch import Tensor
 
 from torchrl._core.entries import Entries
 from torchrl._core.errors import ResetError
-from torchrl._core.mdp import last_name
 from torchrl.envs.batched_envs.buffers import (
     INPUT,
     OUTCOME,
@@ -31,6 +30,7 @@ from torchrl.envs.batched_envs.worker import (
     STEP_SOME_RESET,
     Request,
 )
+from torchrl.envs.spec_access import GROUPS
 from torchrl.envs.step_plan import StepPlan
 
 _CODES = {
@@ -112,19 +112,26 @@ class Exchange(ABC):
             self._fresh_masks = plan.reset_masks(outcome)
         return outcome
 
-    def reset(self, record: Any, kwargs: list[dict[str, Any]], plan: StepPlan) -> Any:
+    def reset(
+        self, record: Any, kwargs: list[dict[str, Any]], plan: StepPlan, *, expected: bool
+    ) -> Any:
         """Reset the rows that ``_reset`` names, or all; return the roots of all.
-
-        Rows that began anew in the last step are ready and not reset again.
 
         Args:
             record: The root, or ``None``.
             kwargs: For the ``reset`` of each environment.
             plan: That of the whole batch.
+            expected: Rows that began anew in the last step did so for this very reset.
         """
         num_envs = len(self.metas)
         fresh, self._fresh = self._fresh, None
         masks = {} if record is None else _masks(record, plan)
+        if not expected:
+            if masks and fresh is not None and bool((fresh & ~_any_row(masks)).any()):
+                raise _untaken(fresh & ~_any_row(masks))
+            fresh = None
+        if not masks and fresh is not None:
+            masks = {key: torch.ones_like(own) for key, own in self._fresh_masks.items()}
         if not masks:
             self._begin(self._requests([{}] * num_envs, [True] * num_envs, record, kwargs))
             return self._collect(record)
@@ -159,8 +166,6 @@ class Exchange(ABC):
         if record is not None and (self._reads_root or any(masks) or any(map(_sets, kwargs))):
             records = self._rows(record)
             for row, parts in zip(records, masks, strict=True):
-                for key in [key for key in row.keys(True, True) if last_name(key) == "_reset"]:
-                    row.pop(key)
                 for key, mask in parts.items():
                     row.set(key, mask.clone())
         return [
@@ -181,13 +186,13 @@ class Exchange(ABC):
         """Return the row of each environment, free to be changed, where that environment lives."""
         if isinstance(record, Entries):
             record = TensorDict(dict(record), self.batch_size, device=self.device)
-        rows = [row.copy() for row in record.exclude("next").unbind(0)]
-        if self.crew.is_remote:  # a pickled view takes along everything that it looks at
-            rows = [row.to("cpu").clone() for row in rows]
-        return [
-            row if meta.device in (None, self.device) else row.to(meta.device)
-            for row, meta in zip(rows, self.metas, strict=True)
-        ]
+        rows = []
+        for row, meta in zip(record.unbind(0), self.metas, strict=True):
+            row = row.select(*meta.names(*GROUPS), "_step", strict=False)
+            if self.crew.is_remote:  # a pickled view takes along everything that it looks at
+                row = row.clone() if row.device is None else row.to("cpu").clone()
+            rows.append(row if meta.device in (None, row.device) else row.to(meta.device))
+        return rows
 
     @abstractmethod
     def _send(self, record: Any, mask: Tensor | None, resets: bool) -> Any: ...

@@ -165,7 +165,7 @@ class ProcessCrew(Crew):
         for worker in self._workers:
             if worker.channel.pending() == FAILED:
                 self._answer(worker)
-            if not worker.is_alive() and not worker.channel.pending():
+            if not worker.is_alive():
                 raise self._lost(worker)
         if self._timeout is not None and time.monotonic() - started > self._timeout:
             trace = waited_for.traceback() if waited_for.is_alive() else ""

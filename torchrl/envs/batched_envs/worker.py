@@ -190,12 +190,16 @@ class Seat:
     ) -> tuple[TensorDictBase, TensorDictBase | None]:
         """Return the outcome of a step and, if an episode has ended and we reset, the next root."""
         outcome, root = self._step_tensordict(record, resets)
-        return outcome, root
+        return outcome, None if root is None else self._own(root)
 
     def reset_record(self, request: Request) -> TensorDictBase:
         """Return the root after a reset."""
         record, kwargs = request
-        return self.env.reset(record, **kwargs)
+        return self._own(self.env.reset(record, **kwargs))
+
+    def _own(self, root: TensorDictBase) -> TensorDictBase:
+        """Return what is ours of a root that may hold what it was given."""
+        return root.select(*self.meta.root_names, strict=False)
 
 
 class Team:
@@ -277,8 +281,8 @@ class Team:
         return seed
 
     def get_attribute(self, name: str) -> list[Any]:
-        """Return an attribute of each environment; a method as :data:`METHOD`."""
-        values = [getattr(seat.env, name) for seat in self._take_turns()]
+        """Return an attribute of each: :data:`METHOD` for a method, :data:`MISSING` for none."""
+        values = [getattr(seat.env, name, MISSING) for seat in self._take_turns()]
         return [METHOD if callable(value) else value for value in values]
 
     def call_method(self, name: str, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
@@ -304,7 +308,7 @@ class Team:
         self.seats = []
 
 
-METHOD = "<method>"
+METHOD, MISSING = "<method>", "<missing>"
 
 
 def serve(channel: Channel, first: int, recipes: Sequence[Recipe | EnvBase]) -> None:
