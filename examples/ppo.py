@@ -12,6 +12,7 @@ Source: Schulman et al., 2017, https://arxiv.org/abs/1707.06347.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -171,6 +172,8 @@ def main(args: Args) -> float:
     """Train, write the results, and return the mean evaluation return."""
     torch.manual_seed(args.seed)
     torch.set_num_threads(1)  # small networks are faster so
+    if "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo then draws without a screen
 
     # Environment, networks
     env = make_env(args)
@@ -236,7 +239,10 @@ def main(args: Args) -> float:
     # Results
     returns = evaluate(env, actor, args)
     logger.log_scalar("eval/return", returns.mean(), frames)
-    film(env, actor, logger, args)
+    try:
+        film(env, actor, logger, args)
+    except Exception as error:  # a machine that cannot draw has trained a policy all the same
+        print(f"no video: {error}")
     plot(curve, Path(logger.experiment) / "learning_curve.png", args)
     torch.save(loss_module.state_dict(), Path(logger.experiment) / "model.pt")
     collector.shutdown()
