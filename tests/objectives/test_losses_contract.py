@@ -9,15 +9,25 @@ import torchrl.objectives as objectives
 from torchrl.modules import QValueActor
 from torchrl.objectives import (
     A2CLoss,
+    BCLoss,
     ClipPPOLoss,
+    CQLLoss,
     CrossQLoss,
     DDPGLoss,
+    DiscreteCQLLoss,
+    DiscreteIQLLoss,
     DiscreteSACLoss,
     DistributionalDQNLoss,
     DQNLoss,
+    DTLoss,
+    IPPOLoss,
+    IQLLoss,
     KLPENPPOLoss,
     LossModule,
+    MAPPOLoss,
+    OnlineDTLoss,
     PPOLoss,
+    QMixerLoss,
     QRDQNLoss,
     REDQLoss,
     ReinforceLoss,
@@ -34,10 +44,14 @@ from torchrl.testing.networks import (
     discrete_actor,
     distributional_q_network,
     gaussian_actor,
+    mixing_networks,
     q_critic,
     q_network,
     quantile_q_network,
     tanh_normal,
+    team,
+    team_advantages,
+    team_networks,
     transitions,
 )
 
@@ -113,6 +127,37 @@ LOSSES = {
     ),
     "redq": (lambda: REDQLoss(gaussian_actor(), q_critic(), num_qvalue_nets=3), transitions),
     "crossq": (lambda: CrossQLoss(gaussian_actor(), q_critic()), transitions),
+    "iql": (
+        lambda: IQLLoss(gaussian_actor(), q_critic(), critic(), expectile=0.7, temperature=3.0),
+        transitions,
+    ),
+    "discrete iql": (
+        lambda: DiscreteIQLLoss(discrete_actor(), q_network(), critic(), action_space="one_hot"),
+        discrete,
+    ),
+    "cql": (lambda: CQLLoss(gaussian_actor(), q_critic(), num_random=3), transitions),
+    "cql, all options": (
+        lambda: CQLLoss(
+            gaussian_actor(),
+            q_critic(),
+            num_random=3,
+            with_lagrange=True,
+            lagrange_thresh=1.0,
+            max_q_backup=True,
+            deterministic_backup=False,
+            temperature=0.5,
+            min_q_weight=2.0,
+        ),
+        transitions,
+    ),
+    "discrete cql": (lambda: DiscreteCQLLoss(q_network(), action_space="one_hot"), discrete),
+    "bc": (lambda: BCLoss(gaussian_actor()), transitions),
+    "bc, deterministic": (lambda: BCLoss(deterministic_actor()), transitions),
+    "dt": (lambda: DTLoss(deterministic_actor()), transitions),
+    "online dt": (lambda: OnlineDTLoss(gaussian_actor()), transitions),
+    "mappo": (lambda: MAPPOLoss(*team_networks()), team_advantages),
+    "ippo": (lambda: IPPOLoss(*team_networks(), normalize_advantage=False), team_advantages),
+    "qmix": (lambda: QMixerLoss(*mixing_networks(), action_space="one_hot"), team),
     "tqc": (lambda: TQCLoss(gaussian_actor(), q_critic(2, 5)), transitions),
     "a2c": (lambda: A2CLoss(gaussian_actor(), critic()), advantage_batch),
     "a2c discrete": (
@@ -150,6 +195,8 @@ EXCEPT = {
     # importance weights are taken where they are, and are no in_keys
     "ddpg, delayed, weighted": {"in_keys_suffice", "keyword_call"},
     "sac, all options": {"in_keys_suffice", "keyword_call"},
+    # advantages are standardised without the padded rows, so these change the others
+    "mappo": {"padded_rows_do_not_count"},
     # what the critic counts against the data depends on all of them
     "td3+bc": {"padded_rows_do_not_count"},
     # advantages are standardised without the padded rows, so these change the others

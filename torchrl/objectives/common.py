@@ -278,11 +278,15 @@ class LossModule(TensorDictModuleBase):
     def _build_value_estimator(
         self, value_type: ValueEstimators | str | type | None, hyperparams: dict[str, Any]
     ) -> ValueEstimatorBase:
-        if value_type is None:
-            value_type = self.default_value_estimator
         networks = self._estimator_networks()
         if isinstance(value_type, type):
-            return value_type(**{**self._value_kwargs, **networks, **hyperparams})
+            names_of_classes = {kind: name for name, kind in CLASSES.items()}
+            if value_type not in names_of_classes:
+                given = {"value_network": networks["value_network"], **self._value_kwargs}
+                return value_type(**{**given, **hyperparams})
+            value_type = names_of_classes[value_type]
+        if value_type is None:
+            value_type = self.default_value_estimator
         if value_type is None or ValueEstimators(value_type) not in self.value_estimators:
             names = [member.value for member in self.value_estimators]
             raise ValueError(
@@ -329,6 +333,7 @@ class LossModule(TensorDictModuleBase):
             tensordict: A batch ``[*B]`` with the entries ``in_keys``.
         """
         self._check_entries(tensordict)
+        tensordict = self._with_plain_batch(tensordict)
         mask = self._mask(tensordict)
         return TensorDict(
             {
@@ -336,6 +341,16 @@ class LossModule(TensorDictModuleBase):
                 for name, value in self.losses(tensordict).items()
             }
         )
+
+    def _with_plain_batch(self, td: TensorDictBase) -> TensorDictBase:
+        """Undo a batch size that swallowed features, as guessed from keywords ``[B, 1]``."""
+        name = getattr(self.tensor_keys, "reward", None)
+        reward = None if name is None else td.get(next_key(name), None)
+        if reward is None or td.ndim < reward.ndim:
+            return td
+        td = td.copy()
+        td.batch_size = reward.shape[:-1]
+        return td
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         raise TypeError(describe(self, "has neither its own losses() nor its own forward()"))

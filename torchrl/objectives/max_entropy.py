@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import write
-from torchrl.objectives.distributions import check_actor, sum_leaves, sum_to
+from torchrl.objectives.distributions import check_actor, heads, sum_leaves, sum_to
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss, spec_leaf
 
 Actions = dict[NestedKey, Tensor]
@@ -89,7 +90,7 @@ class MaxEntropyLoss(CriticLoss):
         if device is not None:
             self.log_alpha.data = self.log_alpha.data.to(device)
         keys = actor_network.dist_sample_keys
-        if len(keys) == 1 and keys[0] != "_":
+        if len(keys) == 1 and keys[0] != "_" and hasattr(self.tensor_keys, "action"):
             self.tensor_keys.action = keys[0]
 
     def _set_target_entropy(self, target_entropy: float | str, action_spec: Any) -> None:
@@ -106,7 +107,7 @@ class MaxEntropyLoss(CriticLoss):
         """Return actions of the policy and their log-probability ``[*B]``, both with gradients."""
         actor = self.actor_network if actor is None else actor
         dist = actor.get_dist(td.select(*actor.in_keys, strict=False))
-        if not dist.has_rsample:
+        if not all(part.has_rsample for part in heads(dist).values()):
             raise TypeError(
                 describe(
                     self,
@@ -122,11 +123,15 @@ class MaxEntropyLoss(CriticLoss):
             log_prob = value if isinstance(value, Tensor) else sum_leaves(value, ndim)
         else:
             actions, log_prob = {self.tensor_keys.action: sample}, sum_to(value, ndim)
+        self._infer_target_entropy(actions.values(), log_prob.ndim)
+        return actions, log_prob
+
+    def _infer_target_entropy(self, actions: Iterable[Tensor], ndim: int) -> None:
+        """Count the dimensions of actions ``[*B, ...]``, if no spec has told them."""
         if not self._knows_target_entropy:
-            dims = sum(math.prod(a.shape[log_prob.ndim :]) for a in actions.values())
+            dims = sum(math.prod(action.shape[ndim:]) for action in actions)
             self.target_entropy.fill_(-float(dims))
             self._knows_target_entropy = True
-        return actions, log_prob
 
     def _log_prob_ndim(self, td: TensorDictBase) -> int:
         """Return how many dimensions ``*B`` are; agents of a group with own actions count."""

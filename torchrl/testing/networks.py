@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import TensorDict
+from tensordict import NestedKey, TensorDict
 from tensordict.nn import (
     NormalParamExtractor,
     ProbabilisticTensorDictModule,
@@ -141,4 +141,75 @@ def advantage_batch(
         td["logits"] = rand(actions)
     else:
         td["loc"], td["scale"] = rand(actions), rand(actions).exp()
+    return td
+
+
+AGENTS = 2
+
+
+def team_networks(
+    actions: int = 2,
+) -> tuple[ProbabilisticTensorDictSequential, TensorDictModule]:
+    """A policy and a critic for each of several agents."""
+    net = nn.Sequential(nn.Linear(OBS, 2 * actions), NormalParamExtractor())
+    loc: NestedKey = ("agents", "loc")
+    scale: NestedKey = ("agents", "scale")
+    actor = ProbabilisticTensorDictSequential(
+        TensorDictModule(net, [("agents", "observation")], [loc, scale]),
+        ProbabilisticTensorDictModule(
+            {"loc": loc, "scale": scale},
+            [("agents", "action")],
+            distribution_class=independent_normal,  # type: ignore[arg-type]
+            return_log_prob=True,
+        ),
+    )
+    value: list[NestedKey] = [("agents", "state_value")]
+    return actor, TensorDictModule(Concat(OBS), [("agents", "observation")], value)
+
+
+class Mixer(nn.Module):
+    """Rises with the value of every agent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(OBS, AGENTS)
+
+    def forward(self, values: Tensor, state: Tensor) -> Tensor:
+        return (values.squeeze(-1) * self.net(state).exp()).sum(-1, keepdim=True)
+
+
+def mixing_networks(actions: int = 4) -> tuple[TensorDictModule, TensorDictModule]:
+    """The values of each agent's actions, and what mixes them."""
+    local = TensorDictModule(
+        Concat(OBS, actions), [("agents", "observation")], [("agents", "action_value")]
+    )
+    keys: list[NestedKey] = [("agents", "chosen_action_value"), "state"]
+    return local, TensorDictModule(Mixer(), keys, ["chosen_action_value"])
+
+
+def team(actions: int = 4, batch: tuple[int, ...] = (BATCH,), seed: int = 0) -> TensorDict:
+    """Steps of a team with one reward, discrete actions and a state."""
+    td = transitions(actions, discrete=True, batch=batch, seed=seed)
+    g = torch.Generator().manual_seed(seed + 2)
+    for place in (td, td["next"]):
+        place["state"] = place.pop("observation")
+        observation = torch.randn((*batch, AGENTS, OBS), generator=g)
+        place["agents"] = TensorDict(observation=observation, batch_size=(*batch, AGENTS))
+    index = torch.randint(actions, (*batch, AGENTS), generator=g)
+    td["agents", "action"] = nn.functional.one_hot(index, actions)
+    return td.exclude("action")
+
+
+def team_advantages(
+    actions: int = 2, batch: tuple[int, ...] = (BATCH,), seed: int = 0
+) -> TensorDict:
+    """Steps of a team with continuous actions, advantages and values for each agent."""
+    td = team(batch=batch, seed=seed)
+    g = torch.Generator().manual_seed(seed + 3)
+
+    def rand(*size: int) -> Tensor:
+        return torch.randn((*batch, AGENTS, *size), generator=g)
+
+    td["agents", "action"], td["action_log_prob"] = rand(actions), rand() * 0.1 - actions
+    td["advantage"], td["value_target"] = rand(1), rand(1)
     return td

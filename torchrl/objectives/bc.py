@@ -1,0 +1,70 @@
+"""Behaviour cloning: Pomerleau, 1991, https://doi.org/10.1162/neco.1991.3.1.88."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import ProbabilisticTensorDictSequential
+from torch import Tensor
+
+from torchrl._core.keys import read
+from torchrl._core.math import distance_loss
+from torchrl.objectives.common import LossModule, take
+from torchrl.objectives.distributions import log_prob
+
+
+class BCLoss(LossModule):
+    r"""A policy does what the data does.
+
+    .. math:: L = -\log\pi(a|s) \quad \text{or} \quad L = d(\pi(s), a)
+
+    Args:
+        actor_network: A policy with a distribution, or one that writes ``action [*B, A]``.
+        loss_function: ``"l1"``, ``"l2"`` or ``"smooth_l1"``: the distance of the policy's action
+            from the data's, averaged over the action. By default the log-probability for a policy
+            with a distribution, ``"l2"`` for another.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Reads: ``action [*B, A]`` and the inputs of the policy.
+    Returns: ``loss_bc``.
+
+    >>> import torch
+    >>> from tensordict.nn import TensorDictModule
+    >>> actor = TensorDictModule(torch.nn.Identity(), ["observation"], ["action"])
+    >>> BCLoss(actor)(observation=torch.zeros(4, 1), action=torch.ones(4, 1))
+    tensor(1.)
+    """
+
+    @dataclass
+    class _AcceptedKeys:
+        action: NestedKey = read("action")
+
+    network_inputs: Mapping[str, str] = {"actor_network": "root"}
+
+    def __init__(
+        self,
+        actor_network: Any,
+        *,
+        loss_function: str | None = None,
+        reduction: str | None = None,
+    ) -> None:
+        super().__init__(reduction=reduction)
+        self.convert_to_functional(actor_network, "actor_network")
+        is_probabilistic = isinstance(actor_network, ProbabilisticTensorDictSequential)
+        if loss_function is None and not is_probabilistic:
+            loss_function = "l2"
+        self.loss_function = loss_function
+        self.out_keys = ["loss_bc"]
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        actor, key = self.actor_network, self.tensor_keys.action
+        if self.loss_function is None:
+            dist = actor.get_dist(td.select(*actor.in_keys, strict=False))
+            return {"loss_bc": -log_prob(dist, td, key, td.ndim)}
+        distance = distance_loss(take(actor, td, key), td.get(key), self.loss_function)
+        return {
+            "loss_bc": distance.flatten(td.ndim).mean(-1) if distance.ndim > td.ndim else distance
+        }

@@ -1,0 +1,172 @@
+"""Conservative Q-learning: Kumar et al., 2020, https://arxiv.org/abs/2006.04779.
+
+``N`` critics or discrete actions, ``R`` sampled actions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+
+from torchrl.objectives.distributions import log_prob
+from torchrl.objectives.dqn import DQNLoss
+from torchrl.objectives.max_entropy import Actions
+from torchrl.objectives.off_policy import action_bounds, evaluate, value_of
+from torchrl.objectives.sac import SACLoss
+
+
+class CQLLoss(SACLoss):
+    r"""Soft actor-critic for fixed data: actions outside the data are valued low.
+
+    .. math:: L_{CQL} = w \sum_i \Big(T \log \frac{1}{3R} \sum_a
+        \frac{e^{Q_i(s, a) / T}}{\mu(a)} - Q_i(s, a_{data})\Big)
+
+    where the actions are drawn, a third each, uniformly, from the policy at :math:`s` and from the
+    policy at :math:`s'`, and :math:`\mu` is the density of each.
+
+    Args:
+        actor_network: A policy with a distribution that has gradients (``rsample``).
+        qvalue_network: Reads observations and action, writes ``state_action_value [*B, 1]``; one
+            network, from which a second is drawn, or a list of both.
+        temperature: :math:`T`.
+        min_q_weight: :math:`w`.
+        max_q_backup: Bootstrap from the best of ``num_random`` next actions.
+        deterministic_backup: Leave the entropy out of the target.
+        num_random: :math:`R`.
+        with_lagrange: Learn the weight of the penalty, so that it is driven to ``lagrange_thresh``.
+        lagrange_thresh: See there.
+        options: As in :class:`~torchrl.objectives.SACLoss`. The range of uniform actions is that of
+            ``action_spec`` or of the policy's spec, and [-1, 1] without them.
+
+    Reads: As :class:`~torchrl.objectives.SACLoss`. Writes: As :class:`~torchrl.objectives.SACLoss`.
+    Returns: ``loss_actor``, ``loss_actor_bc`` (which clones the data; to be used in the place of
+        ``loss_actor`` while the critics warm up), ``loss_qvalue``, ``loss_cql``, ``loss_alpha``,
+        ``loss_alpha_prime`` (with Lagrange), ``alpha``, ``entropy``.
+
+    Source: Kumar et al., 2020, https://arxiv.org/abs/2006.04779, eq. 4 (variant H) and appendix F.
+    """
+
+    def __init__(
+        self,
+        actor_network: Any,
+        qvalue_network: Any,
+        *,
+        action_spec: Any = None,
+        temperature: float = 1.0,
+        min_q_weight: float = 1.0,
+        max_q_backup: bool = False,
+        deterministic_backup: bool = True,
+        num_random: int = 10,
+        with_lagrange: bool = False,
+        lagrange_thresh: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(actor_network, qvalue_network, action_spec=action_spec, **options)
+        self.temperature, self.min_q_weight = temperature, min_q_weight
+        self.max_q_backup, self.deterministic_backup = max_q_backup, deterministic_backup
+        self.num_random, self.lagrange_thresh = num_random, lagrange_thresh
+        self.with_lagrange = with_lagrange
+        spec = getattr(actor_network, "spec", None) if action_spec is None else action_spec
+        bounds = (-1.0, 1.0) if spec is None else None
+        low, high = action_bounds(self, spec, bounds, self.tensor_keys.action)
+        self._coefficient("action_low", low)
+        self._coefficient("action_high", high)
+        self.out_keys = [*self.out_keys, "loss_actor_bc", "loss_cql"]
+        if with_lagrange:
+            self.log_alpha_prime = nn.Parameter(torch.zeros_like(self.log_alpha))
+            self.out_keys = [*self.out_keys, "loss_alpha_prime"]
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        out = super().losses(td)
+        actor, keys = self.actor_network, self.tensor_keys
+        dist = actor.get_dist(td.select(*actor.in_keys, strict=False))
+        of_data = log_prob(dist, td, keys.action, td.ndim)
+        entropy = dist.log_prob(dist.rsample()).reshape(td.batch_size)
+        out["loss_actor_bc"] = self.alpha * entropy - of_data
+        penalty = self._penalty(td)  # [*B]
+        out["loss_cql"] = penalty
+        if self.with_lagrange:
+            weight = self.log_alpha_prime.exp().clamp(0.0, 1e6)
+            gap = penalty - self.lagrange_thresh
+            out["loss_cql"] = weight.detach() * gap
+            out["loss_alpha_prime"] = -weight * gap.detach()
+        return out
+
+    def _penalty(self, td: TensorDictBase) -> Tensor:
+        """Return how far sampled actions are valued above those of the data, ``[*B]``."""
+        key, count = self.tensor_keys.state_action_value, self.num_random
+        with torch.no_grad():
+            draws = [
+                self._uniform(td),
+                self._draw(td.expand(count, *td.batch_size)),
+                self._draw(td.get("next").expand(count, *td.batch_size)),
+            ]
+        wide = td.expand(count, *td.batch_size)
+        ratios = [
+            evaluate(self.qvalue_network, wide, key, actions) / self.temperature - density
+            for actions, density in draws
+        ]  # [N, R, *B] each
+        sampled = torch.cat(ratios, 1).logsumexp(1) - math.log(3 * count)  # [N, *B]
+        gap = self.temperature * sampled - value_of(self.qvalue_network, td, key)
+        return self.min_q_weight * gap.sum(0)
+
+    def _uniform(self, td: TensorDictBase) -> tuple[Actions, Tensor]:
+        """Return ``R`` uniform actions a sample and their log-density."""
+        key = self.tensor_keys.action
+        action = td.get(key)
+        low, width = self.action_low, (self.action_high - self.action_low).expand(action.shape)
+        draws = torch.rand(self.num_random, *action.shape, device=action.device, dtype=action.dtype)
+        density = -width.log().flatten(td.ndim).sum(-1)  # [*B]
+        return {key: low + width * draws}, density.expand(self.num_random, *td.batch_size)
+
+    def _next_value(self, following: TensorDictBase) -> Tensor:
+        if self.max_q_backup:
+            wide = following.expand(self.num_random, *following.batch_size)
+            actions, log_prob_of_next = self._draw(wide, self.target("actor_network"))
+            value, best = self._lowest(wide, actions).max(0)
+            log_prob_of_next = log_prob_of_next.gather(0, best.unsqueeze(0)).squeeze(0)
+        else:
+            actions, log_prob_of_next = self._draw(following, self.target("actor_network"))
+            value = self._lowest(following, actions)
+        return value if self.deterministic_backup else value - self.alpha * log_prob_of_next
+
+
+class DiscreteCQLLoss(DQNLoss):
+    r"""Q-learning for fixed data: actions outside the data are valued low.
+
+    .. math:: L_{CQL} = \log \sum_{a'} e^{Q(s, a')} - Q(s, a)
+
+    Args:
+        value_network: Reads observations, writes ``action_value [*B, N]``.
+        options: As in :class:`~torchrl.objectives.DQNLoss`.
+
+    Reads: As :class:`~torchrl.objectives.DQNLoss`. Writes: As :class:`~torchrl.objectives.DQNLoss`.
+    Returns: ``loss_qvalue``, ``loss_cql``, and the means ``td_error``, ``pred_value``,
+        ``target_value``.
+
+    Source: Kumar et al., 2020, https://arxiv.org/abs/2006.04779, eq. 4 (variant H).
+    """
+
+    def __init__(self, value_network: Any, **options: Any) -> None:
+        super().__init__(value_network, **options)
+        self.out_keys = ["loss_qvalue", "loss_cql", "td_error", "pred_value", "target_value"]
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        mask, space = self._mask(td), self.action_space
+        values = self._values(td)  # [*B, N]
+        taken = space.value_of(values, td.get(self.tensor_keys.action)).squeeze(-1)  # [*B]
+        with torch.no_grad():
+            target = self._bootstrap(td, space.value_of(*self._next_outputs(td)))
+            error = (taken - target).square()
+        self._prioritise(td, error.unsqueeze(-1))
+        return {
+            "loss_qvalue": self._weigh(td, self._errors(taken, target)),
+            "loss_cql": self._weigh(td, values.logsumexp(-1) - taken),
+            "td_error": self._mean(error, mask),
+            "pred_value": self._mean(taken.detach(), mask),
+            "target_value": self._mean(target, mask),
+        }

@@ -1,0 +1,66 @@
+"""Proximal policy optimisation for groups of agents.
+
+``n`` agents.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensordict.nn import TensorDictModuleBase
+
+from torchrl._core.legacy import old_keywords
+from torchrl.objectives.ppo import ClipPPOLoss
+from torchrl.objectives.value.estimators import ValueEstimators
+
+
+class MAPPOLoss(ClipPPOLoss):
+    """Clipped PPO in which every agent has its advantage, and a critic may see all of them.
+
+    Advantages come from :class:`~torchrl.objectives.value.MultiAgentGAE`, which gives the rewards
+    and ends of the team to each agent, and are standardised for each agent by itself.
+
+    Args:
+        actor_network: A policy with a distribution over ``action [*B, n, A]``.
+        critic_network: Writes ``state_value [*B, n, 1]``.
+        entropy_coeff: Weight of the entropy.
+        normalize_advantage: Standardise the advantages.
+        normalize_advantage_exclude_dims: Dimensions of which each index is standardised by itself.
+        options: As in :class:`~torchrl.objectives.ClipPPOLoss`.
+
+    Reads: As :class:`~torchrl.objectives.ClipPPOLoss`, ``advantage [*B, n, 1]``.
+    Returns: As :class:`~torchrl.objectives.ClipPPOLoss`.
+
+    Source: Yu et al., 2022, https://arxiv.org/abs/2103.01955, appendix A.
+    """
+
+    default_value_estimator = ValueEstimators.MAGAE
+
+    @old_keywords(actor="actor_network", critic="critic_network", entropy_coef="entropy_coeff")
+    def __init__(
+        self,
+        actor_network: TensorDictModuleBase,
+        critic_network: TensorDictModuleBase | None = None,
+        *,
+        entropy_coeff: float = 0.01,
+        normalize_advantage: bool = True,
+        normalize_advantage_exclude_dims: tuple[int, ...] = (-2,),
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            actor_network,
+            critic_network,
+            entropy_coeff=entropy_coeff,
+            normalize_advantage=normalize_advantage,
+            normalize_advantage_exclude_dims=normalize_advantage_exclude_dims,
+            **options,
+        )
+
+
+class IPPOLoss(MAPPOLoss):
+    """Clipped PPO in which every agent learns for itself: its critic sees what it sees.
+
+    The formulas are those of :class:`MAPPOLoss`; what differs is the critic that is passed.
+
+    Source: de Witt et al., 2020, https://arxiv.org/abs/2011.09533.
+    """

@@ -1,0 +1,110 @@
+"""Q-learning on a mixture of the agents' values: Rashid et al., 2018, https://arxiv.org/abs/1803.11485.
+
+``n`` agents of ``N`` actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from torch import Tensor
+
+from torchrl._core.keys import next_key, write
+from torchrl._core.keys import read as read_root
+from torchrl.modules.tensordict_module.choices import resolve
+from torchrl.objectives.common import take
+from torchrl.objectives.off_policy import CriticKeys, CriticLoss, merge
+
+AGENTS = "agents"
+
+
+@dataclass
+class QMixerKeys(CriticKeys):
+    """Names of the entries of mixed Q-learning."""
+
+    action: NestedKey = read_root((AGENTS, "action"))
+    action_value: NestedKey = write((AGENTS, "action_value"))
+    local_value: NestedKey = write((AGENTS, "chosen_action_value"))
+    global_value: NestedKey = write("chosen_action_value")
+
+
+class QMixerLoss(CriticLoss):
+    r"""Q-learning on the value of a team, mixed from the values of its agents (QMIX, VDN).
+
+    .. math:: L = d\big(f(Q_1(s, a_1), \ldots, Q_n(s, a_n); s),\
+        r + \gamma (1 - e) \bar f(\max_a \bar Q_1(s', a), \ldots; s')\big)
+
+    Args:
+        local_value_network: Reads what each agent sees, writes ``agents.action_value [*B, n, N]``.
+        mixer_network: Reads ``agents.chosen_action_value [*B, n, 1]`` and, maybe, the state; writes
+            ``chosen_action_value [*B, 1]``. It must not fall in any agent's value.
+        loss_function: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
+        delay_value: Take the target from frozen copies of both networks.
+        action_space: ``"one_hot"``, ``"categorical"`` or a spec, if the network does not say.
+        options: Arguments of :class:`~torchrl.objectives.off_policy.CriticLoss`.
+
+    Reads: ``agents.action``, ``next.reward [*B, 1]``, ``next.terminated [*B, 1]`` (or
+        ``next.done``), the inputs of the local network and the state, now and next.
+    Writes: ``td_error [*B, 1]``, the squared error, as priority.
+    Returns: ``loss``.
+
+    Source: Rashid et al., 2018, https://arxiv.org/abs/1803.11485, eq. 6; as a sum, Sunehag et al.,
+        2017, https://arxiv.org/abs/1706.05296.
+    """
+
+    _AcceptedKeys = QMixerKeys
+    network_inputs: Mapping[str, str] = {
+        "local_value_network": "root next",
+        "mixer_network": "root next",
+    }
+
+    def __init__(
+        self,
+        local_value_network: Any,
+        mixer_network: Any,
+        *,
+        loss_function: str = "l2",
+        delay_value: bool = True,
+        action_space: Any = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(loss_function=loss_function, **options)
+        self.convert_to_functional(
+            local_value_network, "local_value_network", create_target_params=delay_value
+        )
+        self.convert_to_functional(mixer_network, "mixer_network", create_target_params=delay_value)
+        space = getattr(local_value_network, "action_space", None)
+        if action_space is not None or space is None:
+            space, _ = resolve(self, action_space, None, None, self.tensor_keys.action)
+        self.action_space = space
+        self.out_keys = ["loss"]
+
+    def _collect_in_keys(self) -> list[NestedKey]:
+        local = self.tensor_keys.local_value  # made inside, for the mixer
+        return [key for key in super()._collect_in_keys() if key not in (local, next_key(local))]
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        keys, space = self.tensor_keys, self.action_space
+        values = take(self.local_value_network, td, keys.action_value)  # [*B, n, N]
+        taken = self._mix(self.mixer_network, td, space.value_of(values, td.get(keys.action)))
+        with torch.no_grad():
+            following = td.get("next")
+            network = self.target("local_value_network")
+            outputs = network(following.select(*network.in_keys))
+            best = outputs.get(keys.local_value, None)  # minds masks
+            if best is None:
+                best = space.best(outputs.get(keys.action_value))[1]  # [*B, n, 1]
+            ahead = self._mix(self.target("mixer_network"), following, best)
+            target = self._bootstrap(td, ahead.unsqueeze(-1))
+        self._prioritise(td, (taken - target).square().unsqueeze(-1))
+        return {"loss": self._weigh(td, self._errors(taken, target))}
+
+    def _mix(self, mixer: Any, td: TensorDictBase, values: Tensor) -> Tensor:
+        """Return the value of the team ``[*B]``."""
+        keys = self.tensor_keys
+        inputs = merge(td, mixer, {keys.local_value: values})
+        return mixer(inputs).get(keys.global_value).squeeze(-1)
