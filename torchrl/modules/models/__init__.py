@@ -7,6 +7,13 @@ from torchrl.modules.models.dqn import DistributionalDQNnet, DuelingCnnDQNet, Du
 from torchrl.modules.models.exploration import NoisyLazyLinear, NoisyLinear, reset_noise
 from torchrl.modules.models.init import init_weights
 from torchrl.modules.models.mlp import MLP
+from torchrl.modules.models.multiagent import (
+    MultiAgentConvNet,
+    MultiAgentMLP,
+    MultiAgentNetBase,
+    QMixer,
+    VDNMixer,
+)
 from torchrl.modules.models.utils import SquashDims, Squeeze2dLayer, SqueezeLayer
 
 __all__ = [
@@ -21,11 +28,16 @@ __all__ = [
     "DuelingCnnDQNet",
     "DuelingMlpDQNet",
     "MLP",
+    "MultiAgentConvNet",
+    "MultiAgentMLP",
+    "MultiAgentNetBase",
     "NoisyLazyLinear",
     "NoisyLinear",
+    "QMixer",
     "SquashDims",
     "Squeeze2dLayer",
     "SqueezeLayer",
+    "VDNMixer",
     "init_weights",
     "reset_noise",
 ]

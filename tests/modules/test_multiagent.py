@@ -1,0 +1,138 @@
+"""Networks of several agents, and mixers."""
+
+import itertools
+
+import pytest
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torch import nn
+
+from torchrl._core.errors import ShapeError
+from torchrl.modules import MultiAgentConvNet, MultiAgentMLP, QMixer, VDNMixer
+
+N, F = 3, 4
+WAYS = list(itertools.product([False, True], [False, True], [False, True]))
+
+
+def mlp(centralized, share_params, use_td_params=True, **kwargs):
+    return MultiAgentMLP(
+        F,
+        2,
+        N,
+        centralized=centralized,
+        share_params=share_params,
+        use_td_params=use_td_params,
+        num_cells=[8],
+        **kwargs,
+    )
+
+
+def conv(centralized, share_params, use_td_params=True):
+    return MultiAgentConvNet(
+        N,
+        centralized,
+        share_params,
+        in_features=2,
+        num_cells=[4],
+        kernel_sizes=3,
+        use_td_params=use_td_params,
+    )
+
+
+@pytest.mark.parametrize(("centralized", "share_params", "use_td_params"), WAYS)
+@pytest.mark.parametrize("make", [mlp, conv])
+def test_who_sees_and_who_shares(make, centralized, share_params, use_td_params):
+    net = make(centralized, share_params, use_td_params)
+    shape = (F,) if make is mlp else (2, 7, 7)
+    for batch in ((), (5,), (5, 2)):
+        assert net(torch.randn(*batch, N, *shape)).shape[: len(batch) + 1] == (*batch, N)
+
+    x = torch.randn(5, N, *shape, requires_grad=True)
+    out = net(x)
+    first = torch.autograd.grad(out[:, 0].sum(), x, retain_graph=True)[0]
+    seen = [bool((first[:, agent] != 0).any()) for agent in range(N)]
+    assert seen == ([True] * N if centralized else [True] + [False] * (N - 1))
+
+    same = torch.randn(1, 1, *shape).expand(1, N, *shape)
+    one = net(same)[0]
+    assert torch.allclose(one[0], one[1], atol=1e-6) is share_params
+
+    parameters = list(net.parameters())
+    count = sum(p.numel() for p in parameters)
+    single = sum(p.numel() for p in make(centralized, True).parameters())
+    assert count == (single if share_params else N * single)
+    grads = torch.autograd.grad(out.square().sum(), parameters)
+    assert all((g != 0).any() for g in grads)
+
+
+def test_stacked_networks_equal_a_list_of_them():
+    for centralized in (False, True):
+        listed, stacked = (mlp(centralized, False, use) for use in (False, True))
+        params = TensorDict.from_modules(*listed.nets)
+        stacked.params.data.copy_(params.detach())
+        x = torch.randn(5, N, F)
+        torch.testing.assert_close(stacked(x), listed(x))
+
+
+def test_one_network_shared_is_that_network():
+    net, x = mlp(False, True), torch.randn(5, N, F)
+    torch.testing.assert_close(net(x), net.nets[0](x))
+    net = mlp(True, True)
+    torch.testing.assert_close(net(x), net.nets[0](x.flatten(1)).unsqueeze(1).expand(5, N, 2))
+
+
+def test_several_inputs_are_joined():
+    net, x = mlp(False, False), torch.randn(5, N, F)
+    torch.testing.assert_close(net(x[..., :1], x[..., 1:]), net(x))
+
+
+def test_state_dict_and_compilation():
+    one, other, x = mlp(True, False), mlp(True, False), torch.randn(5, N, F)
+    other.load_state_dict(one.state_dict())
+    torch.testing.assert_close(one(x), other(x))
+    compiled = torch.compile(one, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), one(x))
+    assert one.double()(x.double()).dtype is torch.float64
+
+
+def test_inferred_inputs():
+    for kwargs in ({"share_params": True}, {"share_params": False, "use_td_params": False}):
+        net = MultiAgentMLP(None, 2, N, centralized=True, **kwargs)
+        assert net(torch.zeros(5, N, 6)).shape == (5, N, 2)
+    with pytest.raises(ValueError, match=r"cannot stack networks that infer their input"):
+        MultiAgentMLP(None, 2, N, centralized=True, share_params=False)
+
+
+def test_what_does_not_fit_is_named():
+    with pytest.raises(ValueError, match="must know; expected centralized and share_params"):
+        MultiAgentMLP(F, 2, N, share_params=True)
+    with pytest.raises(ShapeError, match=r"agents in dimension -2.*expected 3, found \[5, 2, 4\]"):
+        mlp(False, True)(torch.zeros(5, 2, F))
+    with pytest.raises(ShapeError, match=r"one value for each agent; expected \['\*', 3, 1\]"):
+        VDNMixer(N)(torch.zeros(5, N))
+    with pytest.raises(ShapeError, match=r"'state' has the wrong shape; expected \[5, 6\]"):
+        QMixer((6,), 8, N)(torch.zeros(5, N, 1), torch.zeros(5, 7))
+
+
+@pytest.mark.parametrize("batch", [(), (5,), (5, 2)], ids=str)
+def test_mixers_as_modules(batch):
+    values, state = torch.randn(*batch, N, 1), torch.randn(*batch, 2, 3)
+    td = TensorDict(state=state, batch_size=batch).set(("agents", "chosen_action_value"), values)
+    key = ("agents", "chosen_action_value")
+    vdn = TensorDictModule(VDNMixer(N), [key], ["chosen_action_value"])
+    torch.testing.assert_close(vdn(td)["chosen_action_value"], values.sum(-2))
+    qmix = TensorDictModule(QMixer((2, 3), 8, N), [key, "state"], ["chosen_action_value"])
+    assert qmix(td)["chosen_action_value"].shape == (*batch, 1)
+
+
+def test_qmix_is_monotonic_and_equals_its_formula():
+    mixer = QMixer((6,), 8, N)
+    values, state = torch.randn(5, N, 1, requires_grad=True), torch.randn(5, 6)
+    out = mixer(values, state)
+    assert (torch.autograd.grad(out.sum(), values)[0] >= 0).all()
+    for b in range(5):
+        w_1 = mixer.hyper_w_1(state[b]).abs().reshape(N, 8)
+        hidden = nn.functional.elu(values[b, :, 0] @ w_1 + mixer.hyper_b_1(state[b]))
+        expected = hidden @ mixer.hyper_w_2(state[b]).abs() + mixer.value(state[b])
+        torch.testing.assert_close(out[b], expected)
