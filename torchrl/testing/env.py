@@ -57,7 +57,7 @@ def step_by_step(env: EnvBase, steps: int, *, go_on: bool, policy: Any = None) -
         root = step_mdp(
             root,
             exclude_action=False,
-            reward_keys=env.reward_keys,
+            reward_keys=[key for key in env.reward_keys if key not in env.state_keys],
             done_keys=[key for keys in env.done_keys_groups for key in keys],
             action_keys=env.action_keys,
         )
@@ -170,5 +170,3 @@ def check_env(make: Make) -> None:
     """
     for law in LAWS:
         law(make)
-
-

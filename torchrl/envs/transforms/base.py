@@ -278,6 +278,12 @@ class CallableTransform(Transform):
         return self.function(tensordict)
 
 
+def free_dims(record: Any, batch: torch.Size) -> torch.Size:
+    """Return the batch dimensions of a record that its environment leaves free."""
+    found = getattr(record, "batch_size", batch)
+    return found[: len(found) - len(batch)]
+
+
 def missing_key(transform: object, key: NestedKey, present: Sequence[Any]) -> MissingKeyError:
     """Return the error of a transform that reads an entry which is not there."""
     return MissingKeyError(

@@ -154,13 +154,14 @@ class TransformedEnv(EnvBase):
 
     def append_transform(self, transform: Any) -> TransformedEnv:
         """Add a transform on the outside, in place, and return the environment."""
-        self._as_compose().append(transform)
-        return self._checked(-1)
+        return self.insert_transform(len(self._as_compose()), transform)
 
     def insert_transform(self, index: int, transform: Any) -> TransformedEnv:
         """Add a transform before the one at ``index``, in place, and return the environment."""
-        self._as_compose().insert(index, transform)
-        return self._checked(index)
+        chain = self._as_compose()
+        place = index if index >= 0 else len(chain) + index
+        chain.insert(index, transform)
+        return self._checked(place)
 
     def _as_compose(self) -> Compose:
         transform: Any = self.transform

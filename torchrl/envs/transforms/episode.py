@@ -100,12 +100,13 @@ class StepCounter(Transform):
         for done_key, count_key, truncated_key in self._levels:
             done = specs["done"][done_key]
             count: TensorSpec
-            if self.max_steps is None:
-                count = Unbounded(done.shape, dtype=torch.int64, device=done.device)
-            else:
+            if self.max_steps is not None and self.update_done:
                 count = Bounded(
                     0, self.max_steps, shape=done.shape, dtype=torch.int64, device=done.device
                 )
+            else:
+                count = Unbounded(done.shape, dtype=torch.int64, device=done.device)
+            if self.max_steps is not None:
                 specs["done"][truncated_key] = flag_spec(done.shape, done.device)
             specs["observation"][count_key] = count
         return specs

@@ -72,6 +72,14 @@ class ObservationNorm(Transform):
         # A step looks nothing up: buffers are slow to reach.
         self.__dict__["_pair"] = (self._buffers["loc"], self._buffers["scale"])
 
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # What is not measured yet has no tensor to load into.
+        for name in ("loc", "scale"):
+            value = state_dict.get(prefix + name)
+            if value is not None and self._buffers[name] is None:
+                self._buffers[name] = torch.empty_like(value)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     @property
     def initialized(self) -> bool:
         """Whether ``loc`` and ``scale`` are known."""

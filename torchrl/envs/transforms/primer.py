@@ -10,9 +10,10 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl.data import Composite, TensorSpec
-from torchrl.envs.transforms.base import Transform
+from torchrl.envs.transforms.base import Transform, free_dims
 
 Default = float | Callable[[], Tensor]
+_NO_DIMS = torch.Size([])
 
 
 class TensorDictPrimer(Transform):
@@ -70,31 +71,35 @@ class TensorDictPrimer(Transform):
         self.single_default_value = single_default_value
         self.reset_key, self.expand_specs = reset_key, expand_specs
         self._specs: list[tuple[NestedKey, TensorSpec]] = list(self.primers.items(True, True))
+        self._batch = torch.Size([])
 
-    def _values(self) -> dict[NestedKey, Tensor]:
+    def _values(self, free: torch.Size = _NO_DIMS) -> dict[NestedKey, Tensor]:
+        """Return each entry, ``[*free, *B, *S]``."""
         if self.random:
-            return {key: spec.rand() for key, spec in self._specs}
+            return {key: spec.rand(free) for key, spec in self._specs}
         default = self.default_value
         if self.single_default_value and callable(default):
             made: Any = default()
-            return {key: made[key].expand(spec.shape) for key, spec in self._specs}
-        return {key: self._default(key, spec, default) for key, spec in self._specs}
+            return {key: made[key].expand((*free, *spec.shape)) for key, spec in self._specs}
+        return {key: self._default(key, spec, default, free) for key, spec in self._specs}
 
-    def _default(self, key: NestedKey, spec: TensorSpec, default: Any) -> Tensor:
+    def _default(self, key: NestedKey, spec: TensorSpec, default: Any, free: torch.Size) -> Tensor:
         if isinstance(default, Mapping):
             default = default.get(key, None)
         if default is None:
-            return spec.zero()
+            return spec.zero(free)
+        shape = (*free, *spec.shape)
         if callable(default):
             value = default()
-            return value.expand(spec.shape).to(spec.dtype)
-        return torch.full(spec.shape, default, dtype=spec.dtype, device=spec.device)
+            return value.expand(shape).to(spec.dtype)
+        return torch.full(shape, default, dtype=spec.dtype, device=spec.device)
 
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
         mask = None
         if self.reset_key is not None and tensordict is not None:
             mask = tensordict.get(self.reset_key, None)
-        for key, value in self._values().items():
+        values = self._values(free_dims(tensordict_reset, self._batch))
+        for key, value in values.items():
             if mask is not None and (old := tensordict.get(key, None)) is not None:
                 rows = mask.reshape(*mask.shape[:-1], *(1,) * (value.ndim - mask.ndim + 1))
                 value = torch.where(rows, value, old)
@@ -119,7 +124,7 @@ class TensorDictPrimer(Transform):
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Add the entries to the observations."""
-        batch = specs["observation"].shape
+        batch = self._batch = specs["observation"].shape
         self._specs = []
         for key, spec in self.primers.items(True, True):
             if spec.shape[: len(batch)] != batch or (self.expand_specs and not self.primers.shape):

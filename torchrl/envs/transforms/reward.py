@@ -14,8 +14,9 @@ from torchrl._core.keys import as_keys, sibling
 from torchrl._core.mdp import last_name
 from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs.spec_access import leaf_names
+from torchrl.envs.step_plan import expand_flag
 from torchrl.envs.transforms.affine import affine, affine_spec
-from torchrl.envs.transforms.base import Transform
+from torchrl.envs.transforms.base import Transform, free_dims
 from torchrl.envs.transforms.images import clamped, unbounded_image
 
 
@@ -64,8 +65,8 @@ class RewardSum(Transform):
     Args:
         in_keys: The rewards; every reward of the environment if ``None``.
         out_keys: Where their sums are written; ``episode_<name>`` beside each if ``None``.
-        reward_spec: Count the sums among the rewards instead of the observations: they are then
-            written under ``"next"`` only.
+        reward_spec: Count the sums among the rewards, and what a step reads, instead of among the
+            observations.
 
     Reads: ``reward [*B, 1]`` under ``"next"``, and the sum of the step before.
     Writes: ``episode_reward [*B, 1]``, 0 at a reset; under ``"next"`` it includes the step's
@@ -91,7 +92,8 @@ class RewardSum(Transform):
         super().__init__(keys, _sum_names(keys) if out_keys is None else out_keys)
         self._out_keys_given = out_keys is not None
         self.reward_spec = reward_spec
-        self._shapes: list[tuple[NestedKey, Any]] = []
+        self._sums: list[tuple[NestedKey, Any]] = []
+        self._batch = torch.Size([])
 
     def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
         for source, destination in zip(self.in_keys, self.out_keys, strict=True):
@@ -102,8 +104,9 @@ class RewardSum(Transform):
         return next_tensordict
 
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
-        for destination, spec in self._shapes:
-            tensordict_reset.set(destination, spec.zero())
+        free = free_dims(tensordict_reset, self._batch)
+        for destination, spec in self._sums:
+            tensordict_reset.set(destination, spec.zero(free))
         return tensordict_reset
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -119,7 +122,7 @@ class RewardSum(Transform):
             for r, d in zip(reward.unbind(dim), done.unbind(dim), strict=True):
                 carry = carry + r
                 sums.append(carry)
-                carry = carry * ~d
+                carry = carry * ~expand_flag(d, carry.shape)
             tensordict.get("next").set(destination, torch.stack(sums, dim))
         return tensordict
 
@@ -129,12 +132,15 @@ class RewardSum(Transform):
             self.in_keys = [*specs["reward"].keys(True, True)]
             self.out_keys = self.out_keys if self._out_keys_given else _sum_names(self.in_keys)
         self._check_keys(specs)
-        group = specs["reward" if self.reward_spec else "observation"]
-        self._shapes = []
+        # A reward that is a state too is carried from step to step.
+        groups = ("reward", "state") if self.reward_spec else ("observation",)
+        self._sums, self._batch = [], specs["observation"].shape
         for source, destination in zip(self.in_keys, self.out_keys, strict=True):
             reward = specs["reward"][source]
-            group[destination] = Unbounded(reward.shape, dtype=reward.dtype, device=reward.device)
-            self._shapes.append((destination, group[destination]))
+            spec = Unbounded(reward.shape, dtype=reward.dtype, device=reward.device)
+            for group in groups:
+                specs[group][destination] = spec.clone()
+            self._sums.append((destination, spec))
         return specs
 
 
