@@ -6,6 +6,7 @@ over time by hand, CPU time, median of interleaved rounds.
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +23,8 @@ from tensordict.nn import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from torchrl.objectives import ClipPPOLoss
+from torchrl.modules import QValueActor
+from torchrl.objectives import ClipPPOLoss, DQNLoss, SACLoss, SoftUpdate, TD3Loss
 from torchrl.objectives.value.functional import (
     generalized_advantage_estimate,
     td_lambda_return_estimate,
@@ -106,7 +108,167 @@ def ppo(batch: int = 256, observations: int = 17, actions: int = 6):
     return library, by_hand
 
 
-UPDATES = {"ClipPPOLoss, batch 256": (ppo, 1.25)}
+class Critic(nn.Module):
+    """A critic of observation and action, side by side."""
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.net = mlp(inputs, 1, hidden, nn.ReLU)
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        return self.net(torch.cat([observation, action], -1))
+
+
+def transitions(batch: int, observations: int, action: Tensor) -> TensorDict:
+    done = torch.rand(batch, 1) < 0.05
+    after = TensorDict(
+        observation=torch.randn(batch, observations),
+        reward=torch.randn(batch, 1),
+        done=done,
+        terminated=done,
+        batch_size=[batch],
+    )
+    return TensorDict(
+        observation=torch.randn(batch, observations), action=action, next=after, batch_size=[batch]
+    )
+
+
+def polyak(targets: list[Tensor], online: list[Tensor]) -> None:
+    with torch.no_grad():
+        torch._foreach_lerp_(targets, online, 0.005)
+
+
+def dqn(batch: int = 128, observations: int = 4, actions: int = 2):
+    net = mlp(observations, actions, layer=nn.ReLU)
+    td = transitions(batch, observations, F.one_hot(torch.randint(actions, (batch,)), actions))
+    loss = DQNLoss(QValueActor(net, in_keys=["observation"], action_space="one_hot"), gamma=GAMMA)
+    updater = SoftUpdate(loss, tau=0.005)
+    optimizer = torch.optim.Adam(loss.parameters(), 1e-9)
+    frozen = copy.deepcopy(net).requires_grad_(False)
+
+    def library() -> None:
+        loss(td)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        updater.step()
+
+    def by_hand() -> None:
+        taken = net(td["observation"]).gather(-1, td["action"].argmax(-1, keepdim=True))
+        with torch.no_grad():
+            after = td["next"]
+            ahead = frozen(after["observation"]).amax(-1, keepdim=True)
+            target = after["reward"] + GAMMA * ~after["terminated"] * ahead
+        F.mse_loss(taken, target).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        polyak(list(frozen.parameters()), list(net.parameters()))
+
+    return library, by_hand
+
+
+def td3(batch: int = 256, observations: int = 17, actions: int = 6, hidden: int = 256):
+    policy = nn.Sequential(mlp(observations, actions, hidden, nn.ReLU), nn.Tanh())
+    critics = [Critic(observations + actions, hidden) for _ in range(2)]
+    td = transitions(batch, observations, torch.rand(batch, actions) * 2 - 1)
+    loss = TD3Loss(
+        TensorDictModule(policy, ["observation"], ["action"]),
+        [TensorDictModule(q, ["observation", "action"], ["state_action_value"]) for q in critics],
+        bounds=(-1.0, 1.0),
+        gamma=GAMMA,
+    )
+    updater = SoftUpdate(loss, tau=0.005)
+    optimizer = torch.optim.Adam(loss.parameters(), 1e-9)
+    nets = nn.ModuleList([policy, *critics])
+    frozen = copy.deepcopy(nets).requires_grad_(False)
+
+    def library() -> None:
+        out = loss(td)
+        (out["loss_actor"] + out["loss_qvalue"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        updater.step()
+
+    def by_hand() -> None:
+        obs, after = td["observation"], td["next"]
+        with torch.no_grad():
+            noise = (torch.randn_like(td["action"]) * 0.2).clamp(-0.5, 0.5)
+            action = (frozen[0](after["observation"]) + noise).clamp(-1, 1)
+            ahead = torch.min(*(q(after["observation"], action) for q in frozen[1:]))
+            target = after["reward"] + GAMMA * ~after["terminated"] * ahead
+        error = sum(F.smooth_l1_loss(q(obs, td["action"]), target) for q in critics)
+        for p in critics[0].parameters():
+            p.requires_grad_(False)
+        actor = -critics[0](obs, policy(obs)).mean()
+        for p in critics[0].parameters():
+            p.requires_grad_(True)
+        (error + actor).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        polyak(list(frozen.parameters()), list(nets.parameters()))
+
+    return library, by_hand
+
+
+def sac(batch: int = 256, observations: int = 17, actions: int = 6, hidden: int = 256):
+    policy = nn.Sequential(mlp(observations, 2 * actions, hidden, nn.ReLU), NormalParamExtractor())
+    critics = [Critic(observations + actions, hidden) for _ in range(2)]
+    td = transitions(batch, observations, torch.rand(batch, actions) * 2 - 1)
+    actor = ProbabilisticTensorDictSequential(
+        TensorDictModule(policy, ["observation"], ["loc", "scale"]),
+        ProbabilisticTensorDictModule(
+            ["loc", "scale"], ["action"], distribution_class=independent_normal
+        ),
+    )
+    loss = SACLoss(
+        actor,
+        [TensorDictModule(q, ["observation", "action"], ["state_action_value"]) for q in critics],
+        gamma=GAMMA,
+        target_entropy=-float(actions),
+    )
+    updater = SoftUpdate(loss, tau=0.005)
+    optimizer = torch.optim.Adam(loss.parameters(), 1e-9)
+    nets = nn.ModuleList(critics)
+    frozen, log_alpha = copy.deepcopy(nets).requires_grad_(False), loss.log_alpha
+
+    def library() -> None:
+        out = loss(td)
+        (out["loss_actor"] + out["loss_qvalue"] + out["loss_alpha"]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        updater.step()
+
+    def by_hand() -> None:
+        obs, after, alpha = td["observation"], td["next"], log_alpha.detach().exp()
+        with torch.no_grad():
+            dist = independent_normal(*policy(after["observation"]))
+            action = dist.rsample()
+            ahead = torch.min(*(q(after["observation"], action) for q in frozen))
+            ahead = ahead - alpha * dist.log_prob(action).unsqueeze(-1)
+            target = after["reward"] + GAMMA * ~after["terminated"] * ahead
+        error = sum(F.smooth_l1_loss(q(obs, td["action"]), target) for q in critics)
+        dist = independent_normal(*policy(obs))
+        action = dist.rsample()
+        log_prob = dist.log_prob(action)
+        for p in nets.parameters():
+            p.requires_grad_(False)
+        value = torch.min(*(q(obs, action) for q in critics)).squeeze(-1)
+        for p in nets.parameters():
+            p.requires_grad_(True)
+        temperature = -(log_alpha * (log_prob - actions).detach()).mean()
+        (error + (alpha * log_prob - value).mean() + temperature).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        polyak(list(frozen.parameters()), list(nets.parameters()))
+
+    return library, by_hand
+
+
+UPDATES = {
+    "ClipPPOLoss, batch 256": (ppo, 1.25),
+    "DQNLoss, batch 128": (dqn, 1.3),
+    "TD3Loss, batch 256, 2 x 256": (td3, 1.2),
+    "SACLoss, batch 256, 2 x 256": (sac, 1.15),
+}
 
 
 def numpy_loop(values: Tensor, next_values: Tensor, rewards: Tensor, dones: Tensor, ends: Tensor):

@@ -160,7 +160,7 @@ class DiscreteCQLLoss(DQNLoss):
         values = self._values(td)  # [*B, N]
         taken = space.value_of(values, td.get(self.tensor_keys.action)).squeeze(-1)  # [*B]
         with torch.no_grad():
-            target = self._bootstrap(td, space.value_of(*self._next_outputs(td)))
+            target = self._bootstrap(td, self._next_value(td))
             error = (taken - target).square()
         self._prioritise(td, error.unsqueeze(-1))
         return {

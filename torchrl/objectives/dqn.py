@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictSequential
 from torch import Tensor
 from torch.nn import functional as F
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import write
+from torchrl.modules import QValueModule
 from torchrl.modules.tensordict_module.choices import resolve
-from torchrl.objectives.common import take
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss
 from torchrl.objectives.value.estimators import ValueEstimators
 
@@ -59,29 +60,34 @@ class _QLearning(CriticLoss):
         super().__init__(**options)
         self.convert_to_functional(value_network, "value_network", create_target_params=delay_value)
         self.double_dqn = double_dqn
+        sequence = isinstance(value_network, TensorDictSequential)
+        last = list(value_network.module)[-1] if sequence else None
+        self._chooses = isinstance(last, QValueModule)  # the last part only chooses an action
+        self._mask_key = getattr(last, "action_mask_key", None)
         space = getattr(value_network, "action_space", None) if action_space is None else None
         if space is None or isinstance(space, str):
             space, _ = resolve(self, action_space or space, None, None)
         self.action_space = space
         self.out_keys = ["loss"]
 
-    def _values(self, td: TensorDictBase) -> Tensor:
-        return take(self.value_network, td, self.tensor_keys.action_value)
+    def _values(self, td: TensorDictBase, target: bool = False) -> Tensor:
+        """Return the values of all actions; the choice of one is left out."""
+        network = self.target("value_network") if target else self.value_network
+        modules = list(network.module)[:-1] if self._chooses else [network]
+        inputs = td.select(*network.in_keys, strict=False)
+        for module in modules:
+            inputs = module(inputs)
+        return inputs.get(self.tensor_keys.action_value)
 
     def _next_outputs(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Return the target network's values of the next step, and the action to value there."""
-        keys, following = self.tensor_keys, td.get("next")
-        target = self.target("value_network")
-        inputs = following.select(*target.in_keys)
-        outputs = target(inputs.copy())
-        chooser, chosen = target, outputs
-        if self.double_dqn:
-            chooser = self.value_network
-            chosen = chooser(inputs)
-        values = outputs.get(keys.action_value)
-        if keys.action in chooser.out_keys:  # the network minds masks
-            return values, chosen.get(keys.action)
-        return values, self.action_space.greedy(self._scores(chosen.get(keys.action_value)))
+        following = td.get("next")
+        values = self._values(following, target=True)
+        judged = self._values(following) if self.double_dqn else values
+        scores = self._scores(judged)  # [*B, N]
+        if self._mask_key is not None:
+            scores = scores.masked_fill(~following.get(self._mask_key).bool(), -torch.inf)
+        return values, self.action_space.greedy(scores)
 
     def _scores(self, values: Tensor) -> Tensor:
         """Return the expected values ``[*B, N]``."""
@@ -126,11 +132,16 @@ class DQNLoss(_QLearning):
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         taken = self.action_space.value_of(self._values(td), td.get(self.tensor_keys.action))
         with torch.no_grad():
-            next_values, next_action = self._next_outputs(td)
-            target = self._bootstrap(td, self.action_space.value_of(next_values, next_action))
+            target = self._bootstrap(td, self._next_value(td))
         taken = taken.squeeze(-1)  # [*B]
         self._prioritise(td, (taken - target).square().unsqueeze(-1))
         return {"loss": self._weigh(td, self._errors(taken, target))}
+
+    def _next_value(self, td: TensorDictBase) -> Tensor:
+        """Return the value ``[*B, 1]`` of the best next action."""
+        if self._mask_key is None and not self.double_dqn and not self.action_space.is_product:
+            return self._values(td.get("next"), target=True).amax(-1, keepdim=True)
+        return self.action_space.value_of(*self._next_outputs(td))
 
 
 class DistributionalDQNLoss(_QLearning):
