@@ -4,9 +4,19 @@ from torchrl.modules.models.batchrenorm import BatchRenorm1d
 from torchrl.modules.models.conv import Conv3dNet, ConvNet
 from torchrl.modules.models.ddpg import DdpgCnnActor, DdpgCnnQNet, DdpgMlpActor, DdpgMlpQNet
 from torchrl.modules.models.dqn import DistributionalDQNnet, DuelingCnnDQNet, DuelingMlpDQNet
+from torchrl.modules.models.dropout import ConsistentDropout, ConsistentDropoutModule
 from torchrl.modules.models.exploration import NoisyLazyLinear, NoisyLinear, reset_noise
+from torchrl.modules.models.gsde import LazygSDEModule, gSDEModule
 from torchrl.modules.models.init import init_weights
 from torchrl.modules.models.mlp import MLP
+from torchrl.modules.models.model_based import (
+    DreamerActor,
+    ObsDecoder,
+    ObsEncoder,
+    RSSMPosterior,
+    RSSMPrior,
+    RSSMRollout,
+)
 from torchrl.modules.models.multiagent import (
     MultiAgentConvNet,
     MultiAgentMLP,
@@ -18,6 +28,8 @@ from torchrl.modules.models.utils import SquashDims, Squeeze2dLayer, SqueezeLaye
 
 __all__ = [
     "BatchRenorm1d",
+    "ConsistentDropout",
+    "ConsistentDropoutModule",
     "Conv3dNet",
     "ConvNet",
     "DdpgCnnActor",
@@ -25,19 +37,27 @@ __all__ = [
     "DdpgMlpActor",
     "DdpgMlpQNet",
     "DistributionalDQNnet",
+    "DreamerActor",
     "DuelingCnnDQNet",
     "DuelingMlpDQNet",
+    "LazygSDEModule",
     "MLP",
     "MultiAgentConvNet",
     "MultiAgentMLP",
     "MultiAgentNetBase",
     "NoisyLazyLinear",
     "NoisyLinear",
+    "ObsDecoder",
+    "ObsEncoder",
     "QMixer",
+    "RSSMPosterior",
+    "RSSMPrior",
+    "RSSMRollout",
     "SquashDims",
     "Squeeze2dLayer",
     "SqueezeLayer",
     "VDNMixer",
+    "gSDEModule",
     "init_weights",
     "reset_noise",
 ]
