@@ -8,9 +8,9 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.errors import SpecError
-from torchrl._core.keys import leaf_keys
+from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, SpecError
 from torchrl._core.log import logger
+from torchrl.envs.partial_reset import entry_names
 
 if TYPE_CHECKING:
     from torchrl.data import TensorSpec
@@ -52,12 +52,16 @@ def check_env_specs(
     modes = [True, False] if break_when_any_done == "both" else [break_when_any_done]
     problems: dict[str, None] = {}
     for mode in modes:
-        steps = env.rollout(
-            3,
-            break_when_any_done=mode,  # type: ignore[arg-type]
-            return_contiguous=bool(return_contiguous),
-            tensordict=None if tensordict is None else tensordict.copy(),
-        )
+        try:
+            steps = env.rollout(
+                3,
+                break_when_any_done=mode,  # type: ignore[arg-type]
+                return_contiguous=bool(return_contiguous),
+                tensordict=tensordict,
+            )
+        except (DTypeError, MissingKeyError, ShapeError) as error:
+            problems[str(error)] = None
+            break
         for step in steps.unbind(steps.ndim - 1):
             problems |= dict.fromkeys(_deviations(env, step, check_dtype))
     if problems:
@@ -69,7 +73,7 @@ def check_env_specs(
 
 def _deviations(env: EnvBase, step: TensorDictBase, check_dtype: bool) -> list[str]:
     found = []
-    expected_keys, keys = set(leaf_keys(env.fake_tensordict())), set(leaf_keys(step))
+    expected_keys, keys = set(entry_names(env.fake_tensordict())), set(entry_names(step))
     found += [
         f"entry {key!r}: in the specs, but not in the data; expected among {_texts(keys)}"
         for key in sorted(expected_keys - keys, key=str)
@@ -77,7 +81,7 @@ def _deviations(env: EnvBase, step: TensorDictBase, check_dtype: bool) -> list[s
     found += [
         f"entry {key!r}: in the data, but not in the specs; add it to a spec or leave it out"
         for key in sorted(keys - expected_keys, key=str)
-        if not str(key).startswith("_")
+        if not _is_private(key)
     ]
     following = step.get("next")
     specs = env._get_specs()
@@ -86,6 +90,10 @@ def _deviations(env: EnvBase, step: TensorDictBase, check_dtype: bool) -> list[s
     for group in ("observation", "reward", "done"):
         found += _compare(following, ("next",), specs[group], group, check_dtype, env.batch_locked)
     return found
+
+
+def _is_private(key: NestedKey) -> bool:
+    return any(str(part).startswith("_") for part in ((key,) if isinstance(key, str) else key))
 
 
 def _texts(keys: set[NestedKey]) -> list[str]:
@@ -103,7 +111,7 @@ def _compare(
             fact = _differs(value, spec, check_dtype, locked)
             if fact:
                 found.append(
-                    f"entry {name[0] if len(name) == 1 else name!r} ({group}_spec): {fact}"
+                    f"entry {(name[0] if len(name) == 1 else name)!r} ({group}_spec): {fact}"
                 )
     return found
 

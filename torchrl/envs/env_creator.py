@@ -7,6 +7,8 @@ from typing import Any
 
 import cloudpickle
 
+from torchrl.envs.common import EnvBase
+
 
 class EnvCreator:
     """A constructor and its arguments, callable and picklable, lambdas and closures included.
@@ -31,7 +33,7 @@ class EnvCreator:
         if isinstance(create_env_fn, EnvCreator):
             kwargs = {**create_env_fn.create_env_kwargs, **kwargs}
             create_env_fn = create_env_fn.create_env_fn
-        if not callable(create_env_fn):
+        if isinstance(create_env_fn, EnvBase) or not callable(create_env_fn):
             raise TypeError(
                 "EnvCreator: expected a function that builds an environment, found "
                 f"{type(create_env_fn).__name__}. Write EnvCreator(lambda: env)."
