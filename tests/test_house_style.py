@@ -12,7 +12,10 @@ MAX_FILE, MAX_CLASS, MAX_FUNCTION, MAX_ARGS = 600, 400, 80, 12
 
 # Signatures that users of the API rely on, and why they are long.
 LONG_SIGNATURES = {
+    "torchrl/collectors/multi.py:MultiCollector.__init__": "those of one collector, and of workers",
     "torchrl/collectors/single.py:Collector.__init__": "three devices, limits, what batches become",
+    "torchrl/data/replay_buffers/buffer.py:ReplayBuffer.__init__": "four parts, batches, prefetching",
+    "torchrl/data/replay_buffers/samplers/slice.py:SliceSampler.__init__": "where trajectories end",
     "torchrl/envs/batched_envs/parallel.py:ParallelEnv.__init__": "how workers start and share",
     "torchrl/envs/rollout.py:rollout": "when to stop, what to keep, where from",
     "torchrl/modules/models/conv.py:_ConvNetBase.__init__": "class and arguments of every layer",
@@ -23,6 +26,8 @@ LONG_SIGNATURES = {
     "torchrl/modules/tensordict_module/probabilistic.py:SafeProbabilisticModule.__init__": (
         "those of tensordict's module, and specs"
     ),
+    "torchrl/modules/tensordict_module/rnn.py:GRUModule.__init__": "those of torch's, and keys",
+    "torchrl/modules/tensordict_module/rnn.py:LSTMModule.__init__": "those of torch's, and keys",
     "torchrl/objectives/actor_critic.py:ActorCriticLoss.__init__": "coefficients of three terms",
 }
 
