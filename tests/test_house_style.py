@@ -14,7 +14,7 @@ MAX_FILE, MAX_CLASS, MAX_FUNCTION, MAX_ARGS = 600, 400, 80, 12
 LONG_SIGNATURES = {
     "torchrl/collectors/multi.py:MultiCollector.__init__": "those of one collector, and of workers",
     "torchrl/collectors/single.py:Collector.__init__": "three devices, limits, what batches become",
-    "torchrl/data/replay_buffers/buffer.py:ReplayBuffer.__init__": "four parts, batches, prefetching",
+    "torchrl/data/replay_buffers/buffer.py:ReplayBuffer.__init__": "its parts, prefetching",
     "torchrl/data/replay_buffers/samplers/slice.py:SliceSampler.__init__": "where trajectories end",
     "torchrl/envs/batched_envs/parallel.py:ParallelEnv.__init__": "how workers start and share",
     "torchrl/envs/rollout.py:rollout": "when to stop, what to keep, where from",
