@@ -6,7 +6,13 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 
 import torchrl.collectors
-from torchrl.collectors import Collector
+from torchrl.collectors import (
+    AsyncCollector,
+    Collector,
+    MultiAsyncCollector,
+    MultiCollector,
+    MultiSyncCollector,
+)
 from torchrl.collectors.base import BaseCollector
 from torchrl.envs import GymEnv, InitTracker, RewardSum, StepCounter, TransformedEnv
 from torchrl.testing.collector import LAWS
@@ -40,6 +46,12 @@ COLLECTORS = {
         GymEnv("Pendulum-v1", num_envs=2), max_frames_per_traj=5, **kw
     ),
     "device": lambda **kw: Collector(cartpole(2), device="cpu", **kw),
+    "sync": lambda **kw: MultiSyncCollector([cartpole] * 2, **kw),
+    "sync, rows": lambda **kw: MultiSyncCollector(
+        lambda: CountingEnv(batch_size=[2]), policy(), num_workers=2, **kw
+    ),
+    "async": lambda **kw: MultiAsyncCollector([cartpole], **kw),
+    "one worker": lambda **kw: AsyncCollector(lambda: cartpole(2), device="cpu", **kw),
 }
 
 
@@ -52,5 +64,8 @@ def test_law(make, law):
 def test_every_public_collector_is_listed():
     names = [getattr(torchrl.collectors, name) for name in torchrl.collectors.__all__]
     public = {c for c in names if isinstance(c, type) and issubclass(c, BaseCollector)}
-    made = {type(make(frames_per_batch=24)) for make in COLLECTORS.values()}
-    assert public - {BaseCollector} == made
+    made = set()
+    for make in COLLECTORS.values():
+        with make(frames_per_batch=24) as collector:
+            made.add(type(collector))
+    assert public - {BaseCollector, MultiCollector} == made

@@ -1,3 +1,10 @@
 """Old names of this subpackage, and what they are called now."""
 
-OLD = {"SyncDataCollector": "Collector", "DataCollectorBase": "BaseCollector"}
+OLD = {
+    "DataCollectorBase": "BaseCollector",
+    "MultiAsyncDataCollector": "MultiAsyncCollector",
+    "MultiSyncDataCollector": "MultiSyncCollector",
+    "MultiaSyncDataCollector": "MultiAsyncCollector",
+    "SyncDataCollector": "Collector",
+    "aSyncDataCollector": "AsyncCollector",
+}

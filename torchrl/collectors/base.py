@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tensordict import TensorDictBase
 from torch import nn
+
+from torchrl._core.errors import describe
+from torchrl.collectors.background import Background
 
 
 class BaseCollector(ABC):
@@ -23,8 +27,10 @@ class BaseCollector(ABC):
 
     frames_per_batch: int
     total_frames: int
+    replay_buffer: Any
     _frames: int
     _iter: int
+    _background: Background | None = None
 
     @abstractmethod
     def rollout(self) -> TensorDictBase: ...
@@ -61,6 +67,71 @@ class BaseCollector(ABC):
 
     def __exit__(self, *exc: object) -> None:
         self.shutdown()
+
+    # --- beside the learner ----------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Fill the replay buffer in the background, until :meth:`async_shutdown`.
+
+        Raises:
+            ValueError: if there is no replay buffer to fill.
+            RuntimeError: if it was started before.
+        """
+        if self.replay_buffer is None:
+            raise ValueError(
+                describe(
+                    self,
+                    "has no replay buffer to fill in the background",
+                    mend="Pass replay_buffer, or iterate over the batches.",
+                )
+            )
+        if self._background is not None:
+            raise RuntimeError(f"{type(self).__name__}: it was started already.")
+        self._background = Background(self.iterator(), type(self).__name__)
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Hold background collection, between two batches, for the length of a ``with`` block.
+
+        Raises:
+            Exception: the error that ended background collection, if one did.
+        """
+        if self._background is None:
+            yield
+            return
+        self._background.pause()
+        try:
+            self._background.check()
+            yield
+        finally:
+            self._background.resume()
+
+    def is_running(self) -> bool:
+        """Say whether the background still collects; raise what ended it if it was an error."""
+        if self._background is None:
+            return False
+        self._background.check()
+        return self._background.is_running()
+
+    def async_shutdown(self, timeout: float | None = None) -> None:
+        """End background collection and shut down.
+
+        Args:
+            timeout: Seconds that the batch in the making may take; unlimited if ``None``.
+
+        Raises:
+            Exception: the error that ended background collection, if one did.
+        """
+        background = self._background
+        self._stop_background(timeout)
+        self.shutdown()
+        if background is not None:
+            background.check()
+
+    def _stop_background(self, timeout: float | None = None) -> None:
+        background, self._background = self._background, None
+        if background is not None:
+            background.stop(timeout)
 
     def __len__(self) -> int:
         """Return the number of batches until ``total_frames``.

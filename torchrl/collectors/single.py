@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,13 +11,15 @@ from tensordict import TensorDict, TensorDictBase
 from torch import nn
 
 from torchrl._core.exploration import ExplorationType, set_exploration_type
+from torchrl.collectors.acting import ActingPolicy, Device
 from torchrl.collectors.base import BaseCollector
+from torchrl.collectors.interrupt import Interruptor
 from torchrl.data.trajectories import split_trajectories, traj_ids
 from torchrl.envs.common import EnvBase
 from torchrl.envs.rollout import PreparedPolicy, Stepper, truncate_last
 from torchrl.envs.transforms import StepCounter, TransformedEnv
 
-Device = torch.device | str | int | None
+POLICY_VERSION = "policy_version"
 
 
 class Collector(BaseCollector):
@@ -49,12 +50,16 @@ class Collector(BaseCollector):
         exploration_type: How the policy acts.
         set_truncated: Mark the last step of each batch as truncated.
         trust_policy: Call the policy with the record, whatever its signature.
-        replay_buffer: Filled with each batch, flattened; iterating then yields ``None``.
+        replay_buffer: Filled with each batch; iterating then yields ``None``. Steps are flattened
+            unless the storage has as many dimensions as a batch, and padding is left out.
         extend_buffer: If ``False``, iterating yields the batches and the buffer is left alone.
+        interruptor: Ends a batch early, after any step.
+        compile_policy: Compile the policy with ``torch.compile``; a dictionary holds its arguments.
+        track_policy_version: Write which weights acted: the number of updates before.
 
-    Writes: what a step holds (see the data layout), and ``("collector", "traj_ids") [*B, T]``,
-    unique
-        for each trajectory. Entries whose name begins with an underscore are left out.
+    Writes: what a step holds (see the data layout), ``("collector", "traj_ids") [*B, T]``, unique
+        for each trajectory, and ``policy_version [*B, T]`` on demand, -1 for random actions.
+        Entries whose name begins with an underscore are left out.
 
     >>> from torchrl.envs import GymEnv
     >>> collector = Collector(GymEnv("CartPole-v1"), frames_per_batch=50, total_frames=100)
@@ -85,6 +90,9 @@ class Collector(BaseCollector):
         trust_policy: bool = False,
         replay_buffer: Any = None,
         extend_buffer: bool = True,
+        interruptor: Interruptor | None = None,
+        compile_policy: bool | dict[str, Any] = False,
+        track_policy_version: bool = False,
     ) -> None:
         if policy is not None and policy_factory is not None:
             raise TypeError("Collector: give either a policy or a policy_factory, not both.")
@@ -93,7 +101,14 @@ class Collector(BaseCollector):
             self.env = _limit(self.env, max_frames_per_traj)
         self._set_frames(frames_per_batch, total_frames)
         self.policy = policy if policy_factory is None else policy_factory()
-        self._set_policy(policy_device or device, trust_policy)
+        self._acting = ActingPolicy(
+            self.env,
+            self.policy,
+            device=policy_device or device,
+            trust=trust_policy,
+            compile_policy=compile_policy,
+            tracks_version=track_policy_version,
+        )
         self._random = PreparedPolicy(self.env, None)
         self._stepper = Stepper(self.env)
         self.storing_device = storing_device or device
@@ -102,8 +117,10 @@ class Collector(BaseCollector):
         self.postproc, self.split_trajs = postproc, bool(split_trajs)
         self.exploration_type = exploration_type
         self.replay_buffer, self.extend_buffer = replay_buffer, extend_buffer
-        self._frames = self._iter = 0
+        self.interruptor = interruptor
+        self._frames = self._iter = self._collected = 0
         self._next_traj = 0
+        self._numbering = (1, 0)  # times, plus: so that several collectors share no number
         self._first_ids = torch.empty(0, dtype=torch.int64)
         self.is_closed = False
 
@@ -125,43 +142,40 @@ class Collector(BaseCollector):
                 stacklevel=3,
             )
 
-    def _set_policy(self, device: Device, trust: bool) -> None:
-        self._acting = self.policy
-        cast = False
-        if device is not None and isinstance(self.policy, nn.Module):
-            device = torch.device(device)
-            elsewhere = any(p.device.type != device.type for p in self.policy.parameters())
-            if elsewhere:
-                self._acting = copy.deepcopy(self.policy).to(device)
-            cast = elsewhere or self.env.device not in (None, device)
-        self._trust, self._cast = trust, cast
-        self._prepared = PreparedPolicy(self.env, self._acting, trust=trust, cast=cast)
-
     # --- collecting ------------------------------------------------------------------------------
 
     def iterator(self) -> Iterator[Any]:
         """Yield batches until ``total_frames``; going on later goes on from there."""
         while self.total_frames < 0 or self._frames < self.total_frames:
             batch = self.rollout()
-            self._frames += self.frames_per_batch
+            self._frames += self._collected
             self._iter += 1
             if self.replay_buffer is not None and self.extend_buffer:
-                self.replay_buffer.extend(batch.reshape(-1))
+                extend(self.replay_buffer, batch)
                 yield None
             else:
                 yield batch
 
-    @torch.no_grad()
     def rollout(self) -> TensorDictBase:
         """Take the steps of one batch from where the last one ended."""
+        return self._collect(random=self._frames < self.init_random_frames)
+
+    @torch.no_grad()
+    def _collect(self, *, random: bool) -> TensorDictBase:
         if self.is_closed:
             raise RuntimeError("Collector: it was shut down; build a new one.")
         if self.reset_at_each_iter or self._stepper.root is None or self._stepper.is_displaced():
             self._begin()
-        random = self._frames < self.init_random_frames
-        with set_exploration_type(self.exploration_type):
-            batch = self._stepper.run(self._random if random else self._prepared, self._steps)
+        policy = self._random if random else self._acting.prepared
+        stopped = None if self.interruptor is None else self.interruptor.collection_stopped
+        with set_exploration_type(self.exploration_type, thread_local=True):
+            batch = self._stepper.run(policy, self._steps, interrupted=stopped)
+        self._collected = batch.numel()
         self._number(batch)
+        versions = self._acting.take_versions()
+        if versions is not None:
+            versions = versions.new_full(batch.shape[-1:], -1) if random else versions  # [T]
+            batch.set(POLICY_VERSION, versions.expand(batch.shape).clone())
         return self._finish(batch)
 
     def _begin(self) -> None:
@@ -176,7 +190,8 @@ class Collector(BaseCollector):
         ids, self._first_ids, self._next_traj = traj_ids(
             over.cpu(), self._first_ids, self._next_traj
         )
-        ids = ids.to(over.device)
+        times, plus = self._numbering
+        ids = (ids * times + plus).to(over.device)
         batch.set("collector", TensorDict({"traj_ids": ids}, batch.batch_size, batch.device))
 
     def _finish(self, batch: TensorDictBase) -> TensorDictBase:
@@ -206,19 +221,7 @@ class Collector(BaseCollector):
             policy_or_weights: A module, its parameters as a tensordict, or a state dict; the policy
                 that the collector was given if ``None``.
         """
-        source: Any = self.policy if policy_or_weights is None else policy_or_weights
-        if source is self._acting or self._acting is None:
-            return
-        if not isinstance(self._acting, nn.Module):
-            raise TypeError(
-                f"Collector: a policy without parameters ({type(self._acting).__name__}) has no "
-                "weights to update."
-            )
-        if isinstance(source, TensorDictBase):
-            TensorDict.from_module(self._acting).data.update_(source.data)
-            return
-        weights = source.state_dict() if isinstance(source, nn.Module) else source
-        self._acting.load_state_dict(weights)
+        self._acting.update(policy_or_weights)
 
     def set_seed(self, seed: int, static_seed: bool = False) -> int | None:
         """Seed the environment and begin new episodes; return the seed for the next one."""
@@ -227,7 +230,8 @@ class Collector(BaseCollector):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the policy, the environment's buffers, and how far collection has come."""
-        policy = self._acting.state_dict() if isinstance(self._acting, nn.Module) else {}
+        acting = self._acting.module
+        policy = acting.state_dict() if isinstance(acting, nn.Module) else {}
         return {
             "policy_state_dict": policy,
             "env_state_dict": self.env.state_dict(),
@@ -238,8 +242,8 @@ class Collector(BaseCollector):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from where another collector stood, with new episodes."""
-        if isinstance(self._acting, nn.Module):
-            self._acting.load_state_dict(state_dict["policy_state_dict"])
+        if isinstance(self._acting.module, nn.Module):
+            self._acting.module.load_state_dict(state_dict["policy_state_dict"])
         self.env.load_state_dict(state_dict["env_state_dict"])
         self._frames, self._iter = state_dict["frames"], state_dict["iter"]
         self._next_traj = state_dict["traj_pool"]
@@ -248,6 +252,7 @@ class Collector(BaseCollector):
     def shutdown(self, *, close_env: bool = True) -> None:
         """Close the environment; calling it again is fine."""
         if not self.is_closed:
+            self._stop_background()
             self.is_closed = True
             self._stepper.root = None
             if close_env and not self.env.is_closed:
@@ -258,6 +263,17 @@ class Collector(BaseCollector):
             f"Collector(env={self.env}, policy={type(self.policy).__name__}, "
             f"frames_per_batch={self.frames_per_batch}, total_frames={self.total_frames})"
         )
+
+
+def extend(replay_buffer: Any, batch: TensorDictBase) -> None:
+    """Put the steps of a batch ``[*B, T]`` into a buffer; leave padding out."""
+    mask = batch.get(("collector", "mask"), None)
+    if mask is not None:
+        replay_buffer.extend(batch[mask])
+    elif batch.ndim > 1 and replay_buffer.storage.ndim == batch.ndim:
+        replay_buffer.extend(batch)
+    else:
+        replay_buffer.extend(batch.reshape(-1))
 
 
 def _build_env(

@@ -1,0 +1,436 @@
+"""Collectors whose environments and policies act in worker processes."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torch import nn
+
+from torchrl._core.errors import describe
+from torchrl._core.exploration import ExplorationType
+from torchrl._core.legacy import old_keywords
+from torchrl._core.log import logger
+from torchrl._core.processes import Launcher, start_method
+from torchrl.collectors.acting import Device
+from torchrl.collectors.base import BaseCollector
+from torchrl.collectors.crew import CollectorCrew, Found
+from torchrl.collectors.single import extend
+from torchrl.collectors.worker import Job
+from torchrl.data.trajectories import split_trajectories
+from torchrl.envs.common import EnvBase
+from torchrl.weight_update import SharedMemSender
+
+Factory = EnvBase | Callable[..., EnvBase]
+Devices = Device | Sequence[Device]
+
+
+class MultiCollector(BaseCollector):
+    """Collectors in worker processes, each with an environment and a policy of its own.
+
+    Workers use one torch thread each and this process keeps the rest. Weights travel through shared
+    memory and hold from the next action on. If a worker raises or dies, all of them are ended and
+    the error shows its traceback.
+
+    Args:
+        create_env_fn: A list with one environment, or one function that builds it, a worker; or one
+            for all ``num_workers``. Environments are copied: a batched one that was not started is
+            a recipe and may stand in the list several times.
+        policy: Writes the action; acts at random if ``None``.
+        num_workers: Number of workers; one an environment if ``None``.
+        policy_factory: Builds the policy in the worker, instead of ``policy``; or a list with one
+            an environment. Workers of one factory begin with the same weights.
+        frames_per_batch: Frames in a batch; or a list with the share of each worker.
+        total_frames: Stop after this many frames; never if negative.
+        device: Default of the three devices below. All devices may be lists, one a worker.
+        storing_device: Where batches are put.
+        env_device: Where the environments live.
+        policy_device: Where the policies act.
+        create_env_kwargs: Keyword arguments for ``create_env_fn``, for all or one a worker.
+        max_frames_per_traj: Truncate an episode after this many frames.
+        init_random_frames: Act at random for this many frames first, of all workers together.
+        reset_at_each_iter: Begin each batch with a reset.
+        postproc: Applied to each batch, ``td -> td``.
+        split_trajs: Give each piece of a trajectory a row of its own, zero-padded, with the mask
+            ``("collector", "mask")``.
+        exploration_type: How the policy acts.
+        update_at_each_batch: Send the weights of ``policy`` before each batch.
+        set_truncated: Mark the last step of each worker's batch as truncated.
+        use_buffers: Hand batches over in shared memory; else they are pickled. Found out if
+            ``None``.
+        replay_buffer: Filled with each batch; iterating then yields ``None``. Workers write to it
+            themselves if it is shared and they are forked.
+        extend_buffer: If ``False``, iterating yields the batches and the buffer is left alone.
+        trust_policy: Call the policy with the record, whatever its signature.
+        compile_policy: Compile the policy with ``torch.compile``; a dictionary holds its arguments.
+        track_policy_version: Write which weights acted, ``policy_version``.
+        num_threads: Torch threads of this process while the workers run; what they leave if
+            ``None``.
+        num_sub_threads: Torch threads of each worker.
+        mp_start_method: ``"fork"`` or ``"spawn"``; fork where that is safe if ``None``.
+        timeout: Seconds that a worker may take for a batch; unlimited if ``None``.
+        shutdown_timeout: Seconds that workers get to close their environments before they are
+            killed.
+
+    Hooks:
+        _frames_of: ``frames_per_batch -> frames``; what each worker collects.
+        _full_batch: frames of a batch, from those of the workers.
+        _next_batch: return the next batch and its number of frames.
+
+    Writes: as :class:`~torchrl.collectors.Collector`; trajectory numbers are unique among workers.
+
+    Raises:
+        WorkerError: at any use, if a worker raised, was killed, or did not answer in time.
+    """
+
+    @old_keywords(
+        devices="device",
+        storing_devices="storing_device",
+        env_devices="env_device",
+        policy_devices="policy_device",
+    )
+    def __init__(
+        self,
+        create_env_fn: Factory | Sequence[Factory],
+        policy: Callable[..., Any] | None = None,
+        *,
+        num_workers: int | None = None,
+        policy_factory: Callable[[], Any] | Sequence[Callable[[], Any]] | None = None,
+        frames_per_batch: int | Sequence[int],
+        total_frames: int = -1,
+        device: Devices = None,
+        storing_device: Devices = None,
+        env_device: Devices = None,
+        policy_device: Devices = None,
+        create_env_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
+        max_frames_per_traj: int | None = None,
+        init_random_frames: int | None = None,
+        reset_at_each_iter: bool = False,
+        postproc: Callable[[TensorDictBase], TensorDictBase] | None = None,
+        split_trajs: bool | None = None,
+        exploration_type: ExplorationType | str | None = ExplorationType.RANDOM,
+        update_at_each_batch: bool = False,
+        set_truncated: bool = False,
+        use_buffers: bool | None = None,
+        replay_buffer: Any = None,
+        extend_buffer: bool = True,
+        trust_policy: bool = False,
+        compile_policy: bool | dict[str, Any] = False,
+        track_policy_version: bool = False,
+        num_threads: int | None = None,
+        num_sub_threads: int = 1,
+        mp_start_method: str | None = None,
+        timeout: float | None = None,
+        shutdown_timeout: float = 10.0,
+    ) -> None:
+        if policy is not None and policy_factory is not None:
+            raise TypeError(f"{self._name()}: give either a policy or a policy_factory, not both.")
+        self.policy, self.total_frames = policy, total_frames
+        self.init_random_frames = init_random_frames or 0
+        self.update_at_each_batch = update_at_each_batch
+        self.postproc, self.split_trajs = postproc, bool(split_trajs)
+        self.replay_buffer, self.extend_buffer = replay_buffer, extend_buffer
+        self._frames = self._iter = self._requested = 0
+        envs = _one_each(self._name(), create_env_fn, num_workers)
+        self.num_workers = len(envs)
+        self._stored = self._spread("storing_device", storing_device or device)
+        method = start_method(mp_start_method)
+        writes = self._workers_write(method)
+        options = {
+            "policy_factory": policy_factory,
+            "frames_per_batch": self._frames_of(frames_per_batch),
+            "policy_device": policy_device or device,
+            "env_device": env_device or device,
+            "create_env_kwargs": create_env_kwargs,
+            "max_frames_per_traj": max_frames_per_traj,
+            "reset_at_each_iter": reset_at_each_iter,
+            "exploration_type": exploration_type,
+            "set_truncated": set_truncated,
+            "trust_policy": trust_policy,
+            "compile_policy": compile_policy,
+            "track_policy_version": track_policy_version,
+            "postproc": postproc if writes else None,
+            "split_trajs": self.split_trajs and writes,
+        }
+        self._crew = CollectorCrew(
+            self._name(),
+            self._jobs(envs, options, replay_buffer if writes else None, use_buffers),
+            launcher=Launcher(method, preload="torchrl.collectors"),
+            num_threads=num_sub_threads,
+            timeout=timeout,
+            shutdown_timeout=shutdown_timeout,
+        )
+        self._finalizer = weakref.finalize(self, self._crew.close)
+        self._sender = self._connect(policy_factory)
+        self._threads_before = self._share_threads(num_threads, num_sub_threads)
+        self.frames_per_batch = self._full_batch([fact.frames for fact in self._crew.facts])
+        self._warn_of_overshoot()
+
+    _pads = False
+
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _spread(self, name: str, value: Any) -> list[Any]:
+        """Return a value for each worker: the same for all, or from a list."""
+        if not isinstance(value, (list, tuple)):
+            return [value] * self.num_workers
+        if len(value) != self.num_workers:
+            raise ValueError(
+                f"{self._name()}: expected one {name} for each of {self.num_workers} workers, "
+                f"found {len(value)}."
+            )
+        return list(value)
+
+    def _jobs(
+        self, envs: list[Factory], options: dict[str, Any], buffer: Any, use_buffers: bool | None
+    ) -> list[Job]:
+        each = {name: self._spread(name, value) for name, value in options.items()}
+        if isinstance(self.policy, nn.Module):
+            _materialize(self.policy, envs[0], each["create_env_kwargs"][0])
+        return [
+            Job(
+                env,
+                self.policy,
+                {name: values[i] for name, values in each.items()},
+                number=i,
+                num_workers=self.num_workers,
+                pads=self._pads,
+                replay_buffer=buffer,
+                use_buffers=use_buffers,
+            )
+            for i, env in enumerate(envs)
+        ]
+
+    def _workers_write(self, method: str) -> bool:
+        buffer = self.replay_buffer
+        return (
+            buffer is not None
+            and self.extend_buffer
+            and method == "fork"
+            and bool(getattr(buffer, "shared", False))
+            and not buffer.sampler.listens
+        )
+
+    def _connect(self, policy_factory: Any) -> SharedMemSender | None:
+        """Connect the weights here with those of the workers, if all of them look the same."""
+        layout = self._crew.facts[0].weights
+        if not layout or any(fact.weights != layout for fact in self._crew.facts):
+            return None
+        sender = SharedMemSender(layout)
+        try:
+            self._crew.follow(sender)
+        finally:
+            sender.close()
+        if callable(policy_factory):
+            sender.begin(self._crew.call(0, "weights"))
+        return sender
+
+    def _share_threads(self, num_threads: int | None, num_sub_threads: int) -> int:
+        before = torch.get_num_threads()
+        if num_threads is None:
+            num_threads = max(1, before - self.num_workers * num_sub_threads)
+        torch.set_num_threads(num_threads)
+        logger.info(
+            "%s: %d workers with %d torch thread(s) each; this process keeps %d of %d",
+            self._name(),
+            self.num_workers,
+            num_sub_threads,
+            num_threads,
+            before,
+        )
+        return before
+
+    def _warn_of_overshoot(self) -> None:
+        extra = -self.total_frames % self.frames_per_batch
+        if self.total_frames > 0 and extra:
+            warnings.warn(
+                f"{self._name()}: total_frames={self.total_frames} is not a multiple of the "
+                f"{self.frames_per_batch} frames of a batch; the last batch overshoots it by "
+                f"{extra}.",
+                stacklevel=4,
+            )
+
+    # --- hooks -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _frames_of(self, frames_per_batch: int | Sequence[int]) -> int | Sequence[int]: ...
+
+    @abstractmethod
+    def _full_batch(self, frames: list[int]) -> int: ...
+
+    @abstractmethod
+    def _next_batch(self) -> tuple[Any, int]: ...
+
+    # --- collecting ------------------------------------------------------------------------------
+
+    def iterator(self) -> Iterator[Any]:
+        """Yield batches until ``total_frames``; going on later goes on from there."""
+        while self.total_frames < 0 or self._frames < self.total_frames:
+            yield self._deliver()
+
+    def rollout(self) -> Any:
+        """Return the next batch, and count it."""
+        return self._deliver()
+
+    def _deliver(self) -> Any:
+        if self.update_at_each_batch:
+            self.update_policy_weights_()
+        batch, frames = self._next_batch()
+        self._frames += frames
+        self._iter += 1
+        if isinstance(batch, int):
+            return None  # the workers wrote it themselves
+        if self.split_trajs:
+            batch = split_trajectories(batch, prefix="collector")
+        if self.postproc is not None:
+            batch = self.postproc(batch)
+        if self.replay_buffer is not None and self.extend_buffer:
+            extend(self.replay_buffer, batch)
+            return None
+        return batch
+
+    def _request(self, worker: int) -> None:
+        """Ask a worker for a batch, at random while all frames asked for so far are few."""
+        random = self._requested < self.init_random_frames
+        self._crew.request(worker, random=random)
+        self._requested += self._crew.facts[worker].frames
+
+    def _own(self, worker: int, found: Found) -> Any:
+        """Return a batch that stays as it is when the worker goes on."""
+        if isinstance(found, int):
+            return found
+        device = self._stored[worker]
+        batch = found if device is None else found.to(device)
+        is_copy = device is not None and torch.device(device).type != "cpu"
+        return name_time(batch if is_copy else batch.clone())
+
+    # --- the rest --------------------------------------------------------------------------------
+
+    def update_policy_weights_(
+        self, policy_or_weights: nn.Module | TensorDictBase | dict | None = None
+    ) -> None:
+        """Send weights to all workers; they hold from the next action of each.
+
+        Args:
+            policy_or_weights: A module, its parameters as a tensordict, or a state dict; the policy
+                that the collector was given if ``None``.
+
+        Raises:
+            TypeError: if the workers' policies have no weights in common, or there is no policy
+                here.
+        """
+        source: Any = self.policy if policy_or_weights is None else policy_or_weights
+        if source is None and not any(fact.weights for fact in self._crew.facts):
+            return  # random actions have no weights
+        if self._sender is None:
+            raise TypeError(
+                describe(
+                    self,
+                    "cannot send weights: the policies of the workers have none, or other ones",
+                    mend="Give all workers the same module, or factories of alike ones.",
+                )
+            )
+        if source is None:
+            raise TypeError(
+                describe(
+                    self,
+                    "has no policy here whose weights it could send: workers built their own",
+                    mend="Call update_policy_weights_(policy).",
+                )
+            )
+        self._sender.send(source)
+
+    @property
+    def policy_version(self) -> int:
+        """Number of weights sent so far."""
+        return 0 if self._sender is None else self._sender.version
+
+    def set_seed(self, seed: int, static_seed: bool = False) -> int | None:
+        """Seed the environments, one after the other, and begin new episodes.
+
+        Returns: the seed for the next one.
+        """
+        following: int | None = seed
+        for worker in range(self.num_workers):
+            following = self._crew.call(worker, "set_seed", following, static_seed)
+        return following
+
+    def reset(self) -> None:
+        """Begin new episodes with the next batch of each worker."""
+        self._crew.call_all("reset")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where each worker stands, and how far collection has come."""
+        states = self._crew.call_all("state_dict")
+        workers = {f"worker{i}": state for i, state in enumerate(states)}
+        return {**workers, "frames": self._frames, "iter": self._iter}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from where another collector stood, with new episodes."""
+        for i in range(self.num_workers):
+            self._crew.call(i, "load_state_dict", state_dict[f"worker{i}"])
+        self._frames = self._requested = state_dict["frames"]
+        self._iter = state_dict["iter"]
+
+    def shutdown(self, *, close_env: bool = True) -> None:
+        """End the workers and close their environments; calling it again is fine.
+
+        Args:
+            close_env: The environments of workers are theirs, and closed in any case.
+        """
+        self._stop_background()
+        if not self._crew.is_closed:
+            self._crew.close()
+        self._finalizer.detach()
+        if self._threads_before:
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = 0
+
+    def __repr__(self) -> str:
+        return (
+            f"{self._name()}(num_workers={self.num_workers}, policy={type(self.policy).__name__}, "
+            f"frames_per_batch={self.frames_per_batch}, total_frames={self.total_frames})"
+        )
+
+
+def name_time(batch: TensorDictBase) -> TensorDictBase:
+    """Name the last batch dimension "time"."""
+    batch.names = [*[None] * (batch.ndim - 1), "time"]
+    return batch
+
+
+def _one_each(
+    owner: str, create_env_fn: Factory | Sequence[Factory], num_workers: int | None
+) -> list[Factory]:
+    """Return what each worker builds its environment with."""
+    if isinstance(create_env_fn, EnvBase) or callable(create_env_fn):
+        return [create_env_fn] * (1 if num_workers is None else num_workers)
+    envs = list(create_env_fn)
+    if len(envs) == 1 and num_workers is not None:
+        envs = envs * num_workers
+    if not envs or num_workers not in (None, len(envs)):
+        raise ValueError(
+            f"{owner}: expected one create_env_fn for each of {num_workers or 1} workers, found "
+            f"{len(envs)}."
+        )
+    return envs
+
+
+def _materialize(policy: nn.Module, create_env_fn: Factory, kwargs: dict | None) -> None:
+    """Give lazy layers their shapes, so that all workers begin with the same weights."""
+    if not any(nn.parameter.is_lazy(p) for p in (*policy.parameters(), *policy.buffers())):
+        return
+    given = isinstance(create_env_fn, EnvBase)
+    env: Any = create_env_fn if given else create_env_fn(**(kwargs or {}))
+    try:
+        with torch.no_grad():
+            policy(env.fake_tensordict().exclude("next"))
+    finally:
+        if not given:
+            env.close()
