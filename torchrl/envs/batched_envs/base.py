@@ -318,6 +318,13 @@ class BatchedEnvBase(EnvBase):
             each = [{**kwargs, **own} for own in list_of_kwargs]
         return exchange.reset(tensordict, each, self.plan, expected=self._resets_in_step)
 
+    def reset_entries(self, root: Any) -> Any:
+        """Reset the rows that have ended; for the stepping loop, which trusts the outcome."""
+        exchange = self._exchange
+        if self._resets_in_step and exchange is not None and exchange.take_up(root):
+            return root
+        return super().reset_entries(root)
+
     def _set_state(self, tensordict: Any) -> Any:
         return self._reset(tensordict, set_state=True)
 

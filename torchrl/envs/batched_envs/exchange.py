@@ -46,7 +46,8 @@ class Crew(ABC):
 
     Hooks:
         attach: let the environments of all teams take the rows of a memory.
-        step: ``code``; let all step from their rows into their rows.
+        step: ``code -> bool``; let all step from their rows into their rows; say whether an
+            episode has ended.
         scatter: ``name, values, *args -> [one a environment]``; give each team the values of its
             environments and call its method of that name.
         chain: ``name, value, *args -> value``; hand a value from team to team.
@@ -61,7 +62,7 @@ class Crew(ABC):
     def attach(self, blocks: Sequence[Block], memory: Memory) -> None: ...
 
     @abstractmethod
-    def step(self, code: bytes) -> None: ...
+    def step(self, code: bytes) -> bool: ...
 
     @abstractmethod
     def scatter(self, name: str, values: Sequence[Any] | None, *args: Any) -> list[Any]: ...
@@ -153,6 +154,10 @@ class Exchange(ABC):
             self._renew(requests, fresh)
             self._begin(requests)
         return self._collect(record)
+
+    def take_up(self, root: Entries) -> bool:
+        """Complete ``root`` without a reset, if that can be done; say whether it was."""
+        return False
 
     def _requests(
         self,
@@ -293,12 +298,32 @@ class BlockExchange(Exchange):
             self._write_mask(mask)
         code = _CODES[mask is not None, resets]
         if self._knows[OUTCOME]:
-            self.crew.step(code)
+            ended = self.crew.step(code)
         else:
-            self._learn(OUTCOME, self.crew.scatter("step", None, code))
-        if resets and bool(self._ended.any()):
+            self._learn(OUTCOME, self.crew.scatter("step_and_tell", None, code))
+            ended = bool(self._ended.any())
+        if ended and resets:
             self._fresh = self._ended.clone()
         return self._form(OUTCOME, record)
+
+    def take_up(self, root: Entries) -> bool:
+        """Put what the rows that have just begun anew begin with into ``root``; the quick way.
+
+        Only where rows begin and end as a whole. Say whether it was taken.
+        """
+        fresh = self._fresh
+        if fresh is None or not self.is_flat or len(self.batch_size) > 1:
+            return False
+        if self._fresh_masks.keys() != {"_reset"}:
+            return False
+        self._fresh = None
+        for key, block in self._root:
+            rows = fresh.view(-1, *(1,) * (block.ndim - 1))
+            old = root[key]
+            if old.device != block.device:
+                rows, block = rows.to(old.device), block.to(old.device)
+            root[key] = torch.where(rows, block, old)
+        return True
 
     def _write_mask(self, mask: Tensor) -> None:
         mask = mask.reshape(*self.batch_size, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tensordict import NestedKey
@@ -27,8 +28,8 @@ class GymRows:
     """
 
     def __init__(self, env: Any, inputs: Rows, outcome: Rows, root: Rows) -> None:
-        self._env, self._step, self._write_action = env, env._env.step, env._write_action
-        self._action, self._record = inputs["action"], {"action": inputs["action"]}
+        self._env, self._step = env, env._env.step
+        self._action = _action_of(env, inputs["action"])
         names = ("observation", "reward", "done", "terminated", "truncated")
         self._outcome = tuple(outcome[name].numpy() for name in names)
         self._root = root["observation"].numpy()
@@ -55,9 +56,7 @@ class GymRows:
 
     def step(self) -> bool:
         """Step; say whether the episode has ended."""
-        self._record["action"] = self._action.clone()  # an environment may keep what it is given
-        action = self._write_action(self._record)
-        observation, reward, terminated, truncated, _ = self._step(action)
+        observation, reward, terminated, truncated, _ = self._step(self._action())
         rows = self._outcome
         rows[0][...] = observation
         rows[1][0] = reward
@@ -72,3 +71,15 @@ class GymRows:
         self._root[...] = observation
         for flag in self._root_flags:
             flag[0] = False
+
+
+def _action_of(env: Any, row: Tensor) -> Callable[[], Any]:
+    """Return how a row becomes what the environment takes."""
+    space = env._env.action_space
+    if type(space).__name__ == "Discrete":
+        array, start = row.numpy(), int(space.start)
+        if array.ndim:
+            return lambda: int(array.argmax()) + start
+        return lambda: int(array) + start
+    # An environment may keep what it is given, and the row changes at the next step.
+    return lambda: env._write_action({"action": row.clone()})

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from torchrl._core.errors import WorkerError, describe
-from torchrl._core.processes import TICK, Launcher, WorkerProcess, start_method, stop_all
+from torchrl._core.processes import Launcher, WorkerProcess, start_method, stop_all
 from torchrl.envs.batched_envs.base import BatchedEnvBase, Factory
 from torchrl.envs.batched_envs.buffers import SIGNAL, Block, Memory
 from torchrl.envs.batched_envs.exchange import Crew
 from torchrl.envs.batched_envs.serial import LocalCrew
-from torchrl.envs.batched_envs.worker import ATTACH, CALL, DONE, FAILED, serve
+from torchrl.envs.batched_envs.worker import ATTACH, CALL, DONE, ENDED, FAILED, serve
 from torchrl.envs.common import EnvBase
 from torchrl.envs.env_creator import EnvCreator
 
@@ -78,13 +78,30 @@ class ProcessCrew(Crew):
 
     # --- talking ---------------------------------------------------------------------------------
 
-    def step(self, code: bytes) -> None:
-        """Let all workers step from their rows into their rows."""
+    def step(self, code: bytes) -> bool:
+        """Let all workers step from their rows into their rows; say whether an episode has ended.
+
+        The quick way: anything but a plain answer is looked into afterwards.
+        """
+        ended = False
         try:
             for worker in self._workers:
-                self._send(worker, code)
+                try:
+                    worker.channel.sock.send(code)
+                except OSError:  # noqa: PERF203 - each may be gone
+                    self._send(worker, code)
             for worker in self._workers:
-                self._answer(worker)
+                try:
+                    answer = worker.channel.sock.recv(1)
+                except BlockingIOError:
+                    answer = self._wait(worker)
+                except ConnectionError:
+                    answer = b""
+                if answer == ENDED:
+                    ended = True
+                elif answer != DONE:
+                    self._understand(worker, answer)
+            return ended
         except BaseException:
             self._end(_AFTER_FAILURE)
             raise
@@ -138,21 +155,30 @@ class ProcessCrew(Crew):
             raise self._lost(worker) from None
 
     def _answer(self, worker: WorkerProcess) -> Any:
-        """Return what a worker answers to the last command, ``None`` for a bare confirmation."""
-        channel = worker.channel
-        try:
-            code = channel.sock.recv(1)
-            if code == DONE:
-                return None
-            started = time.monotonic()
-            code, payload = channel.resume(code, lambda: self._look(worker, started))
-        except BlockingIOError:
-            started = time.monotonic() - TICK
+        """Return the result of the last command, ``None`` for a bare confirmation."""
+        return self._understand(worker, self._wait(worker))
+
+    def _wait(self, worker: WorkerProcess) -> bytes:
+        """Return the first byte of an answer, none if the worker is gone; look after all."""
+        started = time.monotonic()
+        while True:
             try:
-                code, payload = channel.receive(lambda: self._look(worker, started))
-            except EOFError:
-                raise self._lost(worker) from None
-        except (EOFError, ConnectionError):
+                return worker.channel.sock.recv(1)
+            except BlockingIOError:  # noqa: PERF203 - nothing came for a second
+                self._look(worker, started)
+            except ConnectionError:
+                return b""
+
+    def _understand(self, worker: WorkerProcess, code: bytes) -> Any:
+        """Return the rest of an answer.
+
+        Raises:
+            WorkerError: if there is none, or if it is a complaint.
+        """
+        started = time.monotonic()
+        try:
+            code, payload = worker.channel.resume(code, lambda: self._look(worker, started))
+        except EOFError:
             raise self._lost(worker) from None
         if code == FAILED:
             raise self._failed(worker, *payload)

@@ -34,9 +34,9 @@ class LocalCrew(Crew):
         """Let the environments take their rows."""
         self._team.attach(blocks, memory)
 
-    def step(self, code: bytes) -> None:
-        """Step from the rows into the rows."""
-        self._team.step(code)
+    def step(self, code: bytes) -> bool:
+        """Step from the rows into the rows; say whether an episode has ended."""
+        return self._team.step(code)
 
     def scatter(self, name: str, values: Sequence[Any] | None, *args: Any) -> list[Any]:
         """Call a method of the team."""

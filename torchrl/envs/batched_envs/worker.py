@@ -44,7 +44,8 @@ STEPS = {  # code: (only rows with a true "_step", reset the rows that end)
     STEP_SOME: (True, False),
     STEP_SOME_RESET: (True, True),
 }
-DONE, RESULT, CALL, FAILED, ATTACH, QUIT = b"k", b"R", b"C", b"E", b"M", b"q"
+DONE, ENDED, RESULT = b"k", b"e", b"R"  # done; done, and an episode has ended; with a result
+CALL, FAILED, ATTACH, QUIT = b"C", b"E", b"M", b"q"
 Recipe = Callable[[], EnvBase]
 Request = tuple[TensorDictBase | None, dict[str, Any]]
 
@@ -96,6 +97,7 @@ class Seat:
         self._flat = is_entrywise(env)
         self._device = env.device if env.device is not None and env.device.type != "cpu" else None
         self._optional = set(self.meta.optional_names)
+        self.written: list[NestedKey] = []  # the optional entries of the last step
 
     def attach(self, blocks: Sequence[Block], memory: Memory) -> None:
         """Take the rows of a memory."""
@@ -111,31 +113,34 @@ class Seat:
         self._ended[()] = False
         return bool(self._mask.any())
 
-    def step(self, resets: bool, some: bool = False) -> list[NestedKey]:
+    def step(self, resets: bool, some: bool = False) -> bool:
         """Step from the input rows into the outcome rows, and on into the root rows.
 
         Args:
             resets: Begin anew where an episode ends.
             some: Hand the mask of the rows that step to the environment.
 
-        Returns: the optional entries that were written.
+        Returns: whether an episode has ended.
         """
         if self._gym is not None and "_validated" in self.env.__dict__:
             ended = self._gym.step()
-            self._ended[()] = ended
             if ended and resets:
                 self._gym.reset()
-            return []
+        else:
+            ended = self._step(resets, some)
+        self._ended[()] = ended
+        return ended
+
+    def _step(self, resets: bool, some: bool) -> bool:
         record = self._read()
         if some and self.meta.batch_size:
             record.set("_step", self._mask.clone())
         step = self._step_entries if self._flat else self._step_tensordict
         outcome, root = step(record, resets)
-        self._ended[()] = self.env.plan.ended(outcome)
-        written = self._write(self._outcome, outcome)
+        self.written = self._write(self._outcome, outcome)
         if root is not None:
             self._write(self._root, root)
-        return written
+        return self.env.plan.ended(outcome)
 
     def _step_entries(self, record: Entries, resets: bool) -> tuple[Any, Any]:
         env, plan = self.env, self.env.plan
@@ -240,15 +245,23 @@ class Team:
         for seat in self._take_turns():
             seat.attach(blocks, memory)
 
-    def step(self, code: bytes) -> list[list[NestedKey]]:
-        """Step all environments from their rows into their rows; see :data:`STEPS`."""
+    def step(self, code: bytes) -> bool:
+        """Step all environments from their rows into their rows; see :data:`STEPS`.
+
+        Returns: whether an episode has ended.
+        """
         some, resets = STEPS[code]
+        ended = False
         with torch.no_grad():
-            return [
-                seat.step(resets, some)
-                for seat in self._take_turns()
-                if not some or seat.is_wanted()
-            ]
+            for seat in self._take_turns():
+                if not some or seat.is_wanted():
+                    ended |= seat.step(resets, some)
+        return ended
+
+    def step_and_tell(self, code: bytes) -> list[list[NestedKey]]:
+        """Step, and return which of the optional entries each environment wrote."""
+        self.step(code)
+        return [seat.written for seat in self.seats]
 
     def reset(self, requests: Sequence[Request | None]) -> list[list[NestedKey]]:
         """Reset the environments that have a request, into their rows."""
@@ -321,8 +334,7 @@ def serve(channel: Channel, first: int, recipes: Sequence[Recipe | EnvBase]) -> 
             result = work()
             message = Channel.message(DONE if result is None else RESULT, result)
         except (Exception, KeyboardInterrupt, SystemExit) as error:
-            text = "".join(traceback.format_exception(error))
-            message = Channel.message(FAILED, (team.turn, f"{type(error).__name__}: {error}", text))
+            message = _complaint(team, error)
         channel.send_message(message, tick)
 
     def attach(blocks: Sequence[Block]) -> None:
@@ -333,10 +345,9 @@ def serve(channel: Channel, first: int, recipes: Sequence[Recipe | EnvBase]) -> 
     try:
         answer(lambda: team.build(recipes))
         while True:
-            code, payload = channel.receive(tick)
-            if code in STEPS:
-                answer(partial(_step, team, code))
-            elif code == CALL:
+            code = _step_until_another_code(channel, team, tick)
+            code, payload = channel.resume(code, tick)
+            if code == CALL:
                 name, args = payload
                 answer(partial(getattr(team, name), *args))
             elif code == ATTACH:
@@ -347,5 +358,27 @@ def serve(channel: Channel, first: int, recipes: Sequence[Recipe | EnvBase]) -> 
         team.close()
 
 
-def _step(team: Team, code: bytes) -> None:
-    team.step(code)
+def _step_until_another_code(channel: Channel, team: Team, tick: Callable[[], None]) -> bytes:
+    """Step for as long as we are asked to; return the first code that asks for something else."""
+    receive, send, step = channel.sock.recv, channel.sock.send, team.step
+    while True:
+        try:
+            code = receive(1)
+        except BlockingIOError:
+            tick()
+            continue
+        except ConnectionError:
+            return b""
+        if code not in STEPS:
+            return code
+        try:
+            ended = step(code)
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            channel.send_message(_complaint(team, error), tick)
+        else:
+            send(ENDED if ended else DONE)
+
+
+def _complaint(team: Team, error: BaseException) -> bytes:
+    text = "".join(traceback.format_exception(error))
+    return Channel.message(FAILED, (team.turn, f"{type(error).__name__}: {error}", text))

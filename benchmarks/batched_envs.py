@@ -1,0 +1,108 @@
+"""Frames per second of serial and parallel environments, and how long workers take to start.
+
+python benchmarks/batched_envs.py
+
+Eight CartPoles with the greedy action of a small network. In one process the measure is the
+hand-written loop over gymnasium's ``SyncVectorEnv``; over two workers it is the same loop over its
+``AsyncVectorEnv``, which runs a process an environment. Calls take turns and the best of each
+counts, on the clock: what processes do beside each other cannot be added up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import gymnasium
+import torch
+from floors import cartpoles, network
+from gymnasium.vector import AsyncVectorEnv
+from tensordict.nn import TensorDictModule, TensorDictSequential
+from torch import nn
+
+from torchrl.collectors import Collector
+from torchrl.envs import EnvBase, GymEnv, ParallelEnv, SerialEnv
+from torchrl.modules import QValueModule
+
+FRAMES, NUM_ENVS = 4_000, 8
+
+
+def cartpole() -> GymEnv:
+    return GymEnv("CartPole-v1")
+
+
+class AsyncLoop:
+    """The hand-written loop over gymnasium's worker processes; nothing is kept."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        make = partial(gymnasium.make, "CartPole-v1")
+        self.env, self.policy = AsyncVectorEnv([make] * NUM_ENVS), policy
+        self.observation, _ = self.env.reset(seed=0)
+
+    @torch.no_grad()
+    def __call__(self) -> None:
+        for _ in range(FRAMES // NUM_ENVS):
+            action = self.policy(torch.from_numpy(self.observation)).argmax(-1).numpy()
+            self.observation, *_ = self.env.step(action)
+
+
+def collect(env: EnvBase) -> Callable[[], object]:
+    """Return a call that collects a batch with the greedy policy."""
+    policy = TensorDictSequential(
+        TensorDictModule(network(), in_keys=["observation"], out_keys=["action_value"]),
+        QValueModule(spec=env.action_spec),
+    )
+    return Collector(env, policy, frames_per_batch=FRAMES).rollout
+
+
+def frames_per_second(calls: dict[str, Callable[[], object]], repeat: int = 7) -> dict[str, float]:
+    """Return what each call reaches in its best turn."""
+    best = dict.fromkeys(calls, float("inf"))
+    for function in calls.values():
+        function()
+    for _ in range(repeat):
+        for name, function in calls.items():
+            start = time.perf_counter()
+            function()
+            best[name] = min(best[name], time.perf_counter() - start)
+    return {name: FRAMES / seconds for name, seconds in best.items()}
+
+
+def start_up(method: str) -> float:
+    """Return the seconds from nothing to the first step of eight workers."""
+    env = ParallelEnv(NUM_ENVS, cartpole, mp_start_method=method)
+    start = time.perf_counter()
+    env.rollout(1)
+    elapsed = time.perf_counter() - start
+    env.close()
+    return elapsed
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    policy = network()
+    envs = {
+        "SerialEnv": SerialEnv(NUM_ENVS, cartpole),
+        "ParallelEnv, 1 worker": ParallelEnv(1, [cartpole] * NUM_ENVS),
+        "ParallelEnv, 2 workers": ParallelEnv(2, [cartpole] * NUM_ENVS),
+        "ParallelEnv, 8 workers": ParallelEnv(NUM_ENVS, cartpole),
+    }
+    loop = AsyncLoop(policy)
+    calls: dict[str, Callable[[], object]] = {name: collect(env) for name, env in envs.items()}
+    calls["SyncVectorEnv by hand"] = partial(cartpoles, policy, FRAMES)
+    calls["AsyncVectorEnv by hand"] = loop
+    found = frames_per_second(calls)
+    for env in envs.values():
+        env.close()
+    loop.env.close()
+    for name, fast in found.items():
+        floor = "Sync" if name.startswith("S") else "Async"
+        ratio = fast / found[f"{floor}VectorEnv by hand"]
+        print(f"{name:26s} {fast:8,.0f} frames/s, {ratio:5.2f} x {floor}VectorEnv")
+    for method in ("fork", "spawn"):
+        print(f"start-up of {NUM_ENVS} workers, {method}: {start_up(method):.2f} s")
+
+
+if __name__ == "__main__":
+    main()
