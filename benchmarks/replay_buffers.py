@@ -12,7 +12,13 @@ from collections.abc import Callable
 import torch
 from tensordict import TensorDict
 
-from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ReplayBuffer
+from torchrl.data import (
+    LazyMemmapStorage,
+    LazyTensorStorage,
+    PrioritizedReplayBuffer,
+    ReplayBuffer,
+    SliceSampler,
+)
 
 OBS, ACT, BATCH = 17, 6, 256
 
@@ -94,6 +100,58 @@ def uniform(capacity: int) -> None:
     show("add", seconds(lambda: ram.add(row)), seconds(add_by_hand))
 
 
+def prioritized(capacity: int) -> None:
+    """Sample and update, against a cumulated sum and a binary search by hand."""
+    buffer = PrioritizedReplayBuffer(
+        alpha=0.6, beta=0.4, storage=LazyTensorStorage(capacity), batch_size=BATCH
+    )
+    fill(buffer, capacity)
+    every = torch.arange(capacity)
+    buffer.update_priority(every, torch.rand(capacity) + 0.1)
+    mass = (torch.rand(capacity, dtype=torch.float64) + 0.1) ** 0.6
+    tree = buffer.sampler._sum_tree  # type: ignore[attr-defined]
+
+    def ours() -> None:
+        _, info = buffer.sample(return_info=True)
+        buffer.update_priority(info["index"], torch.rand(BATCH))
+
+    def by_hand() -> None:
+        total = mass.cumsum(0)
+        index = torch.searchsorted(total, torch.rand(BATCH, dtype=torch.float64) * total[-1])
+        mass[index] = torch.rand(BATCH, dtype=torch.float64) ** 0.6
+
+    def bare_tree() -> None:
+        index = tree.find(torch.rand(BATCH, dtype=torch.float64).numpy())
+        tree.set(index, torch.rand(BATCH, dtype=torch.float64).numpy())
+
+    floor = seconds(by_hand)
+    show("prioritized sample + update", seconds(ours), floor, "cumsum")
+    show("the bare tree, find + set", seconds(bare_tree), floor, "cumsum")
+
+
+def slices(capacities: tuple[int, ...]) -> None:
+    """16 slices of 16 steps, against as many drawn by hand from starts known beforehand."""
+    for capacity in capacities:
+        buffer = ReplayBuffer(
+            storage=LazyTensorStorage(capacity),
+            sampler=SliceSampler(num_slices=16),
+            batch_size=BATCH,
+        )
+        fill(buffer, capacity)
+        columns = transitions(capacity)
+        by_key = {key: columns[key] for key in columns.keys(True, True)}
+        starts, offsets = torch.randint(capacity - 16, (1000,)), torch.arange(16)
+
+        def by_hand(
+            by_key: dict = by_key, starts: torch.Tensor = starts, offsets: torch.Tensor = offsets
+        ) -> TensorDict:
+            first = starts[torch.randint(1000, (16,))]
+            index = (first.unsqueeze(-1) + offsets).flatten()
+            return TensorDict({key: column[index] for key, column in by_key.items()}, [BATCH])
+
+        show(f"16 slices of 16 of {capacity:,}", seconds(buffer.sample), seconds(by_hand))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--capacity", type=int, default=1_000_000)
@@ -101,6 +159,10 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     uniform(capacity)
+    prioritized(capacity)
+    slices(
+        (capacity // 10, capacity, capacity * 10) if capacity <= 300_000 else (100_000, capacity)
+    )
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from torchrl.data import (
     LazyTensorStorage,
     ListStorage,
     PrioritizedSampler,
+    PrioritizedSliceSampler,
     RandomSampler,
     ReplayBuffer,
     RoundRobinWriter,
@@ -34,6 +35,7 @@ SAMPLERS = {
     "without replacement": SamplerWithoutReplacement,
     "prioritized": lambda: PrioritizedSampler(2 * ROWS, alpha=0.7, beta=0.5),
     "slices": lambda: SliceSampler(slice_len=1, truncated_key=None),
+    "prioritized slices": lambda: PrioritizedSliceSampler(2 * ROWS, 0.7, 0.5, slice_len=1),
     "slices without replacement": lambda: SliceSamplerWithoutReplacement(slice_len=1),
     "in order": lambda: SamplerWithoutReplacement(shuffle=False),
 }

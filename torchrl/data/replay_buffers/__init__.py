@@ -6,8 +6,10 @@ from torchrl.data.replay_buffers.checkpointers import (
     StorageCheckpointerBase,
     TensorStorageCheckpointer,
 )
+from torchrl.data.replay_buffers.her import HERReplayBuffer, HindsightStrategy
 from torchrl.data.replay_buffers.samplers import (
     PrioritizedSampler,
+    PrioritizedSliceSampler,
     RandomSampler,
     Sampler,
     SamplerWithoutReplacement,
@@ -53,7 +55,10 @@ __all__ = [
     "ListStorage",
     "ParameterScheduler",
     "PrioritizedReplayBuffer",
+    "HERReplayBuffer",
+    "HindsightStrategy",
     "PrioritizedSampler",
+    "PrioritizedSliceSampler",
     "RandomSampler",
     "ReplayBuffer",
     "RoundRobinWriter",

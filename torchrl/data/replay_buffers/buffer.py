@@ -6,7 +6,6 @@ import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,15 +13,12 @@ from tensordict import is_tensor_collection, unravel_key
 from torch import Tensor
 
 from torchrl._core.errors import describe
-from torchrl.data.replay_buffers.checkpointers import (
-    StorageCheckpointerBase,
-    current,
-    replacing,
-)
+from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
 from torchrl.data.replay_buffers.pipeline import Pipeline
 from torchrl.data.replay_buffers.prefetch import Batch, Prefetcher
 from torchrl.data.replay_buffers.samplers.base import Sampler
 from torchrl.data.replay_buffers.samplers.random import RandomSampler
+from torchrl.data.replay_buffers.saving import SavedBuffer
 from torchrl.data.replay_buffers.storages.base import Storage
 from torchrl.data.replay_buffers.storages.list import ListStorage
 from torchrl.data.replay_buffers.storages.schema import expand_items
@@ -32,7 +28,7 @@ from torchrl.data.replay_buffers.writers.round_robin import RoundRobinWriter
 _ABOUT_ITEMS = ("index", "priority_weight")  # info that only tensordict buffers write into samples
 
 
-class ReplayBuffer:
+class ReplayBuffer(SavedBuffer):
     """Stores items and hands out batches of them. Thread-safe.
 
     Args:
@@ -152,11 +148,6 @@ class ReplayBuffer:
             self._writer = writer
             writer.register_storage(self._storage)
 
-    def set_rng(self, generator: torch.Generator | None) -> None:
-        """Take randomness from ``generator``; from the default one of torch if ``None``."""
-        self._generator = generator
-        self._sampler.generator = generator
-
     def append_transform(
         self, transform: Callable[[Any], Any], *, invert: bool = False
     ) -> ReplayBuffer:
@@ -246,7 +237,7 @@ class ReplayBuffer:
         else:
             with self._lock:
                 drawn = self._draw(size)
-                data = self._read(drawn[0])
+                data = self._read(drawn[0], drawn[1])
             batch = self._finish(data, *drawn)
         self._ran_out = batch.ran_out
         return (batch.data, batch.info) if return_info else batch.data
@@ -272,10 +263,11 @@ class ReplayBuffer:
 
     def _make(self, drawn: tuple[Tensor, dict[Any, Any], bool]) -> Batch:
         with self._lock:
-            data = self._read(drawn[0])
+            data = self._read(drawn[0], drawn[1])
         return self._finish(data, *drawn)
 
-    def _read(self, positions: Tensor) -> Any:
+    def _read(self, positions: Tensor, info: dict[Any, Any]) -> Any:
+        """Read the items at ``positions [B]``."""
         return self._storage.take(positions)
 
     def _finish(self, data: Any, positions: Tensor, info: dict[Any, Any], ran_out: bool) -> Batch:
@@ -303,7 +295,7 @@ class ReplayBuffer:
     def _collate(self, data: Any) -> Any:
         if self._collate_fn is not None:
             return self._collate_fn(data)
-        return self._storage.collate(data) if isinstance(self._storage, ListStorage) else data
+        return self._storage.collate(data) if isinstance(data, list) else data
 
     def __getitem__(self, index: Any) -> Any:
         key = index if isinstance(index, str) else None
@@ -353,65 +345,8 @@ class ReplayBuffer:
             RuntimeError: if the storage cannot be shared.
         """
         self._storage.share()
-        self._lock, self.shared = multiprocessing.RLock(), True
+        self._lock, self.shared = multiprocessing.get_context("spawn").RLock(), True
         return self
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return all that is needed to go on exactly where this buffer stands."""
-        with self._writing():
-            return {"_storage": self._storage.state_dict(), **self._state_of_parts()}
-
-    def _state_of_parts(self) -> dict[str, Any]:
-        generator = self._generator
-        return {
-            "_sampler": self._sampler.state_dict(),
-            "_writer": self._writer.state_dict(),
-            "_transforms": self._transform.state_dict(),
-            "_batch_size": self.batch_size,
-            "_generator": None if generator is None else generator.get_state(),
-            "_prefetch": self._prefetcher.state_dict() if self._prefetcher else None,
-        }
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the buffer stood whose :meth:`state_dict` this is."""
-        with self._writing():
-            self._storage.load_state_dict(state_dict["_storage"])
-            self._load_parts(state_dict)
-
-    def _load_parts(self, parts: dict[str, Any]) -> None:
-        self._sampler.load_state_dict(parts["_sampler"])
-        self._writer.load_state_dict(parts["_writer"])
-        self._transform.load_state_dict(parts["_transforms"])
-        self.batch_size = parts["_batch_size"]
-        if parts["_generator"] is not None:
-            generator = self._generator or torch.Generator()
-            self.set_rng(generator.set_state(parts["_generator"]))
-        if self._prefetcher is not None and parts["_prefetch"] is not None:
-            self._prefetcher.load_state_dict(parts["_prefetch"])
-
-    def dumps(self, path: str | Path) -> None:
-        """Write all that is needed to go on exactly where this buffer stands to a folder.
-
-        A save that is cut short leaves the last good one in that folder in place.
-        """
-        with self._writing(), replacing(path) as folder:
-            self._storage.dumps(folder / "storage")
-            torch.save(self._state_of_parts(), folder / "parts.pt")
-
-    def loads(self, path: str | Path) -> None:
-        """Go on where the buffer stood that wrote to this folder. Load only what you have saved.
-
-        Raises:
-            FileNotFoundError: if the folder holds no save.
-        """
-        folder = current(path)
-        parts = torch.load(folder / "parts.pt", weights_only=False)
-        with self._writing():
-            self._storage.loads(folder / "storage")
-            self._load_parts(parts)
-
-    dump = save = dumps
-    load = loads
 
     def _writing(self) -> Any:
         """Return the lock; with prefetching, once no batch in the making reads rows any more."""

@@ -3,6 +3,7 @@
 from torchrl.data.replay_buffers.samplers.base import Sampler
 from torchrl.data.replay_buffers.samplers.episodes import find_start_stop_traj
 from torchrl.data.replay_buffers.samplers.prioritized import PrioritizedSampler
+from torchrl.data.replay_buffers.samplers.prioritized_slice import PrioritizedSliceSampler
 from torchrl.data.replay_buffers.samplers.random import RandomSampler, SamplerWithoutReplacement
 from torchrl.data.replay_buffers.samplers.slice import (
     SliceSampler,
@@ -10,6 +11,7 @@ from torchrl.data.replay_buffers.samplers.slice import (
 )
 
 __all__ = [
+    "PrioritizedSliceSampler",
     "SliceSampler",
     "SliceSamplerWithoutReplacement",
     "find_start_stop_traj",

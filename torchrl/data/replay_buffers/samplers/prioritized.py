@@ -23,7 +23,9 @@ class PrioritizedSampler(Sampler):
         w_i = (q_i / \min_j q_j)^{-\beta}
 
     New items get the highest priority so far, so that each is drawn soon. Both :attr:`alpha` and
-    :attr:`beta` can be set at any time; a new ``alpha`` transforms all priorities anew.
+    :attr:`beta` can be set at any time; a new ``alpha`` transforms all priorities anew. Where
+    processes share a buffer, priorities are those of the process that samples; it takes note of
+    what the others write.
 
     Args:
         max_capacity: Number of items that the storage holds.

@@ -98,7 +98,7 @@ class SliceSampler(Sampler):
         self.strict_length, self.pad_output = strict_length, pad_output
         self.span: Any = span if isinstance(span, tuple) else (span, span)
         keys = as_keys(end_keys or end_key) or [("next", "done")]
-        self._episodes = Episodes(keys, traj_key, ends, trajectories, cache_values)
+        self.episodes = Episodes(keys, traj_key, ends, trajectories, cache_values)
 
     def _empty(self) -> None:
         self.ran_out = False
@@ -132,8 +132,8 @@ class SliceSampler(Sampler):
         """
         require_items(storage, self)
         count, length = self.sizes(batch_size)
-        self._episodes.sync(storage)
-        episodes = self._episodes.at_least(length if self.strict_length else 1)
+        self.episodes.sync(storage)
+        episodes = self.episodes.at_least(length if self.strict_length else 1)
         if not len(episodes):
             raise RuntimeError(
                 describe(
@@ -144,7 +144,7 @@ class SliceSampler(Sampler):
             )
         chosen = self._choose(len(episodes), count, storage)
         start, stop, lane = episodes[chosen].T
-        start = np.maximum(start, self._episodes.begin)
+        start = np.maximum(start, self.episodes.begin)
         first, last = self._cut(start, stop, length)
         return self.slices(storage, first, last, lane, length)
 
@@ -184,7 +184,7 @@ class SliceSampler(Sampler):
             )
         else:
             steps, lanes, final, initial = (part[inside] for part in (steps, lanes, final, initial))
-        positions = torch.from_numpy(self._episodes.positions(steps, lanes, storage))
+        positions = torch.from_numpy(self.episodes.positions(steps, lanes, storage))
         self._mark(storage, positions, torch.from_numpy(final), torch.from_numpy(initial), info)
         return positions, info
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torchrl.data.replay_buffers.checkpointers import (
     ListStorageCheckpointer,
     StorageCheckpointerBase,
 )
-from torchrl.data.replay_buffers.storages.schema import lead_shape
+from torchrl.data.replay_buffers.storages.schema import lead_shape, stack_rows
 
 WRITTEN, FILLED, EDITS = range(3)
 Place = int | slice | Tensor
@@ -57,6 +58,10 @@ class Storage(ABC):
         self.row_shape = torch.Size()  # *W, known from the first rows on
         self._marks = torch.zeros(3, dtype=torch.int64)
         self._counts = self._marks.numpy()
+
+    def collate(self, rows: Sequence[Any]) -> Any:
+        """Make a batch of a list of rows; objects that cannot be stacked stay a list."""
+        return stack_rows(rows) if rows else []
 
     @abstractmethod
     def prepare(self, data: Any, many: bool) -> tuple[Any, int]: ...

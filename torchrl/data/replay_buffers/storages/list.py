@@ -11,7 +11,6 @@ from torch import Tensor
 
 from torchrl._core.errors import DTypeError, MissingKeyError, describe
 from torchrl.data.replay_buffers.storages.base import FILLED, WRITTEN, Storage
-from torchrl.data.replay_buffers.storages.schema import stack_rows
 
 
 class ListStorage(Storage):
@@ -62,10 +61,6 @@ class ListStorage(Storage):
 
     def _take(self, positions: Tensor) -> list[Any]:
         return [_lent(self._list[position]) for position in positions.tolist()]
-
-    def collate(self, rows: Sequence[Any]) -> Any:
-        """Make a batch of rows; objects that cannot be stacked stay a list."""
-        return stack_rows(rows) if rows else []
 
     def entry(self, key: NestedKey, place: Any = slice(None)) -> Tensor:
         """Return one entry of the rows in the slots ``place``, stacked.

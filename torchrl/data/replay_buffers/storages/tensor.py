@@ -310,6 +310,7 @@ class LazyTensorStorage(TensorStorage):
             )
         for block in self._blocks:
             block.share_memory_()
+        self._map_blocks()  # arrays still point to where the rows were
         self._marks.share_memory_()
         self._counts = self._marks.numpy()
 
@@ -323,8 +324,11 @@ class LazyTensorStorage(TensorStorage):
         self.__dict__.update(state)
         self._counts = self._marks.numpy()
         if self._schema is not None:
-            blocks = iter(self._blocks)
-            self._adopt(self._schema, self._reserve(self._schema, lambda *_: next(blocks)))
+            self._map_blocks()
+
+    def _map_blocks(self) -> None:
+        blocks = iter(self._blocks)
+        self._adopt(self._schema, self._reserve(self._schema, lambda *_: next(blocks)))
 
 
 NUMPY_DTYPES = (

@@ -1,0 +1,102 @@
+"""Several processes write to one buffer while another samples from it."""
+
+import multiprocessing
+import os
+import time
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from torchrl.data import (
+    LazyMemmapStorage,
+    LazyTensorStorage,
+    PrioritizedSampler,
+    RandomSampler,
+    ReplayBuffer,
+    SliceSampler,
+)
+
+FORK = multiprocessing.get_context("fork")
+
+
+def rows(count, generator):
+    """Rows whose entries add up to their checksum, in episodes of five steps."""
+    wide = torch.randint(0, 1000, (count, 300), generator=generator)  # a block of its own
+    narrow = torch.randint(0, 1000, (count, 20), generator=generator)
+    done = (torch.arange(count) % 5 == 4).unsqueeze(-1)
+    return TensorDict(
+        wide=wide,
+        narrow=narrow,
+        checksum=wide.sum(1) + narrow.sum(1),
+        next=TensorDict(done=done, batch_size=[count]),
+        batch_size=[count],
+    )
+
+
+def write(buffer, seed, stop):
+    generator = torch.Generator().manual_seed(seed)
+    while not stop.is_set():
+        buffer.extend(rows(5 * int(torch.randint(1, 30, (), generator=generator)), generator))
+
+
+def whole(sample):
+    return (sample["checksum"] == sample["wide"].sum(1) + sample["narrow"].sum(1)).all()
+
+
+SAMPLERS = {
+    "random": RandomSampler,
+    "prioritized": lambda: PrioritizedSampler(200, 0.7, 0.5),
+    "slices": lambda: SliceSampler(slice_len=4),
+}
+
+
+@pytest.mark.parametrize("seconds", [1, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("make_sampler", SAMPLERS.values(), ids=SAMPLERS)
+@pytest.mark.parametrize("make_storage", [LazyMemmapStorage, LazyTensorStorage])
+def test_no_row_is_torn(make_storage, make_sampler, seconds):
+    if seconds == 60 and (make_storage, make_sampler) != (LazyMemmapStorage, RandomSampler):
+        pytest.skip("one long run is enough")
+    storage = make_storage(200)
+    if make_storage is LazyTensorStorage:
+        ReplayBuffer(storage=storage).extend(rows(5, None))
+    buffer = ReplayBuffer(storage=storage, sampler=make_sampler(), shared=True)
+    stop = FORK.Event()
+    writers = [FORK.Process(target=write, args=(buffer, seed, stop)) for seed in (1, 2)]
+    for writer in writers:
+        writer.start()
+    try:
+        while buffer.write_count < 1000:
+            time.sleep(0.01)
+        end, samples = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            assert whole(buffer.sample(64))
+            samples += 1
+    finally:
+        stop.set()
+        for writer in writers:
+            writer.join(10)
+    assert samples > 10
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert len(buffer) == 200
+    assert whole(buffer[:])
+
+
+def read(buffer, out):
+    out.put((os.getpid(), buffer[:]["narrow"].sum().item(), len(buffer)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make_storage", [LazyMemmapStorage, LazyTensorStorage])
+def test_a_spawned_process_sees_the_same_rows(make_storage):
+    storage = make_storage(20)
+    ReplayBuffer(storage=storage).extend(rows(10, None))
+    buffer = ReplayBuffer(storage=storage, shared=True)
+    spawn = multiprocessing.get_context("spawn")
+    out = spawn.Queue()
+    process = spawn.Process(target=read, args=(buffer, out))
+    process.start()
+    other, total, length = out.get(timeout=60)
+    process.join(10)
+    assert other != os.getpid()
+    assert (total, length) == (buffer[:]["narrow"].sum().item(), 10)

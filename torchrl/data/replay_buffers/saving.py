@@ -1,0 +1,98 @@
+"""`SavedBuffer`: how a buffer takes its state out, and in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchrl.data.replay_buffers.checkpointers import current, replacing
+from torchrl.data.replay_buffers.pipeline import Pipeline
+from torchrl.data.replay_buffers.prefetch import Prefetcher
+from torchrl.data.replay_buffers.samplers.base import Sampler
+from torchrl.data.replay_buffers.storages.base import Storage
+from torchrl.data.replay_buffers.writers.base import Writer
+
+
+class SavedBuffer(ABC):
+    """The half of a replay buffer that saves and loads the other half.
+
+    Hooks:
+        _writing: a context in which nobody else reads or writes.
+    """
+
+    _storage: Storage
+    _sampler: Sampler
+    _writer: Writer
+    _transform: Pipeline
+    _prefetcher: Prefetcher | None
+    _generator: torch.Generator | None
+    batch_size: int | None
+
+    @abstractmethod
+    def _writing(self) -> AbstractContextManager[Any]: ...
+
+    def set_rng(self, generator: torch.Generator | None) -> None:
+        """Take randomness from ``generator``; from the default one of torch if ``None``."""
+        self._generator = generator
+        self._sampler.generator = generator
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that is needed to go on exactly where this buffer stands."""
+        with self._writing():
+            return {"_storage": self._storage.state_dict(), **self._state_of_parts()}
+
+    def _state_of_parts(self) -> dict[str, Any]:
+        generator = self._generator
+        return {
+            "_sampler": self._sampler.state_dict(),
+            "_writer": self._writer.state_dict(),
+            "_transforms": self._transform.state_dict(),
+            "_batch_size": self.batch_size,
+            "_generator": None if generator is None else generator.get_state(),
+            "_prefetch": self._prefetcher.state_dict() if self._prefetcher else None,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the buffer stood whose :meth:`state_dict` this is."""
+        with self._writing():
+            self._storage.load_state_dict(state_dict["_storage"])
+            self._load_parts(state_dict)
+
+    def _load_parts(self, parts: dict[str, Any]) -> None:
+        self._sampler.load_state_dict(parts["_sampler"])
+        self._writer.load_state_dict(parts["_writer"])
+        self._transform.load_state_dict(parts["_transforms"])
+        self.batch_size = parts["_batch_size"]
+        if parts["_generator"] is not None:
+            generator = self._generator or torch.Generator()
+            self.set_rng(generator.set_state(parts["_generator"]))
+        if self._prefetcher is not None and parts["_prefetch"] is not None:
+            self._prefetcher.load_state_dict(parts["_prefetch"])
+
+    def dumps(self, path: str | Path) -> None:
+        """Write all that is needed to go on exactly where this buffer stands to a folder.
+
+        A save that is cut short leaves the last good one in that folder in place.
+        """
+        with self._writing(), replacing(path) as folder:
+            self._storage.dumps(folder / "storage")
+            torch.save(self._state_of_parts(), folder / "parts.pt")
+
+    def loads(self, path: str | Path) -> None:
+        """Go on where the buffer stood that wrote to this folder. Load only what you have saved.
+
+        Raises:
+            FileNotFoundError: if the folder holds no save.
+        """
+        folder = current(path)
+        parts = torch.load(folder / "parts.pt", weights_only=False)
+        with self._writing():
+            self._storage.loads(folder / "storage")
+            self._load_parts(parts)
+
+    dump = save = dumps
+    load = loads
