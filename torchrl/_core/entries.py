@@ -38,8 +38,8 @@ def is_entrywise(component: object) -> bool:
     """Say whether a component vouches for :class:`Entries`.
 
     Only the class that writes ``entrywise = True`` in its own body vouches: a subclass may override
-    a hook and use more of a tensordict than a record has. A container writes a property instead, and
-    vouches if its parts do.
+    a hook and use more of a tensordict than a record has. A container writes a property instead,
+    and vouches if its parts do.
     """
     word = type(component).__dict__.get("entrywise", False)
     return word.__get__(component) if isinstance(word, property) else word is True
