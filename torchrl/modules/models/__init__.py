@@ -3,6 +3,11 @@
 from torchrl.modules.models.batchrenorm import BatchRenorm1d
 from torchrl.modules.models.conv import Conv3dNet, ConvNet
 from torchrl.modules.models.ddpg import DdpgCnnActor, DdpgCnnQNet, DdpgMlpActor, DdpgMlpQNet
+from torchrl.modules.models.decision_transformer import (
+    DecisionTransformer,
+    DTActor,
+    OnlineDTActor,
+)
 from torchrl.modules.models.dqn import DistributionalDQNnet, DuelingCnnDQNet, DuelingMlpDQNet
 from torchrl.modules.models.dropout import ConsistentDropout, ConsistentDropoutModule
 from torchrl.modules.models.exploration import NoisyLazyLinear, NoisyLinear, reset_noise
@@ -32,10 +37,12 @@ __all__ = [
     "ConsistentDropoutModule",
     "Conv3dNet",
     "ConvNet",
+    "DTActor",
     "DdpgCnnActor",
     "DdpgCnnQNet",
     "DdpgMlpActor",
     "DdpgMlpQNet",
+    "DecisionTransformer",
     "DistributionalDQNnet",
     "DreamerActor",
     "DuelingCnnDQNet",
@@ -49,6 +56,7 @@ __all__ = [
     "NoisyLinear",
     "ObsDecoder",
     "ObsEncoder",
+    "OnlineDTActor",
     "QMixer",
     "RSSMPosterior",
     "RSSMPrior",

@@ -11,6 +11,7 @@ from torchrl.modules.tensordict_module.actor_critic import (
 from torchrl.modules.tensordict_module.actors import Actor, ProbabilisticActor, ValueOperator
 from torchrl.modules.tensordict_module.bounds import TanhModule
 from torchrl.modules.tensordict_module.common import SafeModule
+from torchrl.modules.tensordict_module.dt_inference import DecisionTransformerInferenceWrapper
 from torchrl.modules.tensordict_module.exploration import (
     AdditiveGaussianModule,
     EGreedyModule,
@@ -52,6 +53,7 @@ __all__ = [
     "ActorValueOperator",
     "AdditiveGaussianModule",
     "AdditiveGaussianWrapper",
+    "DecisionTransformerInferenceWrapper",
     "DistributionalQValueActor",
     "DistributionalQValueHook",
     "DistributionalQValueModule",
