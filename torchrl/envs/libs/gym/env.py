@@ -147,12 +147,13 @@ class GymWrapper(GymLikeEnv):
             self._readers: list[Any] = []
             return
         _, space = self._spaces()
-        spec: Any = spec_from_space(
-            space, categorical=self._categorical, device=self.device or "cpu"
+        self._readers = leaf_readers(
+            space,
+            spec_from_space(space, categorical=self._categorical),
+            batched=self._driver is not None,
+            device=self.device or "cpu",
+            path=() if kind_of(space) == "Dict" else ("observation",),
         )
-        path = () if kind_of(space) == "Dict" else ("observation",)
-        vector = self._driver is not None
-        self._readers = leaf_readers(space, spec, batched=vector, path=path)
 
     def _refuse_shared_names(self) -> None:
         shared = {*leaf_names(self.full_action_spec)} & {*leaf_names(self.full_observation_spec)}
@@ -184,7 +185,9 @@ class GymWrapper(GymLikeEnv):
 
     def _call_reset(self, mask: np.ndarray | None, **kwargs: Any) -> tuple:
         seeds, self.__dict__["_seeds"] = self._seeds, None
-        if seeds is not None:
+        if kwargs.get("seed") is not None:
+            kwargs["seed"] = self._row_seeds(kwargs["seed"])
+        elif seeds is not None:
             kwargs["seed"] = seeds
         if self._driver is not None:
             return self._driver.reset(mask, **kwargs)
@@ -197,13 +200,16 @@ class GymWrapper(GymLikeEnv):
         return super()._step(tensordict)
 
     def _set_seed(self, seed: int | None) -> None:
-        if self._driver is None or seed is None:
-            self.__dict__["_seeds"] = seed
-            return
+        self.__dict__["_seeds"] = None if seed is None else self._row_seeds(seed)
+
+    def _row_seeds(self, seed: Any) -> Any:
+        """Return a seed for each row, if there are rows."""
+        if self._driver is None or not isinstance(seed, int):
+            return seed
         seeds = [seed]
         while len(seeds) < self.batch_size.numel():
             seeds.append(next_seed(seeds[-1]))
-        self.__dict__["_seeds"] = seeds
+        return seeds
 
     @contextmanager
     def _seeds_kept(self) -> Iterator[None]:

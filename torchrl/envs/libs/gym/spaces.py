@@ -157,23 +157,26 @@ Reader = Callable[[Any], Any]
 
 
 def leaf_readers(
-    space: Any, spec: TensorSpec, *, batched: bool, path: tuple[str, ...]
+    space: Any, spec: TensorSpec, *, batched: bool, device: Any, path: tuple[str, ...]
 ) -> list[tuple[NestedKey, Reader]]:
     """Return, for each leaf of a space, its key and how to read its tensor out of a sample.
 
     Args:
         space: The space of one environment.
-        spec: Its spec, without batch dimensions.
+        spec: Its spec, without batch dimensions, on the CPU.
         batched: Whether samples carry one leading dimension, environments.
+        device: Where the tensors go.
         path: Where the space stands in the record.
     """
     children = _children(space)
     if children is None:
-        return [(path[0] if len(path) == 1 else path, _reader(space, spec, batched))]
+        read = _reader(space, spec, batched=batched, device=torch.device(device))
+        return [(path[0] if len(path) == 1 else path, read)]
+    options = {"batched": batched, "device": device}
     return [
         (key, _descend(index, read))
         for name, (index, child) in children.items()
-        for key, read in leaf_readers(child, spec[name], batched=batched, path=(*path, name))
+        for key, read in leaf_readers(child, spec[name], path=(*path, name), **options)
     ]
 
 
@@ -190,9 +193,8 @@ def _descend(index: Any, read: Reader) -> Reader:
     return lambda sample: read(sample[index])
 
 
-def _reader(space: Any, spec: TensorSpec, batched: bool) -> Reader:
-    device = spec.device
-    move = device is not None and device.type != "cpu"
+def _reader(space: Any, spec: TensorSpec, *, batched: bool, device: torch.device) -> Reader:
+    move = device.type != "cpu"
 
     def finish(tensor: Tensor) -> Tensor:
         return tensor.to(device) if move else tensor
@@ -222,7 +224,7 @@ def _reader(space: Any, spec: TensorSpec, batched: bool) -> Reader:
         return choices
     dtype = space.dtype if kind in ("Box", "MultiBinary") else None
     if dtype is None:
-        return spec.encode
+        return lambda sample: finish(spec.encode(sample))
     # A simulator may reuse its buffer, hence the copy.
     return lambda sample: finish(torch.from_numpy(np.array(sample, dtype)))
 
