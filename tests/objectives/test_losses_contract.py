@@ -192,6 +192,8 @@ LOSSES = {
 }
 # what a loss cannot keep, and why
 EXCEPT = {
+    # of a group with one entry, the batch size that is guessed from keywords is too long
+    "qmix": {"keyword_call"},
     # importance weights are taken where they are, and are no in_keys
     "ddpg, delayed, weighted": {"in_keys_suffice", "keyword_call"},
     "sac, all options": {"in_keys_suffice", "keyword_call"},

@@ -332,24 +332,35 @@ class LossModule(TensorDictModuleBase):
         Args:
             tensordict: A batch ``[*B]`` with the entries ``in_keys``.
         """
-        self._check_entries(tensordict)
-        tensordict = self._with_plain_batch(tensordict)
-        mask = self._mask(tensordict)
-        return TensorDict(
+        td = self._as_data(tensordict)
+        mask = self._mask(td)
+        out = TensorDict(
             {
                 name: self._reduce(value, mask) if name.startswith("loss") else value.detach()
-                for name, value in self.losses(tensordict).items()
+                for name, value in self.losses(td).items()
             }
         )
+        if td is not tensordict:
+            priority = getattr(self.tensor_keys, "priority", None)
+            if priority is not None:
+                tensordict.set(priority, td.get(priority))
+        return out
 
-    def _with_plain_batch(self, td: TensorDictBase) -> TensorDictBase:
-        """Undo a batch size that swallowed features, as guessed from keywords ``[B, 1]``."""
+    def _as_data(self, td: TensorDictBase) -> TensorDictBase:
+        """Check the batch, and return it as what it is: data, which takes no gradient.
+
+        A batch size that swallowed features, as is guessed from keywords ``[B, 1]``, is mended.
+        """
+        entries = [td.get(key, None) for key in self.in_keys]
+        if any(entry is None for entry in entries):
+            self._check_entries(td)
+        if any(isinstance(entry, Tensor) and entry.requires_grad for entry in entries):
+            td = td.detach()  # actions of a rollout, for one, may carry the policy's graph
         name = getattr(self.tensor_keys, "reward", None)
         reward = None if name is None else td.get(next_key(name), None)
-        if reward is None or td.ndim < reward.ndim:
-            return td
-        td = td.copy()
-        td.batch_size = reward.shape[:-1]
+        if reward is not None and td.ndim >= reward.ndim:
+            td = td.copy()
+            td.batch_size = reward.shape[:-1]
         return td
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:

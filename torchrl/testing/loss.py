@@ -80,6 +80,22 @@ def gains_only_the_priority(make: Make, batch: Batch) -> None:
     assert gained <= {getattr(loss.tensor_keys, "priority", None)}, gained
 
 
+def takes_the_batch_as_data(make: Make, batch: Batch) -> None:
+    """No gradient flows into the batch, whatever it carries; the priority still gets there."""
+    loss, plain = build(make), batch()
+    td: Any = plain.apply(lambda x: x.clone().requires_grad_() if x.is_floating_point() else x)
+    for _ in range(2):
+        run(loss, td).backward()
+    assert all(x.grad is None for x in leaves_of(td) if x.is_leaf)
+    run(build(make), plain)
+    assert set(td.keys(True, True)) == set(plain.keys(True, True))
+
+
+def leaves_of(td: TensorDictBase) -> list[Any]:
+    """Return every tensor of a batch."""
+    return list(td.values(True, True))
+
+
 def in_keys_suffice(make: Make, batch: Batch) -> None:
     """Nothing else is read."""
     loss = build(make)
@@ -214,6 +230,7 @@ CHECKS: list[Callable[[Make, Batch], None]] = [
     finite_scalars,
     trains_every_parameter_and_no_target,
     gains_only_the_priority,
+    takes_the_batch_as_data,
     in_keys_suffice,
     every_in_key_is_needed,
     set_keys_renames,
