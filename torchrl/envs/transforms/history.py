@@ -249,6 +249,15 @@ class CatFrames(Windowed):
 
     _real: Tensor | None
 
+    def get_extra_state(self) -> Any:
+        """Return the frames at hand, and which of them exist."""
+        return {**super().get_extra_state(), "real": self._real}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Go on from the frames of another."""
+        super().set_extra_state(state)
+        self.__dict__["_real"] = state["real"]
+
     def _combine(self, frames: list[Tensor]) -> Tensor:
         return torch.cat(frames, self.dim)
 

@@ -20,10 +20,14 @@ from torchrl.envs.transforms.inside import Inside, Reset, Step
 
 
 class SharedCounter:
-    """A number in shared memory that processes count up together; copies count the same."""
+    """A number in shared memory that processes count up together.
 
-    def __init__(self) -> None:
-        self.value = torch.zeros((), dtype=torch.int64).share_memory_()
+    Args:
+        first: The first number.
+    """
+
+    def __init__(self, first: int = 0) -> None:
+        self.value = torch.tensor(first, dtype=torch.int64).share_memory_()
         self.lock = multiprocessing.get_context("spawn").Lock()
 
     def take(self, count: int) -> int:
@@ -34,7 +38,7 @@ class SharedCounter:
         return first
 
     def __deepcopy__(self, memo: dict) -> SharedCounter:
-        return self
+        return SharedCounter(int(self.value))
 
 
 class TrajCounter(Transform):
