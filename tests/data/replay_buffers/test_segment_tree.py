@@ -3,33 +3,44 @@
 import numpy as np
 import pytest
 
-from torchrl.data.replay_buffers.segment_tree import TOP, SegmentTree, SumTree
+from torchrl.data.replay_buffers.segment_tree import TOP, Extreme, SumTree
 
 SIZES = [1, 2, 3, 7, 1000, TOP, TOP + 1, 5000]
 
 
+MAKERS = {
+    "sum": (SumTree, np.add, 0.0),
+    "least": (lambda size: Extreme(size, np.minimum, np.inf), np.minimum, np.inf),
+    "greatest": (lambda size: Extreme(size, np.maximum, -1.0), np.maximum, -1.0),
+}
+
+
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(
-    ("combine", "neutral"), [(np.add, 0.0), (np.minimum, np.inf), (np.maximum, -1.0)]
-)
-def test_total_is_the_combination_of_all_leaves(size, combine, neutral):
-    rng, tree, plain = (
-        np.random.default_rng(0),
-        SegmentTree(size, combine, neutral),
-        np.full(size, neutral),
-    )
+@pytest.mark.parametrize(("make", "combine", "neutral"), MAKERS.values(), ids=MAKERS)
+def test_total_is_the_combination_of_all_leaves(size, make, combine, neutral):
+    rng, tree, plain = np.random.default_rng(0), make(size), np.full(size, neutral)
     for _ in range(20):
         index, value = rng.integers(size, size=9), rng.random(9)
         tree.set(index, value)
         for i, v in zip(index, value, strict=True):  # of doubles, the last one counts
             plain[i] = v
         assert np.isclose(tree.total, combine.reduce(plain))
-        assert (tree.take(index) == plain[index]).all()
-    assert list(tree) == plain.tolist()
-    filled = SegmentTree(size, combine, neutral)
+    filled = make(size)
     filled.set(np.arange(size), 3.0)
-    filled.fill(plain[: size // 2])
-    assert np.isclose(filled.total, combine.reduce([*plain[: size // 2], neutral]))
+    filled.fill(plain)
+    assert np.isclose(filled.total, tree.total)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_leaves_are_a_sequence(size):
+    rng, tree, plain = np.random.default_rng(0), SumTree(size), np.zeros(size)
+    index = rng.permutation(size)[:5]
+    plain[index] = rng.random(len(index))
+    tree.set(index, plain[index])
+    assert list(tree) == plain.tolist() == tree.leaves.tolist()
+    assert len(tree) == size
+    assert tree[int(index[0])] == plain[index[0]]
+    assert (tree.take(index) == plain[index]).all()
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchrl._core.errors import describe
 from torchrl.data.replay_buffers.samplers.base import Sampler, require_items
-from torchrl.data.replay_buffers.segment_tree import SegmentTree, SumTree
+from torchrl.data.replay_buffers.segment_tree import Extreme, SumTree
 from torchrl.data.replay_buffers.storages.base import Storage
 
 REDUCTIONS = ("max", "min", "mean", "median")
@@ -82,8 +82,8 @@ class PrioritizedSampler(Sampler):
     def _empty(self) -> None:
         self._raw = np.full(self.max_capacity, -1.0)  # p_i; -1 where nothing is stored
         self._sum_tree = SumTree(self.max_capacity)
-        self._min_tree = SegmentTree(self.max_capacity, np.minimum, np.inf)
-        self._max_tree = SegmentTree(self.max_capacity, np.maximum, -1.0)
+        self._min = Extreme(self.max_capacity, np.minimum, np.inf)
+        self._max = Extreme(self.max_capacity, np.maximum, -1.0)
         self._max_priority, self._told, self._stale = 1.0, 0, False
 
     @property
@@ -101,7 +101,7 @@ class PrioritizedSampler(Sampler):
         """Priority of items that nobody has rated yet."""
         if not self.max_priority_within_buffer:
             return self._max_priority
-        highest = float(self._max_tree.total)
+        highest = float(self._max.total)
         return highest if highest >= 0 else 1.0
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]:
@@ -113,7 +113,7 @@ class PrioritizedSampler(Sampler):
         return torch.from_numpy(index), {"priority_weight": self._weights(index)}
 
     def _weights(self, index: np.ndarray) -> Tensor:
-        ratio = self._sum_tree.take(index) / self._min_tree.total
+        ratio = self._sum_tree.take(index) / self._min.total
         return torch.from_numpy(ratio**-self.beta).to(self.dtype)
 
     def _catch_up(self, storage: Storage) -> None:
@@ -122,7 +122,7 @@ class PrioritizedSampler(Sampler):
             self._stale, stored = False, self._raw >= 0
             mass = np.where(stored, self._transformed(self._raw), 0.0)
             self._sum_tree.fill(mass)
-            self._min_tree.fill(np.where(stored, mass, np.inf))
+            self._min.fill(np.where(stored, mass, np.inf))
         written, width = storage.written, storage.width
         if written * width > self._told:
             first = max(self._told // width, written - storage.capacity)
@@ -146,9 +146,9 @@ class PrioritizedSampler(Sampler):
         mass = self._transformed(priority)
         self._raw[index] = priority
         self._sum_tree.set(index, mass)
-        self._min_tree.set(index, mass)
+        self._min.set(index, mass)
         if self.max_priority_within_buffer:
-            self._max_tree.set(index, priority)
+            self._max.set(index, priority)
 
     def update_priority(self, index: Tensor, priority: Tensor) -> None:
         """Set the priorities of items; slots where nothing is stored are left alone.
@@ -213,5 +213,5 @@ class PrioritizedSampler(Sampler):
         self._raw = state_dict["priorities"].numpy().copy()
         self._max_priority, self._told = state_dict["max_priority"], state_dict["told"]
         self._alpha, self.beta = state_dict["alpha"], state_dict["beta"]
-        self._max_tree.fill(self._raw)
+        self._max.fill(self._raw)
         self._stale = True
