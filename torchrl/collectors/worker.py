@@ -196,7 +196,10 @@ class _Desk:
             brief = f"{type(error).__name__}: {error}"
             text = "".join(traceback.format_exception(error))
             message = Channel.message(FAILED, (brief, text))
-        self.channel.send_message(message, self.tick)
+        try:
+            self.channel.send_message(message, self.tick)
+        except OSError:
+            raise EOFError("nobody waits for the answer any more") from None
 
     def batch(self, worker: CollectorWorker, random: bool) -> bytes:
         """Collect; hand the batch over."""

@@ -128,7 +128,8 @@ class WeightReceiver(ABC):
 
     def __init__(self, policy: object) -> None:
         self.version = 0
-        self._targets = weights_of(policy) if isinstance(policy, nn.Module) else {}
+        state = policy.state_dict(keep_vars=True) if isinstance(policy, nn.Module) else {}
+        self._targets = {name: t for name, t in state.items() if isinstance(t, Tensor)}
 
     @abstractmethod
     def _is_new(self) -> bool: ...
@@ -143,7 +144,11 @@ class WeightReceiver(ABC):
             return False
         weights, self.version = found
         for name, target in self._targets.items():
-            target.copy_(weights[name])
+            if target.device.type == "cpu":
+                # A record of earlier steps may hold a view of the old weights.
+                target.data = weights[name].clone()
+            else:
+                target.copy_(weights[name])
         return True
 
     def poll(self) -> bool:
