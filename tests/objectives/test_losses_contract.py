@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from tensordict.nn import TensorDictModule
 
 import torchrl.objectives as objectives
 from torchrl.modules import QValueActor
@@ -20,6 +21,7 @@ from torchrl.objectives import (
     DistributionalDQNLoss,
     DQNLoss,
     DTLoss,
+    GAILLoss,
     IPPOLoss,
     IQLLoss,
     KLPENPPOLoss,
@@ -31,6 +33,7 @@ from torchrl.objectives import (
     QRDQNLoss,
     REDQLoss,
     ReinforceLoss,
+    RNDLoss,
     SACLoss,
     TD3BCLoss,
     TD3Loss,
@@ -38,6 +41,7 @@ from torchrl.objectives import (
 )
 from torchrl.testing import loss as contract
 from torchrl.testing.networks import (
+    Concat,
     advantage_batch,
     critic,
     deterministic_actor,
@@ -62,6 +66,21 @@ def weighted():
 
 def discrete():
     return transitions(3, discrete=True)
+
+
+def discriminator():
+    return TensorDictModule(Concat(5), ["observation", "action"], ["d_logits"])
+
+
+def features():
+    return TensorDictModule(Concat(3, 4), ["observation"], ["features"])
+
+
+def imitation():
+    td, other = transitions(), transitions(seed=1)
+    td["collector_observation"] = other["observation"]
+    td["collector_action"] = other["action"]
+    return td
 
 
 BOUNDS = (-1.0, 1.0)
@@ -158,6 +177,13 @@ LOSSES = {
     "mappo": (lambda: MAPPOLoss(*team_networks()), team_advantages),
     "ippo": (lambda: IPPOLoss(*team_networks(), normalize_advantage=False), team_advantages),
     "qmix": (lambda: QMixerLoss(*mixing_networks(), action_space="one_hot"), team),
+    "gail": (lambda: GAILLoss(discriminator()), imitation),
+    "gail, penalty": (lambda: GAILLoss(discriminator(), use_grad_penalty=True), imitation),
+    "rnd": (lambda: RNDLoss(features(), features()), transitions),
+    "rnd, every sample": (
+        lambda: RNDLoss(features(), features(), update_fraction=1.0, obs_rms=torch.tanh),
+        transitions,
+    ),
     "tqc": (lambda: TQCLoss(gaussian_actor(), q_critic(2, 5)), transitions),
     "a2c": (lambda: A2CLoss(gaussian_actor(), critic()), advantage_batch),
     "a2c discrete": (
@@ -192,6 +218,10 @@ LOSSES = {
 }
 # what a loss cannot keep, and why
 EXCEPT = {
+    # a gradient within the loss cannot be traced, and its points are drawn in the loss
+    "gail, penalty": {"compiles_without_graph_breaks", "maps_over_parameters"},
+    # which samples count is drawn, and how many of them is normalised over the batch
+    "rnd": {"padded_rows_do_not_count"},
     # of a group with one entry, the batch size that is guessed from keywords is too long
     "qmix": {"keyword_call"},
     # importance weights are taken where they are, and are no in_keys

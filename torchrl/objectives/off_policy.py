@@ -14,10 +14,12 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl._core.keys import read, read_next, write
 from torchrl._core.math import distance_loss
+from torchrl._core.mdp import step_mdp
 from torchrl._core.returns import td0_return_estimate
 from torchrl.objectives.common import LossModule, take
 from torchrl.objectives.networks import frozen
 from torchrl.objectives.value.estimators import ValueEstimators
+from torchrl.objectives.value.td import TD0Estimator
 
 
 @dataclass
@@ -118,6 +120,50 @@ def evaluate(
 def value_of(network: Any, td: TensorDictBase, key: NestedKey) -> Tensor:
     """Return the values ``[*B]`` (of an ensemble ``[N, *B]``) of the data."""
     return take(network, td, key).squeeze(-1)
+
+
+@torch.no_grad()
+def next_state_value(
+    tensordict: TensorDictBase,
+    operator: Any = None,
+    next_val_key: NestedKey = "state_action_value",
+    gamma: float = 0.99,
+    pred_next_val: Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """One-step target ``r + gamma^n (1 - terminated) V'``, ``[*B]``, without gradient.
+
+    Args:
+        tensordict: Transitions ``[*B]`` with reward and ends under ``next``; ``n`` is the entry
+            ``steps_to_next_obs``, or 1.
+        operator: Called on the next step, writes ``next_val_key [*B, 1]``.
+        next_val_key: Where the value is.
+        gamma: Discount factor.
+        pred_next_val: The values themselves, ``[*B, 1]``, instead of ``operator``.
+        kwargs: Further arguments of ``operator``, such as ``params``.
+
+    Raises:
+        TypeError: unless exactly one of ``operator`` and ``pred_next_val`` is given.
+
+    >>> from tensordict import TensorDict
+    >>> after = TensorDict(reward=torch.ones(1, 1), done=torch.zeros(1, 1).bool(), batch_size=[1])
+    >>> td = TensorDict(next=after, batch_size=[1])
+    >>> next_state_value(td, gamma=0.5, pred_next_val=torch.full((1, 1), 4.0))
+    tensor([3.])
+    """
+    if (operator is None) == (pred_next_val is None):
+        raise TypeError(
+            describe(
+                "next_state_value",
+                "needs the next values once",
+                expected="operator or pred_next_val",
+                found="neither" if operator is None else "both",
+            )
+        )
+    if pred_next_val is None:
+        pred_next_val = operator(step_mdp(tensordict), **kwargs).get(next_val_key)
+    estimator = TD0Estimator(gamma=gamma, value_network=None)
+    return estimator.value_estimate(tensordict, next_value=pred_next_val).squeeze(-1)
 
 
 def action_bounds(

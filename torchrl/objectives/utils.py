@@ -2,6 +2,7 @@
 
 from torchrl._core.math import distance_loss
 from torchrl.objectives.networks import hold_out_net, hold_out_params
+from torchrl.objectives.off_policy import next_state_value
 from torchrl.objectives.optimizers import group_optimizers
 from torchrl.objectives.targets import HardUpdate, SoftUpdate, TargetNetUpdater
 from torchrl.objectives.value.estimators import ValueEstimators, default_value_kwargs
@@ -16,4 +17,5 @@ __all__ = [
     "group_optimizers",
     "hold_out_net",
     "hold_out_params",
+    "next_state_value",
 ]
