@@ -23,6 +23,7 @@ from torchrl.modules.tensordict_module.exploration_wrappers import (
     EGreedyWrapper,
     OrnsteinUhlenbeckProcessWrapper,
 )
+from torchrl.modules.tensordict_module.multi_step import MultiStepActorWrapper
 from torchrl.modules.tensordict_module.probabilistic import (
     SafeProbabilisticModule,
     SafeProbabilisticTensorDictSequential,
@@ -66,6 +67,7 @@ __all__ = [
     "LSTM",
     "LSTMCell",
     "LSTMModule",
+    "MultiStepActorWrapper",
     "OrnsteinUhlenbeckProcessModule",
     "OrnsteinUhlenbeckProcessWrapper",
     "ProbabilisticActor",
