@@ -340,7 +340,7 @@ class LossModule(TensorDictModuleBase):
                 for name, value in self.losses(td).items()
             }
         )
-        if td is not tensordict:
+        if td is not tensordict and td.batch_size == tensordict.batch_size:
             priority = getattr(self.tensor_keys, "priority", None)
             if priority is not None:
                 tensordict.set(priority, td.get(priority))
