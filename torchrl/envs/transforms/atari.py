@@ -140,6 +140,7 @@ class EpisodicLife(Transform):
     entrywise = True
     _inside: Inside
     _over: Tensor | None
+    _last: Any = None  # as the environment inside showed it: later transforms may change entries
 
     def __init__(self, eol_key: NestedKey = "end-of-life", noop_action: int = 0) -> None:
         super().__init__()
@@ -152,39 +153,48 @@ class EpisodicLife(Transform):
             raise self._missing(self.eol_key, next_tensordict)
         if (moving := tensordict.get("_step", None)) is not None and self._over is not None:
             over = torch.where(moving, over, self._over)
-        self.__dict__["_over"] = over
+        self.__dict__.update(_over=over, _last=next_tensordict.copy())
         next_tensordict.set(TERMINATED, lost | next_tensordict.get(TERMINATED))
         return next_tensordict.set(DONE, lost | next_tensordict.get(DONE))
 
     def _around_reset(self, reset: Reset, step: Step, tensordict: Any) -> Any:
         """Reset the games that are over (or abandoned); step the others once."""
-        inside, over = self._inside, self._over
+        inside, over, last = self._inside, self._over, self._last
         rows = inside.being_reset(tensordict)
-        if tensordict is None or over is None or tensordict.get(DONE, None) is None:
+        if tensordict is None or over is None or last is None:
             root = reset(tensordict)
             self.__dict__["_over"] = torch.zeros_like(inside.over(root))
             return root
         rows = torch.ones_like(over) if rows is None else rows
-        lives_on = rows & ~over & inside.over(tensordict)
-        root, fresh = tensordict, rows & ~lives_on
-        if bool(lives_on.any()):
-            root, ended = self._step_once(step, root, lives_on)
+        lost = last.get(self.eol_key) & rows & ~over
+        root, fresh = last.copy(), rows & ~lost
+        for key in inside.rewards:
+            root.pop(key)
+        if bool(lost.any()):
+            root, ended = self._step_once(step, inside.root_after(tensordict, root), root, lost)
             fresh = fresh | ended
         if bool(fresh.any()):
             whole = bool(fresh.all())
-            begun = reset(None if whole else inside.select_reset(root, fresh))
+            begun = reset(None if whole else inside.select_reset(tensordict, fresh))
             root = begun if whole else take_rows(begun, root, fresh)
         self.__dict__["_over"] = over & ~rows
         return self._begun(root, rows)
 
-    def _step_once(self, step: Step, root: Any, rows: Tensor) -> tuple[Any, Tensor]:
-        acting = root.copy()
+    def _step_once(self, step: Step, acting: Any, root: Any, rows: Tensor) -> tuple[Any, Tensor]:
         for key, spec in self._inside.actions.items():
             acting.set(key, numbered(spec, self._inside.lead(rows), self.noop_action))
         following = take_rows(step_rows(step, acting, rows), root, rows)
         for key in self._inside.rewards:
             following.pop(key)
         return following, self._inside.over(following) & rows
+
+    def get_extra_state(self) -> Any:
+        """Return which games are over, and what they showed last."""
+        return {"over": self._over, "last": self._last}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Go on from there."""
+        self.__dict__.update(_over=state["over"], _last=state["last"])
 
     def _begun(self, root: Any, rows: Tensor) -> Any:
         for key in (DONE, TERMINATED, self.eol_key):

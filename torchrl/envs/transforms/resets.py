@@ -12,7 +12,6 @@ from torch.nn.functional import one_hot
 
 from torchrl._core.errors import ResetError, describe
 from torchrl.data import Composite, OneHot, TensorSpec
-from torchrl.envs.partial_reset import entry_names
 from torchrl.envs.step_plan import expand_flag
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.inside import Inside, Reset, Step, step_rows, take_rows
@@ -43,8 +42,6 @@ class _Opening(Transform):
             root = reset(tensordict)
             if rows is None:
                 rows = torch.ones_like(inside.over(root))
-            elif tensordict is not None:
-                take_rows(root, tensordict, rows)
             root, over = self._play(step, root, rows)
             failed = over & rows
             if not bool(failed.any()):
@@ -181,8 +178,9 @@ class AutoResetTransform(Transform):
     """
 
     entrywise = True
-    _fresh: dict[Any, Tensor]
-    _ready: Tensor | None
+    _inside: Inside
+    _keys: list[Any]
+    _shown: Any = None  # the last outcome, where a row has begun anew
 
     def __init__(
         self,
@@ -195,18 +193,16 @@ class AutoResetTransform(Transform):
         super().__init__()
         self.replace = replace is None or replace
         self.fill_float, self.fill_int, self.fill_bool = float(fill_float), fill_int, fill_bool
-        self.__dict__.update(_fresh={}, _ready=None)
 
     def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
         over = self._inside.over(next_tensordict)  # [*B, 1]
-        self.__dict__.update(_ready=over, _fresh={})
+        self.__dict__["_shown"] = None
         if bool(over.any()):
-            for key in self._keys:
+            self.__dict__["_shown"] = next_tensordict.copy()
+            for key in self._keys if self.replace else ():
                 value = next_tensordict.get(key)
-                self._fresh[key] = value
-                if self.replace:
-                    rows = expand_flag(over, value.shape)
-                    next_tensordict.set(key, torch.where(rows, self._filler(value), value))
+                rows = expand_flag(over, value.shape)
+                next_tensordict.set(key, torch.where(rows, self._filler(value), value))
         return next_tensordict
 
     def _filler(self, value: Tensor) -> Tensor:
@@ -217,39 +213,29 @@ class AutoResetTransform(Transform):
         return torch.full_like(value, self.fill_int if value.dtype.is_signed else 0)
 
     def _around_reset(self, reset: Reset, step: Step, tensordict: Any) -> Any:
-        rows, ready = self._inside.being_reset(tensordict), self._ready
-        if tensordict is None or ready is None or (rows is None and not bool(ready.all())):
-            return self._begun(reset(tensordict))
-        rows = ready if rows is None else rows
-        late = rows & ~ready
-        root = tensordict.copy()
-        if bool(late.any()):
-            root = take_rows(reset(self._inside.select_reset(tensordict, late)), tensordict, late)
-        for key, value in self._fresh.items():
-            take = expand_flag(rows & ready, value.shape)
-            root.set(key, torch.where(take, value, root.get(key)))
+        shown, self.__dict__["_shown"] = self._shown, None
+        if tensordict is None or shown is None:
+            return reset(tensordict)
+        ready, rows = self._inside.over(shown), self._inside.being_reset(tensordict)
+        late = ~ready if rows is None else rows & ~ready
+        for key in self._inside.rewards:
+            shown.pop(key)
         for key in self._inside.flags:
-            flag = root.get(key)
-            root.set(key, flag & ~expand_flag(rows, flag.shape))
-        return self._begun(self._only_outputs(root))
+            shown.set(key, torch.zeros_like(shown.get(key)))
+        if bool(late.any()):
+            shown = take_rows(reset(self._inside.select_reset(tensordict, late)), shown, late)
+        return shown
 
-    def _begun(self, root: Any) -> Any:
-        self.__dict__.update(_fresh={}, _ready=None)
-        return root
+    def get_extra_state(self) -> Any:
+        """Return the beginnings that are kept for a reset."""
+        return {"shown": self._shown}
 
-    def _only_outputs(self, root: Any) -> Any:
-        outputs = {*self._keys, *self._inside.flags}
-        kept = root.copy()
-        for key in entry_names(root):
-            if key not in outputs:
-                kept.pop(key)
-        return kept
+    def set_extra_state(self, state: Any) -> None:
+        """Go on from there."""
+        self.__dict__["_shown"] = state["shown"]
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Note which entries are kept; the specs stay."""
         self.__dict__["_inside"] = Inside(specs)
         self.__dict__["_keys"] = list(specs["observation"].keys(True, True))
         return specs
-
-    _inside: Inside
-    _keys: list[Any]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict
+from tensordict import NestedKey
 from torch import Tensor
 
 from torchrl._core.errors import ShapeError, describe
@@ -15,7 +15,7 @@ from torchrl.data import Categorical, Composite, OneHot, TensorSpec, Unbounded
 from torchrl.envs.spec_access import leaf_names
 from torchrl.envs.step_plan import expand_flag
 from torchrl.envs.transforms.base import Transform
-from torchrl.envs.transforms.inside import Inside, Step, step_rows, take_rows
+from torchrl.envs.transforms.inside import Inside, Reset, Step, step_rows, take_rows
 
 
 class FrameSkipTransform(Transform):
@@ -85,7 +85,8 @@ def repeat(
         rewards = {key: _zeroed(following.get(key), moving) for key in inside.rewards}
         for key, reward in rewards.items():
             following.set(key, reward if outcome is None else reward + outcome.get(key))
-        outcome = take_rows(following, root if outcome is None else outcome, moving)
+        # Rows that did not move at all hold nothing: whoever masked them keeps what they had.
+        outcome = following if outcome is None else take_rows(following, outcome, moving)
         if visit is not None:
             visit(rewards, outcome)
         moving = moving & ~inside.over(outcome)
@@ -245,37 +246,51 @@ class ConditionalSkip(Transform):
     """
 
     _inside: Inside
+    _last: Any = None  # as the environment inside showed it: later transforms may change entries
 
     def __init__(self, cond: Callable[[Any], Any]) -> None:
         super().__init__()
         self.cond = cond
 
     def _around_step(self, step: Step, tensordict: Any) -> Any:
-        shape = (*self._inside.batch_size, 1)
-        skip = torch.as_tensor(self.cond(tensordict))
+        if self._last is None:
+            raise RuntimeError("ConditionalSkip: reset the environment first.")
+        root = self._inside.root_after(tensordict, self._last)
+        shape = self._inside.over(self._last).shape
+        skip = torch.as_tensor(self.cond(root))
         moving = ~(skip.expand(shape) if skip.numel() == 1 else skip.reshape(shape))
         if (asked := tensordict.get("_step", None)) is not None:
             moving = moving & asked
-        if bool(moving.all()):
-            return step(tensordict)
-        still = {key: tensordict.get(key) for key in self._outputs}
-        following = TensorDict(still, tensordict.batch_size, device=tensordict.device)
+        following = self._last.copy()
         for key, spec in self._zeros:
             following.set(key, spec.zero())
         if bool(moving.any()):
-            stepped = step(tensordict.copy().set("_step", moving))
-            following = take_rows(stepped, following, moving)
+            following = take_rows(step_rows(step, tensordict, moving), following, moving)
+        self.__dict__["_last"] = following.copy()
         return following
 
+    def _around_reset(self, reset: Reset, step: Step, tensordict: Any) -> Any:
+        root, rows = reset(tensordict), self._inside.being_reset(tensordict)
+        if rows is not None and self._last is not None:
+            root = take_rows(root, self._last, rows)
+        self.__dict__["_last"] = root.copy()
+        return root
+
+    def get_extra_state(self) -> Any:
+        """Return what rows that stand still show."""
+        return {"last": self._last}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Go on from there."""
+        self.__dict__["_last"] = state["last"]
+
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
-        """Note which entries a step returns; the specs stay."""
+        """Note the specs of the rewards; all specs stay."""
         self.__dict__["_inside"] = Inside(specs)
-        outputs = [*leaf_names(specs["observation"]), *leaf_names(specs["done"])]
         zeros = [(key, spec.clone()) for key, spec in specs["reward"].items(True, True)]
-        self.__dict__.update(_outputs=outputs, _zeros=zeros)
+        self.__dict__["_zeros"] = zeros
         return specs
 
-    _outputs: list[NestedKey]
     _zeros: list[tuple[NestedKey, Any]]
 
 

@@ -1,0 +1,332 @@
+"""Every transform obeys every law of torchrl.testing.transform."""
+
+import inspect
+
+import pytest
+import torch
+from tensordict.nn import TensorDictModule
+from torch import nn
+
+import torchrl.envs
+from torchrl.data import Unbounded
+from torchrl.envs import (
+    ActionDiscretizer,
+    ActionMask,
+    ActionScaling,
+    AtariPreprocessing,
+    AutoResetTransform,
+    BatchSizeTransform,
+    BinarizeReward,
+    BurnInTransform,
+    CatFrames,
+    CatTensors,
+    CenterCrop,
+    ClipTransform,
+    Compose,
+    ConditionalPolicySwitch,
+    ConditionalSkip,
+    Crop,
+    DeviceCastTransform,
+    DiscreteActionProjection,
+    DoubleToFloat,
+    DTypeCastTransform,
+    EndOfLifeTransform,
+    EpisodicLife,
+    ExcludeTransform,
+    ExpandAs,
+    FiniteTensorDictCheck,
+    FireReset,
+    FlattenAction,
+    FlattenObservation,
+    FlattenTensorDict,
+    FrameSkipTransform,
+    GrayScale,
+    Hash,
+    InitTracker,
+    LineariseRewards,
+    ModuleTransform,
+    MujocoPreprocessing,
+    MultiAction,
+    MultiStepTransform,
+    NoopResetEnv,
+    ObservationNorm,
+    ObservationTransform,
+    PermuteTransform,
+    PinMemoryTransform,
+    RandomCrop,
+    RandomCropTensorDict,
+    RandomTruncationTransform,
+    RemoveEmptySpecs,
+    RenameTransform,
+    Resize,
+    ReturnNorm,
+    Reward2GoTransform,
+    RewardClipping,
+    RewardScaling,
+    RewardSum,
+    RNDTransform,
+    SelectTransform,
+    SignTransform,
+    SqueezeTransform,
+    Stack,
+    StepCounter,
+    SuccessReward,
+    TargetReturn,
+    TensorDictPrimer,
+    TerminateTransform,
+    TimeMaxPool,
+    Timer,
+    ToTensorImage,
+    TrajCounter,
+    Transform,
+    TransformedEnv,
+    UnaryTransform,
+    UnsqueezeTransform,
+    VecNorm,
+    VecNormV2,
+)
+from torchrl.testing import transform as laws
+from torchrl.testing.env import (
+    check_fake_step_is_like_a_real_one,
+    check_flat_records_change_nothing,
+    check_keeps_to_its_specs,
+    check_next_is_the_following_root,
+    check_partial_reset_touches_nothing_else,
+)
+from torchrl.testing.transform import LAWS, World
+
+OBS, DOUBLE, NESTED = ["observation"], ["double"], [("agents", "state")]
+
+
+def embedding():
+    torch.manual_seed(0)
+    return TensorDictModule(nn.Linear(3, 2), ["observation"], ["embedding"])
+
+
+def networks():
+    torch.manual_seed(0)
+    return nn.Linear(3, 4), nn.Linear(3, 4)
+
+
+def push(td):
+    return td.set("action", torch.full((*td.batch_size, 2), 0.5))
+
+
+def images(*parts):
+    return lambda: Compose(ToTensorImage(), *(part() for part in parts))
+
+
+TRANSFORMS = {
+    "compose": lambda: Compose(StepCounter(), RewardSum()),
+    "step counter": lambda: StepCounter(3),
+    "init tracker": InitTracker,
+    "observation norm": lambda: ObservationNorm(1.0, 2.0, OBS),
+    "observation norm, nested": lambda: ObservationNorm(1.0, 2.0, NESTED, standard_normal=True),
+    "primer": lambda: TensorDictPrimer(hidden=Unbounded((2,)), default_value=3.0),
+    "dtype cast": lambda: DTypeCastTransform(torch.uint8, torch.float32, ["pixels"]),
+    "double to float": DoubleToFloat,
+    "to tensor image": ToTensorImage,
+    "to tensor image, unsqueezed": lambda: ToTensorImage(unsqueeze=True, dtype=torch.float64),
+    "gray": images(GrayScale),
+    "gray, bytes": lambda: Compose(PermuteTransform((-1, -3, -2), ["pixels"]), GrayScale()),
+    "resize, area": images(lambda: Resize(5, 4, "area")),
+    "resize, bilinear": images(lambda: Resize(5)),
+    "resize, bicubic": images(lambda: Resize(5, interpolation="bicubic")),
+    "resize, nearest": images(lambda: Resize(9, interpolation="nearest")),
+    "crop": images(lambda: Crop(2, 3, 1, 2)),
+    "center crop": images(lambda: CenterCrop(4)),
+    "random crop": images(lambda: RandomCrop(4)),
+    "flatten": lambda: FlattenObservation(-3, -1),
+    "flatten, nested": lambda: FlattenObservation(0, 1, NESTED, allow_positive_dim=True),
+    "unsqueeze": lambda: UnsqueezeTransform(-1, in_keys=OBS, in_keys_inv=["action"]),
+    "squeeze": lambda: Compose(UnsqueezeTransform(-1), SqueezeTransform(-1)),
+    "permute": lambda: PermuteTransform((-1, -2), in_keys=NESTED, out_keys=["turned"]),
+    "cat tensors": lambda: CatTensors(["observation", "double"], out_key="all"),
+    "cat tensors, kept": lambda: CatTensors(["observation", "double"], del_keys=False),
+    "stack": lambda: Compose(
+        RenameTransform(OBS, ["a"], create_copy=True), Stack(["observation", "a"], "both", dim=-2)
+    ),
+    "expand as": lambda: ExpandAs("success", "observation", "wide"),
+    "select": lambda: SelectTransform("observation", "agents"),
+    "exclude": lambda: ExcludeTransform("observation", "agents"),
+    "rename": lambda: RenameTransform(
+        ["observation", "double"], ["double", "observation"], ["action"], [("policy", "action")]
+    ),
+    "rename, copied": lambda: RenameTransform(["reward"], ["r"], create_copy=True),
+    "remove empty": RemoveEmptySpecs,
+    "reward scaling": lambda: RewardScaling(1.0, 2.0),
+    "reward sum": RewardSum,
+    "reward clipping": lambda: RewardClipping(-0.1, 0.1),
+    "binarize": BinarizeReward,
+    "sign": SignTransform,
+    "linearise": lambda: LineariseRewards(OBS, ["sum"], weights=[1.0, 2.0, 3.0]),
+    "success reward": lambda: SuccessReward(scale=-2.0),
+    "target return": lambda: TargetReturn(5.0),
+    "target return, constant": lambda: TargetReturn(5.0, "constant"),
+    "discretizer": lambda: ActionDiscretizer(5),
+    "discretizer, one-hot": lambda: ActionDiscretizer(torch.tensor([2, 4]), categorical=False),
+    "discretizer, recorded": lambda: ActionDiscretizer(5, out_action_key="choice"),
+    "discretizer, random": lambda: ActionDiscretizer(5, sampling="random"),
+    "action scaling": ActionScaling,
+    "action scaling, unit": lambda: ActionScaling(standard_normal=False),
+    "clip": lambda: ClipTransform(OBS, None, ["action"], low=-0.5, high=0.5),
+    "flatten action": lambda: FlattenAction(-1, -1),
+    "cat frames": lambda: CatFrames(3, -1, OBS),
+    "cat frames, constant": lambda: CatFrames(
+        3, -1, OBS, ["stack"], padding="constant", mask_key="real"
+    ),
+    "cat frames, then changed": lambda: Compose(
+        ToTensorImage(), CatFrames(4, -3), ObservationNorm(1.0, 2.0, ["pixels"])
+    ),
+    "time max pool": lambda: TimeMaxPool(OBS, T=3),
+    "frame skip": lambda: FrameSkipTransform(2),
+    "frame skip, inside out": lambda: Compose(
+        StepCounter(), CatFrames(3, -1, OBS), FrameSkipTransform(2), RewardSum()
+    ),
+    "multi action": lambda: MultiAction(num_actions=2),
+    "multi action, summed": lambda: MultiAction(num_actions=2, stack_rewards=False),
+    "multi action, observations": lambda: Compose(
+        SelectTransform("observation"), MultiAction(num_actions=2, stack_observations=True)
+    ),
+    "no-ops": lambda: Compose(StepCounter(), NoopResetEnv(3)),
+    "no-ops, all": lambda: NoopResetEnv(2, random=False),
+    "skip": lambda: Compose(
+        StepCounter(), ConditionalSkip(lambda td: td["observation"][..., :1] > 0.6)
+    ),
+    "policy switch": lambda: ConditionalPolicySwitch(
+        push, lambda td: td["observation"][..., :1] > 0.6
+    ),
+    "drivers, then changed": lambda: Compose(
+        NoopResetEnv(2),
+        FrameSkipTransform(2),
+        ConditionalPolicySwitch(push, lambda td: td["observation"][..., :1] > 0.6),
+        ConditionalSkip(lambda td: td["observation"][..., :1] > 0.6),
+        NoopResetEnv(2),
+        ToTensorImage(),
+        CatFrames(2, -3),
+        RewardScaling(0.0, -1.0, OBS),
+    ),
+    "random truncation": lambda: Compose(StepCounter(), RandomTruncationTransform(1, 3, 0.5)),
+    "terminate": lambda: TerminateTransform(lambda td: td["success"]),
+    "trajectory counter": TrajCounter,
+    "device": lambda: DeviceCastTransform("cpu"),
+    "device, some": lambda: DeviceCastTransform("cpu", in_keys=OBS),
+    "finite": FiniteTensorDictCheck,
+    "vecnorm": VecNorm,
+    "vecnorm, a row each": lambda: VecNormV2([*OBS, *NESTED, "reward"], decay=1.0),
+    "return norm": lambda: ReturnNorm(0.9),
+    "unary": lambda: UnaryTransform(OBS, ["square"], fn=torch.square),
+    "module": lambda: ModuleTransform(module=embedding(), no_grad=True),
+    "hash": lambda: Hash(OBS, ["hash"]),
+    "rnd": lambda: RNDTransform(*networks()),
+    "mujoco": MujocoPreprocessing,
+}
+DISCRETE = {
+    "action mask": ActionMask,
+    "action projection": lambda: DiscreteActionProjection(3, 5),
+    "fire": lambda: Compose(StepCounter(), FireReset((1, 2))),
+    "no-ops": lambda: NoopResetEnv(3, noop_action=0),
+}
+# What the list lacks is tested by itself, for the reason given.
+ELSEWHERE = {
+    Transform: "a base",
+    ObservationTransform: "a base",
+    MultiStepTransform: "of buffers",
+    Reward2GoTransform: "of buffers",
+    BurnInTransform: "of buffers",
+    RandomCropTensorDict: "of buffers",
+    FlattenTensorDict: "of buffers",
+    PinMemoryTransform: "needs a GPU",
+    Timer: "no two runs are alike",
+    AutoResetTransform: "needs an environment that resets itself",
+    BatchSizeTransform: "changes the batch size",
+    EndOfLifeTransform: "needs a game with lives",
+    EpisodicLife: "needs a game with lives",
+}
+
+
+# All rows share their memory, or they draw for all rows at once.
+SHARES = {"vecnorm", "return norm", "rnd", "mujoco", "random crop", "discretizer, random"}
+SEEN_THROUGH = (
+    check_keeps_to_its_specs,
+    check_flat_records_change_nothing,
+    check_fake_step_is_like_a_real_one,
+    check_next_is_the_following_root,
+    check_partial_reset_touches_nothing_else,
+)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_laws_in_a_batch(name):
+    for law in LAWS:
+        if law is not laws.check_partial_reset_leaves_memory_alone or name not in SHARES:
+            law(TRANSFORMS[name], lambda: World((4,)))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_laws_of_environments_in_a_batch(name):
+    for law in SEEN_THROUGH:
+        law(lambda: TransformedEnv(World((4,)), TRANSFORMS[name]()))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_laws_without_a_batch(name):
+    for law in SEEN_THROUGH[:2]:
+        law(lambda: TransformedEnv(World(), TRANSFORMS[name]()))
+
+
+@pytest.mark.parametrize("batch_size", [(), (4,)], ids=["one", "batch"])
+@pytest.mark.parametrize("make", DISCRETE.values(), ids=DISCRETE)
+def test_laws_with_discrete_actions(make, batch_size):
+    laws.check_transform(make, lambda: World(batch_size, discrete=True))
+
+
+def test_every_public_transform_is_listed():
+    public = {
+        value
+        for value in vars(torchrl.envs).values()
+        if inspect.isclass(value) and issubclass(value, Transform)
+    }
+    parts = [make() for make in (*TRANSFORMS.values(), *DISCRETE.values())]
+    listed = {type(part) for part in parts}
+    listed |= {type(part) for whole in parts if isinstance(whole, Compose) for part in whole}
+    assert public == listed | set(ELSEWHERE)
+    assert not listed & set(ELSEWHERE)
+
+
+class Leaky(StepCounter):
+    """Counts calls instead of steps, where no record and no state dict can see it."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def _step(self, tensordict, next_tensordict):
+        self.calls += 1
+        next_tensordict = super()._step(tensordict, next_tensordict)
+        return next_tensordict.set("step_count", torch.full((4, 1), self.calls))
+
+
+def test_laws_find_a_transform_whose_memory_is_not_in_its_state():
+    with pytest.raises(AssertionError, match="step_count"):
+        laws.check_state_is_carried_over(Leaky, lambda: World((4,)))
+
+
+class Amnesiac(CatFrames):
+    """Begins all rows anew whichever is reset."""
+
+    def _mask(self, source, tensordict):
+        return None
+
+
+def test_laws_find_a_transform_that_resets_too_many_rows():
+    with pytest.raises(AssertionError, match="observation"):
+        laws.check_partial_reset_leaves_memory_alone(
+            lambda: Amnesiac(3, -1, OBS), lambda: World((4,))
+        )
+
+
+def test_atari_preprocessing_is_a_composition_of_listed_transforms():
+    known = {type(make()) for make in TRANSFORMS.values()} | set(ELSEWHERE)
+    known |= {FireReset, NoopResetEnv, GrayScale, Resize}
+    assert {type(part) for part in AtariPreprocessing()} <= known
