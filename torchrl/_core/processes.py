@@ -393,7 +393,7 @@ class _Life:
             torch.manual_seed(int(words[2]))
             self.target(channel, *self.args)
             code = 0
-        except EOFError:
+        except (EOFError, ConnectionError):  # nobody listens any more
             code = 0
         except BaseException:
             traceback.print_exc()

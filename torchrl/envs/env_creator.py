@@ -8,6 +8,7 @@ from typing import Any
 import cloudpickle
 
 from torchrl.envs.common import EnvBase
+from torchrl.envs.metadata import EnvMeta, build, meta_of
 
 
 class EnvCreator:
@@ -40,6 +41,7 @@ class EnvCreator:
             )
         self.create_env_fn: Callable[..., Any] = create_env_fn
         self.create_env_kwargs: dict[str, Any] = {**(create_env_kwargs or {}), **kwargs}
+        self._meta: EnvMeta | None = None
 
     def make_variant(self, **kwargs: Any) -> EnvCreator:
         """Return a recipe with some arguments replaced."""
@@ -49,11 +51,28 @@ class EnvCreator:
         """Build an environment."""
         return self.create_env_fn(**{**self.create_env_kwargs, **kwargs})
 
+    @property
+    def meta_data(self) -> EnvMeta:
+        """Specs, batch size and device of the environment; one is built, and closed, to find out.
+
+        It is built once, and what was found travels along.
+
+        Raises:
+            TypeError: if something else than an environment is built.
+        """
+        if self._meta is None:
+            env = build(self)
+            try:
+                self._meta = meta_of(env)
+            finally:
+                env.close()
+        return self._meta
+
     def __getstate__(self) -> bytes:
-        return cloudpickle.dumps((self.create_env_fn, self.create_env_kwargs))
+        return cloudpickle.dumps((self.create_env_fn, self.create_env_kwargs, self._meta))
 
     def __setstate__(self, state: bytes) -> None:
-        self.create_env_fn, self.create_env_kwargs = cloudpickle.loads(state)
+        self.create_env_fn, self.create_env_kwargs, self._meta = cloudpickle.loads(state)
 
     def __repr__(self) -> str:
         return f"EnvCreator({self.create_env_fn}, {self.create_env_kwargs})"

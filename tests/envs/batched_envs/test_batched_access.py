@@ -191,11 +191,21 @@ def test_a_recipe_must_keep_its_word():
 
 def test_nothing_is_built_here_if_workers_can_tell(monkeypatch, closing):
     env = closing(ParallelEnv(2, cartpole, metadata_from_workers=True))
-    monkeypatch.setattr("torchrl.envs.batched_envs.base.build", lambda recipe: 1 / 0)
+    monkeypatch.setattr(EnvCreator, "meta_data", property(lambda self: 1 / 0))
     assert env.batch_size == (2,)
     assert not env.is_closed
     started = closing(ParallelEnv(2, cartpole))
     assert started.rollout(2).batch_size == (2, 2)
+
+
+def test_a_look_at_an_environment_is_taken_once(closing):
+    built = []
+    creator = EnvCreator(lambda: built.append(1) or cartpole())
+    assert creator.meta_data.batch_size == ()
+    assert pickle.loads(pickle.dumps(creator)).meta_data.specs == creator.meta_data.specs
+    assert closing(ParallelEnv(2, creator)).batch_size == (2,)
+    assert closing(ParallelEnv(3, creator)).batch_size == (3,)
+    assert built == [1]
 
 
 def test_a_single_worker_may_live_here(closing):

@@ -12,11 +12,11 @@ from tensordict import TensorDictBase
 
 from torchrl._core.errors import ResetError, SpecError, describe
 from torchrl.data import Composite
-from torchrl.envs.batched_envs.buffers import EnvMeta
 from torchrl.envs.batched_envs.exchange import BlockExchange, Crew, Exchange, RecordExchange
-from torchrl.envs.batched_envs.worker import METHOD, MISSING, build, meta_of
+from torchrl.envs.batched_envs.worker import METHOD, MISSING
 from torchrl.envs.common import EnvBase
 from torchrl.envs.env_creator import EnvCreator
+from torchrl.envs.metadata import EnvMeta, meta_of
 from torchrl.envs.spec_access import GROUPS
 
 Factory = Callable[..., EnvBase] | EnvBase
@@ -456,6 +456,8 @@ def _recipes(
             if own:
                 raise TypeError(f"{name}: create_env_kwargs are for functions, not environments.")
             made[id(factory), id(own)] = factory
+        elif isinstance(factory, EnvCreator) and not own:
+            made[id(factory), id(own)] = factory  # it may know already what it builds
         else:
             made.setdefault((id(factory), id(own)), EnvCreator(factory, own))
     recipes = [made[id(factory), id(own)] for factory, own in zip(factories, kwargs, strict=True)]
@@ -474,11 +476,4 @@ def _creator(env: Any, recipe: EnvCreator | EnvBase) -> EnvCreator:
 
 
 def _glance(recipe: EnvCreator | EnvBase) -> EnvMeta:
-    """Build an environment, look at it and close it; one that is built stays open."""
-    if isinstance(recipe, EnvBase):
-        return meta_of(recipe)
-    env = build(recipe)
-    try:
-        return meta_of(env)
-    finally:
-        env.close()
+    return meta_of(recipe) if isinstance(recipe, EnvBase) else recipe.meta_data

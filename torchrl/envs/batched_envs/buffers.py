@@ -11,72 +11,9 @@ from tensordict import NestedKey
 from torch import Tensor
 
 from torchrl._core import memory as _core
-from torchrl.data import Composite
-from torchrl.envs.spec_access import INPUTS, OUTPUTS, leaf_names
+from torchrl.envs.metadata import EnvMeta
 
 INPUT, OUTCOME, ROOT, SIGNAL = "input", "outcome", "root", "signal"
-
-
-@dataclass(frozen=True)
-class EnvMeta:
-    """What is known of an environment without holding it.
-
-    Args:
-        specs: The five groups of specs.
-        batch_size: Its batch size.
-        device: Where it lives.
-        reads_action_only: Whether a step reads nothing of the record but the action, and a reset
-            nothing at all.
-        allow_done_after_reset: Whether its episodes may be over when they begin.
-    """
-
-    specs: dict[str, Composite]
-    batch_size: torch.Size
-    device: torch.device | None
-    reads_action_only: bool
-    allow_done_after_reset: bool
-
-    def names(self, *groups: str) -> list[NestedKey]:
-        """Return the entries of some groups of specs, each once."""
-        return list(dict.fromkeys(key for group in groups for key in leaf_names(self.specs[group])))
-
-    @property
-    def input_names(self) -> list[NestedKey]:
-        """The entries that a step may read."""
-        return self.names("action") if self.reads_action_only else self.names(*INPUTS, *ROOTS)
-
-    @property
-    def outcome_names(self) -> list[NestedKey]:
-        """The entries that a step may write; what is only a state need not be among them."""
-        return self.names(*OUTPUTS, "state")
-
-    @property
-    def root_names(self) -> list[NestedKey]:
-        """The entries that a reset may write; what is only a state need not be among them."""
-        return self.names(*ROOTS, "state")
-
-    @property
-    def optional_names(self) -> list[NestedKey]:
-        """The entries that are only a state: a step or a reset may leave them out."""
-        known = self.names(*OUTPUTS)
-        return [key for key in self.names("state") if key not in known]
-
-    def spec_of(self, key: NestedKey) -> Any:
-        """Return the spec of an entry."""
-        for spec in self.specs.values():
-            if key in leaf_names(spec):
-                return spec[key]
-        raise KeyError(key)
-
-    def is_fixed(self) -> bool:
-        """Say whether every entry is a tensor of one shape, so that it can have a row."""
-        leaves = [spec[key] for spec in self.specs.values() for key in leaf_names(spec)]
-        return all(
-            leaf is not None and leaf.dtype is not None and -1 not in leaf.shape for leaf in leaves
-        )
-
-
-ROOTS = ("observation", "done")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from torchrl.envs.batched_envs.buffers import (
     ROOT,
     SIGNAL,
     Block,
-    EnvMeta,
     Memory,
     lay_out,
     num_bytes,
@@ -30,6 +29,7 @@ from torchrl.envs.batched_envs.worker import (
     STEP_SOME_RESET,
     Request,
 )
+from torchrl.envs.metadata import EnvMeta
 from torchrl.envs.spec_access import GROUPS
 from torchrl.envs.step_plan import StepPlan
 

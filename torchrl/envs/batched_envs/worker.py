@@ -18,24 +18,20 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.entries import Entries, is_entrywise
-from torchrl._core.errors import describe
 from torchrl._core.processes import Channel, check_parent
-from torchrl.data import Composite
 from torchrl.envs.batched_envs.buffers import (
     INPUT,
     OUTCOME,
     ROOT,
     SIGNAL,
     Block,
-    EnvMeta,
     Memory,
     num_bytes,
     rows_of,
 )
 from torchrl.envs.batched_envs.gym_rows import GymRows
 from torchrl.envs.common import EnvBase
-from torchrl.envs.libs.gym import GymEnv, GymWrapper
-from torchrl.envs.spec_access import GROUPS
+from torchrl.envs.metadata import EnvMeta, build, meta_of
 
 STEP, STEP_RESET, STEP_SOME, STEP_SOME_RESET = b"s", b"r", b"t", b"u"
 STEPS = {  # code: (only rows with a true "_step", reset the rows that end)
@@ -48,39 +44,6 @@ DONE, ENDED, RESULT = b"k", b"e", b"R"  # done; done, and an episode has ended; 
 CALL, FAILED, ATTACH, QUIT = b"C", b"E", b"M", b"q"
 Recipe = Callable[[], EnvBase]
 Request = tuple[TensorDictBase | None, dict[str, Any]]
-
-
-def meta_of(env: EnvBase) -> EnvMeta:
-    """Return what others need to know of an environment."""
-    specs = env._get_specs()
-    groups: dict[str, Composite] = {group: specs[group].clone().unlock_() for group in GROUPS}
-    return EnvMeta(
-        groups,
-        env.batch_size,
-        env.device,
-        reads_action_only=type(env) in (GymEnv, GymWrapper),
-        allow_done_after_reset=env._allow_done_after_reset,
-    )
-
-
-def build(recipe: Recipe | EnvBase) -> EnvBase:
-    """Return the environment that a recipe makes.
-
-    Raises:
-        TypeError: if it makes something else.
-    """
-    env = recipe if isinstance(recipe, EnvBase) else recipe()
-    if not isinstance(env, EnvBase):
-        raise TypeError(
-            describe(
-                "create_env_fn",
-                "must build an environment",
-                expected="an EnvBase",
-                found=type(env).__name__,
-                mend="Wrap a gymnasium environment in GymWrapper.",
-            )
-        )
-    return env
 
 
 class Seat:
