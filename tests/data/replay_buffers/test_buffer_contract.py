@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from torchrl.data import (
+    CompressedListStorage,
     LazyMemmapStorage,
     LazyStackStorage,
     LazyTensorStorage,
@@ -26,6 +27,7 @@ from torchrl.testing import buffer as contract
 ROWS = 12
 STORAGES = {
     "list": lambda: ListStorage(ROWS),
+    "compressed": lambda: CompressedListStorage(ROWS),
     "lazy stack": lambda: LazyStackStorage(ROWS),
     "tensor": lambda: LazyTensorStorage(ROWS),
     "memmap": lambda: LazyMemmapStorage(ROWS),

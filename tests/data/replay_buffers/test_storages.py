@@ -8,6 +8,7 @@ from tensordict import TensorDict, tensorclass
 
 from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError
 from torchrl.data import (
+    CompressedListStorage,
     LazyMemmapStorage,
     LazyStackStorage,
     LazyTensorStorage,
@@ -144,6 +145,7 @@ STORAGES = {
     "tensor": LazyTensorStorage,
     "memmap": LazyMemmapStorage,
     "lazy stack": LazyStackStorage,
+    "compressed": CompressedListStorage,
 }
 
 
@@ -272,3 +274,22 @@ def test_entries_set_in_a_sample_are_not_set_in_the_storage(make):
         data["b", "c"] = torch.ones_like(data["b", "c"])
     assert (buffer[:]["a"] == 0).all()
     assert (buffer[:]["b", "c"] == 0).all()
+
+
+def test_compression_of_ones_own():
+    calls = []
+
+    def pack(data):
+        calls.append(len(data))
+        return data[::-1]
+
+    buffer = ReplayBuffer(
+        storage=CompressedListStorage(4, compression_fn=pack, decompression_fn=lambda d: d[::-1])
+    )
+    buffer.extend(["a", {"b": torch.ones(2)}])
+    assert len(calls) == 2
+    assert buffer[0] == "a"
+    assert buffer[1]["b"].tolist() == [1, 1]
+    assert buffer.storage.nbytes == sum(calls)
+    with pytest.raises(TypeError, match="both functions of a compression, or none"):
+        CompressedListStorage(4, compression_fn=pack)

@@ -6,8 +6,11 @@ from torchrl.data.replay_buffers.checkpointers import (
     StorageCheckpointerBase,
     TensorStorageCheckpointer,
 )
+from torchrl.data.replay_buffers.ensemble import ReplayBufferEnsemble
 from torchrl.data.replay_buffers.her import HERReplayBuffer, HindsightStrategy
+from torchrl.data.replay_buffers.offline_to_online import OfflineToOnlineReplayBuffer
 from torchrl.data.replay_buffers.samplers import (
+    ConsumingSampler,
     PrioritizedSampler,
     PrioritizedSliceSampler,
     RandomSampler,
@@ -25,6 +28,7 @@ from torchrl.data.replay_buffers.scheduler import (
     StepScheduler,
 )
 from torchrl.data.replay_buffers.storages import (
+    CompressedListStorage,
     LazyMemmapStorage,
     LazyStackStorage,
     LazyTensorStorage,
@@ -46,6 +50,10 @@ from torchrl.data.replay_buffers.writers import (
 )
 
 __all__ = [
+    "CompressedListStorage",
+    "ConsumingSampler",
+    "HERReplayBuffer",
+    "HindsightStrategy",
     "ImmutableDatasetWriter",
     "LambdaScheduler",
     "LazyMemmapStorage",
@@ -53,14 +61,15 @@ __all__ = [
     "LazyTensorStorage",
     "LinearScheduler",
     "ListStorage",
+    "ListStorageCheckpointer",
+    "OfflineToOnlineReplayBuffer",
     "ParameterScheduler",
     "PrioritizedReplayBuffer",
-    "HERReplayBuffer",
-    "HindsightStrategy",
     "PrioritizedSampler",
     "PrioritizedSliceSampler",
     "RandomSampler",
     "ReplayBuffer",
+    "ReplayBufferEnsemble",
     "RoundRobinWriter",
     "Sampler",
     "SamplerWithoutReplacement",
@@ -69,14 +78,13 @@ __all__ = [
     "SliceSamplerWithoutReplacement",
     "StepScheduler",
     "Storage",
-    "ListStorageCheckpointer",
     "StorageCheckpointerBase",
-    "TensorStorageCheckpointer",
     "TensorDictMaxValueWriter",
     "TensorDictPrioritizedReplayBuffer",
     "TensorDictReplayBuffer",
     "TensorDictRoundRobinWriter",
     "TensorStorage",
+    "TensorStorageCheckpointer",
     "Writer",
     "find_start_stop_traj",
 ]

@@ -4,19 +4,24 @@ from torchrl.data.replay_buffers.samplers.base import Sampler
 from torchrl.data.replay_buffers.samplers.episodes import find_start_stop_traj
 from torchrl.data.replay_buffers.samplers.prioritized import PrioritizedSampler
 from torchrl.data.replay_buffers.samplers.prioritized_slice import PrioritizedSliceSampler
-from torchrl.data.replay_buffers.samplers.random import RandomSampler, SamplerWithoutReplacement
+from torchrl.data.replay_buffers.samplers.random import (
+    ConsumingSampler,
+    RandomSampler,
+    SamplerWithoutReplacement,
+)
 from torchrl.data.replay_buffers.samplers.slice import (
     SliceSampler,
     SliceSamplerWithoutReplacement,
 )
 
 __all__ = [
-    "PrioritizedSliceSampler",
-    "SliceSampler",
-    "SliceSamplerWithoutReplacement",
-    "find_start_stop_traj",
+    "ConsumingSampler",
     "PrioritizedSampler",
+    "PrioritizedSliceSampler",
     "RandomSampler",
     "Sampler",
     "SamplerWithoutReplacement",
+    "SliceSampler",
+    "SliceSamplerWithoutReplacement",
+    "find_start_stop_traj",
 ]

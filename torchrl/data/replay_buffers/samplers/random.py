@@ -94,3 +94,72 @@ class SamplerWithoutReplacement(Sampler):
         self._order = state_dict["order"].clone()
         self._next, self._written = state_dict["next"], state_dict["written"]
         self.ran_out = state_dict["ran_out"]
+
+
+class ConsumingSampler(Sampler):
+    """Uniform, of items that were not sampled often enough yet; a batch holds none twice.
+
+    The last batch holds what is left.
+
+    Args:
+        max_sample_count: How often an item is sampled until it is gone.
+
+    Raises:
+        ValueError: if ``max_sample_count`` is less than one.
+
+    >>> from torchrl.data import ReplayBuffer
+    >>> buffer = ReplayBuffer(sampler=ConsumingSampler(), batch_size=2)
+    >>> _ = buffer.extend(torch.arange(4))
+    >>> sorted(torch.cat(list(buffer)).tolist())
+    [0, 1, 2, 3]
+    >>> buffer.sample()
+    Traceback (most recent call last):
+    RuntimeError: ConsumingSampler: every item was consumed. ...
+    """
+
+    def __init__(self, max_sample_count: int = 1) -> None:
+        if max_sample_count < 1:
+            raise ValueError(
+                describe(self, "max_sample_count must be at least 1", found=max_sample_count)
+            )
+        self.max_sample_count = max_sample_count
+        self._empty()
+
+    def _empty(self) -> None:
+        self._left = torch.empty(0, dtype=torch.long)  # samples left, by position
+        self.ran_out = False
+
+    def extend(self, positions: Tensor) -> None:
+        """Make items that were just written available again."""
+        positions = positions[positions >= 0]
+        if len(positions):
+            missing = int(positions.max()) + 1 - len(self._left)
+            if missing > 0:
+                self._left = torch.cat([self._left, self._left.new_zeros(missing)])
+            self._left[positions] = self.max_sample_count
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]:
+        """Return positions ``[B]`` of items that are left, or fewer at the end.
+
+        Raises:
+            RuntimeError: if none are left.
+        """
+        require_items(storage, self)
+        available = self._left.nonzero().squeeze(-1)
+        if not len(available):
+            raise RuntimeError(
+                describe(self, "every item was consumed", mend="Store new ones with extend().")
+            )
+        order = torch.randperm(len(available), generator=self.generator)
+        positions = available[order[:batch_size]]
+        self._left[positions] -= 1
+        self.ran_out = not bool(self._left.any())
+        return positions, {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how often each item may still be sampled."""
+        return {"left": self._left.clone(), "ran_out": self.ran_out}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where the sampler stood whose :meth:`state_dict` this is."""
+        self._left, self.ran_out = state_dict["left"].clone(), state_dict["ran_out"]

@@ -51,16 +51,21 @@ class ListStorage(Storage):
 
     def _get(self, place: Any) -> Any:
         if isinstance(place, int):
-            return _lent(self._list[place])
+            return self.row(place)
         if isinstance(place, tuple):
             rows = self._get(place[0])
             return rows[place[1:]] if len(place) > 1 else rows
         if isinstance(place, slice):
-            return self.collate(self._list[place])
-        return self.collate([self._list[slot] for slot in place.tolist()])
+            return self.collate([self.row(slot) for slot in range(self.rows)[place]])
+        return self.collate([self.row(slot) for slot in place.tolist()])
 
     def _take(self, positions: Tensor) -> list[Any]:
-        return [_lent(self._list[position]) for position in positions.tolist()]
+        return [self.row(position) for position in positions.tolist()]
+
+    def row(self, slot: int) -> Any:
+        """Return the row in a slot; entries can be replaced without replacing the stored ones."""
+        row = self._list[slot]
+        return row.copy() if is_tensor_collection(row) else row
 
     def entry(self, key: NestedKey, place: Any = slice(None)) -> Tensor:
         """Return one entry of the rows in the slots ``place``, stacked.
@@ -70,8 +75,8 @@ class ListStorage(Storage):
         """
         slots = range(self.rows)[place] if isinstance(place, slice) else place.tolist()
         values = []
-        for row in (self._list[slot] for slot in slots):
-            value = _dig(row, key)
+        for slot in slots:
+            value = _dig(self.row(slot), key)
             if value is None:
                 raise MissingKeyError(describe(self, "is not in every row", key=key))
             values.append(torch.as_tensor(value))
@@ -79,7 +84,7 @@ class ListStorage(Storage):
 
     def has_entry(self, key: NestedKey) -> bool:
         """Whether the first row has this entry."""
-        return bool(self._list) and _dig(self._list[0], key) is not None
+        return bool(self._list) and _dig(self.row(0), key) is not None
 
     def empty(self) -> None:
         """Forget all rows."""
@@ -192,11 +197,6 @@ def _own(row: Any, device: torch.device | None) -> Any:
     if type(row) in (list, tuple):
         return type(row)(_own(value, device) for value in row)
     return row
-
-
-def _lent(row: Any) -> Any:
-    """Hand out a tensordict whose entries can be replaced without replacing the stored ones."""
-    return row.copy() if is_tensor_collection(row) else row
 
 
 def _moves(row: Any, device: torch.device | None) -> bool:

@@ -12,8 +12,8 @@ from torchrl.data.replay_buffers.writers.round_robin import (
 
 __all__ = [
     "ImmutableDatasetWriter",
-    "TensorDictMaxValueWriter",
     "RoundRobinWriter",
+    "TensorDictMaxValueWriter",
     "TensorDictRoundRobinWriter",
     "Writer",
 ]
