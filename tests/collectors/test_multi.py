@@ -140,8 +140,7 @@ def test_going_on_after_a_break(kind):
         assert collector.next() is None
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_closures_travel(method):
+def test_closures_travel():
     horizon = 2
 
     def make_env(extra):
@@ -157,7 +156,6 @@ def test_closures_travel(method):
         create_env_kwargs=[{"extra": 3}, {"extra": 0}],
         frames_per_batch=20,
         total_frames=40,
-        mp_start_method=method,
     ) as collector:
         batches = list(collector)
     assert all((batch["action"] == 0.5).all() for batch in batches)
@@ -238,9 +236,9 @@ def test_batches_without_a_place_in_memory_are_pickled():
 
 @pytest.mark.parametrize("method", METHODS)
 def test_new_weights_hold_from_the_next_action_on(method):
-    policy = constant(0.25)
+    policy, horizon = constant(0.25), 3
     with MultiSyncCollector(
-        [CountingEnv] * 2, policy, frames_per_batch=8, mp_start_method=method
+        [lambda: CountingEnv(horizon)] * 2, policy, frames_per_batch=8, mp_start_method=method
     ) as collector:
         assert (collector.next()["action"] == 0.25).all()
         policy.module.value.data.fill_(0.5)

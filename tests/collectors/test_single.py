@@ -423,6 +423,7 @@ def test_old_names():
 def test_on_a_real_environment():
     env = TransformedEnv(GymEnv("CartPole-v1", num_envs=2), StepCounter())
     collector = Collector(env, frames_per_batch=100, total_frames=300)
+    collector.set_seed(0)
     count, steps = 0, 0
     for batch in collector:
         count += int(batch["next", "done"].sum())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from torchrl._core.errors import describe
 from torchrl.collectors.background import Background
+from torchrl.collectors.whole import WholeTrajectories
 
 
 class BaseCollector(ABC):
@@ -28,9 +29,12 @@ class BaseCollector(ABC):
     frames_per_batch: int
     total_frames: int
     replay_buffer: Any
+    extend_buffer: bool
+    postproc: Callable[[TensorDictBase], TensorDictBase] | None
     _frames: int
     _iter: int
     _background: Background | None = None
+    _whole: WholeTrajectories | None = None
 
     @abstractmethod
     def rollout(self) -> TensorDictBase: ...
@@ -67,6 +71,32 @@ class BaseCollector(ABC):
 
     def __exit__(self, *exc: object) -> None:
         self.shutdown()
+
+    def _set_trajectories(
+        self, count: int | None, form: str | None, *, splits: bool, resets: bool
+    ) -> None:
+        if count is None:
+            if form is not None:
+                raise ValueError(f"{type(self).__name__}: traj_format needs trajs_per_batch.")
+            return
+        if splits:
+            raise ValueError(
+                f"{type(self).__name__}: split_trajs cuts batches of steps, trajs_per_batch makes "
+                "batches of whole trajectories; pass one of them."
+            )
+        self._whole = WholeTrajectories(count, form, keeps_open=not resets)
+
+    def _handed_over(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Yield batches, of whole trajectories if wanted; or put them into the buffer."""
+        whole = self._whole
+        for batch in batches if whole is None else whole.gather(batches):
+            if whole is not None and self.postproc is not None:
+                batch = self.postproc(batch)
+            if batch is not None and self.replay_buffer is not None and self.extend_buffer:
+                extend(self.replay_buffer, batch)
+                yield None
+            else:
+                yield batch
 
     # --- beside the learner ----------------------------------------------------------------------
 
@@ -141,4 +171,19 @@ class BaseCollector(ABC):
         """
         if self.total_frames < 0:
             raise TypeError(f"{type(self).__name__} never ends: total_frames is negative.")
+        if self._whole is not None:
+            raise TypeError(
+                f"{type(self).__name__}: episodes end when they end; count the batches."
+            )
         return -(-self.total_frames // self.frames_per_batch)
+
+
+def extend(replay_buffer: Any, batch: TensorDictBase) -> None:
+    """Put the steps of a batch ``[*B, T]`` into a buffer; leave padding out."""
+    mask = batch.get(("collector", "mask"), None)
+    if mask is not None:
+        replay_buffer.extend(batch[mask])
+    elif batch.ndim > 1 and replay_buffer.storage.ndim == batch.ndim:
+        replay_buffer.extend(batch)
+    else:
+        replay_buffer.extend(batch.reshape(-1))

@@ -20,7 +20,6 @@ from torchrl._core.processes import Launcher, start_method
 from torchrl.collectors.acting import Device
 from torchrl.collectors.base import BaseCollector
 from torchrl.collectors.crew import CollectorCrew, Found
-from torchrl.collectors.single import extend
 from torchrl.collectors.worker import Job
 from torchrl.data.trajectories import split_trajectories
 from torchrl.envs.common import EnvBase
@@ -69,6 +68,9 @@ class MultiCollector(BaseCollector):
         trust_policy: Call the policy with the record, whatever its signature.
         compile_policy: Compile the policy with ``torch.compile``; a dictionary holds its arguments.
         track_policy_version: Write which weights acted, ``policy_version``.
+        trajs_per_batch: Yield this many whole trajectories at a time, rather than steps; fewer at
+            the end.
+        traj_format: ``"padded"`` or ``"cat"``, as in :class:`~torchrl.collectors.Collector`.
         num_threads: Torch threads of this process while the workers run; what they leave if
             ``None``.
         num_sub_threads: Torch threads of each worker.
@@ -122,6 +124,8 @@ class MultiCollector(BaseCollector):
         trust_policy: bool = False,
         compile_policy: bool | dict[str, Any] = False,
         track_policy_version: bool = False,
+        trajs_per_batch: int | None = None,
+        traj_format: str | None = None,
         num_threads: int | None = None,
         num_sub_threads: int = 1,
         mp_start_method: str | None = None,
@@ -135,6 +139,9 @@ class MultiCollector(BaseCollector):
         self.update_at_each_batch = update_at_each_batch
         self.postproc, self.split_trajs = postproc, bool(split_trajs)
         self.replay_buffer, self.extend_buffer = replay_buffer, extend_buffer
+        self._set_trajectories(
+            trajs_per_batch, traj_format, splits=self.split_trajs, resets=reset_at_each_iter
+        )
         self._frames = self._iter = self._requested = 0
         envs = _one_each(self._name(), create_env_fn, num_workers)
         self.num_workers = len(envs)
@@ -212,6 +219,7 @@ class MultiCollector(BaseCollector):
         return (
             buffer is not None
             and self.extend_buffer
+            and self._whole is None
             and method == "fork"
             and bool(getattr(buffer, "shared", False))
             and not buffer.sampler.listens
@@ -271,28 +279,25 @@ class MultiCollector(BaseCollector):
 
     def iterator(self) -> Iterator[Any]:
         """Yield batches until ``total_frames``; going on later goes on from there."""
+        yield from self._handed_over(self._batches())
+
+    def _batches(self) -> Iterator[Any]:
         while self.total_frames < 0 or self._frames < self.total_frames:
-            yield self._deliver()
+            yield self.rollout()
 
     def rollout(self) -> Any:
-        """Return the next batch, and count it."""
-        return self._deliver()
-
-    def _deliver(self) -> Any:
+        """Return the next batch of steps, and count it; nothing if the workers wrote it."""
         if self.update_at_each_batch:
             self.update_policy_weights_()
         batch, frames = self._next_batch()
         self._frames += frames
         self._iter += 1
         if isinstance(batch, int):
-            return None  # the workers wrote it themselves
+            return None
         if self.split_trajs:
             batch = split_trajectories(batch, prefix="collector")
-        if self.postproc is not None:
+        if self.postproc is not None and self._whole is None:
             batch = self.postproc(batch)
-        if self.replay_buffer is not None and self.extend_buffer:
-            extend(self.replay_buffer, batch)
-            return None
         return batch
 
     def _request(self, worker: int) -> None:
@@ -363,6 +368,8 @@ class MultiCollector(BaseCollector):
 
     def reset(self) -> None:
         """Begin new episodes with the next batch of each worker."""
+        if self._whole is not None:
+            self._whole.reset()
         self._crew.call_all("reset")
 
     def state_dict(self) -> dict[str, Any]:

@@ -56,6 +56,10 @@ class Collector(BaseCollector):
         interruptor: Ends a batch early, after any step.
         compile_policy: Compile the policy with ``torch.compile``; a dictionary holds its arguments.
         track_policy_version: Write which weights acted: the number of updates before.
+        trajs_per_batch: Yield this many whole trajectories at a time, rather than steps; fewer at
+            the end. Those that have not ended when all frames are collected are left out.
+        traj_format: ``"padded"``, ``[N, L]`` with the mask ``("collector", "mask")``, or ``"cat"``,
+            one after the other; padded if ``None``.
 
     Writes: what a step holds (see the data layout), ``("collector", "traj_ids") [*B, T]``, unique
         for each trajectory, and ``policy_version [*B, T]`` on demand, -1 for random actions.
@@ -93,6 +97,8 @@ class Collector(BaseCollector):
         interruptor: Interruptor | None = None,
         compile_policy: bool | dict[str, Any] = False,
         track_policy_version: bool = False,
+        trajs_per_batch: int | None = None,
+        traj_format: str | None = None,
     ) -> None:
         if policy is not None and policy_factory is not None:
             raise TypeError("Collector: give either a policy or a policy_factory, not both.")
@@ -117,6 +123,9 @@ class Collector(BaseCollector):
         self.postproc, self.split_trajs = postproc, bool(split_trajs)
         self.exploration_type = exploration_type
         self.replay_buffer, self.extend_buffer = replay_buffer, extend_buffer
+        self._set_trajectories(
+            trajs_per_batch, traj_format, splits=self.split_trajs, resets=reset_at_each_iter
+        )
         self.interruptor = interruptor
         self._frames = self._iter = self._collected = 0
         self._next_traj = 0
@@ -146,15 +155,14 @@ class Collector(BaseCollector):
 
     def iterator(self) -> Iterator[Any]:
         """Yield batches until ``total_frames``; going on later goes on from there."""
+        yield from self._handed_over(self._batches())
+
+    def _batches(self) -> Iterator[TensorDictBase]:
         while self.total_frames < 0 or self._frames < self.total_frames:
             batch = self.rollout()
             self._frames += self._collected
             self._iter += 1
-            if self.replay_buffer is not None and self.extend_buffer:
-                extend(self.replay_buffer, batch)
-                yield None
-            else:
-                yield batch
+            yield batch
 
     def rollout(self) -> TensorDictBase:
         """Take the steps of one batch from where the last one ended."""
@@ -204,11 +212,15 @@ class Collector(BaseCollector):
             batch = batch.to(self.storing_device)
         if self.split_trajs:
             batch = split_trajectories(batch, prefix="collector")
-        return batch if self.postproc is None else self.postproc(batch)
+        if self.postproc is None or self._whole is not None:
+            return batch
+        return self.postproc(batch)
 
     def reset(self) -> None:
         """Begin new episodes with the next batch."""
         self._stepper.root = None
+        if self._whole is not None:
+            self._whole.reset()
 
     # --- the rest --------------------------------------------------------------------------------
 
@@ -263,17 +275,6 @@ class Collector(BaseCollector):
             f"Collector(env={self.env}, policy={type(self.policy).__name__}, "
             f"frames_per_batch={self.frames_per_batch}, total_frames={self.total_frames})"
         )
-
-
-def extend(replay_buffer: Any, batch: TensorDictBase) -> None:
-    """Put the steps of a batch ``[*B, T]`` into a buffer; leave padding out."""
-    mask = batch.get(("collector", "mask"), None)
-    if mask is not None:
-        replay_buffer.extend(batch[mask])
-    elif batch.ndim > 1 and replay_buffer.storage.ndim == batch.ndim:
-        replay_buffer.extend(batch)
-    else:
-        replay_buffer.extend(batch.reshape(-1))
 
 
 def _build_env(

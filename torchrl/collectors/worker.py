@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from torchrl._core.memory import Memory
 from torchrl._core.processes import Channel, check_parent
+from torchrl.collectors.base import extend
 from torchrl.collectors.interrupt import Interruptor
-from torchrl.collectors.single import Collector, extend
+from torchrl.collectors.single import Collector
 from torchrl.collectors.slab import Layout, Slab
 from torchrl.envs.batched_envs import BatchedEnvBase
 from torchrl.envs.common import EnvBase
@@ -114,6 +115,8 @@ class CollectorWorker:
             batch = pad_time(batch, collector._steps)
         if job.replay_buffer is None:
             return batch
+        if frames < collector.frames_per_batch and not job.pads:
+            return 0  # we are being shut down: nobody counts these any more
         extend(job.replay_buffer, batch)
         return frames
 
