@@ -145,5 +145,6 @@ class ConsistentDropoutModule(TensorDictModuleBase):
         transforms = importlib.import_module("torchrl.envs.transforms")
         return transforms.TensorDictPrimer(
             Composite().set(self.in_keys[1], spec),
+            expand_specs=True,
             default_value=lambda: self.dropout.make_mask(like),
         )

@@ -185,7 +185,7 @@ class RecurrentModule(TensorDictModuleBase):
         """Return the transform that writes the initial state at resets of an environment."""
         # Environments and modules are strangers; this method of modules is public.
         transforms = importlib.import_module("torchrl.envs.transforms")
-        return transforms.TensorDictPrimer(self.state_spec)
+        return transforms.TensorDictPrimer(self.state_spec, expand_specs=True)
 
     def make_python_based(self) -> RecurrentModule:
         """Replace the fused network by one in plain torch, with the same weights; return self."""

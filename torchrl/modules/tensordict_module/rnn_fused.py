@@ -69,54 +69,67 @@ def run_fused(
     """
     pieces = None
     if restart is not None:
-        if bool(restart[:, 1:].any()):
-            pieces = Pieces(restart)
-            x = pieces.cut(x)
-            state = tuple(pieces.states(s) for s in state)
-        else:
-            state = tuple(s.masked_fill(restart[:, :1, None], 0.0) for s in state)
+        state = tuple(s.masked_fill(restart[:, :1, None], 0.0) for s in state)
+        pieces = Pieces(restart) if bool(restart[:, 1:].any()) else None
     layers = []
     for layer in range(rnn.num_layers):
         if layer and rnn.dropout:
             x = dropout(x, rnn.dropout, rnn.training)
         before = tuple(s[:, layer] for s in state)
-        history = _run_layer(rnn, layer, x, before)
-        x = history[0]
+        weights = layer_weights(rnn, layer)
+        out = _outputs(rnn, x, before, weights, pieces)
+        history: State = (out,)
+        if rnn.mode == "LSTM":
+            history = (out, _cells(x, out, before, weights, restart if pieces else None))
+        x = out
         layers.append(history)
-    states = tuple(torch.stack(parts, 2) for parts in zip(*layers, strict=True))
-    if pieces is None:
-        return x, states
-    return pieces.join(x), tuple(pieces.join(s) for s in states)
+    return x, tuple(torch.stack(parts, 2) for parts in zip(*layers, strict=True))
 
 
-def _run_layer(rnn: nn.RNNBase, layer: int, x: Tensor, before: State) -> State:
-    """Return the states after each step, each ``[B, T, H]``."""
-    weights = layer_weights(rnn, layer)
+def _outputs(
+    rnn: nn.RNNBase,
+    x: Tensor,
+    before: State,
+    weights: list[Tensor | None],
+    pieces: Pieces | None,
+) -> Tensor:
+    """Return the outputs ``[B, T, H]`` of one layer."""
+    if pieces is not None:
+        x, before = pieces.cut(x), tuple(pieces.states(s) for s in before)
     flat: Any = [w for w in weights if w is not None]
-    start = tuple(s.unsqueeze(0).contiguous() for s in before)
+    start: Any = tuple(s.unsqueeze(0).contiguous() for s in before)
     args: Any = (flat, rnn.bias, 1, 0.0, rnn.training, False, True)
-    if rnn.mode == "GRU":
-        out, _ = torch.gru(x, start[0], *args)
-        return (out,)
-    out, _, _ = torch.lstm(x, start, *args)
-    return out, _cells(x, out, before, weights)
+    is_gru = rnn.mode == "GRU"
+    out = torch.gru(x, start[0], *args)[0] if is_gru else torch.lstm(x, start, *args)[0]
+    return out if pieces is None else pieces.join(out)
 
 
 @torch.no_grad()
-def _cells(x: Tensor, out: Tensor, before: State, weights: list[Tensor | None]) -> Tensor:
+def _cells(
+    x: Tensor,
+    out: Tensor,
+    before: State,
+    weights: list[Tensor | None],
+    restart: Tensor | None,
+) -> Tensor:
     """Return the cell states ``[B, T, H]``, which the kernel keeps to itself but for the last.
 
     With the outputs known, the gates of all steps are two products; what is left is a recursion of
     elementwise operations.
     """
-    w_ih, w_hh, b_ih, b_hh = weights
+    w_ih, w_hh, b_ih, b_hh = (None if w is None else w[: 3 * out.shape[-1]] for w in weights)
     assert w_ih is not None
     assert w_hh is not None
     h = torch.cat([before[0].unsqueeze(1), out[:, :-1]], 1)
-    i, f, g, _ = (linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)).chunk(4, -1)
-    keep, new = f.sigmoid(), i.sigmoid() * g.tanh()
+    if restart is not None:
+        h = h.masked_fill(restart.unsqueeze(-1), 0.0)
+    gates = linear(x, w_ih, b_ih) + linear(h, w_hh, b_hh)  # input, forget, cell; no output gate
+    i, f, g = gates.transpose(0, 1).contiguous().chunk(3, -1)
+    keep, new = f.sigmoid(), i.sigmoid() * g.tanh()  # [T, B, H]
+    if restart is not None:
+        keep = keep.masked_fill(restart.t().unsqueeze(-1), 0.0)
     cell, cells = before[1], []
-    for t in range(x.shape[1]):
-        cell = torch.addcmul(new[:, t], keep[:, t], cell)
+    for kept, added in zip(keep.unbind(), new.unbind(), strict=True):
+        cell = torch.addcmul(added, kept, cell)
         cells.append(cell)
     return torch.stack(cells, 1)

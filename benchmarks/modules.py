@@ -1,0 +1,157 @@
+"""Policies against their bare networks, and distributions against their formulas written inline.
+
+Run ``python benchmarks/modules.py``. One thread, no gradients; the ratio is what counts: CPU time
+of the library over the floor, the median of interleaved rounds.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from tensordict import TensorDict
+from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictSequential
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from torchrl._core.entries import Entries
+from torchrl._core.exploration import set_exploration_type
+from torchrl._core.plan import plan
+from torchrl.modules import (
+    MLP,
+    LSTMModule,
+    OneHotCategorical,
+    ProbabilisticActor,
+    QValueModule,
+    TanhNormal,
+    set_recurrent_mode,
+)
+
+
+def medians(
+    functions: list[Callable[[], object]], seconds: float = 0.02, rounds: int = 15
+) -> list[float]:
+    """Return the median CPU time of each function in microseconds, measured in turns."""
+    times: list[list[float]] = [[] for _ in functions]
+    for function in functions:
+        function()
+    for _ in range(rounds):
+        for function, measured in zip(functions, times, strict=True):
+            count, start = 0, time.process_time()
+            while time.process_time() - start < seconds:
+                function()
+                count += 1
+            measured.append(1e6 * (time.process_time() - start) / count)
+    return [statistics.median(measured) for measured in times]
+
+
+def show(name: str, times: dict[str, float]) -> None:
+    """Print times and their ratios to the first."""
+    floor = next(iter(times.values()))
+    for label, value in times.items():
+        print(f"{name:28} {label:24} {value:9.1f} us  x{value / floor:.2f}")
+
+
+def compare(name: str, **functions: Callable[[], object]) -> None:
+    """Measure and print some functions, the floor first."""
+    show(name, dict(zip(functions, medians(list(functions.values())), strict=True)))
+
+
+def q_values() -> None:
+    """One row through a Q-network and the choice of the best action."""
+    network = MLP(4, 2, num_cells=[64, 64])
+    values = TensorDictModule(network, ["observation"], ["action_value"])
+    policy = TensorDictSequential(values, QValueModule("one_hot"))
+    row = torch.randn(4)
+    run = plan(policy)
+    assert run is not None
+
+    def by_hand() -> Tensor:
+        value, index = network(row).max(-1, keepdim=True)
+        return torch.zeros(2, dtype=torch.int64).scatter_(-1, index, 1) * value
+
+    compare(
+        "Q-value policy, one row",
+        network=lambda: network(row),
+        by_hand=by_hand,
+        plan=lambda: run(Entries(observation=row)),
+        tensordict=lambda: policy(TensorDict(observation=row)),
+    )
+
+
+def actors() -> None:
+    """One row through a stochastic policy, drawn and scored."""
+    row = torch.randn(4)
+    for distribution, keys, layers in (
+        (TanhNormal, ["loc", "scale"], [NormalParamExtractor()]),
+        (OneHotCategorical, ["logits"], []),
+    ):
+        network = nn.Sequential(MLP(4, 4, num_cells=[64, 64]), *layers)
+        policy = ProbabilisticActor(
+            TensorDictModule(network, ["observation"], keys),
+            keys,
+            distribution_class=distribution,
+            return_log_prob=True,
+        )
+        run = plan(policy)
+        assert run is not None
+        with set_exploration_type("random"):
+            compare(
+                f"{distribution.__name__} actor, one row",
+                network=lambda network=network: network(row),
+                plan=lambda run=run: run(Entries(observation=row)),
+                tensordict=lambda policy=policy: policy(TensorDict(observation=row)),
+            )
+
+
+def tanh_normal() -> None:
+    """Draw and score [256, 6]."""
+    loc, scale = torch.randn(256, 6), torch.rand(256, 6) + 0.1
+
+    def inline() -> tuple[Tensor, Tensor]:
+        noise = torch.randn_like(loc)
+        x = loc + scale * noise
+        log_slope = 2 * (math.log(2) - x - softplus(-2 * x))
+        score = -noise.square() / 2 - scale.log() - math.log(2 * math.pi) / 2 - log_slope
+        return x.tanh(), score.sum(-1)
+
+    compare(
+        "TanhNormal [256, 6]",
+        inline=inline,
+        ours=lambda: TanhNormal(loc, scale).rsample_and_log_prob(),
+        ours_in_a_range=lambda: TanhNormal(loc, scale, low=-2, high=2).rsample_and_log_prob(),
+    )
+
+
+def lstm() -> None:
+    """A batch of sequences through an LSTM, with and without restarts within."""
+    rnn = LSTMModule(16, 64, in_key="observation", out_key="hidden")
+    restart = torch.zeros(32, 50, 1, dtype=torch.bool)
+    data = TensorDict(observation=torch.randn(32, 50, 16), is_init=restart, batch_size=[32, 50])
+    cut = data.clone()
+    cut["is_init"][torch.rand(32, 50) < 0.05] = True
+    with set_recurrent_mode():
+        compare(
+            "LSTM [32, 50]",
+            network=lambda: rnn.rnn(data["observation"]),
+            module=lambda: rnn(data.copy()),
+            module_with_restarts=lambda: rnn(cut.copy()),
+        )
+
+
+def main() -> None:
+    """Print the ratios."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        q_values()
+        actors()
+        tanh_normal()
+        lstm()
+
+
+if __name__ == "__main__":
+    main()
