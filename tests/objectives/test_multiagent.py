@@ -59,6 +59,38 @@ def test_mappo_computes_advantages_from_the_rewards_of_the_team():
     torch.testing.assert_close(loss(bare), expected)
 
 
+class Scale:
+    """Values in units of the last targets' largest."""
+
+    unit = 1.0
+
+    def update(self, x):
+        self.unit = x.abs().max().item()
+
+    def normalize(self, x):
+        return x / self.unit
+
+    def denormalize(self, x):
+        return x * self.unit
+
+
+def test_mappo_with_normalised_values():
+    actor, critic = team_networks()
+    td = team_advantages(batch=(3, 6))
+    norm = Scale()
+    norm.unit = 7.0
+    loss = MAPPOLoss(actor, critic, value_norm=norm, gamma=0.9, lmbda=0.8, loss_critic_type="l2")
+    values = critic.module(td["agents", "observation"])
+    bare = td.exclude("advantage", "value_target")
+    estimated = loss.value_estimator(bare.clone())
+    torch.testing.assert_close(estimated["agents", "state_value"], 7 * values.detach())
+    out = loss(bare)
+    target = estimated["value_target"]
+    assert norm.unit == pytest.approx(target.abs().max().item())
+    expected = ((values - target / norm.unit) ** 2).mean()
+    torch.testing.assert_close(out["loss_critic"], expected)
+
+
 @pytest.mark.parametrize("delay", [False, True])
 @pytest.mark.parametrize("actions", [2, 17])
 def test_qmix(delay, actions):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from torch import nn
 
 from torchrl.objectives import (
@@ -189,3 +189,52 @@ def test_learns_the_value_of_a_chain_that_is_only_truncated():
         optimizer.zero_grad()
         updater.step()
     assert abs(value.module(torch.ones(OBS)) - 2) < 0.1
+
+
+class Remembering(nn.Module):
+    """Reads a whole sequence."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.rnn, self.head = nn.GRU(OBS, 16, batch_first=True), nn.Linear(16, outputs)
+
+    def forward(self, observation):
+        return self.head(self.rnn(observation)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", [True, False])
+def test_what_only_memory_can_learn(memory):
+    """The first of three observations names the right last action; without memory it is a guess."""
+    old = discrete_actor(2)
+    net = Remembering(2) if memory else nn.Linear(OBS, 2)
+    actor = ProbabilisticTensorDictSequential(
+        TensorDictModule(net, ["observation"], ["logits"]), old[1]
+    )
+    value = TensorDictModule(Remembering(1), ["observation"], ["state_value"])
+    loss = A2CLoss(actor, value, gamma=1.0, lmbda=1.0)
+    optimizer = torch.optim.Adam(loss.parameters(), 0.02)
+    last = torch.zeros(64, 3, 1, dtype=torch.bool)
+    last[:, -1] = True
+    for _ in range(150):
+        right = torch.randint(2, (64,))
+        obs = torch.zeros(64, 3, OBS)
+        obs[:, 0, :2] = nn.functional.one_hot(right, 2).float()
+        obs[:, :, 2] = torch.tensor([0.0, 0.5, 1.0])
+        td = TensorDict(observation=obs, batch_size=[64, 3])
+        with torch.no_grad():
+            td["action"] = actor.get_dist(td.copy()).sample()
+        reward = torch.zeros(64, 3, 1)
+        reward[:, -1, 0] = (td["action"][:, -1].argmax(-1) == right).float()
+        td["next"] = TensorDict(
+            observation=obs.roll(-1, 1),
+            reward=reward,
+            done=last,
+            terminated=last,
+            batch_size=[64, 3],
+        )
+        loss(td).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    solved = reward[:, -1].mean() > 0.85
+    assert solved == memory

@@ -25,7 +25,7 @@ class ActorCriticLoss(LossModule):
     """Base of the losses that push the policy along an advantage, beside a critic.
 
     Without an advantage in the data, one is computed by the value estimator of the loss, if what
-    that reads is there; the data stays as it is. Log-probabilities of several factors are summed
+    that reads is there: the batch must then be of trajectories, ``[*B, T]``. It stays as it is. Log-probabilities of several factors are summed
     to the shape of the advantage without its last dimension.
 
     Args:
@@ -168,6 +168,10 @@ class ActorCriticLoss(LossModule):
         """Log-probability ``[*B]`` of the action of the data, which takes no gradient."""
         return log_prob(dist, td, self.tensor_keys.action, advantage.ndim - 1)
 
+    def _as_predicted(self, value: Tensor, learn: bool = False) -> Tensor:
+        """Return values of the data in the unit of the critic's predictions."""
+        return value
+
     def _entropy_losses(
         self, dist: Distribution, ndim: int, mask: Tensor | None
     ) -> dict[str, Tensor]:
@@ -206,10 +210,10 @@ class ActorCriticLoss(LossModule):
                 value = take(critic, td, names.value)  # [*B, 1]
         else:
             value = take(critic, td, names.value)  # [*B, 1]
-        target = td.get(names.value_target)
+        target = self._as_predicted(td.get(names.value_target), learn=True)
         loss, out = distance_loss(value, target, self.loss_critic_type), {}
         if self.clips_value:
-            old, reach = td.get(names.value), self.clip_value
+            old, reach = self._as_predicted(td.get(names.value)), self.clip_value
             clipped = old + torch.clamp(value - old, -reach, reach)
             far = distance_loss(clipped, target, self.loss_critic_type)
             out["value_clip_fraction"] = self._mean((far > loss).to(loss.dtype).detach(), mask)

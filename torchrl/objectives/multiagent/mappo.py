@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
+from torch import Tensor
 
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.ppo import ClipPPOLoss
@@ -23,6 +24,9 @@ class MAPPOLoss(ClipPPOLoss):
     Args:
         actor_network: A policy with a distribution over ``action [*B, n, A]``.
         critic_network: Writes ``state_value [*B, n, 1]``.
+        value_norm: Has ``update(x)``, ``normalize(x)``, ``denormalize(x)``: the critic predicts
+            normalised values, and its targets, which the normaliser learns from, are normalised.
+            Advantages must then come from the loss or from its ``value_estimator``, which undo it.
         entropy_coeff: Weight of the entropy.
         normalize_advantage: Standardise the advantages.
         normalize_advantage_exclude_dims: Dimensions of which each index is standardised by itself.
@@ -42,6 +46,7 @@ class MAPPOLoss(ClipPPOLoss):
         actor_network: TensorDictModuleBase,
         critic_network: TensorDictModuleBase | None = None,
         *,
+        value_norm: Any = None,
         entropy_coeff: float = 0.01,
         normalize_advantage: bool = True,
         normalize_advantage_exclude_dims: tuple[int, ...] = (-2,),
@@ -55,6 +60,22 @@ class MAPPOLoss(ClipPPOLoss):
             normalize_advantage_exclude_dims=normalize_advantage_exclude_dims,
             **options,
         )
+        self.value_norm = value_norm
+
+    def _estimator_networks(self) -> dict[str, Any]:
+        networks = super()._estimator_networks()
+        if self.value_norm is not None:
+            key = self.tensor_keys.value
+            undo = TensorDictModule(self.value_norm.denormalize, [key], [key])
+            networks["value_network"] = TensorDictSequential(networks["value_network"], undo)
+        return networks
+
+    def _as_predicted(self, value: Tensor, learn: bool = False) -> Tensor:
+        if self.value_norm is None:
+            return value
+        if learn:
+            self.value_norm.update(value)
+        return self.value_norm.normalize(value)
 
 
 class IPPOLoss(MAPPOLoss):
