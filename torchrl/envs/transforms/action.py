@@ -46,7 +46,8 @@ class ActionDiscretizer(Transform):
         num_intervals: How many, or how many in each dimension.
         action_key: The environment's action, :class:`~torchrl.data.Bounded`.
         out_action_key: The choice as seen from outside; ``action_key`` if ``None``. Under another
-            name, the number that was played is recorded beside it.
+            name, the environment that the transform belongs to records the number that was played
+            beside it.
         sampling: Which number of an interval is played, a :class:`SamplingStrategy`; the middle
             if ``None``.
         categorical: A choice is a number; otherwise a one-hot vector.

@@ -71,6 +71,7 @@ class TransformedEnv(EnvBase):
         """Forget what was decided from the specs of the environment inside and the transforms."""
         super().empty_cache()
         self.__dict__.pop("_specs", None)
+        self.__dict__.pop("_flow", None)
         if "_modules" in self.__dict__ and "transform" in self._modules:
             # Modules are looked up slowly; a step looks nothing up.
             self.__dict__["_inner"] = (self.base_env, self.transform)
@@ -110,11 +111,28 @@ class TransformedEnv(EnvBase):
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         if self._nested is not None:
             return self._nested.step(tensordict)
-        env, transform = self._inner
-        inner = transform._inv_call(tensordict.copy())
+        env, inverses, steps = self._flow or self._plan_flow()
+        inner = tensordict
+        if inverses:
+            inner = tensordict.copy()
+            for inverse in inverses:
+                inner = inverse(inner)
         following = env.plan.complete_step(env._step(inner))
         env.check_first_step(following)
-        return transform._step(tensordict, following)
+        for step in steps:
+            following = step(tensordict, following)
+        return following
+
+    def _plan_flow(self) -> tuple[Any, Any, Any]:
+        """Note which transforms change anything on the way in and on the way out."""
+        self._get_specs()  # some learn from the specs which entries concern them
+        chain = leaves(self.transform)
+        inverses = tuple(part._inv_call for part in reversed(chain) if _acts(part, "inv"))
+        steps = tuple(part._step for part in chain if _acts(part, "step"))
+        flow = self.__dict__["_flow"] = (self.base_env, inverses, steps)
+        return flow
+
+    _flow: Any = None
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
         if self._nested is not None:
@@ -257,13 +275,25 @@ class Nest:
 
 def nest(env: EnvBase, transform: Transform) -> Nest | None:
     """Return what steps ``env`` through a transform that drives it; ``None`` if it does not."""
-    chain = transform.leaves() if isinstance(transform, Compose) else [transform]
+    chain = leaves(transform)
     return Nest(env, chain) if any(map(_drives, chain)) else None
 
 
+def leaves(transform: Transform) -> list[Transform]:
+    """Return the transforms that a composition is made of, or the only one."""
+    return transform.leaves() if isinstance(transform, Compose) else [transform]
+
+
 def _drives(transform: Transform) -> bool:
+    return _overrides(transform, "_around_step", "_around_reset")
+
+
+def _acts(transform: Transform, way: str) -> bool:
+    if way == "inv":
+        return bool(transform.in_keys_inv) or _overrides(transform, "_inv_call")
+    return bool(transform.in_keys) or _overrides(transform, "_step", "_call")
+
+
+def _overrides(transform: Transform, *hooks: str) -> bool:
     kind = type(transform)
-    return (
-        kind._around_step is not Transform._around_step
-        or kind._around_reset is not Transform._around_reset
-    )
+    return any(getattr(kind, hook) is not getattr(Transform, hook) for hook in hooks)
