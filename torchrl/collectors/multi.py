@@ -6,6 +6,7 @@ import warnings
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torchrl._core.processes import Launcher, start_method
 from torchrl.collectors.acting import Device
 from torchrl.collectors.base import BaseCollector
 from torchrl.collectors.crew import CollectorCrew, Found
+from torchrl.collectors.profile import Profile, profiled_workers
 from torchrl.collectors.worker import Job
 from torchrl.data.trajectories import split_trajectories
 from torchrl.envs.common import EnvBase
@@ -355,6 +357,13 @@ class MultiCollector(BaseCollector):
     def policy_version(self) -> int:
         """Number of weights sent so far."""
         return 0 if self._sender is None else self._sender.version
+
+    def profile(self) -> AbstractContextManager[Profile]:
+        """Measure, for the length of a ``with`` block, where the time goes, here and in workers.
+
+        Returns: the :class:`~torchrl.collectors.profile.Profile`, filled at the end of the block.
+        """
+        return profiled_workers(self)
 
     def set_seed(self, seed: int, static_seed: bool = False) -> int | None:
         """Seed the environments, one after the other, and begin new episodes.

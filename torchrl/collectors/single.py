@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torchrl._core.exploration import ExplorationType, set_exploration_type
 from torchrl.collectors.acting import ActingPolicy, Device
 from torchrl.collectors.base import BaseCollector
 from torchrl.collectors.interrupt import Interruptor
+from torchrl.collectors.profile import Profile, profiled
 from torchrl.data.trajectories import split_trajectories, traj_ids
 from torchrl.envs.common import EnvBase
 from torchrl.envs.rollout import PreparedPolicy, Stepper, truncate_last
@@ -234,6 +236,13 @@ class Collector(BaseCollector):
                 that the collector was given if ``None``.
         """
         self._acting.update(policy_or_weights)
+
+    def profile(self) -> AbstractContextManager[Profile]:
+        """Measure, for the length of a ``with`` block, where the time goes.
+
+        Returns: the :class:`~torchrl.collectors.profile.Profile`, filled at the end of the block.
+        """
+        return profiled(self)
 
     def set_seed(self, seed: int, static_seed: bool = False) -> int | None:
         """Seed the environment and begin new episodes; return the seed for the next one."""

@@ -71,7 +71,8 @@ class WholeTrajectories:
         pieces.append(piece)
         if bool(_ended(piece)[-1]):
             parts: Any = self._open.pop(number)
-            self._whole.append(torch.cat(parts, 0))
+            whole: Any = torch.cat(parts, 0)
+            self._whole.append(whole)
 
     def _take(self, count: int) -> TensorDictBase:
         pieces: Any = [self._whole.popleft() for _ in range(count)]

@@ -10,6 +10,7 @@ import copy
 import os
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -141,6 +142,16 @@ class CollectorWorker:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where another one stood."""
         self.collector.load_state_dict(state)
+
+    def start_profile(self) -> None:
+        """Begin to measure where the time goes."""
+        self._measuring = ExitStack()
+        self._profile = self._measuring.enter_context(self.collector.profile())
+
+    def stop_profile(self) -> dict[str, float]:
+        """Return where the time went."""
+        self._measuring.close()
+        return self._profile.seconds
 
     def close(self) -> None:
         """Close the environment."""
