@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensordict import NonTensorStack, TensorDict
+from tensordict import LazyStackedTensorDict, NonTensorStack, TensorDict
 
 from torchrl._core.errors import DTypeError, MissingKeyError, ResetError, ShapeError
 from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
@@ -555,6 +555,23 @@ def test_steps_never_share_nested_records():
         root["deep", "x"] = torch.ones(1)
         assert step["memory", "h"] == 0
         assert step["next", "deep", "x"] == 0
+
+
+def test_a_record_that_held_but_a_reward_is_left_behind_with_it():
+    class Scored(CountingEnv):
+        def __init__(self):
+            super().__init__(9)
+            self.reward_spec = Composite(deep=Composite(score=Composite(reward=Unbounded((1,)))))
+
+        def _step(self, tensordict):
+            out = super()._step(tensordict)
+            return out.set(("deep", "score", "reward"), out.pop("reward"))
+
+    env = Scored()
+    step = env.rand_step(env.reset())
+    assert "deep" not in env.step_mdp(step)
+    assert "deep" not in step_mdp(step, reward_keys=[("deep", "score", "reward")])
+    assert not isinstance(env.rollout(3), LazyStackedTensorDict)
 
 
 def test_step_and_maybe_reset_keeps_the_last_observation():

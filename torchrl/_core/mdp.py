@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDictBase, is_non_tensor
 from torch import Tensor
 
 from torchrl._core.keys import as_keys, sibling
@@ -79,9 +79,11 @@ def step_mdp(
         kept = [] if exclude_action else as_keys(action_keys)
         out = tensordict.select(*kept, strict=False)
     out.update(following.exclude(*drop_next))
-    for key, value in out.items():
-        if isinstance(value, TensorDictBase):  # tensors are shared, nested records are not
-            out.set(key, value.copy())
+    for key, value in list(out.items()):
+        # Tensors are shared, nested records are not.
+        if isinstance(value, TensorDictBase) and not is_non_tensor(value):
+            kept = value.copy().filter_empty_()
+            out.set(key, kept) if len(kept.keys()) else out.pop(key)
     if next_tensordict is not None:
         return next_tensordict.update(out)
     return out

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import LazyStackedTensorDict, NestedKey, TensorDictBase, is_leaf_nontensor
+from tensordict import (
+    LazyStackedTensorDict,
+    NestedKey,
+    TensorDictBase,
+    is_leaf_nontensor,
+    is_non_tensor,
+)
 from torch import Tensor
 
 from torchrl._core.entries import Entries
@@ -276,9 +282,10 @@ class StepPlan:
             return LazyStackedTensorDict.lazy_stack(rows, dim)
         # Steps share tensors, never nested records: writing to one must not reach another.
         root = tensordict.get("next").exclude(*self.left_behind)
-        for key, value in root.items():
-            if isinstance(value, TensorDictBase):
-                root.set(key, value.copy())
+        for key, value in list(root.items()):
+            if isinstance(value, TensorDictBase) and not is_non_tensor(value):
+                kept = value.copy().filter_empty_()  # where only a reward stood, nothing is left
+                root.set(key, kept) if len(kept.keys()) else root.pop(key)
         for key, value in tensordict.items():
             if key in self.not_carried:
                 continue

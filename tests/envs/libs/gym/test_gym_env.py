@@ -210,9 +210,11 @@ def test_pixels():
     assert spec.dtype == torch.uint8
     assert spec.high.unique() == 255
     check_env_specs(env)
-    batch = env.rollout(3)
-    assert batch["pixels"].shape == (3, 400, 600, 3)
-    assert not torch.equal(batch["pixels"][-1], batch["next", "pixels"][-1])
+    env.set_seed(0)
+    push = torch.tensor([0, 1]).expand(8, 2)
+    batch = env.rollout(8, actions=push)
+    assert batch["pixels"].shape == (8, 400, 600, 3)
+    assert not torch.equal(batch["pixels"][0], batch["next", "pixels"][-1])
     assert np.array_equal(batch["next", "pixels"][-1].numpy(), env._env.render())
 
 
