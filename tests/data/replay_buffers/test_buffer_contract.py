@@ -1,9 +1,11 @@
 """Every legal storage x sampler x writer is held against the same contract."""
 
+import importlib
 import itertools
 
 import pytest
 
+import torchrl.data
 from torchrl.data import (
     CompressedListStorage,
     LazyMemmapStorage,
@@ -127,3 +129,30 @@ def test_given_tensors_agree_with_a_queue():
 
     contract.check_agrees_with_a_queue(make)
     contract.check_continues_exactly(make)
+
+
+def test_every_public_part_is_listed():
+    """What is not held against the contract has a reason here."""
+    elsewhere = {
+        "TensorStorage": "test_given_tensors_agree_with_a_queue",
+        "ConsumingSampler": "its items vanish: test_consuming",
+        "TensorDictMaxValueWriter": "it is no queue: test_writers",
+        "ImmutableDatasetWriter": "it does not write: test_writers",
+    }
+    lists = {
+        torchrl.data.Storage: [make() for make in STORAGES.values()],
+        torchrl.data.Sampler: [make() for make in SAMPLERS.values()],
+        torchrl.data.Writer: [make() for _, make in WRITERS.values()],
+    }
+    for base, parts in lists.items():
+        public = (getattr(torchrl.data, name) for name in torchrl.data.__all__)
+        kinds = {k for k in public if isinstance(k, type) and issubclass(k, base)} - {base}
+        listed = {type(part).__name__ for part in parts}
+        assert {kind.__name__ for kind in kinds} - elsewhere.keys() == listed
+
+
+def test_old_paths_lead_to_the_same_classes():
+    for path in ("replay_buffers", "utils", "storages", "samplers", "writers"):
+        module = importlib.import_module(f"torchrl.data.replay_buffers.{path}")
+        for name in module.__all__:
+            assert getattr(module, name) is getattr(torchrl.data, name)

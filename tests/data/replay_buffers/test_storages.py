@@ -293,3 +293,34 @@ def test_compression_of_ones_own():
     assert buffer.storage.nbytes == sum(calls)
     with pytest.raises(TypeError, match="both functions of a compression, or none"):
         CompressedListStorage(4, compression_fn=pack)
+
+
+@pytest.mark.parametrize("make", STORAGES.values(), ids=STORAGES)
+def test_rows_come_in_many_shapes(make):
+    dense = TensorDict(a=torch.arange(3.0), b=TensorDict(c=torch.zeros(3, 2)), batch_size=[3])
+    graph = dense.clone()
+    graph["a"].requires_grad_()
+    rows = [
+        dense,
+        TensorDict.lazy_stack(list(dense.unbind(0))),
+        list(dense.unbind(0)),
+        dense.clone().lock_(),
+        graph,
+        torch.stack([dense, dense], 1)[:, 0],
+    ]
+    buffer = ReplayBuffer(storage=make(3))
+    for data in rows:
+        buffer.extend(data)
+        buffer.add(data[0])
+        assert sorted(buffer[:]["a"].tolist()) == [0, 1, 2]
+        assert not buffer[:]["a"].requires_grad
+        buffer.empty()
+
+
+def test_text_in_a_tensordict_is_refused_by_tensor_storages():
+    row = TensorDict(a=torch.zeros(2), name="text")
+    with pytest.raises(DTypeError, match=r"'name' is not a tensor"):
+        ReplayBuffer(storage=LazyTensorStorage(3)).add(row)
+    keeps = ReplayBuffer(storage=ListStorage(3))
+    keeps.add(row)
+    assert keeps[0]["name"] == "text"

@@ -47,7 +47,7 @@ class TensorDictReplayBuffer(ReplayBuffer):
     def add(self, data: Any) -> int | None:
         """Store one item, with its priority if it has one; return its slot."""
         slot = super().add(data)
-        if slot is not None:
+        if slot is not None and isinstance(self._sampler, PrioritizedSampler):
             self._rate(torch.tensor([slot]), data.unsqueeze(0))
         return slot
 
@@ -75,8 +75,6 @@ class TensorDictReplayBuffer(ReplayBuffer):
 
     def _rate(self, slots: Tensor, rows: TensorDictBase) -> None:
         """Pass on the priorities ``[N, *W]`` of rows that were just written to ``slots [N]``."""
-        if not isinstance(self._sampler, PrioritizedSampler):
-            return
         priority = rows.get(self.priority_key, None)
         if priority is None:
             return

@@ -99,6 +99,7 @@ class SliceSampler(Sampler):
         self.span: Any = span if isinstance(span, tuple) else (span, span)
         keys = as_keys(end_keys or end_key) or [("next", "done")]
         self.episodes = Episodes(keys, traj_key, ends, trajectories, cache_values)
+        self._edges: tuple[Tensor, Tensor] | None = None
 
     def _empty(self) -> None:
         self.ran_out = False
@@ -168,25 +169,33 @@ class SliceSampler(Sampler):
     ) -> tuple[Tensor, dict[Any, Any]]:
         """Return the positions of slices, and what is marked at their edges."""
         steps = first[:, None] + np.arange(length)  # [S, L]
-        inside = steps < last[:, None]
-        lanes = np.broadcast_to(lane[:, None], steps.shape)
         info: dict[Any, Any] = {}
-        if self.pad_output:
-            steps = np.minimum(steps, last[:, None] - 1)
-            info[MASK] = torch.from_numpy(inside.reshape(-1))
-            inside = np.ones_like(inside)
-        final = steps == last[:, None] - 1
-        initial = np.zeros_like(final)
-        initial[:, 0] = True
-        if inside.all():
-            steps, lanes, final, initial = (
-                part.reshape(-1) for part in (steps, lanes, final, initial)
-            )
+        if (last - first == length).all():
+            final, initial = self._edges_of(len(first), length)
+            whole = np.ones(steps.shape, dtype=bool) if self.pad_output else None
         else:
-            steps, lanes, final, initial = (part[inside] for part in (steps, lanes, final, initial))
-        positions = torch.from_numpy(self.episodes.positions(steps, lanes, storage))
-        self._mark(storage, positions, torch.from_numpy(final), torch.from_numpy(initial), info)
-        return positions, info
+            whole = steps < last[:, None]
+            steps = np.minimum(steps, last[:, None] - 1)
+            final = torch.from_numpy(steps == last[:, None] - 1)
+            initial = torch.from_numpy(steps == first[:, None])
+            initial[:, 1:] = False  # a padded slice of one step repeats its first
+        positions = self.episodes.positions(steps, lane[:, None], storage)
+        if whole is not None and self.pad_output:
+            info[MASK] = torch.from_numpy(whole.reshape(-1))
+        elif whole is not None:
+            positions, kept = positions[whole], torch.from_numpy(whole)
+            final, initial = final[kept], initial[kept]
+        items = torch.from_numpy(positions.reshape(-1))
+        self._mark(storage, items, final.reshape(-1, 1), initial.reshape(-1, 1), info)
+        return items, info
+
+    def _edges_of(self, count: int, length: int) -> tuple[Tensor, Tensor]:
+        """Return which steps ``[S, L]`` of full slices are last, and which are first."""
+        if self._edges is None or self._edges[0].shape != (count, length):
+            final = torch.zeros(count, length, dtype=torch.bool)
+            final[:, -1] = True
+            self._edges = final, final.flip(1)
+        return self._edges
 
     def _mark(
         self,
@@ -196,16 +205,15 @@ class SliceSampler(Sampler):
         initial: Tensor,
         info: dict[Any, Any],
     ) -> None:
-        """Set the flags at the edges ``[B]`` of slices, in what is stored of them."""
+        """Set the flags at the edges ``[B, 1]`` of slices, in what is stored of them."""
         if self.truncated_key is not None:
             for key in (self.truncated_key, beside(self.truncated_key, "done")):
                 flag = _stored(storage, key, positions)
-                last = final.unsqueeze(-1)  # [B, 1]
-                info[key] = last if flag is None else flag | _like(last, flag)
+                info[key] = final.clone() if flag is None else flag | _like(final, flag)
         if self.init_key is not None:
             flag = _stored(storage, self.init_key, positions)
             if flag is not None:
-                info[self.init_key] = flag | _like(initial.unsqueeze(-1), flag)
+                info[self.init_key] = flag | _like(initial, flag)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: where episodes are is read from the storage."""
@@ -283,5 +291,7 @@ def _stored(storage: Storage, key: NestedKey, positions: Tensor) -> Tensor | Non
 
 def _like(flag: Tensor, other: Tensor) -> Tensor:
     """Give a flag ``[B, 1]`` the dimensions of ``other [B, *]``."""
+    if flag.shape == other.shape and flag.device == other.device:
+        return flag
     flag = flag.view(len(flag), *(1,) * (other.ndim - 1))
     return flag.to(other.device).expand(other.shape)

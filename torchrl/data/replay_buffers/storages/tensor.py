@@ -159,6 +159,18 @@ class TensorStorage(Storage):
         Raises:
             MissingKeyError: if rows have no such entry.
         """
+        return self._columns[self._number(key)][place]
+
+    def take_entry(self, key: NestedKey, positions: Tensor) -> Tensor:
+        """Return one entry ``[B, *F]`` of the items at positions ``[B]``.
+
+        Raises:
+            MissingKeyError: if items have no such entry.
+        """
+        items = self._items[self._number(key)]
+        return items.index_select(0, positions.to(items.device))
+
+    def _number(self, key: NestedKey) -> int:
         schema = self._known("read")
         path = (key,) if isinstance(key, str) else tuple(key)
         number = schema.numbers.get(path)
@@ -173,7 +185,7 @@ class TensorStorage(Storage):
                     mend=nearest(key, names),
                 )
             )
-        return self._columns[number][place]
+        return number
 
     def has_entry(self, key: NestedKey) -> bool:
         """Whether rows have this entry."""
