@@ -15,7 +15,7 @@ from tensordict.nn import (
 from torch import distributions as d
 from torch import nn
 
-from torchrl.data import Bounded, Composite
+from torchrl.data import Bounded, Composite, OneHot
 from torchrl.objectives import (
     CrossQLoss,
     DDPGLoss,
@@ -540,6 +540,9 @@ def test_discrete_sac(actions):
     }
     assert_same(loss, td, expected)
     torch.testing.assert_close(td["td_error"], errors.abs().amax(0).detach())
+    for spec in (OneHot(actions), Composite(action=OneHot(actions))):
+        told = DiscreteSACLoss(discrete_actor(actions), q_network(actions), action_space=spec)
+        torch.testing.assert_close(told.target_entropy, torch.tensor(goal))
     with pytest.raises(ValueError, match=r"cannot tell the target entropy. Give num_actions"):
         DiscreteSACLoss(discrete_actor(), q_network(), action_space="one_hot")
 

@@ -25,8 +25,9 @@ class ActorCriticLoss(LossModule):
     """Base of the losses that push the policy along an advantage, beside a critic.
 
     Without an advantage in the data, one is computed by the value estimator of the loss, if what
-    that reads is there: the batch must then be of trajectories, ``[*B, T]``. It stays as it is. Log-probabilities of several factors are summed
-    to the shape of the advantage without its last dimension.
+    that reads is there: the batch must then be of trajectories, ``[*B, T]``. It stays as it is.
+    Log-probabilities of several factors are summed to the shape of the advantage without its last
+    dimension.
 
     Args:
         actor_network: A policy with a distribution.

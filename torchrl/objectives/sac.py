@@ -20,7 +20,7 @@ from torchrl.modules.tensordict_module.choices import resolve
 from torchrl.objectives.common import take
 from torchrl.objectives.max_entropy import Actions, MaxEntropyKeys, MaxEntropyLoss
 from torchrl.objectives.networks import frozen
-from torchrl.objectives.off_policy import evaluate, value_of
+from torchrl.objectives.off_policy import evaluate, spec_leaf, value_of
 
 
 class SACLoss(MaxEntropyLoss):
@@ -195,7 +195,8 @@ class DiscreteSACLoss(MaxEntropyLoss):
         self.action_space, spec = resolve(self, action_space, None, None, self.tensor_keys.action)
         if target_entropy == "auto":
             if num_actions is None:
-                num_actions = getattr(getattr(spec, "space", None), "n", None)
+                leaf = spec_leaf(spec, self.tensor_keys.action)
+                num_actions = getattr(getattr(leaf, "space", None), "n", None)
             if num_actions is None:
                 raise ValueError(
                     describe(

@@ -174,6 +174,15 @@ def test_a_discount_for_each_step_and_on_the_device_of_the_module():
     assert "gamma" in dict(estimator.named_buffers())
 
 
+def test_discounts_as_tensors_on_a_device():
+    estimator = MAKE["gae"](device="cpu")
+    buffers = dict(estimator.named_buffers())
+    assert {"gamma", "lmbda"} <= set(buffers)
+    expected = MAKE["gae"]()(rows())["advantage"]
+    torch.testing.assert_close(estimator(rows())["advantage"], expected)
+    assert not dict(MAKE["td_lambda"]().named_buffers())
+
+
 def test_environments_that_keep_no_last_observation():
     td = rows()
     value, next_value = (CRITIC.module(o) for o in (td["observation"], td["next", "observation"]))

@@ -66,6 +66,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         value_key: The same for the values.
         time_dim: Which batch dimension is time. By default the one that is called ``"time"``,
             otherwise the last one.
+        device: Hold discounts as tensors on this device; otherwise numbers stay numbers.
 
     Hooks:
         returns: ``Steps -> value target [*B, T, F]``.
@@ -100,9 +101,11 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         value_target_key: NestedKey | None = None,
         value_key: NestedKey | None = None,
         time_dim: int | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.gamma = _number_or_buffer(self, "gamma", gamma)
+        self._device = device
+        self.gamma = self._hold("gamma", gamma)
         self.value_network = value_network
         self.shifted, self.differentiable = shifted, differentiable
         self.skip_existing, self.time_dim = bool(skip_existing), time_dim
@@ -237,6 +240,13 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
             done if terminated is None else terminated,
         )
 
+    def _hold(self, name: str, value: float | Tensor) -> float | Tensor:
+        """Return a number, or a tensor that was registered so that it moves with the module."""
+        if self._device is None and not isinstance(value, Tensor):
+            return float(value)
+        self.register_buffer(name, torch.as_tensor(value, device=self._device))
+        return getattr(self, name)
+
     def _find_time(self, td: TensorDictBase) -> int:
         """Return the batch dimension that is time."""
         if not td.ndim:
@@ -341,11 +351,3 @@ def standardized(x: Tensor, min_std: float = 1e-4) -> Tensor:
     """Return ``x`` with mean 0 and standard deviation 1; a single element becomes 0."""
     centred = x - x.mean()
     return centred / x.std().clamp_min(min_std) if x.numel() > 1 else centred
-
-
-def _number_or_buffer(module: torch.nn.Module, name: str, value: float | Tensor) -> float | Tensor:
-    """Return a number, or a tensor that was registered so that it moves with the module."""
-    if not isinstance(value, Tensor):
-        return float(value)
-    module.register_buffer(name, value)
-    return value

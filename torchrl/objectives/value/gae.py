@@ -52,7 +52,8 @@ class GAE(ValueEstimatorBase):
         **options: Any,
     ) -> None:
         super().__init__(gamma=gamma, value_network=value_network, **options)
-        self.lmbda, self.average_gae, self.auto_reset_env = lmbda, average_gae, auto_reset_env
+        self.lmbda = self._hold("lmbda", lmbda)
+        self.average_gae, self.auto_reset_env = average_gae, auto_reset_env
 
     def returns(self, steps: Steps) -> Tensor:
         return self._estimate(steps)[1]

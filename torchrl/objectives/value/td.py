@@ -106,7 +106,7 @@ class TDLambdaEstimator(_TDEstimator):
         super().__init__(
             gamma=gamma, value_network=value_network, average_rewards=average_rewards, **options
         )
-        self.lmbda = lmbda
+        self.lmbda = self._hold("lmbda", lmbda)
 
     def returns(self, steps: Steps) -> Tensor:
         return returns.td_lambda_return_estimate(
