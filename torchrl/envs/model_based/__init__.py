@@ -1,0 +1,5 @@
+"""Environments whose dynamics are learned."""
+
+from torchrl.envs.model_based.common import ModelBasedEnvBase
+
+__all__ = ["ModelBasedEnvBase"]
