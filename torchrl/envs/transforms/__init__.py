@@ -71,11 +71,11 @@ from torchrl.envs.transforms.resets import (
     NoopResetEnv,
 )
 from torchrl.envs.transforms.reward import (
-    RewardScaling,
-    RewardSum,
     BinarizeReward,
     LineariseRewards,
     RewardClipping,
+    RewardScaling,
+    RewardSum,
     SignTransform,
     SuccessReward,
     TargetReturn,

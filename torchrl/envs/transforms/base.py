@@ -45,10 +45,12 @@ class Transform(nn.Module):
 
     Code written for whole records overrides ``_call`` and ``_inv_call`` (``td -> td``), and
     ``transform_<group>_spec`` (``Composite -> Composite``) for a group of specs. A class whose
-    hooks touch records only by ``get`` and ``set`` says ``entrywise = True`` and costs less.
+    hooks touch records only by ``get`` and ``set`` says ``entrywise = True`` and costs less. One
+    whose ``_reset`` leaves rows that are not reset as they were says ``resets_rows_alone = True``.
     """
 
     entrywise: Any = False
+    resets_rows_alone = False
     missing_tolerance = False
     _container: Any
 

@@ -35,6 +35,7 @@ class DTypeCastTransform(Transform):
     """
 
     entrywise = True
+    resets_rows_alone = True
 
     def __init__(
         self,
@@ -107,6 +108,7 @@ class DoubleToFloat(DTypeCastTransform):
     """
 
     entrywise = True
+    resets_rows_alone = True
 
     def __init__(
         self,

@@ -76,6 +76,8 @@ class TransformedEnv(EnvBase):
             # Modules are looked up slowly; a step looks nothing up.
             self.__dict__["_inner"] = (self.base_env, self.transform)
             self.__dict__["_nested"] = nest(self.base_env, self.transform)
+            vouches = (vars(type(part)).get("resets_rows_alone") for part in leaves(self.transform))
+            self.__dict__["_resets_rows_alone"] = self._nested is None and all(vouches)
             self._device = self.transform.transform_env_device(self.base_env.device)
             self._batch_size = self.transform.transform_env_batch_size(self.base_env.batch_size)
 
@@ -83,6 +85,11 @@ class TransformedEnv(EnvBase):
     def batch_locked(self) -> bool:  # type: ignore[override]
         """Whether records must have the batch size of the environment."""
         return self.base_env.batch_locked
+
+    @property
+    def resets_rows_alone(self) -> bool:  # type: ignore[override]
+        """Whether a reset of some rows returns the others as they are."""
+        return self._resets_rows_alone and self._inner[0].resets_rows_alone
 
     def _get_specs(self) -> dict[str, Composite]:
         specs = self.__dict__.get("_specs")

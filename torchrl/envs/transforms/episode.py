@@ -19,6 +19,18 @@ def done_keys(specs: dict[str, Composite]) -> list[NestedKey]:
     return [key for key in leaf_names(specs["done"]) if last_name(key) == DONE]
 
 
+def nearest_reset(key: NestedKey, dones: list[NestedKey]) -> NestedKey:
+    """Return the ``_reset`` mask of the innermost level of flags around an entry.
+
+    >>> nearest_reset(("agents", "reward"), ["done", ("agents", "done"), ("others", "done")])
+    ('agents', '_reset')
+    """
+    path = key[:-1] if isinstance(key, tuple) else ()
+    around = [d for d in dones if isinstance(d, str) or d[:-1] == path[: len(d) - 1]]
+    depths = {1 if isinstance(done, str) else len(done): done for done in around}
+    return sibling(depths[max(depths)], "_reset") if depths else "_reset"
+
+
 class StepCounter(Transform):
     """Counts the steps of each episode, and can truncate it.
 
@@ -42,6 +54,7 @@ class StepCounter(Transform):
     """
 
     entrywise = True
+    resets_rows_alone = True
 
     def __init__(
         self,
@@ -82,7 +95,13 @@ class StepCounter(Transform):
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
         for done_key, count_key, truncated_key in self._levels:
             done = tensordict_reset.get(done_key)
-            tensordict_reset.set(count_key, torch.zeros_like(done, dtype=torch.int64))
+            rows = None if tensordict is None else tensordict.get(sibling(done_key, "_reset"), None)
+            before = None if rows is None else tensordict.get(count_key, None)
+            if before is None:
+                count = torch.zeros_like(done, dtype=torch.int64)
+            else:
+                count = before.masked_fill(rows, 0)
+            tensordict_reset.set(count_key, count)
             if self.max_steps is not None and tensordict_reset.get(truncated_key, None) is None:
                 tensordict_reset.set(truncated_key, torch.zeros_like(done))
         return tensordict_reset

@@ -11,12 +11,12 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import ResetError, describe
-from torchrl._core.keys import as_keys, sibling
+from torchrl._core.keys import as_keys
 from torchrl.data import Binary, Bounded, Composite, TensorSpec
 from torchrl.envs.step_plan import expand_flag
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.compose import Compose
-from torchrl.envs.transforms.episode import done_keys
+from torchrl.envs.transforms.episode import done_keys, nearest_reset
 from torchrl.envs.transforms.functional import windows
 from torchrl.envs.transforms.images import rearranged
 from torchrl.envs.transforms.pixels import PIXELS, Keys
@@ -123,13 +123,8 @@ class Windowed(Transform):
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Return the specs of the results."""
-        dones = sorted(done_keys(specs), key=_depth)
-        for source in self.in_keys:
-            path = source[:-1] if isinstance(source, tuple) else ()
-            for done in dones:  # outermost first
-                prefix = done[:-1] if isinstance(done, tuple) else ()
-                if prefix == path[: len(prefix)]:
-                    self._reset_keys[source] = sibling(done, "_reset")
+        dones = done_keys(specs)
+        self._reset_keys.update({key: nearest_reset(key, dones) for key in self.in_keys})
         return super().transform_specs(specs)
 
     def get_extra_state(self) -> Any:
@@ -404,7 +399,3 @@ class TimeMaxPool(Windowed):
 def _rows(mask: Tensor, new: list[Tensor], old: list[Tensor]) -> list[Tensor]:
     rows = expand_flag(mask, new[-1].shape)
     return [torch.where(rows, a, b) for a, b in zip(new, old, strict=True)]
-
-
-def _depth(key: NestedKey) -> int:
-    return 1 if isinstance(key, str) else len(key)

@@ -43,6 +43,7 @@ class ObservationNorm(Transform):
     """
 
     entrywise = True
+    resets_rows_alone = True
     _pair: tuple[Any, Any]
 
     def __init__(

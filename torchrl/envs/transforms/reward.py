@@ -36,6 +36,7 @@ class RewardScaling(Transform):
     """
 
     entrywise = True
+    resets_rows_alone = True
     loc: Tensor
     scale: Tensor
 
@@ -79,6 +80,7 @@ class RewardSum(Transform):
     """
 
     entrywise = True
+    resets_rows_alone = True
 
     def __init__(
         self,
