@@ -65,7 +65,8 @@ def step_by_step(env: EnvBase, steps: int, *, go_on: bool, policy: Any = None) -
             if not go_on:
                 break
             root = env.reset(root)
-    return torch.stack(record, dim)
+    batch: Any = torch.stack(record, dim)
+    return batch
 
 
 def check_keeps_to_its_specs(make: Make) -> None:

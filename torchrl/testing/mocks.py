@@ -166,7 +166,8 @@ class MultiAgentEnv(EnvBase):
         self.root_done = root_done
 
         def agents(**specs: Any) -> Composite:
-            return Composite(agents=Composite(specs, shape=group), shape=batch)
+            named: Any = specs
+            return Composite(agents=Composite(named, shape=group), shape=batch)
 
         self.observation_spec = agents(observation=Unbounded((*group, 1)))
         self.observation_spec = Composite(
@@ -236,7 +237,7 @@ class FlagsEnv(EnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         flags = {name: torch.tensor([value]) for name, value in self.flags.items()}
-        return TensorDict(observation=torch.ones(1), reward=torch.ones(1), **flags)
+        return TensorDict({"observation": torch.ones(1), "reward": torch.ones(1), **flags})
 
 
 class LyingEnv(CountingEnv):
@@ -264,7 +265,7 @@ class LyingEnv(CountingEnv):
         if self.lie == "same_reset" and tensordict is not None:
             return tensordict.update(root)
         if self.lie == "batch":
-            root.batch_size = []
+            root.batch_size = torch.Size([])
         return root
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
