@@ -10,6 +10,7 @@ from torchrl.data import (
     ReplayBuffer,
     ReplayBufferEnsemble,
     TensorDictReplayBuffer,
+    prefill_replay_buffer,
 )
 from torchrl.testing.buffer import assert_same
 
@@ -136,3 +137,14 @@ def test_offline_to_online_refusals():
         OfflineToOnlineReplayBuffer(old(), online_capacity=3, offline_fraction=2)
     with pytest.raises(ValueError, match="size of a sample is not known"):
         OfflineToOnlineReplayBuffer(old(), online_capacity=3).sample()
+
+
+def test_prefill():
+    source = TensorDictReplayBuffer(storage=LazyTensorStorage(30))
+    source.extend(old())
+    for wanted, copied in ((None, 30), (7, 7), (99, 30)):
+        target = TensorDictReplayBuffer(storage=LazyTensorStorage(40))
+        target.extend(old(2))
+        assert prefill_replay_buffer(target, source, wanted, chunk_size=4) == copied
+        assert target[2:]["item"].tolist() == old()["item"][:copied].tolist()
+        assert target[:]["index"].tolist() == list(range(2 + copied))

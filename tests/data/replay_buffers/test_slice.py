@@ -329,3 +329,17 @@ def test_find_start_stop_by_number():
     assert length.tolist() == [3, 3]
     with pytest.raises(ValueError, match="either trajectory or end"):
         find_start_stop_traj(at_capacity=True)
+
+
+def test_items_may_have_batch_dimensions_of_their_own():
+    done = torch.zeros(8, 3, 1, dtype=torch.bool)
+    done[3] = True
+    flags = TensorDict(done=done, truncated=torch.zeros_like(done), batch_size=[8, 3])
+    data = TensorDict(item=torch.arange(24).view(8, 3), next=flags, batch_size=[8, 3])
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(8), sampler=SliceSampler(slice_len=2))
+    buffer.extend(data)
+    sample = buffer.sample(8)
+    assert sample["next", "truncated"].shape == (8, 3, 1)
+    assert (sample["next", "truncated"].view(4, 2, 3) == torch.tensor([[False], [True]])).all()
+    assert sample["index"].shape == (8, 3)
+    assert (sample["item"].view(4, 2, 3).diff(dim=1) == 3).all()

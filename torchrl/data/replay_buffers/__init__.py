@@ -8,7 +8,10 @@ from torchrl.data.replay_buffers.checkpointers import (
 )
 from torchrl.data.replay_buffers.ensemble import ReplayBufferEnsemble
 from torchrl.data.replay_buffers.her import HERReplayBuffer, HindsightStrategy
-from torchrl.data.replay_buffers.offline_to_online import OfflineToOnlineReplayBuffer
+from torchrl.data.replay_buffers.offline_to_online import (
+    OfflineToOnlineReplayBuffer,
+    prefill_replay_buffer,
+)
 from torchrl.data.replay_buffers.samplers import (
     ConsumingSampler,
     PrioritizedSampler,
@@ -87,4 +90,5 @@ __all__ = [
     "TensorStorageCheckpointer",
     "Writer",
     "find_start_stop_traj",
+    "prefill_replay_buffer",
 ]

@@ -105,8 +105,6 @@ class ReplayBuffer(SavedBuffer):
     def _default_writer(self) -> Writer:
         return RoundRobinWriter()
 
-    # --- parts
-
     @property
     def storage(self) -> Storage:
         """Keeps the items."""
@@ -162,8 +160,6 @@ class ReplayBuffer(SavedBuffer):
             self._transform.insert(index, transform, invert)
         return self
 
-    # --- writing
-
     def add(self, data: Any) -> int | None:
         """Store one item; return its slot, or ``None`` if the writer does not keep it.
 
@@ -216,8 +212,6 @@ class ReplayBuffer(SavedBuffer):
             self._writer._empty()
             if self._prefetcher is not None:
                 self._prefetcher.clear()
-
-    # --- reading
 
     def sample(self, batch_size: int | None = None, return_info: bool = False) -> Any:
         """Return a batch, or, with ``return_info``, the batch and what is known about it.
@@ -335,8 +329,6 @@ class ReplayBuffer(SavedBuffer):
         with self._lock:
             positions = self._storage.positions(index)
             self._sampler.update_priority(positions, torch.as_tensor(priority))
-
-    # --- life
 
     def share(self) -> ReplayBuffer:
         """Let processes that are handed this buffer write to it and read from it.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import TensorDictBase, is_tensor_collection
 from torch import Tensor
 
 from torchrl._core.errors import describe
@@ -130,6 +130,34 @@ class OfflineToOnlineReplayBuffer:
         self.offline_buffer.load_state_dict(state_dict["offline"])
         self.online_buffer.load_state_dict(state_dict["online"])
         self.offline_fraction = state_dict["fraction"]
+
+
+def prefill_replay_buffer(
+    rb: ReplayBuffer,
+    dataset: ReplayBuffer | TensorDictBase,
+    n_samples: int | None = None,
+    chunk_size: int = 1000,
+) -> int:
+    """Copy the first rows of a dataset into a buffer, and return how many.
+
+    Args:
+        rb: The buffer that is written to.
+        dataset: A buffer, or a tensordict ``[N]``.
+        n_samples: How many rows; all if ``None``.
+        chunk_size: Rows copied at a time.
+
+    >>> from tensordict import TensorDict
+    >>> buffer = ReplayBuffer(storage=LazyTensorStorage(10))
+    >>> prefill_replay_buffer(buffer, TensorDict(a=torch.arange(50), batch_size=[50]), 4)
+    4
+    >>> buffer[:]["a"]
+    tensor([0, 1, 2, 3])
+    """
+    rows = len(dataset) if n_samples is None else min(n_samples, len(dataset))
+    for first in range(0, rows, chunk_size):
+        chunk = dataset[first : min(first + chunk_size, rows)]
+        rb.extend(_without_index(chunk) if is_tensor_collection(chunk) else chunk)
+    return rows
 
 
 def _without_index(sample: TensorDictBase) -> TensorDictBase:

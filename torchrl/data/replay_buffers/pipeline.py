@@ -17,6 +17,8 @@ class Pipeline:
 
     def __init__(self, transforms: Sequence[Callable[[Any], Any]] = ()) -> None:
         self._steps: list[tuple[Any, bool]] = []
+        self._outward: list[Any] = []
+        self._inward: list[Any] = []
         for transform in transforms:
             self.insert(len(self), transform)
 
@@ -31,25 +33,21 @@ class Pipeline:
         if not callable(transform):
             raise TypeError(f"ReplayBuffer: a transform is a callable, found {transform!r}.")
         self._steps.insert(index, (transform, invert))
-        forward, inverse = [_directions(*step) for step in self._steps], []
-        self._forward = [out for out, _ in forward if out is not None]
-        inverse = [back for _, back in forward if back is not None]
-        self._inverse = inverse[::-1]
-
-    _forward: Sequence[Any] = ()
-    _inverse: Sequence[Any] = ()
+        both = [_directions(*step) for step in self._steps]
+        self._outward = [out for out, _ in both if out is not None]
+        self._inward = [back for _, back in reversed(both) if back is not None]
 
     def outward(self, data: Any) -> Any:
         """Transform a sample."""
-        for step in self._forward:
+        for step in self._outward:
             data = step(data)
         return data
 
     def inward(self, data: Any) -> Any:
         """Undo the transforms on what is about to be stored; the caller's own record stays."""
-        if self._inverse and is_tensor_collection(data):
+        if self._inward and is_tensor_collection(data):
             data = data.copy()
-        for step in self._inverse:
+        for step in self._inward:
             data = step(data)
         return data
 

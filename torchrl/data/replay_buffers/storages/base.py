@@ -81,8 +81,6 @@ class Storage(ABC):
     @abstractmethod
     def has_entry(self, key: NestedKey) -> bool: ...
 
-    # --- sizes
-
     @property
     def width(self) -> int:
         """Items in a row."""
@@ -135,8 +133,6 @@ class Storage(ABC):
                 )
             )
         self.row_shape = row_shape
-
-    # --- writing
 
     def learn_row_shape(self, data: Any, many: bool) -> None:
         """Take ``[*W]`` from the first rows, if it is not known yet."""
@@ -223,8 +219,6 @@ class Storage(ABC):
             )
         return place
 
-    # --- reading
-
     def get(self, index: Any) -> Any:
         """Return the row in the slot ``index``, or the rows of several.
 
@@ -271,8 +265,6 @@ class Storage(ABC):
             return self.entry(key, positions)
         return self.entry(key, torch.unravel_index(positions, (self.capacity, *self.row_shape)))
 
-    # --- positions and coordinates
-
     def items_of(self, slots: Tensor) -> Tensor:
         """Return the positions ``[N * W]`` of the items in the slots ``[N]``."""
         if self.ndim == 1:
@@ -306,8 +298,6 @@ class Storage(ABC):
         for dim, size in enumerate(self.row_shape, 1):
             out = out * size + index[..., dim]
         return out
-
-    # --- life
 
     def empty(self) -> None:
         """Forget all rows; keep the memory and what a row looks like."""

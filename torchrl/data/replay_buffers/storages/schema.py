@@ -381,7 +381,7 @@ def expand_items(value: Tensor, lead: int, batch_size: torch.Size) -> Tensor:
     [[0, 0, 0], [1, 1, 1]]
     """
     extra, features = len(batch_size) - lead, value.shape[lead:]
-    if extra < 1:
+    if extra < 1 or value.shape[: len(batch_size)] == batch_size:
         return value
     return value.view(*value.shape[:lead], *(1,) * extra, *features).expand(*batch_size, *features)
 
