@@ -40,6 +40,8 @@ from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
 from torchrl.record import CSVLogger, VideoRecorder
 
+Curve = list[tuple[int, float]]  # (frames, return of the episodes that ended then)
+
 
 @dataclass
 class Args:
@@ -147,14 +149,14 @@ def film(env: TransformedEnv, actor: ProbabilisticActor, logger: CSVLogger, args
     camera.close()
 
 
-def plot(curve: list[tuple[int, float]], path: Path, args: Args) -> None:
+def plot(curve: Curve, path: Path, args: Args) -> None:
     """Draw the return of the episodes that ended in each batch against the frames."""
     import matplotlib  # noqa: PLC0415 - only the plot needs it
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt  # noqa: PLC0415
 
-    frames, returns = zip(*curve, strict=True)
+    frames, returns = zip(*curve, strict=True) if curve else ((), ())
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     axes.plot(frames, returns)
     axes.set(xlabel="frames", ylabel="episode return", title=f"PPO on {args.env}, seed {args.seed}")
@@ -168,18 +170,10 @@ def ended(batch: TensorDictBase) -> torch.Tensor:
     return batch["next", "episode_reward"][batch["next", "done"]]
 
 
-def main(args: Args) -> float:
-    """Train, write the results, and return the mean evaluation return."""
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(1)  # small networks are faster so
-    if "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo then draws without a screen
-
-    # Environment, networks
-    env = make_env(args)
-    actor, critic = make_networks(env, args)
-
-    # Data, loss, optimizer
+def train(env: TransformedEnv, loss_module: ClipPPOLoss, logger: CSVLogger, args: Args) -> Curve:
+    """Train actor and critic in place; return the learning curve."""
+    actor, critic = loss_module.actor_network, loss_module.critic_network
+    advantage = GAE(gamma=args.gamma, lmbda=args.lmbda, value_network=critic)
     collector = Collector(
         env, actor, frames_per_batch=args.frames_per_batch, total_frames=args.total_frames
     )
@@ -188,23 +182,10 @@ def main(args: Args) -> float:
         sampler=SamplerWithoutReplacement(),
         batch_size=args.minibatch_size,
     )
-    advantage = GAE(gamma=args.gamma, lmbda=args.lmbda, value_network=critic)
-    loss_module = ClipPPOLoss(
-        actor,
-        critic,
-        clip_epsilon=args.clip_epsilon,
-        entropy_coeff=args.entropy_coeff,
-        critic_coeff=args.critic_coeff,
-        loss_critic_type="l2",
-        normalize_advantage=True,
-    )
     optimizer = torch.optim.Adam(loss_module.parameters(), lr=args.lr, eps=1e-5)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, len(collector))
 
-    # Train
-    logger = CSVLogger(f"ppo_{args.env}_seed{args.seed}", args.log_dir, video_format="gif")
-    logger.log_hparams(args)
-    curve: list[tuple[int, float]] = []
+    curve: Curve = []
     frames, start = 0, time.perf_counter()
     bar = tqdm(total=args.total_frames, unit=" frames", unit_scale=True)
     for batch in collector:
@@ -235,17 +216,23 @@ def main(args: Args) -> float:
         bar.update(batch.numel())
         logger.log_scalars(metrics, frames)
     bar.close()
+    collector.shutdown()
+    return curve
 
-    # Results
+
+def report(
+    env: TransformedEnv, loss_module: ClipPPOLoss, curve: Curve, logger: CSVLogger, args: Args
+) -> float:
+    """Write evaluation, video, curve and weights; return the mean evaluation return."""
+    actor = loss_module.actor_network
     returns = evaluate(env, actor, args)
-    logger.log_scalar("eval/return", returns.mean(), frames)
+    logger.log_scalar("eval/return", returns.mean(), args.total_frames)
     try:
         film(env, actor, logger, args)
     except Exception as error:  # a machine that cannot draw has trained a policy all the same
         print(f"no video: {error}")
     plot(curve, Path(logger.experiment) / "learning_curve.png", args)
     torch.save(loss_module.state_dict(), Path(logger.experiment) / "model.pt")
-    collector.shutdown()
     print(f"results in {logger.experiment}")
     print(
         f"evaluation: {returns.mean():.1f} ± {returns.std():.1f} "
@@ -254,14 +241,38 @@ def main(args: Args) -> float:
     return returns.mean().item()
 
 
-def parse() -> Args:
+def main(args: Args) -> float:
+    """Train, write the results, and return the mean evaluation return."""
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(1)  # small networks are faster so
+    if "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo then draws without a screen
+
+    env = make_env(args)
+    actor, critic = make_networks(env, args)
+    loss_module = ClipPPOLoss(
+        actor,
+        critic,
+        clip_epsilon=args.clip_epsilon,
+        entropy_coeff=args.entropy_coeff,
+        critic_coeff=args.critic_coeff,
+        loss_critic_type="l2",
+        normalize_advantage=True,
+    )
+    logger = CSVLogger(f"ppo_{args.env}_seed{args.seed}", args.log_dir, video_format="gif")
+    logger.log_hparams(args)
+    curve = train(env, loss_module, logger, args)
+    return report(env, loss_module, curve, logger, args)
+
+
+def parse(argv: list[str] | None = None) -> Args:
     """Read the command line; a task's own values come before the defaults."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for field in fields(Args):
         kind = type(field.default)
         convert = (lambda text: text.lower() in ("1", "true", "yes")) if kind is bool else kind
         parser.add_argument(f"--{field.name}", type=convert, default=argparse.SUPPRESS)
-    given = vars(parser.parse_args())
+    given = vars(parser.parse_args(argv))
     name = given.get("env", Args.env).rpartition("-v")[0]
     return Args(**{**TASKS.get(name, {}), **given})
 
