@@ -172,8 +172,8 @@ def test_masks():
     loss = PPOLoss(gaussian_actor(), critic())
     expected = loss(td[mask])
     poisoned = td.clone()
-    for key in ("advantage", "value_target"):
-        poisoned[key][~mask] = torch.inf
+    for key in ("advantage", "value_target", "action_log_prob"):
+        poisoned[key][~mask] = -torch.inf
     for key in (("collector", "mask"), "learning_mask", "my_mask"):
         if key == "my_mask":
             loss.loss_mask_key = "my_mask"
@@ -184,9 +184,26 @@ def test_masks():
         for name in ("loss_objective", "loss_critic", "loss_entropy", "kl_approx", "entropy"):
             torch.testing.assert_close(out[name], expected[name])
         torch.testing.assert_close(out["explained_variance"], expected["explained_variance"])
-        out["loss_critic"].backward()
-        assert all(p.grad is None or p.grad.isfinite().all() for p in loss.parameters())
+        out.backward()
+        assert all(p.grad.isfinite().all() for p in loss.parameters())
         loss.zero_grad()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DQNLoss(q_network(2), action_space="one_hot"),
+        lambda: DDPGLoss(deterministic_actor(), q_critic()),
+        lambda: SACLoss(gaussian_actor(), q_critic()),
+    ],
+)
+def test_rewards_of_padding_do_not_spoil_gradients(make):
+    loss, td = make(), transitions(discrete=isinstance(make(), DQNLoss))
+    mask = torch.arange(6) < 4
+    td["next", "reward"][~mask] = torch.inf
+    td["collector", "mask"] = mask
+    loss(td).backward()
+    assert all(p.grad.isfinite().all() for p in loss.parameters())
 
 
 def test_unknown_names_and_keywords_are_refused():

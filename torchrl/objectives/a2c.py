@@ -62,7 +62,7 @@ class A2CLoss(ActorCriticLoss):
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         mask = self._mask(td)
         td = self._with_advantage(td)
-        advantage = td.get(self.tensor_keys.advantage)  # [*B, 1]
+        advantage = self._advantage(td, mask)  # [*B, 1]
         if self.normalize_advantage:
             advantage = normalized(advantage, mask)
         dist = self._distribution(td)

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from torchrl._core.errors import describe
 from torchrl._core.keys import read, require, write
 from torchrl._core.math import distance_loss
-from torchrl.objectives.common import LossModule, expand_right, take
+from torchrl.objectives.common import LossModule, cleared, expand_right, take
 from torchrl.objectives.distributions import check_actor, entropy, heads, log_prob
 from torchrl.objectives.networks import frozen
 from torchrl.objectives.value.estimators import ValueEstimators
@@ -161,6 +161,9 @@ class ActorCriticLoss(LossModule):
         with torch.no_grad():
             return self.value_estimator(td.copy())
 
+    def _advantage(self, td: TensorDictBase, mask: Tensor | None) -> Tensor:
+        return cleared(td.get(self.tensor_keys.advantage), mask)
+
     def _distribution(self, td: TensorDictBase) -> Distribution:
         actor = self.actor_network
         return actor.get_dist(td.select(*actor.in_keys, strict=False))
@@ -212,9 +215,11 @@ class ActorCriticLoss(LossModule):
         else:
             value = take(critic, td, names.value)  # [*B, 1]
         target = self._as_predicted(td.get(names.value_target), learn=True)
+        target = cleared(target, mask)
         loss, out = distance_loss(value, target, self.loss_critic_type), {}
         if self.clips_value:
-            old, reach = self._as_predicted(td.get(names.value)), self.clip_value
+            old = cleared(self._as_predicted(td.get(names.value)), mask)
+            reach = self.clip_value
             clipped = old + torch.clamp(value - old, -reach, reach)
             far = distance_loss(clipped, target, self.loss_critic_type)
             out["value_clip_fraction"] = self._mean((far > loss).to(loss.dtype).detach(), mask)
@@ -245,23 +250,20 @@ def normalized(
         if count < 2:
             return centred
         return centred / advantage.std(dims, keepdim=True).clamp_min(1e-6)
-    counts = expand_right(mask, advantage).to(advantage.dtype)
-    number = counts.sum(dims, keepdim=True).clamp_min(1.0)
-    valid = torch.where(counts > 0, advantage, 0.0)
-    centred = torch.where(counts > 0, valid - valid.sum(dims, keepdim=True) / number, 0.0)
-    variance = centred.square().sum(dims, keepdim=True) / (number - 1).clamp_min(1.0)
+    number = expand_right(mask, advantage).sum(dims, keepdim=True).clamp_min(1)
+    mean = cleared(advantage, mask).sum(dims, keepdim=True) / number
+    centred = cleared(advantage - mean, mask)
+    variance = centred.square().sum(dims, keepdim=True) / (number - 1).clamp_min(1)
     return centred / variance.sqrt().clamp_min(1e-6)
 
 
 def _explained_variance(value: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
     """Return the share ``[]`` of the targets' variance that the values explain; 0 for one row."""
     if mask is not None:
-        counts = expand_right(mask, value).to(value.dtype)
-        value, target = (torch.where(counts > 0, x, 0.0) for x in (value, target))
-        number = counts.sum().clamp_min(1.0)
-        error = target - value
-        of_error = (counts * (error - error.sum() / number).square()).sum()
-        of_target = (counts * (target - target.sum() / number).square()).sum()
+        value, target = cleared(value, mask), cleared(target, mask)
+        error, number = target - value, expand_right(mask, value).sum().clamp_min(1)
+        of_error = cleared(error - error.sum() / number, mask).square().sum()
+        of_target = cleared(target - target.sum() / number, mask).square().sum()
         return 1 - of_error / of_target.clamp_min(1e-8)
     of_error = (target - value).var(correction=0)
     return 1 - of_error / target.var(correction=0).clamp_min(1e-8)

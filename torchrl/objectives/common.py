@@ -374,17 +374,15 @@ class LossModule(TensorDictModuleBase):
         for key in keys:
             mask = td.get(key, None)
             if mask is not None:
-                return mask.reshape(td.batch_size)
+                return mask.reshape(td.batch_size).bool()
         return None
 
     def _reduce(self, loss: Tensor, mask: Tensor | None = None) -> Tensor:
         """Reduce the losses of samples ``[*B, ...]`` to what was asked for."""
         if mask is not None and loss.ndim >= mask.ndim:
-            weight = expand_right(mask, loss).to(loss.dtype)
-            # where, not a product: padded rows may hold anything, infinities included
-            loss = torch.where(weight > 0, loss, 0.0)
+            loss = cleared(loss, mask)
             if self.reduction == "mean":
-                return loss.sum() / weight.sum().clamp_min(1.0)
+                return loss.sum() / expand_right(mask, loss).sum().clamp_min(1)
         if self.reduction == "mean":
             return loss.mean()
         return loss.sum() if self.reduction == "sum" else loss
@@ -393,8 +391,7 @@ class LossModule(TensorDictModuleBase):
         """Return the mean over the rows that count, for what is only reported."""
         if mask is None:
             return value.mean()
-        weight = expand_right(mask, value).to(value.dtype)
-        return torch.where(weight > 0, value, 0.0).sum() / weight.sum().clamp_min(1.0)
+        return cleared(value, mask).sum() / expand_right(mask, value).sum().clamp_min(1)
 
     def _weigh(self, td: TensorDictBase, loss: Tensor) -> Tensor:
         """Multiply errors ``[..., *B]`` by the importance weights of prioritised replay."""
@@ -419,6 +416,15 @@ class LossModule(TensorDictModuleBase):
 def expand_right(mask: Tensor, like: Tensor) -> Tensor:
     """Expand ``mask [*B]`` to the shape of ``like [*B, ...]``."""
     return mask.reshape(*mask.shape, *(1,) * (like.ndim - mask.ndim)).expand_as(like)
+
+
+def cleared(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return ``x [*B, ...]`` with zeros in the rows that do not count.
+
+    Padding may hold anything. What is cleared before it enters a formula harms neither the value
+    nor, as an infinity times zero would, the gradient.
+    """
+    return x if mask is None else torch.where(expand_right(mask, x), x, 0.0)
 
 
 def take(network: Any, td: TensorDictBase, key: NestedKey) -> Tensor:

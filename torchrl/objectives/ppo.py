@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrl._core.keys import read, require
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.actor_critic import ActorCriticLoss, normalized
-from torchrl.objectives.common import expand_right
+from torchrl.objectives.common import cleared
 from torchrl.objectives.distributions import divergence, sum_leaves, sum_to
 
 OLD_LOG_PROB = "sample_log_prob"
@@ -96,13 +96,14 @@ class PPOLoss(ActorCriticLoss):
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         mask = self._mask(td)
         td = self._with_advantage(td)
-        advantage = td.get(self.tensor_keys.advantage)  # [*B, 1]
+        advantage = self._advantage(td, mask)  # [*B, 1]
         if self.normalize_advantage:
             dims = self.normalize_advantage_exclude_dims
             advantage = normalized(advantage, mask, dims)
         ndim = advantage.ndim - 1
         dist = self._distribution(td)
         log_weight = self._log_prob(dist, td, advantage) - self._old_log_prob(td, ndim)  # [*B]
+        log_weight = cleared(log_weight, mask)
         if self.max_importance_ratio is not None:
             log_weight = log_weight.clamp_max(math.log(self.max_importance_ratio))
         out = self._objective(log_weight.unsqueeze(-1), advantage, mask)
@@ -180,9 +181,7 @@ class ClipPPOLoss(PPOLoss):
         ratio = log_weight.exp()  # [*B, 1]
         clipped = ratio.clamp(1 - low, 1 + high)
         gain = torch.minimum(ratio * advantage, clipped * advantage)
-        weights = ratio.detach()
-        if mask is not None:
-            weights = weights * expand_right(mask, ratio)
+        weights = cleared(ratio.detach(), mask)
         count = weights.numel() if mask is None else mask.sum()
         total = weights.sum()
         return {

@@ -50,7 +50,7 @@ class ReinforceLoss(ActorCriticLoss):
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         mask = self._mask(td)
         td = self._with_advantage(td)
-        advantage = td.get(self.tensor_keys.advantage)  # [*B, 1]
+        advantage = self._advantage(td, mask)  # [*B, 1]
         log_prob = self._log_prob(self._distribution(td), td, advantage).unsqueeze(-1)  # [*B, 1]
         out = self._critic_losses(td, mask)
         if self.has_critic:
