@@ -26,6 +26,7 @@ from torchrl.modules import (
     ProbabilisticActor,
     QValueActor,
     TanhNormal,
+    gSDEModule,
     set_exploration_modules_spec_from_env,
 )
 
@@ -280,6 +281,12 @@ COMPONENTS = {
     "AdditiveGaussianModule": lambda: after(AdditiveGaussianModule(BOX)),
     "OrnsteinUhlenbeckProcessModule": lambda: after(OrnsteinUhlenbeckProcessModule(BOX)),
     "NoisyLinear": lambda: Actor(NoisyLinear(3, 2)),
+    "gSDEModule": lambda: TensorDictSequential(
+        TensorDictModule(nn.Linear(3, 2), ["observation"], ["mu"]),
+        TensorDictModule(
+            gSDEModule(2, 3), ["mu", "observation"], ["loc", "scale", "action", "_eps_gSDE"]
+        ),
+    ),
 }
 
 

@@ -135,6 +135,14 @@ def test_actor_takes_a_network_or_a_module():
     assert QValueActor(nn.Linear(3, 5), spec=spec).spec["action"] == spec
 
 
+def test_a_network_that_does_not_fit_is_named():
+    actor = QValueActor(nn.Linear(3, 5), spec=OneHot(5))
+    with pytest.raises(MissingKeyError, match=r"SafeModule\(Linear\): entry 'observation'"):
+        actor(TensorDict(pixels=torch.zeros(3)))
+    with pytest.raises(ShapeError, match="wrong last dimension; expected 3, found 4"):
+        actor(TensorDict(observation=torch.zeros(4)))
+
+
 SUPPORT = torch.tensor([-1.0, 0.0, 2.0])
 
 

@@ -18,7 +18,7 @@ from torchrl._core.keys import as_keys, require
 from torchrl._core.plan import Record
 from torchrl.data import TensorSpec
 from torchrl.modules.tensordict_module.choices import resolve
-from torchrl.modules.tensordict_module.common import HasSpec
+from torchrl.modules.tensordict_module.common import HasSpec, SafeModule
 from torchrl.modules.tensordict_module.sequence import SafeSequential
 
 Space = str | TensorSpec | None
@@ -397,5 +397,5 @@ class DistributionalQValueActor(SafeSequential):
 def _values(module: Callable, in_keys: Any, out_key: NestedKey) -> TensorDictModuleBase:
     if isinstance(module, TensorDictModuleBase):
         return module
-    reads: Any = ["observation"] if in_keys is None else as_keys(in_keys)
-    return TensorDictModule(module, reads, [out_key])
+    reads = ["observation"] if in_keys is None else as_keys(in_keys)
+    return SafeModule(module, reads, [out_key])
