@@ -162,8 +162,11 @@ class PrioritizedSampler(Sampler):
             IndexError: if a position lies outside the storage.
         """
         slots = index.detach().cpu().reshape(-1).numpy()
+        if not len(slots):
+            return
         values = self._reduced(priority.detach().double().cpu(), len(slots))
-        if not (np.isfinite(values) & (values >= 0)).all():
+        highest = float(values.max())
+        if not (values.min() >= 0 and highest < np.inf):  # false for what is not a number, too
             raise ValueError(
                 describe(
                     self,
@@ -172,7 +175,7 @@ class PrioritizedSampler(Sampler):
                     mend="Pass the absolute error.",
                 )
             )
-        if len(slots) and slots.max() >= self.max_capacity:
+        if slots.max() >= self.max_capacity:
             raise IndexError(
                 describe(
                     self,
@@ -181,12 +184,12 @@ class PrioritizedSampler(Sampler):
                     found=int(slots.max()),
                 )
             )
-        stored = (slots >= 0) & (self._raw[slots] >= 0)
+        stored = (slots >= 0) & (self._raw.take(slots) >= 0)
         if not stored.all():
             slots, values = slots[stored], values[stored]
-        if len(slots):
-            self._max_priority = max(self._max_priority, float(values.max()))
-            self._write(slots, values)
+            highest = float(values.max(initial=0.0))
+        self._max_priority = max(self._max_priority, highest)
+        self._write(slots, values)
 
     def _reduced(self, priority: Tensor, count: int) -> np.ndarray:
         if priority.numel() == 1:
