@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -182,9 +183,12 @@ class Compose(Transform):
         return self
 
     def __deepcopy__(self, memo: dict) -> Compose:
-        copy = Compose(*(transform.clone() for transform in self._chain))
-        memo[id(self)] = copy
-        return copy
+        new = memo[id(self)] = Compose()
+        for transform in self._chain:
+            new.transforms.append(copy.deepcopy(transform, memo))  # its container is in the memo
+        new.__dict__["_chain"] = tuple(new.transforms)
+        new.__dict__["_container"] = copy.deepcopy(self._container, memo)
+        return new
 
     def __repr__(self) -> str:
         inner = "".join(f"\n    {transform}," for transform in self._chain)

@@ -340,7 +340,7 @@ class ConditionalPolicySwitch(Transform):
             second.set(key, second.get(key) + following.get(key))
         return take_rows(second, following, moving)
 
-    def _around_reset(self, reset: Callable[[Any], Any], step: Step, tensordict: Any) -> Any:
+    def _around_reset(self, reset: Reset, step: Step, tensordict: Any) -> Any:
         root = reset(tensordict)
         moving = self._switched(root)
         if (rows := self._inside.being_reset(tensordict)) is not None:
@@ -350,7 +350,12 @@ class ConditionalPolicySwitch(Transform):
         following = step_rows(step, self.policy(root.copy()), moving)
         for key in self._inside.rewards:
             following.pop(key)
-        return take_rows(following, root, moving)
+        root = take_rows(following, root, moving)
+        ended = self._inside.over(root) & moving
+        if bool(ended.any()):  # the other player ended it: begin another
+            again = self._around_reset(reset, step, self._inside.select_reset(root, ended))
+            root = take_rows(again, root, ended)
+        return root
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Note the names of the rewards; the specs stay."""
