@@ -111,17 +111,19 @@ def tanh_normal() -> None:
     """Draw and score [256, 6]."""
     loc, scale = torch.randn(256, 6), torch.rand(256, 6) + 0.1
 
-    def inline() -> tuple[Tensor, Tensor]:
+    def inline(half: float = 1.0) -> tuple[Tensor, Tensor]:
         noise = torch.randn_like(loc)
         x = loc + scale * noise
         log_slope = 2 * (math.log(2) - x - softplus(-2 * x))
         score = -noise.square() / 2 - scale.log() - math.log(2 * math.pi) / 2 - log_slope
-        return x.tanh(), score.sum(-1)
+        action = x.tanh() if half == 1 else x.tanh() * half
+        return action, (score - math.log(half)).sum(-1)
 
     compare(
         "TanhNormal [256, 6]",
         inline=inline,
         ours=lambda: TanhNormal(loc, scale).rsample_and_log_prob(),
+        inline_in_a_range=lambda: inline(2.0),
         ours_in_a_range=lambda: TanhNormal(loc, scale, low=-2, high=2).rsample_and_log_prob(),
     )
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from tensordict.nn import TensorDictModule, TensorDictSequential
+from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import nn
 
+from torchrl import modules
 from torchrl.data import Bounded, Categorical, MultiOneHot, OneHot
 from torchrl.modules import (
     MLP,
@@ -314,6 +315,35 @@ CASES = {
         dtypes=(),
     ),
 }
+
+
+# What has its contract in another file, or reads more than one module can be handed here.
+ELSEWHERE = {
+    "ConsistentDropoutModule": "test_dropout_gsde.py",
+    "CEMPlanner": "test_planners.py",
+    "DecisionTransformerInferenceWrapper": "test_decision_transformer.py",
+    "DistributionalDQNnet": "test_models_rl.py",
+    "EnsembleModule": "test_small_modules.py",
+    "GRUModule": "test_rnn.py",
+    "LSTMModule": "test_rnn.py",
+    "MPCPlannerBase": "test_planners.py",
+    "MPPIPlanner": "test_planners.py",
+    "MultiStepActorWrapper": "test_planners.py",
+    "RSSMRollout": "test_model_based.py",
+    "TanhModule": "test_small_modules.py",
+    "VmapModule": "test_small_modules.py",
+    "WorldModelWrapper": "test_small_modules.py",
+}
+
+
+def test_every_public_module_is_listed():
+    public = {
+        name
+        for name in modules.__all__
+        if isinstance(cls := getattr(modules, name), type) and issubclass(cls, TensorDictModuleBase)
+    }
+    made = {type(part).__name__ for case in CASES.values() for part in case.make().modules()}
+    assert public - made == set(ELSEWHERE)
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())

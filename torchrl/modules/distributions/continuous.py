@@ -265,9 +265,10 @@ class TanhNormal(d.Distribution):
         return keep_inside(value, self.low, self.high) if self.safe_tanh else value
 
     def _scaled(self, squashed: Tensor) -> Tensor:
-        if isinstance(self.low, float) and self.low == -1.0 and self.high == 1.0:
-            return squashed
-        return squashed * self.half + (self.low + self.high) / 2
+        middle = (self.low + self.high) / 2
+        if isinstance(middle, float) and middle == 0.0:
+            return squashed if self.half == 1.0 else squashed * self.half
+        return squashed * self.half + middle
 
     def _noise(self, sample_shape: Shape) -> Tensor:
         shape = (*sample_shape, *self.loc.shape)

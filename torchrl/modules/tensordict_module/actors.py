@@ -12,7 +12,9 @@ from torch import Tensor
 
 from torchrl._core.errors import SpecError, describe
 from torchrl._core.keys import as_keys
+from torchrl._core.legacy import old_names
 from torchrl.data import Bounded, Composite
+from torchrl.modules._legacy import ACTORS, elsewhere
 from torchrl.modules.distributions import Delta, TanhDelta, TanhNormal, TruncatedNormal
 from torchrl.modules.distributions.continuous import Bound
 from torchrl.modules.tensordict_module.common import SafeModule, Spec
@@ -23,6 +25,7 @@ from torchrl.modules.tensordict_module.probabilistic import (
 
 RANGED = (TanhNormal, TanhDelta, TruncatedNormal)
 _OLD_BOUNDS = {"min": "low", "max": "high"}
+__getattr__ = old_names(__name__, elsewhere(ACTORS))
 
 
 class Actor(SafeModule):

@@ -19,11 +19,14 @@ from torch import Tensor, nn
 from torchrl._core.errors import ShapeError, SpecError, describe
 from torchrl._core.exploration import ExplorationType, exploration_type
 from torchrl._core.keys import require
+from torchrl._core.legacy import old_names
 from torchrl._core.plan import Record
 from torchrl.data import Categorical, Composite, TensorSpec
+from torchrl.modules._legacy import EXPLORATION, elsewhere
 from torchrl.modules.tensordict_module.choices import ActionSpace
 
 Device = torch.device | str | None
+__getattr__ = old_names(__name__, elsewhere(EXPLORATION))
 
 
 def is_exploring() -> bool:
