@@ -1,0 +1,175 @@
+"""Names, keywords and paths of earlier releases work, without a word, and mean what is now."""
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import torchrl
+from torchrl._core.errors import nearest
+
+MODULES = [module.name for module in pkgutil.walk_packages(torchrl.__path__, "torchrl.")]
+TABLES = {
+    name.rpartition(".")[0]: importlib.import_module(name).OLD
+    for name in MODULES
+    if name.endswith("._legacy")
+}
+NAMES = [(package, old, new) for package, table in TABLES.items() for old, new in table.items()]
+
+# Scripts of earlier releases import these; today's home of the same object.
+PATHS = {
+    "torchrl.collectors.collectors:SyncDataCollector": "torchrl.collectors:Collector",
+    "torchrl.collectors.collectors:MultiSyncDataCollector": "torchrl.collectors:MultiSyncCollector",
+    "torchrl.collectors.collectors:MultiaSyncDataCollector": (
+        "torchrl.collectors:MultiAsyncCollector"
+    ),
+    "torchrl.collectors.utils:split_trajectories": "torchrl.data.trajectories:split_trajectories",
+    "torchrl.data.postprocs.postprocs:MultiStep": "torchrl.data:MultiStep",
+    "torchrl.data.replay_buffers.replay_buffers:ReplayBuffer": "torchrl.data:ReplayBuffer",
+    "torchrl.data.replay_buffers.samplers:SamplerWithoutReplacement": (
+        "torchrl.data:SamplerWithoutReplacement"
+    ),
+    "torchrl.data.replay_buffers.storages:LazyMemmapStorage": "torchrl.data:LazyMemmapStorage",
+    "torchrl.data.replay_buffers.writers:RoundRobinWriter": "torchrl.data:RoundRobinWriter",
+    "torchrl.data.tensor_specs:CompositeSpec": "torchrl.data:Composite",
+    "torchrl.envs.common:EnvBase": "torchrl.envs:EnvBase",
+    "torchrl.envs.env_creator:EnvCreator": "torchrl.envs:EnvCreator",
+    "torchrl.envs.gym_like:GymLikeEnv": "torchrl.envs:GymLikeEnv",
+    "torchrl.envs.libs.gym:GymEnv": "torchrl.envs:GymEnv",
+    "torchrl.envs.transforms.transforms:RewardScaling": "torchrl.envs:RewardScaling",
+    "torchrl.envs.utils:RandomPolicy": "torchrl.data.random_policy:RandomPolicy",
+    "torchrl.envs.utils:set_exploration_mode": "torchrl.envs:set_exploration_type",
+    "torchrl.envs.utils:step_mdp": "torchrl._core.mdp:step_mdp",
+    "torchrl.envs.vec_env:ParallelEnv": "torchrl.envs:ParallelEnv",
+    "torchrl.envs.vec_envs:SerialEnv": "torchrl.envs:SerialEnv",
+    "torchrl.modules.distributions.continuous:TanhNormal": "torchrl.modules:TanhNormal",
+    "torchrl.modules.distributions.discrete:OneHotCategorical": "torchrl.modules:OneHotCategorical",
+    "torchrl.modules.models.exploration:NoisyLinear": "torchrl.modules:NoisyLinear",
+    "torchrl.modules.models.models:MLP": "torchrl.modules:MLP",
+    "torchrl.modules.models.utils:SquashDims": "torchrl.modules.models.utils:SquashDims",
+    "torchrl.modules.tensordict_module.actors:ActorValueOperator": (
+        "torchrl.modules:ActorValueOperator"
+    ),
+    "torchrl.modules.tensordict_module.actors:QValueModule": "torchrl.modules:QValueModule",
+    "torchrl.modules.tensordict_module.common:SafeModule": "torchrl.modules:SafeModule",
+    "torchrl.modules.tensordict_module.exploration:EGreedyWrapper": (
+        "torchrl.modules:EGreedyWrapper"
+    ),
+    "torchrl.modules.tensordict_module.probabilistic:SafeProbabilisticModule": (
+        "torchrl.modules:SafeProbabilisticModule"
+    ),
+    "torchrl.modules.tensordict_module.sequence:SafeSequential": "torchrl.modules:SafeSequential",
+    "torchrl.objectives.costs:DQNLoss": "torchrl.objectives:DQNLoss",
+    "torchrl.objectives.returns.functional:vec_td_lambda_return_estimate": (
+        "torchrl._core.returns:vec_td_lambda_return_estimate"
+    ),
+    "torchrl.objectives.returns:GAE": "torchrl.objectives.value:GAE",
+    "torchrl.objectives.utils:SoftUpdate": "torchrl.objectives:SoftUpdate",
+    "torchrl.objectives.value.advantages:GAE": "torchrl.objectives.value:GAE",
+    "torchrl.objectives.value.functional:vec_td_lambda_return_estimate": (
+        "torchrl._core.returns:vec_td_lambda_return_estimate"
+    ),
+    "torchrl.objectives.value.pg:GAE": "torchrl.objectives.value:GAE",
+    "torchrl.objectives.value.vtrace:VTrace": "torchrl.objectives.value:VTrace",
+    "torchrl.record.loggers.common:Logger": "torchrl.record:Logger",
+    "torchrl.record.recorder:VideoRecorder": "torchrl.record:VideoRecorder",
+}
+
+
+def find(path):
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize(("package", "old", "new"), NAMES)
+def test_every_name_in_a_table_is_todays(package, old, new):
+    home = new if ":" in new else f"{package}:{new}"
+    assert find(f"{package}:{old}") is find(home)
+
+
+@pytest.mark.parametrize(("path", "home"), PATHS.items())
+def test_every_old_path_leads_to_todays_object(path, home):
+    assert find(path) is find(home)
+
+
+def test_a_script_of_three_generations_says_nothing(fresh_python):
+    """Warnings are errors there, and anything on stderr fails."""
+    lines = [f"from {package} import {old}" for package, old, _ in NAMES]
+    lines += ["from {} import {}".format(*path.split(":")) for path in PATHS]
+    assert fresh_python("\n".join(lines)) == ""
+
+
+@pytest.mark.parametrize("package", TABLES)
+def test_old_names_are_not_offered_anew(package):
+    module = importlib.import_module(package)
+    assert not set(TABLES[package]) & set(getattr(module, "__all__", []))
+
+
+@pytest.mark.parametrize("package", [name for name, table in TABLES.items() if table])
+def test_a_misspelt_name_is_told_the_right_one(package):
+    module = importlib.import_module(package)
+    old = next(iter(TABLES[package]))
+    public = next(name for name in module.__all__ if len(name) > 6)
+    for name in (old, public):
+        known = [*vars(module), *TABLES[package]]
+        hint = nearest(name + "x", known)
+        assert hint
+        with pytest.raises(AttributeError, match=re.escape(hint.rstrip("?"))):
+            getattr(module, name + "x")
+    with pytest.raises(AttributeError, match=r"has no attribute 'qqqqqqqq'$"):
+        getattr(module, "qqqqqqqq")  # noqa: B009
+
+
+def decorated():
+    """Yield ``module, owner, keywords`` for each ``@old_keywords`` in the source."""
+    for name in MODULES:
+        file = importlib.import_module(name).__file__
+        for node in ast.parse(Path(file).read_text()).body:
+            for item in getattr(node, "body", []) if isinstance(node, ast.ClassDef) else [node]:
+                for call in getattr(item, "decorator_list", []):
+                    if isinstance(call, ast.Call) and ast.unparse(call.func) == "old_keywords":
+                        table = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+                        path = item.name if node is item else f"{node.name}.{item.name}"
+                        yield name, path, table
+
+
+@pytest.mark.parametrize(("module", "path", "table"), list(decorated()))
+def test_every_old_keyword_names_an_argument(module, path, table):
+    target = importlib.import_module(module)
+    for part in path.split("."):
+        target = getattr(target, part)
+    arguments = inspect.signature(target).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in arguments.values())
+    assert takes_any or set(table.values()) <= set(arguments)
+    assert not set(table) & set(arguments)
+
+
+def test_what_a_bound_was_called():
+    from torchrl.data import Bounded, BoundedTensorSpec
+
+    spec = BoundedTensorSpec(minimum=torch.zeros(3), maximum=torch.ones(3))
+    assert spec == Bounded(torch.zeros(3), torch.ones(3))
+    assert torch.equal(spec.space.minimum, spec.space.low)
+    assert torch.equal(spec.space.maximum, spec.space.high)
+
+
+def test_what_coefficients_were_called():
+    from torchrl.objectives import ClipPPOLoss
+    from torchrl.testing.networks import critic, discrete_actor
+
+    loss = ClipPPOLoss(
+        actor=discrete_actor(),
+        critic=critic(),
+        advantage_key="adv",
+        value_target_key="target",
+        entropy_coef=0.5,
+        critic_coef=0.25,
+        gamma=0.9,
+    )
+    assert (loss.tensor_keys.advantage, loss.tensor_keys.value_target) == ("adv", "target")
+    assert (float(loss.entropy_coeff), float(loss.critic_coeff)) == (0.5, 0.25)
