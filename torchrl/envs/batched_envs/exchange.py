@@ -287,13 +287,11 @@ class BlockExchange(Exchange):
     def _send(self, record: Any, mask: Tensor | None, resets: bool) -> Any:
         if self.is_flat:
             for key, block in self._inputs:
-                value = record.get(key, None)
-                block.zero_() if value is None else block.copy_(value)
+                _fill(block, record.get(key, None))
         else:
             for part, row in zip(self._parts, record.unbind(0), strict=True):
                 for key, block in part[INPUT].items():
-                    value = row.get(key, None)
-                    block.zero_() if value is None else block.copy_(value)
+                    _fill(block, row.get(key, None))
         if mask is not None:
             self._write_mask(mask)
         code = _CODES[mask is not None, resets]
@@ -438,3 +436,11 @@ def stack_rows(rows: list[Any]) -> Any:
         except RuntimeError:
             pass
     return LazyStackedTensorDict.lazy_stack(rows, 0)
+
+
+def _fill(block: Tensor, value: Tensor | None) -> None:
+    """Copy an entry; one that is absent, or reshaped by a transform outside, reads as zero."""
+    if value is None or value.shape != block.shape:
+        block.zero_()
+    else:
+        block.copy_(value)
