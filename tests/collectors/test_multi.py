@@ -519,3 +519,24 @@ def test_a_buffer_may_be_left_alone(kind):
     ) as collector:
         assert all(batch is not None for batch in collector)
     assert len(buffer) == 0
+
+
+# --- old names -----------------------------------------------------------------------------------
+
+
+def test_old_names_and_paths():
+    import torchrl.collectors as new
+    import torchrl.collectors.collectors as path
+
+    for module in (new, path):
+        assert module.SyncDataCollector is Collector
+        assert module.MultiSyncDataCollector is MultiSyncCollector
+        assert module.MultiAsyncDataCollector is MultiAsyncCollector
+        assert module.MultiaSyncDataCollector is MultiAsyncCollector
+        assert module.aSyncDataCollector is AsyncCollector
+        assert module.DataCollectorBase is new.BaseCollector
+
+
+def test_singular_and_plural_are_not_both_given():
+    with pytest.raises(TypeError, match="both 'device' and its old name 'devices'"):
+        MultiSyncCollector([CountingEnv], frames_per_batch=4, device="cpu", devices=["cpu"])

@@ -138,8 +138,8 @@ class MultiCollector(BaseCollector):
             raise TypeError(f"{self._name()}: give either a policy or a policy_factory, not both.")
         self.policy, self.total_frames = policy, total_frames
         self.init_random_frames = init_random_frames or 0
-        self.update_at_each_batch = update_at_each_batch
-        self.postproc, self.split_trajs = postproc, bool(split_trajs)
+        self.update_at_each_batch, self.postproc = update_at_each_batch, postproc
+        self.split_trajs = bool(split_trajs)
         self.replay_buffer, self.extend_buffer = replay_buffer, extend_buffer
         self._set_trajectories(
             trajs_per_batch, traj_format, splits=self.split_trajs, resets=reset_at_each_iter
@@ -148,8 +148,7 @@ class MultiCollector(BaseCollector):
         envs = _one_each(self._name(), create_env_fn, num_workers)
         self.num_workers = len(envs)
         self._stored = self._spread("storing_device", storing_device or device)
-        method = start_method(mp_start_method)
-        writes = self._workers_write(method)
+        writes = self._workers_write(method := start_method(mp_start_method))
         options = {
             "policy_factory": policy_factory,
             "frames_per_batch": self._frames_of(frames_per_batch),
