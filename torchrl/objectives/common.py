@@ -332,8 +332,8 @@ class LossModule(TensorDictModuleBase):
         Args:
             tensordict: A batch ``[*B]`` with the entries ``in_keys``.
         """
-        td = self._as_data(tensordict)
-        mask = self._mask(td)
+        mask = self._mask(tensordict)
+        td = self._as_data(tensordict, mask)
         out = TensorDict(
             {
                 name: self._reduce(value, mask) if name.startswith("loss") else value.detach()
@@ -346,21 +346,26 @@ class LossModule(TensorDictModuleBase):
                 tensordict.set(priority, td.get(priority))
         return out
 
-    def _as_data(self, td: TensorDictBase) -> TensorDictBase:
+    def _as_data(self, td: TensorDictBase, mask: Tensor | None) -> TensorDictBase:
         """Check the batch, and return it as what it is: data, which takes no gradient.
 
-        A batch size that swallowed features, as is guessed from keywords ``[B, 1]``, is mended.
+        A batch size that swallowed features, as is guessed from keywords ``[B, 1]``, is mended;
+        rewards of padding are cleared, since no target shall be made of them.
         """
         entries = [td.get(key, None) for key in self.in_keys]
         if any(entry is None for entry in entries):
             self._check_entries(td)
         if any(isinstance(entry, Tensor) and entry.requires_grad for entry in entries):
             td = td.detach()  # actions of a rollout, for one, may carry the policy's graph
-        name = getattr(self.tensor_keys, "reward", None)
+        name: Any = getattr(self.tensor_keys, "reward", None)
         reward = None if name is None else td.get(next_key(name), None)
-        if reward is not None and td.ndim >= reward.ndim:
+        if reward is None:
+            return td
+        if td.ndim >= reward.ndim:
             td = td.copy()
             td.batch_size = reward.shape[:-1]
+        elif mask is not None:
+            td = td.copy().set(next_key(name), cleared(reward, mask))
         return td
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:

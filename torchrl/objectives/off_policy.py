@@ -16,7 +16,7 @@ from torchrl._core.keys import read, read_next, write
 from torchrl._core.math import distance_loss
 from torchrl._core.mdp import step_mdp
 from torchrl._core.returns import td0_return_estimate
-from torchrl.objectives.common import LossModule, cleared, take
+from torchrl.objectives.common import LossModule, take
 from torchrl.objectives.networks import frozen
 from torchrl.objectives.value.estimators import ValueEstimators
 from torchrl.objectives.value.td import TD0Estimator
@@ -74,15 +74,13 @@ class CriticLoss(LossModule):
 
     def _bootstrap(self, td: TensorDictBase, next_value: Tensor) -> Tensor:
         """Return the target ``[*B]`` of a critic, given values ``[*B, 1]`` of the next steps."""
-        target = self.value_estimator.value_estimate(td, next_value=next_value).squeeze(-1)
-        return cleared(target, self._mask(td))
+        return self.value_estimator.value_estimate(td, next_value=next_value).squeeze(-1)
 
     def _bootstrap_each(self, td: TensorDictBase, next_values: Tensor) -> Tensor:
         """Return one-step targets ``[*B, Z]`` of several values ``[*B, Z]`` of the next steps."""
         steps = self.value_estimator.steps(td, None, next_values)
         reward, terminated = (x.expand_as(next_values) for x in (steps.reward, steps.terminated))
-        target = td0_return_estimate(steps.gamma, next_values, reward, terminated)
-        return cleared(target, self._mask(td))
+        return td0_return_estimate(steps.gamma, next_values, reward, terminated)
 
     def _errors(self, predicted: Tensor, target: Tensor) -> Tensor:
         """Return the distances of ``predicted [..., *B]`` from ``target [*B]``."""
