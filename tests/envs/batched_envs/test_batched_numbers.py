@@ -102,7 +102,10 @@ def expected():
     return sequence(MAKERS["native"]())
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(m, id=k, marks=[pytest.mark.slow] * (k == "pickled")) for k, m in MAKERS.items()],
+)
 def test_all_give_the_same_numbers(make, expected, closing):
     seed, *batches = sequence(closing(make()))
     assert seed == expected[0]

@@ -145,6 +145,7 @@ def test_the_error_comes_at_once(fault, nothing_stays):
     env.close()
 
 
+@pytest.mark.slow
 def test_a_death_is_noticed_while_another_worker_is_busy(nothing_stays):
     env = ParallelEnv(2, [lambda: Faulty(pause=60.0), Faulty]).start()
     busy, dying = env._crew._workers
