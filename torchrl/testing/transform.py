@@ -132,9 +132,9 @@ def check_composed_is_alone(make: Make, make_env: MakeEnv) -> None:
 
 def check_split_is_whole(make: Make, make_env: MakeEnv) -> None:
     """A long chain of steps equals itself in two parts."""
-    parts = []
+    parts: list[Any] = []
     for lengths in ((STEPS,), (STEPS // 2, STEPS // 2)):
-        env = begin(lambda: TransformedEnv(make_env(), make()))
+        env: Any = begin(lambda: TransformedEnv(make_env(), make()))
         stepper, policy = Stepper(env), PreparedPolicy(env, None)
         stepper.begin()
         parts.append(torch.cat([stepper.run(policy, length) for length in lengths], -1))
@@ -143,7 +143,7 @@ def check_split_is_whole(make: Make, make_env: MakeEnv) -> None:
 
 def check_state_is_carried_over(make: Make, make_env: MakeEnv) -> None:
     """A transform that loads the state of another goes on as that one does."""
-    env = begin(lambda: TransformedEnv(make_env(), make()))
+    env: Any = begin(lambda: TransformedEnv(make_env(), make()))
     root = env.step_mdp(env.rollout(5, **_ON)[..., -1])
     other = TransformedEnv(copy.deepcopy(env.base_env), make())
     other.transform.load_state_dict(env.transform.state_dict())
@@ -156,7 +156,7 @@ def check_state_is_carried_over(make: Make, make_env: MakeEnv) -> None:
 
 def check_copies_are_independent(make: Make, make_env: MakeEnv) -> None:
     """A deep copy of an environment goes on alike, and does not disturb the original."""
-    env = begin(lambda: TransformedEnv(make_env(), make()))
+    env: Any = begin(lambda: TransformedEnv(make_env(), make()))
     root = env.step_mdp(env.rollout(5, **_ON)[..., -1])
     twin = copy.deepcopy(env)
     going_on = []
@@ -168,7 +168,7 @@ def check_copies_are_independent(make: Make, make_env: MakeEnv) -> None:
 
 def check_partial_reset_leaves_memory_alone(make: Make, make_env: MakeEnv) -> None:
     """Rows that are not reset go on as if no other row had been."""
-    env = begin(lambda: TransformedEnv(make_env(), make()))
+    env: Any = begin(lambda: TransformedEnv(make_env(), make()))
     if not env.batch_size:
         return
     root = env.step_mdp(env.rollout(2)[..., -1])
