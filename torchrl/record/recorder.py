@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import ShapeError, describe
+from torchrl._core.keys import as_keys, leaf_keys, require
 from torchrl._core.optional import require_package
-from torchrl.data import Composite
+from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs.transforms.base import Transform
 from torchrl.record.loggers import Logger
 
@@ -163,6 +166,187 @@ class VideoRecorder(Transform):
         axes.axis("off")
         artists = [[axes.imshow(p.movedim(0, -1).squeeze(-1), animated=True)] for p in pictures]
         return animation.ArtistAnimation(figure, artists, interval=1000 / (self.fps or 30))
+
+
+class TensorDictRecorder(Transform):
+    """Keeps the records of an environment and writes them to a file.
+
+    Args:
+        out_file_base: Path of the file, without its ending ``.pt``.
+        skip_reset: Leave out what resets return.
+        skip: Keep one record in this many.
+        in_keys: The entries to keep; all of them if ``None``.
+
+    Reads: ``in_keys``. Writes nothing.
+
+    Raises:
+        MissingKeyError: if an entry to keep is absent.
+
+    >>> import tempfile
+    >>> from torchrl.envs import GymEnv, TransformedEnv
+    >>> recorder = TensorDictRecorder(tempfile.mkdtemp() + "/run", skip=1, in_keys=["observation"])
+    >>> env = TransformedEnv(GymEnv("CartPole-v1"), recorder)
+    >>> _ = env.rollout(3)
+    >>> torch.load(env.transform.dump())["observation"].shape
+    torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        out_file_base: str | Path,
+        skip_reset: bool = True,
+        skip: int = 4,
+        in_keys: Sequence[NestedKey] | None = None,
+    ) -> None:
+        super().__init__(in_keys)
+        if skip < 1:
+            raise ValueError(f"TensorDictRecorder: skip must be at least 1, found {skip}.")
+        self.out_file_base, self.skip_reset, self.skip = str(out_file_base), skip_reset, skip
+        self.records: list[TensorDictBase] = []  # [*B]
+        self._seen = 0
+
+    def _call(self, tensordict: TensorDictBase) -> TensorDictBase:
+        require(tensordict, self.in_keys, self, "Name what there is in in_keys.")
+        if self._seen % self.skip == 0:
+            kept = tensordict.select(*self.in_keys) if self.in_keys else tensordict
+            self.records.append(kept.detach().clone())  # an environment may reuse its tensors
+        self._seen += 1
+        return tensordict
+
+    def _reset(
+        self, tensordict: TensorDictBase | None, tensordict_reset: TensorDictBase
+    ) -> TensorDictBase:
+        return tensordict_reset if self.skip_reset else self._call(tensordict_reset)
+
+    def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
+        """Look for the entries to keep; no spec changes."""
+        self._check_keys(specs)
+        return specs
+
+    def dump(self, suffix: str | None = None) -> Path | None:
+        """Write the records, stacked along a first dimension ``[N, *B]``, and forget them.
+
+        Entries that only some records have are left out, such as the reward, which a reset lacks.
+
+        Args:
+            suffix: Added to the name of the file.
+
+        Returns: the path of the file, for ``torch.load``, or ``None`` without records.
+        """
+        if not self.records:
+            return None
+        name = self.out_file_base if suffix is None else f"{self.out_file_base}_{suffix}"
+        path = Path(f"{name}.pt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        keys: list[Any] = [set(leaf_keys(record)) for record in self.records]
+        common = sorted(set.intersection(*keys), key=str)
+        torch.save(torch.stack([record.select(*common) for record in self.records]), path)
+        self.records, self._seen = [], 0
+        return path
+
+
+class PixelRenderTransform(Transform):
+    """Writes a picture of the environment after each reset and step.
+
+    The environment inside is reset once, to see what a picture looks like: seed it afterwards.
+
+    Args:
+        out_keys: Where the picture goes, one entry; ``pixels`` if ``None``.
+        preproc: Applied to what the environment returns: ``array -> array`` or tensor.
+        render_method: Name of the method that draws. It returns ``[H, W, C]``, or one such for
+            each row of a batched environment.
+        pass_tensordict: Hand the record to that method.
+        kwargs: Further arguments of that method.
+
+    Writes: ``pixels [*B, H, W, C]``.
+
+    Raises:
+        RuntimeError: without an environment, or if that draws nothing.
+
+    >>> from torchrl.envs import GymEnv, TransformedEnv
+    >>> env = GymEnv("CartPole-v1", render_mode="rgb_array")
+    >>> TransformedEnv(env, PixelRenderTransform()).rollout(2)["next", "pixels"].shape
+    torch.Size([2, 400, 600, 3])
+    """
+
+    def __init__(
+        self,
+        out_keys: Sequence[NestedKey] | None = None,
+        preproc: Callable[[Any], Any] | None = None,
+        *,
+        render_method: str = "render",
+        pass_tensordict: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        self.out_keys = ["pixels"] if out_keys is None else as_keys(out_keys)
+        if len(self.out_keys) != 1:
+            raise ValueError(
+                f"PixelRenderTransform: expected one entry to write, found {self.out_keys}."
+            )
+        self.preproc, self.render_method = preproc, render_method
+        self.pass_tensordict, self.kwargs = pass_tensordict, kwargs
+        self.is_on = True
+        self._spec: TensorSpec | None = None
+
+    def switch(self, mode: str | bool | None = None) -> None:
+        """Turn drawing ``"on"`` or ``"off"``, or over; the entry and its spec come and go with it.
+
+        Raises:
+            ValueError: if ``mode`` is none of these.
+        """
+        modes = {"on": True, True: True, "off": False, False: False, None: not self.is_on}
+        if mode not in modes:
+            raise ValueError(
+                f"PixelRenderTransform: expected 'on', 'off' or nothing, found {mode!r}."
+            )
+        self.is_on = modes[mode]
+        if self._container is not None:
+            self._owner().empty_cache()
+
+    def _call(self, tensordict: TensorDictBase) -> TensorDictBase:
+        if self.is_on:
+            tensordict.set(self.out_keys[0], self._picture(tensordict))
+        return tensordict
+
+    def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
+        """Add the picture to the observations, as large as the first one was."""
+        if self.is_on:
+            if self._spec is None:
+                self._spec = _spec_of(self._picture(self._owner().base_env.reset()))
+            specs["observation"][self.out_keys[0]] = self._spec.clone()
+        return specs
+
+    def _owner(self) -> Any:
+        """Return the environment that this is a transform of."""
+        place = self._container
+        while isinstance(place, Transform):
+            place = place.container
+        if place is None:
+            mend = "Put it into a TransformedEnv."
+            raise RuntimeError(describe(self, "has no environment to draw", mend=mend))
+        return place
+
+    def _picture(self, tensordict: TensorDictBase) -> Tensor:
+        env = self._owner().base_env
+        draw = getattr(env, self.render_method)
+        value = draw(tensordict, **self.kwargs) if self.pass_tensordict else draw(**self.kwargs)
+        if value is None:
+            mend = "Build the environment with render_mode='rgb_array', perhaps."
+            fact = f"got nothing from {self.render_method}() of {type(env).__name__}"
+            raise RuntimeError(describe(self, fact, mend=mend))
+        if isinstance(value, list | tuple):
+            value = torch.stack([torch.as_tensor(np.array(row)) for row in value])
+        if self.preproc is not None:
+            value = self.preproc(value)
+        # a copy: simulators reuse and flip their arrays
+        return value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
+
+
+def _spec_of(picture: Tensor) -> TensorSpec:
+    if picture.dtype == torch.uint8:
+        return Bounded(0, 255, shape=picture.shape, dtype=torch.uint8)
+    return Unbounded(picture.shape, dtype=picture.dtype)
 
 
 def _crop(picture: Tensor, height: int, width: int) -> Tensor:
