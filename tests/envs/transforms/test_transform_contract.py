@@ -222,7 +222,6 @@ TRANSFORMS = {
     "mujoco": MujocoPreprocessing,
 }
 DISCRETE = {
-    "action mask": ActionMask,
     "action projection": lambda: DiscreteActionProjection(3, 5),
     "fire": lambda: Compose(StepCounter(), FireReset((1, 2))),
     "no-ops": lambda: NoopResetEnv(3, noop_action=0),
@@ -238,6 +237,7 @@ ELSEWHERE = {
     FlattenTensorDict: "of buffers",
     PinMemoryTransform: "needs a GPU",
     Timer: "no two runs are alike",
+    ActionMask: "changes its spec at each step",
     AutoResetTransform: "needs an environment that resets itself",
     BatchSizeTransform: "changes the batch size",
     EndOfLifeTransform: "needs a game with lives",
