@@ -82,6 +82,21 @@ def test_no_row_is_torn(make_storage, make_sampler, seconds):
     assert whole(buffer[:])
 
 
+def write_once(buffer):
+    buffer.extend(rows(10, None))
+
+
+def test_what_another_process_wrote_first_can_be_saved_and_read():
+    buffers = [ReplayBuffer(storage=LazyMemmapStorage(20), shared=True) for _ in range(2)]
+    for buffer in buffers:
+        writer = FORK.Process(target=write_once, args=(buffer,))
+        writer.start()
+        writer.join(10)
+    assert len(buffers[0].state_dict()["_storage"]["columns"][0]) == 10
+    assert buffers[1].storage.has_entry("wide")
+    assert whole(buffers[1][:])
+
+
 def read(buffer, out):
     out.put((os.getpid(), buffer[:]["narrow"].sum().item(), len(buffer)))
 

@@ -159,7 +159,8 @@ class TensorStorage(Storage):
         Raises:
             MissingKeyError: if rows have no such entry.
         """
-        return self._columns[self._number(key)][place]
+        number = self._number(key)  # first, since it may have to open what others have written
+        return self._columns[number][place]
 
     def take_entry(self, key: NestedKey, positions: Tensor) -> Tensor:
         """Return one entry ``[B, *F]`` of the items at positions ``[B]``.
@@ -167,7 +168,8 @@ class TensorStorage(Storage):
         Raises:
             MissingKeyError: if items have no such entry.
         """
-        items = self._items[self._number(key)]
+        number = self._number(key)
+        items = self._items[number]
         return items.index_select(0, positions.to(items.device))
 
     def _number(self, key: NestedKey) -> int:
@@ -190,15 +192,15 @@ class TensorStorage(Storage):
     def has_entry(self, key: NestedKey) -> bool:
         """Whether rows have this entry."""
         path = (key,) if isinstance(key, str) else tuple(key)
-        return self._schema is not None and path in self._schema.numbers
+        return self.rows > 0 and path in self._known("read").numbers
 
     def state_dict(self, copy: bool = True) -> dict[str, Any]:
         """Return the rows, by entry, and the counts; ``copy=False`` returns views of the rows."""
         counts = self._counts[[WRITTEN, FILLED]].tolist()
         state: dict[str, Any] = {"counts": counts, "row_shape": list(self.row_shape)}
-        if self._schema is not None:
+        if self.rows:
             rows = slice(0, self.rows)
-            state["schema"] = self._schema.state()
+            state["schema"] = self._known("save").state()
             state["columns"] = [
                 column[rows].clone() if copy else column[rows] for column in self._columns
             ]
