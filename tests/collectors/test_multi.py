@@ -186,6 +186,21 @@ def test_one_worker_gives_what_no_worker_gives(make_env):
     here.shutdown()
 
 
+def test_the_number_of_workers_inside_makes_no_difference():
+    def collect(env):
+        collector = Collector(env, constant(0.5), frames_per_batch=40)
+        collector.set_seed(5)
+        try:
+            return collector.next()
+        finally:
+            collector.shutdown()
+
+    envs = [lambda: CountingEnv(3)] * 4
+    expected = collect(SerialEnv(4, envs))
+    for workers in (1, 2, 4):
+        assert (collect(ParallelEnv(workers, envs)) == expected).all()
+
+
 def test_seeds_go_from_worker_to_worker():
     def first(seed):
         with MultiSyncCollector([CountingEnv] * 2, constant(), frames_per_batch=8) as collector:
