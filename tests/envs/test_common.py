@@ -461,13 +461,13 @@ def test_rewards_get_the_shape_of_their_spec():
          r"LyingEnv: entry 'observation' has another dtype than observation_spec promises; "
          r"expected torch.float32, found torch.float64. .*DoubleToFloat"),
         ("shape", ShapeError,
-         r"LyingEnv: entry 'observation' has another shape than observation_spec promises "
-         r".*expected \(2,\), found \(1,\). Return that shape, or mend observation_spec"),
+         r"LyingEnv: entry 'observation' has another shape than observation_spec promises; "
+         r"expected \(2,\), found \(1,\). Return that shape, or mend observation_spec"),
         ("reward", MissingKeyError,
          r"LyingEnv: entry 'reward' is not in what _step\(\) returned; .*"
          r"found .*'observation'.*Return 'reward' from the environment"),
         ("reward_shape", ShapeError,
-         r"LyingEnv: entry 'reward' has another shape than reward_spec promises .*"
+         r"LyingEnv: entry 'reward' has another shape than reward_spec promises; "
          r"expected \(1,\), found \(2,\)"),
     ],
 )  # fmt: skip
@@ -489,7 +489,7 @@ def test_an_action_of_another_shape_is_refused(shape):
     root = env.reset().set("action", torch.zeros(shape))
     with pytest.raises(
         ShapeError,
-        match=r"'action' has another shape than action_spec .*policy's.*\(1,\), found.*last layer",
+        match=r"'action' has another shape than action_spec promises; expected \(1,\), found.*policy's last layer",
     ):
         env.step(root)
     assert "next" not in root

@@ -198,7 +198,7 @@ class StepPlan:
                 raise self._missing(root, key, "was not written by the policy", side="policy")
             shape = self.expected(self.specs["action"][key].shape, root)
             if isinstance(action, Tensor) and action.shape != shape and -1 not in shape:
-                raise self._wrong_shape(key, shape, action.shape, "action_spec", " in the policy's output")
+                raise self._wrong_shape(key, shape, action.shape, "action_spec")
 
     def check_outcome(self, record: Any, groups: tuple[str, ...]) -> None:
         """Refuse a first reset or step whose entries differ from the specs in shape or dtype."""
@@ -254,13 +254,11 @@ class StepPlan:
             )
         )
 
-    def _wrong_shape(
-        self, key: NestedKey, expected: Any, found: Any, source: str, whose: str = ""
-    ) -> ShapeError:
+    def _wrong_shape(self, key: NestedKey, expected: Any, found: Any, source: str) -> ShapeError:
         return ShapeError(
             describe(
                 self.name,
-                f"has another shape{whose} than {source} promises",
+                f"has another shape than {source} promises",
                 key=key,
                 expected=tuple(expected),
                 found=tuple(found),
