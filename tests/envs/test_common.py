@@ -489,7 +489,8 @@ def test_an_action_of_another_shape_is_refused(shape):
     root = env.reset().set("action", torch.zeros(shape))
     with pytest.raises(
         ShapeError,
-        match=r"'action' has another shape than action_spec promises; expected \(1,\), found.*policy's last layer",
+        match=r"'action' has another shape than action_spec promises; expected \(1,\), "
+        r"found.*policy's last layer",
     ):
         env.step(root)
     assert "next" not in root
