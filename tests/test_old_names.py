@@ -110,13 +110,13 @@ def test_old_names_are_not_offered_anew(package):
     assert not set(TABLES[package]) & set(getattr(module, "__all__", []))
 
 
-@pytest.mark.parametrize("package", [name for name, table in TABLES.items() if table])
+@pytest.mark.parametrize("package", sorted({*TABLES, "torchrl.envs", "torchrl.record"}))
 def test_a_misspelt_name_is_told_the_right_one(package):
     module = importlib.import_module(package)
-    old = next(iter(TABLES[package]))
+    table = TABLES.get(package, {})
     public = next(name for name in module.__all__ if len(name) > 6)
-    for name in (old, public):
-        known = [*vars(module), *TABLES[package]]
+    for name in (*list(table)[:1], public):
+        known = [*vars(module), *table]
         hint = nearest(name + "x", known)
         assert hint
         with pytest.raises(AttributeError, match=re.escape(hint.rstrip("?"))):
