@@ -12,6 +12,7 @@ from torchrl.envs import (
     GymLikeEnv,
     GymWrapper,
     InitTracker,
+    ModelBasedEnvBase,
     ObservationNorm,
     RewardScaling,
     RewardSum,
@@ -104,7 +105,7 @@ def test_episodes_end_on_the_way(make):
 
 
 def test_every_public_environment_is_listed():
-    bases = {EnvBase, GymLikeEnv, TransformedEnv}
+    bases = {EnvBase, GymLikeEnv, ModelBasedEnvBase, TransformedEnv}
     classes = [*vars(torchrl.envs).values(), *vars(mocks).values()]
     public = {c for c in classes if isinstance(c, type) and issubclass(c, EnvBase)} - bases
     public -= {mocks.LyingEnv, mocks.FlagsEnv}

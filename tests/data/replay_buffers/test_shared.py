@@ -51,11 +51,11 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize("seconds", [1, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [1, pytest.param(10, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make_sampler", SAMPLERS.values(), ids=SAMPLERS)
 @pytest.mark.parametrize("make_storage", [LazyMemmapStorage, LazyTensorStorage])
 def test_no_row_is_torn(make_storage, make_sampler, seconds):
-    if seconds == 60 and (make_storage, make_sampler) != (LazyMemmapStorage, RandomSampler):
+    if seconds == 10 and (make_storage, make_sampler) != (LazyMemmapStorage, RandomSampler):
         pytest.skip("one long run is enough")
     storage = make_storage(200)
     if make_storage is LazyTensorStorage:
