@@ -107,8 +107,14 @@ class RewardSum(Transform):
 
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
         free = free_dims(tensordict_reset, self._batch)
+        rows = None if tensordict is None else tensordict.get("_reset", None)
         for destination, spec in self._sums:
-            tensordict_reset.set(destination, spec.zero(free))
+            before = None if rows is None else tensordict.get(destination, None)
+            if before is None:
+                total = spec.zero(free)
+            else:
+                total = before.masked_fill(expand_flag(rows, before.shape), 0)
+            tensordict_reset.set(destination, total)
         return tensordict_reset
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
