@@ -107,7 +107,7 @@ class RewardSum(Transform):
 
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
         free = free_dims(tensordict_reset, self._batch)
-        rows = None if tensordict is None else tensordict.get("_reset", None)
+        rows: Any = None if tensordict is None else tensordict.get("_reset", None)
         for destination, spec in self._sums:
             before = None if rows is None else tensordict.get(destination, None)
             if before is None:
