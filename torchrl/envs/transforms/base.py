@@ -46,12 +46,14 @@ class Transform(nn.Module):
     Code written for whole records overrides ``_call`` and ``_inv_call`` (``td -> td``), and
     ``transform_<group>_spec`` (``Composite -> Composite``) for a group of specs. A class whose
     hooks touch records only by ``get`` and ``set`` says ``entrywise = True`` and costs less. One
-    whose ``_reset`` leaves rows that are not reset as they were says ``resets_rows_alone = True``.
+    whose ``_reset`` leaves rows that are not reset as they were says ``resets_rows_alone = True``;
+    one whose way in must act on what reset() is given too says ``enable_inv_on_reset = True``.
     """
 
     entrywise: Any = False
     resets_rows_alone = False
     missing_tolerance = False
+    enable_inv_on_reset = False
     _container: Any
 
     def __init__(
@@ -109,9 +111,13 @@ class Transform(nn.Module):
     def _reset(
         self, tensordict: TensorDictBase | None, tensordict_reset: TensorDictBase
     ) -> TensorDictBase:
+        return self._tolerantly(self._call, tensordict_reset)
+
+    def _tolerantly(self, hook: Callable[[Any], Any], record: Any) -> Any:
+        """Call a hook on a record of a reset, which has neither reward nor action."""
         tolerance, self.__dict__["missing_tolerance"] = self.missing_tolerance, True
-        try:  # a reset has no reward
-            return self._call(tensordict_reset)
+        try:
+            return hook(record)
         finally:
             self.__dict__["missing_tolerance"] = tolerance
 
@@ -119,7 +125,24 @@ class Transform(nn.Module):
         return self._step(tensordict, step(self._inv_call(tensordict.copy())))
 
     def _around_reset(self, reset: Any, step: Any, tensordict: Any) -> Any:
+        if self.enable_inv_on_reset and tensordict is not None:
+            inner = self._tolerantly(self._inv_call, tensordict.copy())
+            return self._reset(tensordict, reset(inner))
         return self._reset(tensordict, reset(tensordict))
+
+    @property
+    def drives(self) -> bool:
+        """Whether this transform itself steps or resets the environment inside."""
+        kind = type(self)
+        own = kind._around_step, kind._around_reset
+        return self.enable_inv_on_reset or own != (Transform._around_step, Transform._around_reset)
+
+    @property
+    def invertible(self) -> bool:
+        """Whether anything is changed on the way in."""
+        kind = type(self)
+        own = kind._inv_call, kind.inv
+        return bool(self.in_keys_inv) or own != (Transform._inv_call, Transform.inv)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Apply to a record on its way out of an environment or of a replay buffer."""

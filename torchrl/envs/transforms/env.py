@@ -283,16 +283,12 @@ class Nest:
 def nest(env: EnvBase, transform: Transform) -> Nest | None:
     """Return what steps ``env`` through a transform that drives it; ``None`` if it does not."""
     chain = leaves(transform)
-    return Nest(env, chain) if any(map(_drives, chain)) else None
+    return Nest(env, chain) if any(part.drives for part in chain) else None
 
 
 def leaves(transform: Transform) -> list[Transform]:
     """Return the transforms that a composition is made of, or the only one."""
     return transform.leaves() if isinstance(transform, Compose) else [transform]
-
-
-def _drives(transform: Transform) -> bool:
-    return _overrides(transform, "_around_step", "_around_reset")
 
 
 def _acts(transform: Transform, way: str) -> bool:
