@@ -232,6 +232,22 @@ def test_the_first_frames_can_be_random():
     assert constant == [False, False, True, True, True]
 
 
+@pytest.mark.parametrize("wrap", [lambda policy: policy, lambda policy: lambda td: policy(td)])
+def test_random_frames_have_the_entries_of_the_others(wrap):
+    network = TensorDictModule(
+        lambda x: (x[..., :1] * 0 + 0.5, x + 1), ["observation"], ["action", "more"]
+    )
+    env = CountingEnv(horizon=5)
+    collector = Collector(
+        env, wrap(network), frames_per_batch=4, total_frames=8, init_random_frames=4
+    )
+    at_random, acting = collector
+    assert set(at_random.keys(True)) == set(acting.keys(True))
+    assert not (at_random["action"] == 0.5).any()
+    assert (acting["action"] == 0.5).all()
+    torch.testing.assert_close(at_random["more"], at_random["observation"] + 1)
+
+
 def test_a_policy_can_be_built_here():
     collector = Collector(CountingEnv(), policy_factory=linear, frames_per_batch=2)
     assert isinstance(collector.policy, TensorDictModule)
@@ -399,7 +415,7 @@ def test_state():
 
 
 def test_shutting_down():
-    env = CountingEnv()
+    env = CountingEnv(horizon=5)
     collector = Collector(env, frames_per_batch=2)
     collector.next()
     collector.shutdown()
@@ -407,11 +423,11 @@ def test_shutting_down():
     collector.shutdown()
     with pytest.raises(RuntimeError, match="Collector: it was shut down; build a new one"):
         collector.next()
-    env = CountingEnv()
+    env = CountingEnv(horizon=5)
     with Collector(env, frames_per_batch=2) as collector:
         collector.next()
     assert env.is_closed
-    env = CountingEnv()
+    env = CountingEnv(horizon=5)
     Collector(env, frames_per_batch=2).shutdown(close_env=False)
     assert not env.is_closed
 

@@ -90,6 +90,19 @@ class ActingPolicy:
 
         return look_and_act
 
+    def at_random(self, env: EnvBase) -> PreparedPolicy:
+        """Return the policy with random actions in the place of its own.
+
+        What else it writes stays, so that all steps have the same entries.
+        """
+        draw = PreparedPolicy(env, None)
+        if self.module is None:
+            return draw
+        prepared, plain = copy.copy(self._plain), self._plain
+        prepared.on_tensordict = lambda td: draw.on_tensordict(plain.on_tensordict(td))
+        prepared.on_entries = _one_after_the_other(plain.on_entries, draw.on_entries)
+        return prepared
+
     def take_versions(self) -> Tensor | None:
         """Return the versions ``[T]`` that acted since the last call, if they are tracked."""
         if self._versions is None:
@@ -117,3 +130,14 @@ class ActingPolicy:
             TensorDict.from_module(self.module).data.update_(new.data)
             return
         self.module.load_state_dict(new.state_dict() if isinstance(new, nn.Module) else new)
+
+
+def _one_after_the_other(first: Act | None, second: Act | None) -> Act | None:
+    if first is None or second is None:
+        return None
+
+    def act(record: Any) -> None:
+        first(record)
+        second(record)
+
+    return act

@@ -44,7 +44,8 @@ class Collector(BaseCollector):
         env_device: Where the environment lives.
         create_env_kwargs: Keyword arguments for ``create_env_fn``.
         max_frames_per_traj: Truncate an episode after this many frames.
-        init_random_frames: Act at random for this many frames first.
+        init_random_frames: Act at random for this many frames first; what else the policy writes is
+            that of the action it would have taken.
         reset_at_each_iter: Begin each batch with a reset.
         postproc: Applied to each batch, ``td -> td``.
         split_trajs: Give each piece of a trajectory a row of its own, zero-padded, with the mask
@@ -117,7 +118,7 @@ class Collector(BaseCollector):
             compile_policy=compile_policy,
             tracks_version=track_policy_version,
         )
-        self._random = PreparedPolicy(self.env, None)
+        self._random = self._acting.at_random(self.env)
         self._stepper = Stepper(self.env)
         self.storing_device = storing_device or device
         self.init_random_frames = init_random_frames or 0
