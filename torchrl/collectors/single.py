@@ -18,7 +18,7 @@ from torchrl.collectors.interrupt import Interruptor
 from torchrl.collectors.profile import Profile, profiled
 from torchrl.data.trajectories import split_trajectories, traj_ids
 from torchrl.envs.common import EnvBase
-from torchrl.envs.rollout import PreparedPolicy, Stepper, truncate_last
+from torchrl.envs.rollout import Stepper, truncate_last
 from torchrl.envs.transforms import StepCounter, TransformedEnv
 
 POLICY_VERSION = "policy_version"
