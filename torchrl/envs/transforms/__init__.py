@@ -70,6 +70,7 @@ from torchrl.envs.transforms.resets import (
     FireReset,
     NoopResetEnv,
 )
+from torchrl.envs.transforms.return_norm import ReturnNorm
 from torchrl.envs.transforms.reward import (
     BinarizeReward,
     LineariseRewards,
@@ -80,6 +81,7 @@ from torchrl.envs.transforms.reward import (
     SuccessReward,
     TargetReturn,
 )
+from torchrl.envs.transforms.running_stats import RunningMeanStd
 from torchrl.envs.transforms.shape import (
     CatTensors,
     ExpandAs,
@@ -101,12 +103,7 @@ from torchrl.envs.transforms.tracking import (
     Timer,
     TrajCounter,
 )
-from torchrl.envs.transforms.vecnorm import (
-    ReturnNorm,
-    RunningMeanStd,
-    VecNorm,
-    VecNormV2,
-)
+from torchrl.envs.transforms.vecnorm import VecNorm, VecNormV2
 
 __all__ = [
     "ActionDiscretizer",

@@ -19,16 +19,24 @@ def done_keys(specs: dict[str, Composite]) -> list[NestedKey]:
     return [key for key in leaf_names(specs["done"]) if last_name(key) == DONE]
 
 
+def dones_around(key: NestedKey, dones: list[NestedKey]) -> list[NestedKey]:
+    """Return the end flags of the levels around an entry, the outermost first.
+
+    >>> dones_around(("agents", "reward"), [("agents", "done"), "done", ("others", "done")])
+    ['done', ('agents', 'done')]
+    """
+    path = key[:-1] if isinstance(key, tuple) else ()
+    around = [d for d in dones if isinstance(d, str) or d[:-1] == path[: len(d) - 1]]
+    return sorted(around, key=lambda done: 1 if isinstance(done, str) else len(done))
+
+
 def nearest_reset(key: NestedKey, dones: list[NestedKey]) -> NestedKey:
     """Return the ``_reset`` mask of the innermost level of flags around an entry.
 
     >>> nearest_reset(("agents", "reward"), ["done", ("agents", "done"), ("others", "done")])
     ('agents', '_reset')
     """
-    path = key[:-1] if isinstance(key, tuple) else ()
-    around = [d for d in dones if isinstance(d, str) or d[:-1] == path[: len(d) - 1]]
-    depths = {1 if isinstance(done, str) else len(done): done for done in around}
-    return sibling(depths[max(depths)], "_reset") if depths else "_reset"
+    return sibling([DONE, *dones_around(key, dones)][-1], "_reset")
 
 
 class StepCounter(Transform):

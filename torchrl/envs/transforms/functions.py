@@ -16,7 +16,7 @@ from torchrl.envs.spec_access import leaf_names
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.images import unbounded_image
 from torchrl.envs.transforms.pixels import Keys
-from torchrl.envs.transforms.vecnorm import RunningMeanStd
+from torchrl.envs.transforms.running_stats import RunningMeanStd
 
 
 class UnaryTransform(Transform):

@@ -7,7 +7,8 @@ from tensordict import NestedKey
 from torchrl.envs.transforms.action import ClipTransform
 from torchrl.envs.transforms.compose import Compose
 from torchrl.envs.transforms.dtype import DoubleToFloat
-from torchrl.envs.transforms.vecnorm import ReturnNorm, VecNormV2
+from torchrl.envs.transforms.return_norm import ReturnNorm
+from torchrl.envs.transforms.vecnorm import VecNormV2
 
 
 def MujocoPreprocessing(  # noqa: N802 - to its users it is one more transform

@@ -10,13 +10,14 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import ShapeError, describe
-from torchrl._core.keys import as_keys, sibling
-from torchrl._core.mdp import last_name
+from torchrl._core.keys import as_keys, leaf_keys, sibling
+from torchrl._core.mdp import DONE, last_name
 from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs.spec_access import leaf_names
 from torchrl.envs.step_plan import expand_flag
 from torchrl.envs.transforms.affine import affine, affine_spec
 from torchrl.envs.transforms.base import Transform, free_dims
+from torchrl.envs.transforms.episode import done_keys, dones_around, nearest_reset
 from torchrl.envs.transforms.images import clamped, unbounded_image
 
 
@@ -66,6 +67,8 @@ class RewardSum(Transform):
     Args:
         in_keys: The rewards; every reward of the environment if ``None``.
         out_keys: Where their sums are written; ``episode_<name>`` beside each if ``None``.
+        reset_keys: Names of the masks of rows that are reset, one for each reward; that of the
+            innermost level of flags around it if ``None``.
         reward_spec: Count the sums among the rewards, and what a step reads, instead of among the
             observations.
 
@@ -86,6 +89,7 @@ class RewardSum(Transform):
         self,
         in_keys: Sequence[NestedKey] | None = None,
         out_keys: Sequence[NestedKey] | None = None,
+        reset_keys: Sequence[NestedKey] | None = None,
         *,
         reward_spec: bool = False,
     ) -> None:
@@ -93,8 +97,9 @@ class RewardSum(Transform):
         keys = as_keys(["reward"] if in_keys is None else in_keys)
         super().__init__(keys, _sum_names(keys) if out_keys is None else out_keys)
         self._out_keys_given = out_keys is not None
+        self.reset_keys = None if reset_keys is None else as_keys(reset_keys)
         self.reward_spec = reward_spec
-        self._sums: list[tuple[NestedKey, Any]] = []
+        self._sums: list[tuple[NestedKey, NestedKey, Any]] = []
         self._batch = torch.Size([])
 
     def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
@@ -107,8 +112,8 @@ class RewardSum(Transform):
 
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
         free = free_dims(tensordict_reset, self._batch)
-        rows: Any = None if tensordict is None else tensordict.get("_reset", None)
-        for destination, spec in self._sums:
+        for destination, reset_key, spec in self._sums:
+            rows: Any = None if tensordict is None else tensordict.get(reset_key, None)
             before = None if rows is None else tensordict.get(destination, None)
             if before is None:
                 total = spec.zero(free)
@@ -120,18 +125,22 @@ class RewardSum(Transform):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Sum the rewards of each episode along time, the last dimension of ``[*B, T]``.
 
-        Reads: ``("next", "reward")`` and ``("next", "done")``.
+        Reads: ``("next", "reward")``, and under ``"next"`` the outermost ``done`` around it.
         Writes: the sum under ``"next"``.
         """
-        done = tensordict.get(("next", "done"))  # [*B, T, 1]
-        dim = tensordict.ndim - 1
+        following, dim = tensordict.get("next"), tensordict.ndim - 1
+        dones = [key for key in leaf_keys(following) if last_name(key) == DONE]
         for source, destination in zip(self.in_keys, self.out_keys, strict=True):
-            reward, carry, sums = tensordict.get("next").get(source), 0.0, []
+            reward, ends = following.get(source, None), dones_around(source, dones)
+            if reward is None or not ends:
+                raise self._missing(source if reward is None else DONE, following)
+            done = following.get(ends[0])  # [*B, T, 1]
+            carry, sums = torch.zeros_like(reward.select(dim, 0)), []
             for r, d in zip(reward.unbind(dim), done.unbind(dim), strict=True):
                 carry = carry + r
                 sums.append(carry)
-                carry = carry * ~expand_flag(d, carry.shape)
-            tensordict.get("next").set(destination, torch.stack(sums, dim))
+                carry = carry.masked_fill(expand_flag(d, carry.shape), 0)
+            following.set(destination, torch.stack(sums, dim))
         return tensordict
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
@@ -142,13 +151,21 @@ class RewardSum(Transform):
         self._check_keys(specs)
         # A reward that is a state too is carried from step to step.
         groups = ("reward", "state") if self.reward_spec else ("observation",)
-        self._sums, self._batch = [], specs["observation"].shape
-        for source, destination in zip(self.in_keys, self.out_keys, strict=True):
+        self._sums, self._batch, dones = [], specs["observation"].shape, done_keys(specs)
+        reset_keys = self.reset_keys or [nearest_reset(key, dones) for key in self.in_keys]
+        if len(reset_keys) != len(self.in_keys):
+            raise ValueError(
+                f"RewardSum: expected as many reset_keys as rewards, found {reset_keys} for "
+                f"{self.in_keys}."
+            )
+        for source, destination, reset_key in zip(
+            self.in_keys, self.out_keys, reset_keys, strict=True
+        ):
             reward = specs["reward"][source]
             spec = Unbounded(reward.shape, dtype=reward.dtype, device=reward.device)
             for group in groups:
                 specs[group][destination] = spec.clone()
-            self._sums.append((destination, spec))
+            self._sums.append((destination, reset_key, spec))
         return specs
 
 
@@ -388,6 +405,7 @@ class TargetReturn(Transform):
             raise ValueError(f"TargetReturn: mode must be 'reduce' or 'constant', found {mode!r}.")
         self.target_return, self.mode, self.reset_key = target_return, mode, reset_key
         self._specs: list[tuple[NestedKey, TensorSpec]] = []
+        self._batch = torch.Size([])
 
     def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
         for source, destination in zip(self.in_keys, self.out_keys, strict=True):
@@ -403,12 +421,11 @@ class TargetReturn(Transform):
         mask = None
         if self.reset_key is not None and tensordict is not None:
             mask = tensordict.get(self.reset_key, None)
+        free = free_dims(tensordict_reset, self._batch)
         for key, spec in self._specs:
-            wanted = torch.full(
-                spec.shape, self.target_return, dtype=spec.dtype, device=spec.device
-            )
+            wanted = torch.full_like(spec.zero(free), self.target_return)
             if mask is not None:
-                wanted = torch.where(mask, wanted, tensordict.get(key))
+                wanted = torch.where(expand_flag(mask, wanted.shape), wanted, tensordict.get(key))
             tensordict_reset.set(key, wanted)
         return tensordict_reset
 
@@ -422,7 +439,7 @@ class TargetReturn(Transform):
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Add what is wanted to the observations."""
         self._check_keys(specs)
-        self._specs = []
+        self._specs, self._batch = [], specs["observation"].shape
         for source, destination in zip(self.in_keys, self.out_keys, strict=True):
             like = specs["reward"][source]
             spec = Unbounded(like.shape, dtype=like.dtype, device=like.device)

@@ -9,86 +9,20 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from torch import Tensor, nn
+from torch import Tensor
 
-from torchrl._core.errors import describe
-from torchrl.data import Composite, Unbounded
+from torchrl._core.errors import ShapeError, describe
+from torchrl._core.keys import sibling
+from torchrl._core.mdp import last_name
+from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs.spec_access import leaf_names
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.compose import Compose
 from torchrl.envs.transforms.inside import Inside
 from torchrl.envs.transforms.normalization import ObservationNorm
+from torchrl.envs.transforms.running_stats import merge_moments
 
 STATISTICS = ("loc", "var", "count")
-
-
-def merge_moments(
-    loc: Tensor, var: Tensor, weight: Tensor, batch_loc: Tensor, batch_var: Tensor | float
-) -> tuple[Tensor, Tensor]:
-    """Return mean and variance of a mixture: what was known, and a batch of weight ``weight``.
-
-    Args:
-        loc: Mean ``[*S]``.
-        var: Variance ``[*S]``.
-        weight: Share of the batch, between 0 and 1, broadcast to ``[*S]``.
-        batch_loc: Mean of the batch.
-        batch_var: Variance of the batch.
-
-    Source: Chan et al., 1979, "Updating formulae and a pairwise algorithm".
-
-    >>> half = torch.tensor(0.5)
-    >>> merge_moments(torch.tensor(0.0), torch.tensor(0.0), half, torch.tensor(2.0), 0.0)
-    (tensor(1.), tensor(1.))
-    """
-    gap = batch_loc - loc
-    spread = (1 - weight) * (var + weight * gap.square()) + weight * batch_var
-    return loc + weight * gap, spread
-
-
-class RunningMeanStd(nn.Module):
-    """Mean and standard deviation of all that was seen.
-
-    Args:
-        shape: Shape ``[*S]`` of a sample.
-        epsilon: Weight of the first guess, mean 0 and variance 1, in samples.
-
-    >>> stats = RunningMeanStd(epsilon=0.0)
-    >>> stats.update(torch.tensor([1.0, 3.0]))
-    >>> stats.mean.item(), stats.std.item()
-    (2.0, 1.0)
-    """
-
-    mean: Tensor
-    var: Tensor
-    count: Tensor
-
-    def __init__(self, shape: Sequence[int] = (), epsilon: float = 1e-4) -> None:
-        super().__init__()
-        shape = tuple(shape)
-        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
-        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
-        self.register_buffer("count", torch.tensor(epsilon, dtype=torch.float64))
-
-    @property
-    def std(self) -> Tensor:
-        """Standard deviation ``[*S]``."""
-        return self.var.sqrt()
-
-    @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Take samples ``[*N, *S]`` into account."""
-        x = x.reshape(-1, *self.mean.shape).to(self.mean)
-        if len(x):
-            self.count += len(x)
-            var, loc = torch.var_mean(x, 0, correction=0)
-            moments = merge_moments(self.mean, self.var, len(x) / self.count, loc, var)
-            self.mean.copy_(moments[0])
-            self.var.copy_(moments[1])
-
-    def normalize(self, x: Tensor, clip: float | None = None) -> Tensor:
-        """Return ``(x - mean) / std``, clamped to ``[-clip, clip]``."""
-        out = ((x - self.mean) / self.std.clamp_min(1e-8)).to(x.dtype)
-        return out if clip is None else out.clamp(-clip, clip)
 
 
 class VecNormV2(Transform):
@@ -104,6 +38,8 @@ class VecNormV2(Transform):
         in_keys: Entries to normalise.
         out_keys: Where to write them; in place if ``None``.
         lock: Held while the statistics change, if several processes share them.
+        stateful: Keep the statistics here; otherwise they travel with the record, beside each
+            entry, as ``<key>_loc``, ``<key>_var`` and ``<key>_count``.
         decay: How much a step counts less than the next; 1 counts all alike.
         eps: Least standard deviation.
         shared_data: Statistics to use and to update in place, as :meth:`build_shared_data` makes
@@ -112,6 +48,10 @@ class VecNormV2(Transform):
 
     The state dict holds ``<key>_loc``, ``<key>_var`` and ``<key>_count`` of each entry: save it
     with the policy.
+
+    Raises:
+        ValueError: for a ``decay`` outside of (0, 1], or ``stateful=False`` together with
+            statistics of all rows or of several processes.
 
     >>> from torchrl.envs import GymEnv, TransformedEnv
     >>> env = TransformedEnv(GymEnv("Pendulum-v1"), VecNormV2(["observation"], decay=1.0))
@@ -123,6 +63,7 @@ class VecNormV2(Transform):
     entrywise = True
     _batch_ndim = 0
     _inside: Inside | None = None
+    _zeros: Sequence[tuple[NestedKey, Tensor]] = ()  # of statistics that travel, at the start
 
     def __init__(
         self,
@@ -130,6 +71,7 @@ class VecNormV2(Transform):
         out_keys: Sequence[NestedKey] | None = None,
         *,
         lock: Any = None,
+        stateful: bool = True,
         decay: float = 0.9999,
         eps: float = 1e-4,
         shared_data: Mapping[str, Any] | TensorDictBase | None = None,
@@ -140,8 +82,13 @@ class VecNormV2(Transform):
             raise ValueError(
                 f"{type(self).__name__}: decay must be above 0 and at most 1, found {decay}."
             )
+        if not stateful and (reduce_batch_dims or shared_data is not None or lock is not None):
+            raise ValueError(
+                f"{type(self).__name__}: with stateful=False each row carries its own statistics; "
+                "reduce_batch_dims, shared_data and lock need stateful=True."
+            )
         self.decay, self.eps, self.reduce_batch_dims = decay, eps, reduce_batch_dims
-        self.lock = lock
+        self.lock, self.stateful = lock, stateful
         self.frozen = False
         self.is_shared = shared_data is not None
         if shared_data is not None:
@@ -155,40 +102,47 @@ class VecNormV2(Transform):
         found: Any = [self._buffers.get(f"{name}_{which}") for which in STATISTICS]
         return None if found[0] is None else found
 
-    def _allocate(self, key: NestedKey, shape: torch.Size, batch_ndim: int, device: Any) -> None:
+    def _recall(self, key: NestedKey, before: Any, value: Tensor) -> list[Tensor]:
+        """Return the statistics of an entry: those kept here, or those in the record ``before``."""
+        if not self.stateful:
+            found = [before.get(name, None) for name in _travelling(key)]
+            return found if found[0] is not None else list(self._new(value.shape, value.device))
+        self._allocate(key, value.shape, value.device)
+        kept = self._statistics(key)
+        assert kept is not None
+        return kept
+
+    def _allocate(self, key: NestedKey, shape: torch.Size, device: Any) -> None:
         if self._statistics(key) is None:
-            for which, value in zip(
-                STATISTICS, _new(shape, batch_ndim, device, self.reduce_batch_dims), strict=True
-            ):
+            for which, value in zip(STATISTICS, self._new(shape, device), strict=True):
                 self.register_buffer(f"{buffer_name(key)}_{which}", value)
 
+    def _new(self, shape: torch.Size, device: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return _new(shape, self._batch_ndim, device, self.reduce_batch_dims)
+
     @torch.no_grad()
-    def _update(self, key: NestedKey, value: Tensor, rows: Tensor | None) -> None:
-        statistics = self._statistics(key)
-        if self.frozen or not self.training or statistics is None:
-            return
+    def _updated(
+        self, statistics: list[Tensor], value: Tensor, rows: Tensor | None
+    ) -> list[Tensor]:
+        """Return the statistics once ``rows [*B, 1]`` of ``value`` are taken into account."""
         loc, var, count = statistics
         value = value.detach().to(loc.dtype)
         batch_var: Tensor | float = 0.0
-        if self.reduce_batch_dims:
-            flat = value.reshape(-1, *loc.shape)
+        moved: Tensor | int = 1
+        if value.ndim > loc.ndim:  # rows without statistics of their own are samples
+            value = value.reshape(-1, *loc.shape)
             if rows is not None:
-                flat = flat[rows.reshape(-1)]
-            steps = len(flat)
-            if not steps:
-                return
-            batch_var, value = torch.var_mean(flat, 0, correction=0)
-            moved: Tensor | int = steps
-        else:
-            steps = 1
+                value = value[rows.reshape(-1)]
+            if not len(value):
+                return statistics
+            moved = len(value)
+            batch_var, value = torch.var_mean(value, 0, correction=0)
+        elif rows is not None:
             shape = (*value.shape[: self._batch_ndim], *(1,) * (loc.ndim - self._batch_ndim))
-            moved = 1 if rows is None else rows.reshape(shape).to(count.dtype)
-        with self.lock or nullcontext():
-            count += moved
-            weight = moved / count if self.decay == 1 else self._share(moved, count)
-            moments = merge_moments(loc, var, torch.as_tensor(weight), value, batch_var)
-            loc.copy_(moments[0])
-            var.copy_(moments[1])
+            moved = rows.reshape(shape).to(count.dtype)
+        count = count + moved
+        weight = moved / count.clamp_min(1) if self.decay == 1 else self._share(moved, count)
+        return [*merge_moments(loc, var, torch.as_tensor(weight), value, batch_var), count]
 
     def _share(self, moved: Tensor | int, count: Tensor) -> Tensor:
         """Return the weight of the latest samples among all: that of one, corrected for the start.
@@ -198,59 +152,93 @@ class VecNormV2(Transform):
         decay = torch.tensor(self.decay, dtype=torch.float64, device=count.device)
         return (1 - decay**moved) / (1 - decay**count).clamp_min(1e-300)
 
-    def _pair(self, key: NestedKey) -> tuple[Tensor, Tensor]:
+    def _pair(self, key: NestedKey, record: Any = None) -> tuple[Tensor, Tensor]:
+        """Return mean and deviation of an entry."""
         statistics = self._statistics(key)
+        if record is not None and not self.stateful:
+            found = [record.get(name, None) for name in _travelling(key)]
+            statistics = None if found[0] is None else found
         if statistics is None:
             raise RuntimeError(
                 describe(
                     self,
-                    "has no statistics yet",
+                    "has no statistics yet" if self.stateful else "has its statistics in records",
                     key=key,
                     mend="Append the transform to an environment, load its state, or apply it "
-                    "once in training mode.",
+                    "once in training mode."
+                    if self.stateful
+                    else "Look there, or build the transform with stateful=True.",
                 )
             )
         return statistics[0], statistics[1].sqrt().clamp_min(self.eps)
 
-    def _normalized(self, key: NestedKey, value: Tensor) -> Tensor:
-        loc, scale = self._pair(key)
-        dtype = value.dtype if value.is_floating_point() else torch.get_default_dtype()
-        return ((value - loc) / scale).to(dtype)
-
     # --- data ------------------------------------------------------------------------------------
 
-    def _each(self, record: Any, rows: Tensor | None, *, tolerant: bool) -> Any:
+    def _each(self, record: Any, before: Any, rows: Tensor | None, *, tolerant: bool) -> Any:
         for source, destination in zip(self.in_keys, self.out_keys, strict=True):
             value = record.get(source, None)
             if value is None:
                 if tolerant:
                     continue
                 raise self._missing(source, record)
-            self._allocate(source, value.shape, self._batch_ndim, value.device)
-            self._update(source, value, rows)
-            record.set(destination, self._normalized(source, value))
+            with self.lock or nullcontext():
+                statistics = self._recall(source, before, value)
+                if self.training and not self.frozen:
+                    self._check_shape(source, value, statistics[0])
+                    latest = self._updated(statistics, value, rows)
+                    statistics = self._remember(statistics, latest)
+            if not self.stateful:
+                for name, each in zip(_travelling(source), statistics, strict=True):
+                    record.set(name, each)
+            scale = statistics[1].sqrt().clamp_min(self.eps)
+            dtype = value.dtype if value.is_floating_point() else torch.get_default_dtype()
+            record.set(destination, ((value - statistics[0]) / scale).to(dtype))
         return record
+
+    def _remember(self, kept: list[Tensor], latest: list[Tensor]) -> list[Tensor]:
+        if not self.stateful:
+            return latest
+        for old, new in zip(kept, latest, strict=True):
+            old.copy_(new)  # in place: others may share it
+        return kept
+
+    def _check_shape(self, key: NestedKey, value: Tensor, loc: Tensor) -> None:
+        if value.shape[value.ndim - loc.ndim :] != loc.shape:
+            raise ShapeError(
+                describe(
+                    self,
+                    "does not have the shape of its statistics",
+                    key=key,
+                    expected=f"[*, {', '.join(map(str, loc.shape))}]",
+                    found=tuple(value.shape),
+                    mend="With reduce_batch_dims=True statistics hold for any batch size.",
+                )
+            )
 
     def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
         moving = tensordict.get("_step", None)
-        return self._each(next_tensordict, moving, tolerant=self.missing_tolerance)
+        return self._each(next_tensordict, tensordict, moving, tolerant=self.missing_tolerance)
 
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
         rows = None if self._inside is None else self._inside.being_reset(tensordict)
-        return self._each(tensordict_reset, rows, tolerant=True)  # a reset has no reward
+        for name, zero in self._zeros:
+            carried = None if tensordict is None else tensordict.get(name, None)
+            tensordict_reset.set(name, zero if carried is None else carried)
+        # A reset has no reward.
+        return self._each(tensordict_reset, tensordict_reset, rows, tolerant=True)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Normalise a record ``[*B]``; in training mode its rows count as new samples."""
         if self._inside is None:
             self.__dict__["_batch_ndim"] = tensordict.ndim
-        return self._each(tensordict, None, tolerant=self.missing_tolerance)
+        return self._each(tensordict, tensordict, None, tolerant=self.missing_tolerance)
 
     def denorm(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Undo the normalisation in a record, in place."""
         for source, destination in zip(self.in_keys, self.out_keys, strict=True):
             value = tensordict.get(destination, None)
             if value is not None:
-                loc, scale = self._pair(source)
+                loc, scale = self._pair(source, tensordict)
                 tensordict.set(source, (value * scale + loc).to(value.dtype))
         return tensordict
 
@@ -259,16 +247,25 @@ class VecNormV2(Transform):
         self._check_keys(specs)
         self.__dict__["_inside"] = Inside(specs)
         self.__dict__["_batch_ndim"] = len(specs["observation"].shape)
+        self.__dict__["_zeros"] = []
         for source, destination in zip(self.in_keys, self.out_keys, strict=True):
             for group in ("observation", "reward"):
                 if source in leaf_names(specs[group]):
                     spec = specs[group][source]
-                    self._allocate(source, spec.shape, self._batch_ndim, spec.device)
+                    self._make_room(specs["observation"], source, spec)
                     floating = spec.dtype is not None and spec.dtype.is_floating_point
                     dtype = spec.dtype if floating else torch.get_default_dtype()
                     image = Unbounded(spec.shape, dtype=dtype, device=spec.device)
                     specs[group][destination] = image
         return specs
+
+    def _make_room(self, group: Composite, key: NestedKey, spec: TensorSpec) -> None:
+        if self.stateful:
+            self._allocate(key, spec.shape, spec.device)
+            return
+        for name, zero in zip(_travelling(key), self._new(spec.shape, spec.device), strict=True):
+            group[name] = Unbounded(zero.shape, dtype=zero.dtype, device=zero.device)
+            self._zeros.append((name, zero))
 
     # --- frozen, copied, shared ------------------------------------------------------------------
 
@@ -348,7 +345,7 @@ class VecNormV2(Transform):
 class VecNorm(VecNormV2):
     """Normalises observations and rewards by their running mean and standard deviation.
 
-    As :class:`VecNormV2`, with one mean and deviation for all rows of a batch.
+    As :class:`VecNormV2`, with one mean and deviation for all rows of a batch by default.
 
     Args:
         in_keys: Entries to normalise; ``observation`` and ``reward`` if ``None``.
@@ -357,6 +354,9 @@ class VecNorm(VecNormV2):
         lock: Held while the statistics change, if several processes share them.
         decay: How much a sample counts less than the next; 1 counts all alike.
         eps: Least standard deviation.
+        shapes: Shapes of the entries, in order, without batch dimensions: statistics then exist
+            before any data.
+        new_api: One mean and deviation for each row, as :class:`VecNormV2` has by default.
 
     >>> from torchrl.envs import GymEnv, TransformedEnv
     >>> env = TransformedEnv(GymEnv("Pendulum-v1"), VecNorm())
@@ -374,6 +374,8 @@ class VecNorm(VecNormV2):
         lock: Any = None,
         decay: float = 0.9999,
         eps: float = 1e-4,
+        shapes: Sequence[Sequence[int]] | None = None,
+        new_api: bool | None = None,
     ) -> None:
         super().__init__(
             ["observation", "reward"] if in_keys is None else in_keys,
@@ -382,101 +384,11 @@ class VecNorm(VecNormV2):
             decay=decay,
             eps=eps,
             shared_data=shared_td,
-            reduce_batch_dims=True,
+            reduce_batch_dims=not new_api,
         )
-
-
-class ReturnNorm(Transform):
-    r"""Divides rewards by the running standard deviation of the discounted return.
-
-    .. math:: r \leftarrow r / \max(\sigma(G), \epsilon), \quad G_t = r_t + \gamma G_{t-1}
-
-    Rewards keep their sign; only their size changes.
-
-    Args:
-        gamma: Discount factor, that of the algorithm.
-        in_keys: The reward; ``reward`` if ``None``.
-        out_keys: Where to write it; in place if ``None``.
-        eps: Least standard deviation.
-
-    Source: Engstrom et al., 2020, https://arxiv.org/abs/2005.12729, "reward scaling".
-
-    >>> from torchrl.envs import GymEnv, TransformedEnv
-    >>> env = TransformedEnv(GymEnv("CartPole-v1"), ReturnNorm(gamma=0.99))
-    >>> _ = env.rollout(100, break_when_any_done=False)
-    >>> bool(env.transform.statistics.std > 1)
-    True
-    """
-
-    entrywise = True
-    _inside: Inside
-    _total: Tensor | None
-
-    def __init__(
-        self,
-        gamma: float = 0.99,
-        in_keys: Sequence[NestedKey] | None = None,
-        out_keys: Sequence[NestedKey] | None = None,
-        *,
-        eps: float = 1e-4,
-    ) -> None:
-        super().__init__(["reward"] if in_keys is None else in_keys, out_keys)
-        if len(self.in_keys) != 1:
-            raise ValueError(f"ReturnNorm: expected one reward, found {self.in_keys}.")
-        self.gamma, self.eps, self.frozen = gamma, eps, False
-        self.statistics = RunningMeanStd()
-        self.__dict__.update(_total=None)
-
-    def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
-        reward = next_tensordict.get(self.in_keys[0], None)
-        if reward is None:
-            raise self._missing(self.in_keys[0], next_tensordict)
-        before, moving = self._total, tensordict.get("_step", None)
-        total = reward if before is None else reward + self.gamma * before
-        if moving is not None and before is not None:
-            total = torch.where(moving, total, before)
-        self.__dict__["_total"] = total
-        if self.training and not self.frozen:
-            self.statistics.update(total if moving is None else total[moving])
-        return next_tensordict.set(self.out_keys[0], self._apply_transform(reward))
-
-    def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
-        rows = self._inside.being_reset(tensordict)
-        if rows is None or self._total is None:
-            self.__dict__["_total"] = None
-        else:
-            self.__dict__["_total"] = torch.where(rows, 0.0, self._total)
-        return tensordict_reset
-
-    def _apply_transform(self, value: Tensor) -> Tensor:
-        return value / self.statistics.std.clamp_min(self.eps).to(value.dtype)
-
-    def get_extra_state(self) -> Any:
-        """Return the discounted returns so far."""
-        return {"total": self._total}
-
-    def set_extra_state(self, state: Any) -> None:
-        """Go on from the discounted returns of another."""
-        self.__dict__["_total"] = state["total"]
-
-    def freeze(self) -> ReturnNorm:
-        """Keep the deviation as it is."""
-        self.frozen = True
-        return self
-
-    def unfreeze(self) -> ReturnNorm:
-        """Let the deviation follow the data again."""
-        self.frozen = False
-        return self
-
-    def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
-        """Take the bounds of the reward away."""
-        self._check_keys(specs)
-        self.__dict__["_inside"] = Inside(specs)
-        spec = specs["reward"][self.in_keys[0]]
-        image = Unbounded(spec.shape, dtype=spec.dtype, device=spec.device)
-        specs["reward"][self.out_keys[0]] = image
-        return specs
+        if shapes is not None:
+            for key, shape in zip(self.in_keys, shapes, strict=True):
+                self._allocate(key, torch.Size(shape), None)
 
 
 def buffer_name(key: NestedKey) -> str:
@@ -486,6 +398,11 @@ def buffer_name(key: NestedKey) -> str:
     'agents_observation'
     """
     return key if isinstance(key, str) else "_".join(map(str, key))
+
+
+def _travelling(key: NestedKey) -> list[NestedKey]:
+    """Return where the statistics of an entry stand in a record, if they travel with it."""
+    return [sibling(key, f"{last_name(key)}_{which}") for which in STATISTICS]
 
 
 def _new(
