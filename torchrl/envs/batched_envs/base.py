@@ -12,7 +12,8 @@ from tensordict import TensorDictBase
 
 from torchrl._core.errors import ResetError, SpecError, describe
 from torchrl.data import Composite
-from torchrl.envs.batched_envs.exchange import BlockExchange, Crew, Exchange, RecordExchange
+from torchrl.envs.batched_envs.crew import Crew
+from torchrl.envs.batched_envs.exchange import BlockExchange, Exchange, RecordExchange
 from torchrl.envs.batched_envs.worker import METHOD, MISSING
 from torchrl.envs.common import EnvBase
 from torchrl.envs.env_creator import EnvCreator
@@ -238,7 +239,7 @@ class BatchedEnvBase(EnvBase):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_plan", "_validated"):
+        for name in ("_plan", "_trusted"):
             state.pop(name, None)
         state.update(_crew=None, _exchange=None, _finalizer=None)
         state.update(_resets_in_step=False, is_closed=True)

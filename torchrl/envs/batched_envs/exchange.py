@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,16 +11,17 @@ from torch import Tensor
 
 from torchrl._core.entries import Entries
 from torchrl._core.errors import ResetError
+from torchrl._core.keys import sibling
 from torchrl.envs.batched_envs.buffers import (
     INPUT,
     OUTCOME,
     ROOT,
     SIGNAL,
-    Block,
     Memory,
     lay_out,
     num_bytes,
 )
+from torchrl.envs.batched_envs.crew import Crew
 from torchrl.envs.batched_envs.worker import (
     STEP,
     STEP_RESET,
@@ -39,39 +39,6 @@ _CODES = {
     (True, False): STEP_SOME,
     (True, True): STEP_SOME_RESET,
 }
-
-
-class Crew(ABC):
-    """Teams of environments, wherever they are.
-
-    Hooks:
-        attach: let the environments of all teams take the rows of a memory.
-        step: ``code -> bool``; let all step from their rows into their rows; say whether an
-            episode has ended.
-        scatter: ``name, values, *args -> [one a environment]``; give each team the values of its
-            environments and call its method of that name.
-        chain: ``name, value, *args -> value``; hand a value from team to team.
-        close: release everything.
-    """
-
-    metas: list[EnvMeta]
-    is_remote = False
-    is_closed = False
-
-    @abstractmethod
-    def attach(self, blocks: Sequence[Block], memory: Memory) -> None: ...
-
-    @abstractmethod
-    def step(self, code: bytes) -> bool: ...
-
-    @abstractmethod
-    def scatter(self, name: str, values: Sequence[Any] | None, *args: Any) -> list[Any]: ...
-
-    @abstractmethod
-    def chain(self, name: str, value: Any, *args: Any) -> Any: ...
-
-    @abstractmethod
-    def close(self) -> None: ...
 
 
 class Exchange(ABC):
@@ -191,13 +158,44 @@ class Exchange(ABC):
         """Return the row of each environment, free to be changed, where that environment lives."""
         if isinstance(record, Entries):
             record = TensorDict(dict(record), self.batch_size, device=self.device)
-        rows = []
-        for row, meta in zip(record.unbind(0), self.metas, strict=True):
-            row = row.select(*meta.names(*GROUPS), "_step", strict=False)
-            if self.crew.is_remote:  # a pickled view takes along everything that it looks at
-                row = row.clone() if row.device is None else row.to("cpu").clone()
-            rows.append(row if meta.device in (None, row.device) else row.to(meta.device))
-        return rows
+        return [
+            self._row(row, meta) for row, meta in zip(record.unbind(0), self.metas, strict=True)
+        ]
+
+    def _row(self, row: Any, meta: EnvMeta) -> Any:
+        row = row.select(*meta.names(*GROUPS), "_step", strict=False)
+        if self.crew.is_remote:  # a pickled view takes along everything that it looks at
+            row = row.clone() if row.device is None else row.to("cpu").clone()
+        return row if meta.device in (None, row.device) else row.to(meta.device)
+
+    # --- single environments ---------------------------------------------------------------------
+
+    def _request(self, env: int, row: Any, kwargs: dict[str, Any]) -> Request:
+        if row is None:
+            return None, kwargs
+        own = self._row(row, self.metas[env])
+        for key in {sibling(key, "_reset") for key in self.metas[env].names("done")}:
+            if (mask := row.get(key, None)) is not None:
+                own.set(key, mask.clone())
+        return own, kwargs
+
+    @abstractmethod
+    def call_step(self, env: int, row: Any, resets: bool) -> tuple:
+        """Return the name of the team's method that steps one environment, and its arguments."""
+
+    @abstractmethod
+    def call_reset(self, env: int, row: Any, kwargs: dict[str, Any]) -> tuple:
+        """Return the name of the team's method that resets one environment, and its arguments."""
+
+    @abstractmethod
+    def step_answer(self, env: int, answer: Any) -> tuple[Any, Any]:
+        """Return the outcome that a step answered with, and the next root where it has reset."""
+
+    @abstractmethod
+    def reset_answer(self, env: int, answer: Any) -> Any:
+        """Return the root that a reset answered with."""
+
+    # --- hooks -----------------------------------------------------------------------------------
 
     @abstractmethod
     def _send(self, record: Any, mask: Tensor | None, resets: bool) -> Any: ...
@@ -348,6 +346,36 @@ class BlockExchange(Exchange):
     def _collect(self, like: Any) -> Any:
         return self._form(ROOT, like)
 
+    def call_step(self, env: int, row: Any, resets: bool) -> tuple:
+        """Fill the input rows of one environment; return the call that steps it."""
+        for key, block in self._rows_of(INPUT, env):
+            _fill(block, row.get(key, None))
+        return "step_one", env, resets
+
+    def call_reset(self, env: int, row: Any, kwargs: dict[str, Any]) -> tuple:
+        """Return the call that resets one environment."""
+        return "reset_one", env, self._request(env, row, kwargs)
+
+    def step_answer(self, env: int, answer: Any) -> tuple[Any, Any]:
+        """Return the rows of an outcome and, where one environment began anew, of its root."""
+        began_anew, written = answer
+        root = self._read(ROOT, env, written) if began_anew else None
+        return self._read(OUTCOME, env, written), root
+
+    def reset_answer(self, env: int, answer: Any) -> Any:
+        """Return the rows of a root."""
+        return self._read(ROOT, env, answer)
+
+    def _rows_of(self, part: str, env: int) -> list[tuple[NestedKey, Tensor]]:
+        if self.is_flat:
+            return [(key, block[env]) for key, block in self._parts[0][part].items()]
+        return list(self._parts[env][part].items())
+
+    def _read(self, part: str, env: int, written: list[NestedKey]) -> TensorDict:
+        absent = self._optional[env] - set(written)
+        rows = {k: self._take(row) for k, row in self._rows_of(part, env) if k not in absent}
+        return TensorDict(rows, self.metas[env].batch_size, device=self.device)
+
     def _form(self, name: str, like: Any) -> Any:
         if self.is_flat:
             blocks = self._outcome if name == OUTCOME else self._root
@@ -421,9 +449,28 @@ class RecordExchange(Exchange):
                 roots = [root.select(*common) for root in roots]
         return self._stacked(roots)
 
+    def call_step(self, env: int, row: Any, resets: bool) -> tuple:
+        """Return the call that steps one environment from its record."""
+        return "step_record_one", env, self._row(row, self.metas[env]), resets
+
+    def call_reset(self, env: int, row: Any, kwargs: dict[str, Any]) -> tuple:
+        """Return the call that resets one environment."""
+        return "reset_record_one", env, self._request(env, row, kwargs)
+
+    def step_answer(self, env: int, answer: Any) -> tuple[Any, Any]:
+        """Return the records of an outcome and of the next root, if there is one."""
+        outcome, root = answer
+        return self._placed(outcome), None if root is None else self._placed(root)
+
+    def reset_answer(self, env: int, answer: Any) -> Any:
+        """Return the record of a root."""
+        return self._placed(answer)
+
+    def _placed(self, record: Any) -> Any:
+        return record if self.device is None else record.to(self.device)
+
     def _stacked(self, rows: list[Any]) -> TensorDictBase:
-        stacked = stack_rows(rows)
-        return stacked if self.device is None else stacked.to(self.device)
+        return self._placed(stack_rows(rows))
 
 
 def stack_rows(rows: list[Any]) -> Any:

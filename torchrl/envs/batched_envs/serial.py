@@ -8,50 +8,9 @@ from typing import Any
 import torch
 
 from torchrl.envs.batched_envs.base import BatchedEnvBase, Factory
-from torchrl.envs.batched_envs.buffers import Block, Memory
-from torchrl.envs.batched_envs.exchange import Crew
-from torchrl.envs.batched_envs.worker import Team
+from torchrl.envs.batched_envs.crew import Crew, LocalCrew
 from torchrl.envs.common import EnvBase
 from torchrl.envs.env_creator import EnvCreator
-
-
-class LocalCrew(Crew):
-    """One team, in this process.
-
-    Args:
-        recipes: Build the environments.
-    """
-
-    def __init__(self, recipes: Sequence[EnvCreator | EnvBase]) -> None:
-        self._team = Team()
-        try:
-            self.metas = self._team.build(recipes)
-        except BaseException:
-            self._team.close()
-            raise
-
-    def attach(self, blocks: Sequence[Block], memory: Memory) -> None:
-        """Let the environments take their rows."""
-        self._team.attach(blocks, memory)
-
-    def step(self, code: bytes) -> bool:
-        """Step from the rows into the rows; say whether an episode has ended."""
-        return self._team.step(code)
-
-    def scatter(self, name: str, values: Sequence[Any] | None, *args: Any) -> list[Any]:
-        """Call a method of the team."""
-        method = getattr(self._team, name)
-        return method(*args) if values is None else method(values, *args)
-
-    def chain(self, name: str, value: Any, *args: Any) -> Any:
-        """Call a method of the team with a value; return its answer."""
-        return getattr(self._team, name)(value, *args)
-
-    def close(self) -> None:
-        """Close the environments."""
-        if not self.is_closed:
-            self.is_closed = True
-            self._team.close()
 
 
 class SerialEnv(BatchedEnvBase):

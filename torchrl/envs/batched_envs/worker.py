@@ -85,7 +85,7 @@ class Seat:
 
         Returns: whether an episode has ended.
         """
-        if self._gym is not None and "_validated" in self.env.__dict__:
+        if self._gym is not None and "_trusted" in self.env.__dict__:
             ended = self._gym.step()
             if ended and resets:
                 self._gym.reset()
@@ -107,8 +107,7 @@ class Seat:
 
     def _step_entries(self, record: Entries, resets: bool) -> tuple[Any, Any]:
         env, plan = self.env, self.env.plan
-        outcome = plan.complete_step(env._step(record))  # type: ignore[arg-type]
-        env.check_first_step(outcome)
+        outcome = env.outcome_of(record)
         if not (resets and plan.ended(outcome)):
             return outcome, None
         root = outcome.copy()
@@ -250,6 +249,38 @@ class Team:
             for seat, request in zip(self._take_turns(), requests, strict=True)
         ]
 
+    def _take_turn(self, number: int) -> Seat:
+        """Return one environment, which is on from now."""
+        self.turn = number
+        if self._at is not None:
+            self._at[()] = number
+        return self.seats[number - self.first]
+
+    def step_one(self, number: int, resets: bool) -> tuple[bool, list[NestedKey]]:
+        """Step one environment; say whether it has ended, and which optional entries it wrote."""
+        seat = self._take_turn(number)
+        with torch.no_grad():
+            return seat.step(resets), seat.written
+
+    def reset_one(self, number: int, request: Request) -> list[NestedKey]:
+        """Reset one environment into its rows."""
+        with torch.no_grad():
+            return self._take_turn(number).reset(request)
+
+    def step_record_one(
+        self, number: int, record: TensorDictBase, resets: bool
+    ) -> tuple[TensorDictBase, TensorDictBase | None]:
+        """Step one environment from its record."""
+        return self._take_turn(number).step_record(record, resets)
+
+    def reset_record_one(self, number: int, request: Request) -> TensorDictBase:
+        """Reset one environment."""
+        return self._take_turn(number).reset_record(request)
+
+    def pin(self, cpus: Sequence[int]) -> None:
+        """Run on these processor cores only."""
+        os.sched_setaffinity(0, cpus)
+
     def set_seed(self, seed: int | None, static_seed: bool) -> int | None:
         """Seed one environment after the other, each with the seed that the last one returned."""
         for seat in self._take_turns():
@@ -297,7 +328,7 @@ def serve(channel: Channel, first: int, recipes: Sequence[Recipe | EnvBase]) -> 
             result = work()
             message = Channel.message(DONE if result is None else RESULT, result)
         except (Exception, KeyboardInterrupt, SystemExit) as error:
-            message = _complaint(team, error)
+            message = Channel.message(FAILED, complaint(team, error))
         channel.send_message(message, tick)
 
     def attach(blocks: Sequence[Block]) -> None:
@@ -337,11 +368,12 @@ def _step_until_another_code(channel: Channel, team: Team, tick: Callable[[], No
         try:
             ended = step(code)
         except (Exception, KeyboardInterrupt, SystemExit) as error:
-            channel.send_message(_complaint(team, error), tick)
+            channel.send(FAILED, complaint(team, error), tick)
         else:
             send(ENDED if ended else DONE)
 
 
-def _complaint(team: Team, error: BaseException) -> bytes:
+def complaint(team: Team, error: BaseException) -> tuple[int, str, str]:
+    """Return which environment an error comes from, the error in a line, and its traceback."""
     text = "".join(traceback.format_exception(error))
-    return Channel.message(FAILED, (team.turn, f"{type(error).__name__}: {error}", text))
+    return team.turn, f"{type(error).__name__}: {error}", text
