@@ -1,27 +1,19 @@
-"""PPO in one file: CartPole-v1 in half a minute, or a MuJoCo task with its own arguments.
+"""Proximal policy optimisation in one file: CartPole-v1, or a MuJoCo task with its own arguments.
 
     python examples/ppo.py
     python examples/ppo.py --env InvertedDoublePendulum-v5 --total_frames 50000
-
-Writes ``runs/<name>/`` with the numbers as CSV, a learning curve and a video of the trained policy,
-and prints the mean return of 100 deterministic episodes.
 
 Source: Schulman et al., 2017, https://arxiv.org/abs/1707.06347.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import time
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-from tensordict import TensorDictBase
+from experiment import Experiment, parse
 from tensordict.nn import NormalParamExtractor, TensorDictModule
 from torch import nn
-from tqdm import tqdm
 
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
@@ -33,14 +25,10 @@ from torchrl.envs import (
     RewardSum,
     StepCounter,
     TransformedEnv,
-    set_exploration_type,
 )
 from torchrl.modules import MLP, OneHotCategorical, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import ClipPPOLoss
 from torchrl.objectives.value import GAE
-from torchrl.record import CSVLogger, VideoRecorder
-
-Curve = list[tuple[int, float]]  # (frames, return of the episodes that ended then)
 
 
 @dataclass
@@ -65,6 +53,7 @@ class Args:
     depth: int = 2
     normalize_observations: bool = False
     eval_episodes: int = 100
+    video: bool = True
     log_dir: str = "runs"
 
 
@@ -123,57 +112,13 @@ def make_networks(env: TransformedEnv, args: Args) -> tuple[ProbabilisticActor, 
     return actor, ValueOperator(critic_net, in_keys=["observation"])
 
 
-@torch.no_grad()
-def evaluate(env: TransformedEnv, actor: ProbabilisticActor, args: Args) -> torch.Tensor:
-    """Return the returns ``[N]`` of deterministic episodes, all run at once."""
-    test_env = GymEnv(args.env, num_envs=args.eval_episodes)
-    test_env = TransformedEnv(test_env, env.transform.clone())
-    test_env.set_seed(args.seed + 1_000_000)
-    with set_exploration_type("deterministic"):
-        episodes = test_env.rollout(100_000, actor, break_when_all_done=True)
-    test_env.close()
-    return episodes["next", "episode_reward"][:, -1, 0]
+def main(args: Args) -> float:
+    """Train; return the mean return of the evaluation."""
+    run = Experiment("ppo", args)
+    env = make_env(args)
+    actor, critic = make_networks(env, args)
 
-
-@torch.no_grad()
-def film(env: TransformedEnv, actor: ProbabilisticActor, logger: CSVLogger, args: Args) -> None:
-    """Write a video of one deterministic episode."""
-    camera = TransformedEnv(
-        GymEnv(args.env, from_pixels=True, pixels_only=False), env.transform.clone()
-    )
-    recorder = VideoRecorder(logger, "policy", skip=2, max_frames=250)
-    camera.append_transform(recorder)
-    with set_exploration_type("deterministic"):
-        camera.rollout(500, actor)
-    recorder.dump(step=args.total_frames)
-    camera.close()
-
-
-def plot(curve: Curve, path: Path, args: Args) -> None:
-    """Draw the return of the episodes that ended in each batch against the frames."""
-    import matplotlib  # noqa: PLC0415 - only the plot needs it
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
-    frames, returns = zip(*curve, strict=True) if curve else ((), ())
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(frames, returns)
-    axes.set(xlabel="frames", ylabel="episode return", title=f"PPO on {args.env}, seed {args.seed}")
-    axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
-
-
-def ended(batch: TensorDictBase) -> torch.Tensor:
-    """Return the returns of the episodes that ended in a batch."""
-    return batch["next", "episode_reward"][batch["next", "done"]]
-
-
-def train(env: TransformedEnv, loss_module: ClipPPOLoss, logger: CSVLogger, args: Args) -> Curve:
-    """Train actor and critic in place; return the learning curve."""
-    actor, critic = loss_module.actor_network, loss_module.critic_network
-    advantage = GAE(gamma=args.gamma, lmbda=args.lmbda, value_network=critic)
+    # Data: each batch is cut into minibatches, anew in every epoch
     collector = Collector(
         env, actor, frames_per_batch=args.frames_per_batch, total_frames=args.total_frames
     )
@@ -182,74 +127,9 @@ def train(env: TransformedEnv, loss_module: ClipPPOLoss, logger: CSVLogger, args
         sampler=SamplerWithoutReplacement(),
         batch_size=args.minibatch_size,
     )
-    optimizer = torch.optim.Adam(loss_module.parameters(), lr=args.lr, eps=1e-5)
-    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, len(collector))
 
-    curve: Curve = []
-    frames, start = 0, time.perf_counter()
-    bar = tqdm(total=args.total_frames, unit=" frames", unit_scale=True)
-    for batch in collector:
-        advantage(batch)
-        buffer.extend(batch.reshape(-1))
-        for _ in range(args.num_epochs):
-            for minibatch in buffer:
-                losses = loss_module(minibatch)
-                loss = losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(loss_module.parameters(), args.max_grad_norm)
-                optimizer.step()
-        scheduler.step()
-
-        frames += batch.numel()
-        metrics = {
-            "train/reward": batch["next", "reward"].mean().item(),
-            "train/max_step_count": batch["next", "step_count"].max().item(),
-            "train/loss": loss.item(),
-            "train/frames_per_second": frames / (time.perf_counter() - start),
-        }
-        returns = ended(batch)
-        if len(returns):
-            metrics["train/episode_return"] = returns.mean().item()
-            curve.append((frames, metrics["train/episode_return"]))
-            bar.set_postfix_str(f"return {curve[-1][1]:.1f}")
-        bar.update(batch.numel())
-        logger.log_scalars(metrics, frames)
-    bar.close()
-    collector.shutdown()
-    return curve
-
-
-def report(
-    env: TransformedEnv, loss_module: ClipPPOLoss, curve: Curve, logger: CSVLogger, args: Args
-) -> float:
-    """Write evaluation, video, curve and weights; return the mean evaluation return."""
-    actor = loss_module.actor_network
-    returns = evaluate(env, actor, args)
-    logger.log_scalar("eval/return", returns.mean(), args.total_frames)
-    try:
-        film(env, actor, logger, args)
-    except Exception as error:  # a machine that cannot draw has trained a policy all the same
-        print(f"no video: {error}")
-    plot(curve, Path(logger.experiment) / "learning_curve.png", args)
-    torch.save(loss_module.state_dict(), Path(logger.experiment) / "model.pt")
-    print(f"results in {logger.experiment}")
-    print(
-        f"evaluation: {returns.mean():.1f} ± {returns.std():.1f} "
-        f"over {len(returns)} deterministic episodes of {args.env}"
-    )
-    return returns.mean().item()
-
-
-def main(args: Args) -> float:
-    """Train, write the results, and return the mean evaluation return."""
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(1)  # small networks are faster so
-    if "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo then draws without a screen
-
-    env = make_env(args)
-    actor, critic = make_networks(env, args)
+    # Loss
+    advantage = GAE(gamma=args.gamma, lmbda=args.lmbda, value_network=critic)
     loss_module = ClipPPOLoss(
         actor,
         critic,
@@ -259,23 +139,25 @@ def main(args: Args) -> float:
         loss_critic_type="l2",
         normalize_advantage=True,
     )
-    logger = CSVLogger(f"ppo_{args.env}_seed{args.seed}", args.log_dir, video_format="gif")
-    logger.log_hparams(args)
-    curve = train(env, loss_module, logger, args)
-    return report(env, loss_module, curve, logger, args)
+    optimizer = torch.optim.Adam(loss_module.parameters(), lr=args.lr, eps=1e-5)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, len(collector))
 
-
-def parse(argv: list[str] | None = None) -> Args:
-    """Read the command line; a task's own values come before the defaults."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for field in fields(Args):
-        kind = type(field.default)
-        convert = (lambda text: text.lower() in ("1", "true", "yes")) if kind is bool else kind
-        parser.add_argument(f"--{field.name}", type=convert, default=argparse.SUPPRESS)
-    given = vars(parser.parse_args(argv))
-    name = given.get("env", Args.env).rpartition("-v")[0]
-    return Args(**{**TASKS.get(name, {}), **given})
+    # Training
+    for batch in collector:
+        buffer.extend(advantage(batch).reshape(-1))
+        for _ in range(args.num_epochs):
+            for minibatch in buffer:
+                losses = loss_module(minibatch)
+                loss = losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(loss_module.parameters(), args.max_grad_norm)
+                optimizer.step()
+        scheduler.step()
+        run.log(batch, loss=loss, max_step_count=batch["next", "step_count"].max())
+    collector.shutdown()
+    return run.finish(env, actor)
 
 
 if __name__ == "__main__":
-    main(parse())
+    main(parse(Args, __doc__, tasks=TASKS))

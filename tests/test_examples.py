@@ -1,28 +1,42 @@
 """Examples run: a few hundred frames each, with all that they write."""
 
 import csv
-import importlib.util
+import importlib
+import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-ROOT = Path(__file__).parents[1]
-SMALL = ["--total_frames", "400", "--eval_episodes", "2"]
-TASKS = {
-    "CartPole-v1": ["--frames_per_batch", "200"],
-    "InvertedDoublePendulum-v5": ["--frames_per_batch", "200", "--num_epochs", "2"],
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SMALL = ["--total_frames", "240", "--eval_episodes", "2", "--video", "false"]
+OFF_POLICY = [
+    *("--total_frames", "400", "--init_random_frames", "350", "--updates_per_frame", "0.1"),
+    *("--batch_size", "16", "--num_cells", "16", "--eval_episodes", "2", "--video", "false"),
+]
+DQN = [*SMALL, "--frames_per_batch", "80", "--learning_starts", "160", "--batch_size", "16"]
+RUNS = {
+    "a2c": ["--total_frames", "240", "--eval_episodes", "2"],
+    "ddpg": OFF_POLICY,
+    "dqn": DQN,
+    "dqn, all on": [*DQN, "--rainbow", "true", "--num_cells", "16"],
+    "ppo": [*SMALL, "--frames_per_batch", "120", "--num_epochs", "2"],
+    "redq": [*OFF_POLICY, "--num_critics", "3"],
+    "sac": OFF_POLICY,
+    "td3": OFF_POLICY,
 }
+HELPERS = {"compare", "experiment"}
 
 
-@pytest.fixture
-def ppo(monkeypatch):
-    spec = importlib.util.spec_from_file_location("ppo_example", ROOT / "examples/ppo.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "ppo_example", module)  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def column(path):
@@ -30,31 +44,78 @@ def column(path):
     return [(int(step), float(value)) for step, value in csv.reader(path.read_text().splitlines())]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("env", TASKS)
-def test_ppo(env, ppo, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("MUJOCO_GL", "egl")
-    args = ppo.parse(["--env", env, "--log_dir", str(tmp_path), *SMALL, *TASKS[env]])
-    score = ppo.main(args)
-    printed = capsys.readouterr().out
+@pytest.mark.parametrize("name", RUNS)
+def test_runs(name, tmp_path, capsys):
+    example = importlib.import_module(name.partition(",")[0])
+    args = example.parse(example.Args, example.__doc__, [*RUNS[name], "--log_dir", str(tmp_path)])
+    score = example.main(args)
 
     (run,) = tmp_path.iterdir()
-    logged = {path.relative_to(run / "scalars").as_posix() for path in run.rglob("*.csv")}
-    assert logged >= {"train/reward.csv", "train/episode_return.csv", "eval/return.csv"}
-    assert [step for step, _ in column(run / "scalars/train/reward.csv")] == [200, 400]
-    ((step, value),) = column(run / "scalars/eval/return.csv")
+    scalars = run / "scalars"
+    assert json.loads((run / "hparams.json").read_text())["total_frames"] == args.total_frames
+    assert column(scalars / "train/reward.csv")[-1][0] == args.total_frames
+    assert column(scalars / "train/episode_return.csv")
+    ((step, value),) = column(scalars / "eval/return.csv")
     assert math.isfinite(score)
-    assert (step, value) == (400, pytest.approx(score))
-    assert f"evaluation: {score:.1f}" in printed
+    assert (step, value) == (args.total_frames, pytest.approx(score))
+    assert f"evaluation: {score:.1f}" in capsys.readouterr().out
     assert (run / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
-    assert (run / "model.pt").stat().st_size > 0
-    films = list(run.rglob("*.gif"))
-    assert all(path.read_bytes()[:3] == b"GIF" for path in films)
-    assert films or (env != "CartPole-v1" and "no video" in printed)
+    assert torch.load(run / "policy.pt")
+    films = [path.read_bytes()[:3] for path in run.rglob("*.gif")]
+    assert films == [b"GIF"] * args.video
 
 
-def test_the_command_line_overrides_the_task_which_overrides_the_defaults(ppo):
-    args = ppo.parse(["--env", "InvertedDoublePendulum-v5", "--lr", "0.5"])
+def test_every_example_is_run():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} - HELPERS == {
+        name.partition(",")[0] for name in RUNS
+    }
+
+
+@pytest.mark.slow
+def test_ppo_on_a_continuous_task(tmp_path):
+    ppo = importlib.import_module("ppo")
+    small = [*SMALL, "--frames_per_batch", "120", "--num_epochs", "2"]
+    given = ["--env", "InvertedDoublePendulum-v5", "--log_dir", str(tmp_path), *small]
+    assert math.isfinite(ppo.main(ppo.parse(ppo.Args, ppo.__doc__, given, ppo.TASKS)))
+
+
+def test_the_command_line_overrides_the_task_which_overrides_the_defaults():
+    ppo = importlib.import_module("ppo")
+    given = ["--env", "InvertedDoublePendulum-v5", "--lr", "0.5"]
+    args = ppo.parse(ppo.Args, ppo.__doc__, given, ppo.TASKS)
     assert (args.lr, args.num_cells) == (0.5, 256)
     assert args.normalize_observations
-    assert ppo.parse([]) == ppo.Args()
+    assert ppo.parse(ppo.Args, ppo.__doc__, [], ppo.TASKS) == ppo.Args()
+
+
+def test_rainbow_turns_every_switch_on():
+    dqn = importlib.import_module("dqn")
+    on = dqn.Args(rainbow=True)
+    assert on.double
+    assert on.dueling
+    assert on.prioritized
+    assert on.noisy
+    assert on.distributional
+    assert on.n_steps == 3
+    assert dqn.Args(rainbow=True, n_steps=5).n_steps == 5
+
+
+def test_a_second_run_has_a_folder_of_its_own(tmp_path):
+    experiment, sac = map(importlib.import_module, ("experiment", "sac"))
+    args = sac.Args(log_dir=str(tmp_path))
+    folders = [experiment.Experiment("sac", args).folder.name for _ in range(2)]
+    assert folders == ["sac_Pendulum-v1_seed0", "sac_Pendulum-v1_seed0_2"]
+
+
+def test_curves_of_several_runs_are_drawn(tmp_path):
+    compare = importlib.import_module("compare")
+    for seed in (0, 1):
+        scalars = tmp_path / f"sac_Task-v1_seed{seed}/scalars"
+        for name, text in (("train/episode_return", "1,2.0\n3,4.5\n"), ("eval/return", "3,7.0\n")):
+            (scalars / f"{name}.csv").parent.mkdir(parents=True)
+            (scalars / f"{name}.csv").write_text(text)
+        (scalars.parent / "hparams.json").write_text(json.dumps({"seed": seed}))
+    runs = sorted(tmp_path.iterdir())
+    assert compare.read(runs[1]) == ("seed 1: 7.0", [(1, 2.0), (3, 4.5)])
+    compare.main([str(tmp_path / "all.png"), *map(str, runs)])
+    assert (tmp_path / "all.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,103 @@
+"""Advantage actor-critic in one file.
+
+    python examples/a2c.py
+
+Source: Mnih et al., 2016, https://arxiv.org/abs/1602.01783.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from experiment import Experiment, parse
+from tensordict.nn import TensorDictModule
+from torch import nn
+
+from torchrl.collectors import Collector
+from torchrl.envs import Compose, DoubleToFloat, GymEnv, RewardSum, TransformedEnv
+from torchrl.modules import MLP, OneHotCategorical, ProbabilisticActor, ValueOperator
+from torchrl.objectives import A2CLoss
+from torchrl.objectives.value import GAE
+
+
+@dataclass
+class Args:
+    """Everything one may want to change."""
+
+    env: str = "CartPole-v1"
+    seed: int = 0
+    total_frames: int = 300_000
+    num_envs: int = 8
+    steps_per_batch: int = 5
+    lr: float = 1e-3
+    gamma: float = 0.99
+    lmbda: float = 1.0
+    entropy_coeff: float = 0.0
+    critic_coeff: float = 0.5
+    max_grad_norm: float = 0.5
+    num_cells: int = 64
+    depth: int = 2
+    eval_episodes: int = 100
+    video: bool = True
+    log_dir: str = "runs"
+
+
+def main(args: Args) -> float:
+    """Train; return the mean return of the evaluation."""
+    run = Experiment("a2c", args)
+
+    # Environment: several copies, stepped as one
+    env = TransformedEnv(
+        GymEnv(args.env, num_envs=args.num_envs), Compose(DoubleToFloat(), RewardSum())
+    )
+    env.set_seed(args.seed)
+    spec = env.action_spec_unbatched
+    num_obs = env.observation_spec["observation"].shape[-1]
+
+    # Networks: a policy over one-hot actions, and a critic of observations
+    net = {"num_cells": [args.num_cells] * args.depth, "activation_class": nn.Tanh}
+    actor = ProbabilisticActor(
+        TensorDictModule(MLP(num_obs, spec.shape[-1], **net), ["observation"], ["logits"]),
+        in_keys=["logits"],
+        spec=spec,
+        distribution_class=OneHotCategorical,
+    )
+    critic = ValueOperator(MLP(num_obs, 1, **net), in_keys=["observation"])
+
+    # Data
+    collector = Collector(
+        env,
+        actor,
+        frames_per_batch=args.num_envs * args.steps_per_batch,
+        total_frames=args.total_frames,
+    )
+
+    # Loss
+    advantage = GAE(gamma=args.gamma, lmbda=args.lmbda, value_network=critic)
+    loss_module = A2CLoss(
+        actor,
+        critic,
+        entropy_coeff=args.entropy_coeff,
+        critic_coeff=args.critic_coeff,
+        loss_critic_type="l2",
+    )
+    optimizer = torch.optim.RMSprop(loss_module.parameters(), lr=args.lr, alpha=0.99, eps=1e-5)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, len(collector))
+
+    # Training: each batch is used once
+    for batch in collector:
+        losses = loss_module(advantage(batch))
+        loss = losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(loss_module.parameters(), args.max_grad_norm)
+        optimizer.step()
+        scheduler.step()
+        run.log(batch, loss=loss, entropy=losses["entropy"])
+    collector.shutdown()
+    return run.finish(env, actor)
+
+
+if __name__ == "__main__":
+    main(parse(Args, __doc__))

@@ -1,0 +1,178 @@
+"""Deep Q-learning in one file, with each of the six improvements of Rainbow as a switch.
+
+    python examples/dqn.py
+    python examples/dqn.py --dueling true --prioritized true --n_steps 3
+    python examples/dqn.py --rainbow true
+
+Source: Mnih et al., 2015, https://doi.org/10.1038/nature14236; all improvements together, Hessel et
+al., 2018, https://arxiv.org/abs/1710.02298.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from experiment import Experiment, parse
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
+from torch import nn
+
+from torchrl.collectors import Collector
+from torchrl.data import (
+    LazyTensorStorage,
+    PrioritizedSampler,
+    RandomSampler,
+    TensorDictReplayBuffer,
+)
+from torchrl.envs import (
+    Compose,
+    DoubleToFloat,
+    GymEnv,
+    MultiStepTransform,
+    RewardSum,
+    TransformedEnv,
+)
+from torchrl.modules import (
+    MLP,
+    DistributionalQValueActor,
+    DuelingMlpDQNet,
+    EGreedyModule,
+    NoisyLinear,
+    QValueActor,
+    reset_noise,
+)
+from torchrl.objectives import DistributionalDQNLoss, DQNLoss, HardUpdate, LossModule
+
+
+@dataclass
+class Args:
+    """Everything one may want to change; ``rainbow`` turns all the switches on."""
+
+    env: str = "CartPole-v1"
+    seed: int = 0
+    total_frames: int = 50_000
+    rainbow: bool = False
+    double: bool = True  # the next action is chosen by the network that is trained
+    dueling: bool = False  # Q = V + A - mean(A)
+    prioritized: bool = False  # surprising transitions are drawn more often
+    n_steps: int = 1  # rewards that a target sums before it bootstraps
+    noisy: bool = False  # exploration by noise on the weights, not by random actions
+    distributional: bool = False  # a distribution over num_atoms returns, not a mean
+    frames_per_batch: int = 250
+    learning_starts: int = 1_000
+    updates_per_frame: float = 0.5
+    updates_per_target: int = 125
+    buffer_size: int = 50_000
+    batch_size: int = 64
+    lr: float = 2e-3
+    gamma: float = 0.99
+    eps_end: float = 0.04
+    eps_frames: int = 8_000
+    alpha: float = 0.5
+    beta: float = 0.4  # rises to 1
+    value_min: float = 0.0
+    value_max: float = 100.0
+    num_atoms: int = 51
+    num_cells: int = 256
+    depth: int = 2
+    max_grad_norm: float = 10.0
+    eval_episodes: int = 100
+    video: bool = True
+    log_dir: str = "runs"
+
+    def __post_init__(self) -> None:
+        if self.rainbow:
+            self.double = self.dueling = self.prioritized = self.noisy = True
+            self.distributional, self.n_steps = True, max(self.n_steps, 3)
+
+
+def make_network(num_obs: int, num_act: int, args: Args) -> nn.Module:
+    """Return a network of action values ``[*B, N]``, or of their ``Z`` atoms ``[*B, Z, N]``."""
+    layers = {
+        "activation_class": nn.ReLU,
+        "layer_class": NoisyLinear if args.noisy else nn.Linear,
+    }
+    atoms = (args.num_atoms,) if args.distributional else ()
+    if not args.dueling:
+        return MLP(num_obs, (*atoms, num_act), num_cells=[args.num_cells] * args.depth, **layers)
+    features = {"in_features": num_obs, "out_features": args.num_cells, "num_cells": []}
+    heads = {"num_cells": [args.num_cells] * (args.depth - 1)}
+    return DuelingMlpDQNet((*atoms, num_act), (*atoms, 1), features | layers, heads | layers)
+
+
+def make_loss(env: TransformedEnv, args: Args) -> LossModule:
+    """Return the loss around a greedy policy, which writes ``action``."""
+    spec = env.action_spec
+    net = make_network(env.observation_spec["observation"].shape[-1], spec.shape[-1], args)
+    if args.distributional:
+        support = torch.linspace(args.value_min, args.value_max, args.num_atoms)
+        actor = DistributionalQValueActor(net, support, spec=spec)
+        return DistributionalDQNLoss(actor, gamma=args.gamma, double_dqn=args.double)
+    actor = QValueActor(net, spec=spec)
+    return DQNLoss(actor, loss_function="smooth_l1", gamma=args.gamma, double_dqn=args.double)
+
+
+def make_buffer(args: Args) -> TensorDictReplayBuffer:
+    """Return the buffer, whose transform makes steps of several frames."""
+    sampler = RandomSampler()
+    if args.prioritized:
+        sampler = PrioritizedSampler(args.buffer_size, alpha=args.alpha, beta=args.beta)
+    return TensorDictReplayBuffer(
+        storage=LazyTensorStorage(args.buffer_size),
+        sampler=sampler,
+        batch_size=args.batch_size,
+        transform=MultiStepTransform(args.n_steps, args.gamma) if args.n_steps > 1 else None,
+    )
+
+
+def main(args: Args) -> float:
+    """Train; return the mean return of the evaluation."""
+    run = Experiment("rainbow" if args.rainbow else "dqn", args)
+    env = TransformedEnv(GymEnv(args.env), Compose(DoubleToFloat(), RewardSum()))
+    env.set_seed(args.seed)
+    loss_module = make_loss(env, args)
+    actor: TensorDictModuleBase = loss_module.value_network
+    eps = EGreedyModule(
+        env.action_spec,
+        eps_init=0.0 if args.noisy else 1.0,
+        eps_end=0.0 if args.noisy else args.eps_end,
+        annealing_num_steps=args.eps_frames,
+    )
+    buffer = make_buffer(args)
+    collector = Collector(
+        env,
+        TensorDictSequential(actor, eps),
+        frames_per_batch=args.frames_per_batch,
+        total_frames=args.total_frames,
+    )
+    optimizer = torch.optim.Adam(loss_module.parameters(), lr=args.lr)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, len(collector))
+    target_update = HardUpdate(loss_module, value_network_update_interval=args.updates_per_target)
+
+    for batch in collector:
+        buffer.extend(batch)
+        eps.step(batch.numel())
+        metrics = {"eps": eps.eps}
+        if run.frames >= args.learning_starts:
+            for _ in range(int(batch.numel() * args.updates_per_frame)):
+                loss_module.apply(reset_noise)
+                sample = buffer.sample()
+                loss = loss_module(sample)["loss"]
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(loss_module.parameters(), args.max_grad_norm)
+                optimizer.step()
+                target_update.step()
+                if args.prioritized:
+                    buffer.update_tensordict_priority(sample)
+            scheduler.step()
+            metrics["loss"] = loss
+        if args.prioritized:
+            buffer.sampler.beta = args.beta + (1 - args.beta) * run.frames / args.total_frames
+        run.log(batch, **metrics)
+    collector.shutdown()
+    return run.finish(env, actor)
+
+
+if __name__ == "__main__":
+    main(parse(Args, __doc__))
