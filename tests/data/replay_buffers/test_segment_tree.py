@@ -8,27 +8,40 @@ from torchrl.data.replay_buffers.segment_tree import TOP, Extreme, SumTree
 SIZES = [1, 2, 3, 7, 1000, TOP, TOP + 1, 5000]
 
 
-MAKERS = {
-    "sum": (SumTree, np.add, 0.0),
-    "least": (lambda size: Extreme(size, np.minimum, np.inf), np.minimum, np.inf),
-    "greatest": (lambda size: Extreme(size, np.maximum, -1.0), np.maximum, -1.0),
-}
-
-
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("make", "combine", "neutral"), MAKERS.values(), ids=MAKERS)
-def test_total_is_the_combination_of_all_leaves(size, make, combine, neutral):
-    rng, tree, plain = np.random.default_rng(0), make(size), np.full(size, neutral)
+def test_total_is_the_sum_of_all_leaves(size):
+    rng, tree, plain = np.random.default_rng(0), SumTree(size), np.zeros(size)
     for _ in range(20):
         index, value = rng.integers(size, size=9), rng.random(9)
         tree.set(index, value)
         for i, v in zip(index, value, strict=True):  # of doubles, the last one counts
             plain[i] = v
-        assert np.isclose(tree.total, combine.reduce(plain))
-    filled = make(size)
+        assert np.isclose(tree.total, plain.sum())
+    filled = SumTree(size)
     filled.set(np.arange(size), 3.0)
     filled.fill(plain)
     assert np.isclose(filled.total, tree.total)
+
+
+EXTREMES = {"least": (np.minimum, 0.0, np.inf), "greatest": (np.maximum, -1.0, -1.0)}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("combine", "absent", "neutral"), EXTREMES.values(), ids=EXTREMES)
+def test_extreme_is_that_of_all_values_present(size, combine, absent, neutral):
+    rng, values = np.random.default_rng(0), np.full(size, absent)
+    extreme = Extreme(values, combine, absent, neutral)
+    assert extreme.total == neutral
+    for _ in range(50):
+        index = rng.integers(size, size=9)
+        value = np.where(rng.random(9) < 0.3, absent, rng.integers(1, 9, 9))
+        before = values.take(index)
+        values[index] = value
+        extreme.update(index, before)
+        assert extreme.total == combine.reduce(values[values != absent], initial=neutral)
+    values[:] = 5.0
+    extreme.refresh()
+    assert extreme.total == 5.0
 
 
 @pytest.mark.parametrize("size", SIZES)

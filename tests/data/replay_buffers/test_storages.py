@@ -57,7 +57,7 @@ def test_every_dtype_and_shape_comes_back(make, extra, count):
     positions = torch.randint(count, (20,))
     sample = storage.take(positions)
     assert (sample == buffer[:][positions]).all()
-    assert all(leaf.is_contiguous() for leaf in sample.values(True, True))
+    assert all(leaf[0].is_contiguous() for leaf in sample.values(True, True))
 
 
 class Point(NamedTuple):

@@ -1,6 +1,7 @@
 """Sums and extremes of many priorities in numpy, kept up to date a batch at a time.
 
-Measured for 256 of 10^6 leaves: 120 us to find, 80 us to set.
+A binary tree of numpy levels with a flat top. Measured for 256 of 10^6 leaves: 120 us to find, 80
+us to set; with 8, 16 or 32 children a node in place of two, finding takes 150 us and more.
 """
 
 from __future__ import annotations
@@ -108,43 +109,55 @@ class SumTree:
 
 
 class Extreme:
-    """The least, or the greatest, of values ``[N]``.
+    """The least, or the greatest, of the values ``[N]`` in an array that others write to.
 
-    Each block of leaves knows its own, and is looked at again when that one is overwritten.
+    Each block of values knows its own, and is looked at again when that one is overwritten.
 
     Args:
-        size: Number of leaves.
+        values: The array that is watched.
         combine: ``np.minimum`` or ``np.maximum``.
-        neutral: Value of a leaf that was never set.
+        absent: What stands where there is no value.
+        neutral: The extreme of no values.
 
-    >>> least = Extreme(5, np.minimum, np.inf)
-    >>> least.set(np.array([1, 4]), np.array([3.0, 2.0]))
+    >>> values = np.array([0.0, 3.0, 0.0, 0.0, 2.0])
+    >>> least = Extreme(values, np.minimum, absent=0.0, neutral=np.inf)
     >>> float(least.total)
     2.0
+    >>> values[4] = 9.0
+    >>> least.update(np.array([4]), before=np.array([2.0]))
+    >>> float(least.total)
+    3.0
     """
 
-    def __init__(self, size: int, combine: np.ufunc, neutral: float) -> None:
-        self._combine, self._neutral = combine, neutral
-        self._blocks = np.full((-(-size // BLOCK), BLOCK), neutral)
-        self._leaves = self._blocks.reshape(-1)
-        self._tops = np.full(len(self._blocks), neutral)
+    def __init__(
+        self, values: np.ndarray, combine: np.ufunc, absent: float, neutral: float
+    ) -> None:
+        self._values, self._combine = values, combine
+        self._absent, self._neutral = absent, neutral
+        self.refresh()
 
-    def set(self, index: np.ndarray, value: np.ndarray | float) -> None:
-        """Set leaves ``index [N]`` to ``value [N]``; of doubles, the last one counts."""
-        leaves, tops, block = self._leaves, self._tops, index // BLOCK
-        was_extreme = leaves.take(index) == tops.take(block)
-        leaves[index] = value
-        self._combine.at(tops, block, leaves.take(index))
-        if was_extreme.any():
-            block = block[was_extreme]
-            tops[block] = self._combine.reduce(self._blocks.take(block, 0), 1)
+    def refresh(self) -> None:
+        """Look at all values."""
+        starts = np.arange(0, len(self._values), BLOCK)
+        self._tops = self._combine.reduceat(self._counted(self._values), starts)
 
-    def fill(self, values: np.ndarray) -> None:
-        """Set all leaves to ``values [N]``."""
-        self._leaves[: len(values)] = values
-        self._tops[:] = self._combine.reduce(self._blocks, 1)
+    def update(self, index: np.ndarray, before: np.ndarray) -> None:
+        """Take note that the values ``index [N]``, which were ``before [N]``, were written."""
+        tops, block = self._tops, index // BLOCK
+        after, top = self._counted(self._values.take(index)), tops.take(block)
+        beyond = self._combine(after, top) != top
+        if beyond.any():
+            self._combine.at(tops, block[beyond], after[beyond])
+        lost = before == top
+        if lost.any():
+            again = block[lost]
+            rows = self._values.take(again[:, None] * BLOCK + np.arange(BLOCK), mode="clip")
+            tops[again] = self._combine.reduce(self._counted(rows), 1)
+
+    def _counted(self, values: np.ndarray) -> np.ndarray:
+        return np.where(values == self._absent, self._neutral, values)
 
     @property
     def total(self) -> float:
-        """The extreme of all leaves."""
+        """The extreme of all values."""
         return self._combine.reduce(self._tops)

@@ -82,9 +82,13 @@ class PrioritizedSampler(Sampler):
     def _empty(self) -> None:
         self._raw = np.full(self.max_capacity, -1.0)  # p_i; -1 where nothing is stored
         self._sum_tree = SumTree(self.max_capacity)
-        self._min = Extreme(self.max_capacity, np.minimum, np.inf)
-        self._max = Extreme(self.max_capacity, np.maximum, -1.0)
+        self._watch()
         self._max_priority, self._told, self._stale = 1.0, 0, False
+
+    def _watch(self) -> None:
+        """Keep the least mass of all items, and, if asked for, the highest priority."""
+        self._min = Extreme(self._sum_tree.leaves, np.minimum, absent=0.0, neutral=np.inf)
+        self._max = Extreme(self._raw, np.maximum, absent=-1.0, neutral=-1.0)
 
     @property
     def alpha(self) -> float:
@@ -120,9 +124,8 @@ class PrioritizedSampler(Sampler):
         """Take note of a new alpha, and of items that other processes have written."""
         if self._stale:
             self._stale, stored = False, self._raw >= 0
-            mass = np.where(stored, self._transformed(self._raw), 0.0)
-            self._sum_tree.fill(mass)
-            self._min.fill(np.where(stored, mass, np.inf))
+            self._sum_tree.fill(np.where(stored, self._mass(np.maximum(self._raw, 0.0)), 0.0))
+            self._min.refresh()
         written, width = storage.written, storage.width
         if written * width > self._told:
             first = max(self._told // width, written - storage.capacity)
@@ -131,8 +134,8 @@ class PrioritizedSampler(Sampler):
             self.extend(storage.items_of(slots))
             self._told = told
 
-    def _transformed(self, priority: np.ndarray) -> np.ndarray:
-        return (np.maximum(priority, 0.0) + self.eps) ** self._alpha
+    def _mass(self, priority: np.ndarray) -> np.ndarray:
+        return (priority + self.eps) ** self._alpha
 
     def extend(self, positions: Tensor) -> None:
         """Give items that were just written the default priority."""
@@ -143,12 +146,13 @@ class PrioritizedSampler(Sampler):
         self._write(positions.numpy(), np.full(len(positions), self.default_priority))
 
     def _write(self, index: np.ndarray, priority: np.ndarray) -> None:
-        mass = self._transformed(priority)
-        self._raw[index] = priority
-        self._sum_tree.set(index, mass)
-        self._min.set(index, mass)
+        raw, tree = self._raw, self._sum_tree
+        mass_before, before = tree.take(index), raw.take(index)
+        tree.set(index, self._mass(priority))
+        self._min.update(index, mass_before)
+        raw[index] = priority
         if self.max_priority_within_buffer:
-            self._max.set(index, priority)
+            self._max.update(index, before)
 
     def update_priority(self, index: Tensor, priority: Tensor) -> None:
         """Set the priorities of items; slots where nothing is stored are left alone.
@@ -216,5 +220,5 @@ class PrioritizedSampler(Sampler):
         self._raw = state_dict["priorities"].numpy().copy()
         self._max_priority, self._told = state_dict["max_priority"], state_dict["told"]
         self._alpha, self.beta = state_dict["alpha"], state_dict["beta"]
-        self._max.fill(self._raw)
+        self._watch()
         self._stale = True

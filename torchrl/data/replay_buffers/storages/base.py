@@ -7,7 +7,6 @@ number.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +34,11 @@ class Storage(ABC):
         max_size: Number of items that the slots can hold.
         ndim: Number of dimensions of the storage: a row holds ``[*W]`` items, ``ndim - 1`` sizes.
 
+    Attributes:
+        row_shape: ``[*W]``; empty until the first rows are seen.
+        width: Items in a row.
+        capacity: Number of slots ``R``.
+
     Hooks:
         prepare: ``(data, many) -> (rows, N)``; checks everything before anything is written.
         _put: ``(place, rows, part)`` writes ``rows[part]`` to the slots ``place``.
@@ -55,7 +59,7 @@ class Storage(ABC):
                 describe(self, "max_size and ndim must be positive", found=(max_size, ndim))
             )
         self.max_size, self.ndim = max_size, ndim
-        self.row_shape = torch.Size()  # *W, known from the first rows on
+        self._settle(torch.Size())  # *W is known from the first rows on
         self._marks = torch.zeros(3, dtype=torch.int64)
         self._counts = self._marks.numpy()
 
@@ -80,18 +84,6 @@ class Storage(ABC):
 
     @abstractmethod
     def has_entry(self, key: NestedKey) -> bool: ...
-
-    @property
-    def width(self) -> int:
-        """Items in a row."""
-        return math.prod(self.row_shape)
-
-    @property
-    def capacity(self) -> int:
-        """Number of slots ``R``."""
-        if isinstance(self.max_size, float):
-            return 2**62
-        return self.max_size // self.width
 
     @property
     def rows(self) -> int:
@@ -122,7 +114,7 @@ class Storage(ABC):
         return self.rows == self.capacity
 
     def _settle(self, row_shape: torch.Size) -> None:
-        """Fix the size of a row."""
+        """Fix the shape ``[*W]`` of a row, and with it ``width``, its number of items."""
         if row_shape.numel() > self.max_size:
             raise ShapeError(
                 describe(
@@ -132,7 +124,9 @@ class Storage(ABC):
                     found=list(row_shape),
                 )
             )
-        self.row_shape = row_shape
+        self.row_shape, self.width = row_shape, row_shape.numel()
+        unbounded = isinstance(self.max_size, float)
+        self.capacity = 2**62 if unbounded else int(self.max_size) // self.width
 
     def learn_row_shape(self, data: Any, many: bool) -> None:
         """Take ``[*W]`` from the first rows, if it is not known yet."""
@@ -334,6 +328,6 @@ class Storage(ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
     def _load_counts(self, counts: list[int], row_shape: list[int]) -> None:
-        self.row_shape = torch.Size(row_shape)
+        self._settle(torch.Size(row_shape))
         self._counts[WRITTEN], self._counts[FILLED] = counts
         self._counts[EDITS] += 1

@@ -88,7 +88,7 @@ class LazyMemmapStorage(LazyTensorStorage):
                     mend="Open it with its own size, or choose another scratch_dir.",
                 )
             )
-        self.row_shape = torch.Size(state["row_shape"])
+        self._settle(torch.Size(state["row_shape"]))
         schema = Schema.from_state(type(self).__name__, state["schema"])
         self._adopt(schema, self._reserve(schema, self._new_block))
 
@@ -130,7 +130,7 @@ class LazyMemmapStorage(LazyTensorStorage):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._schema, self._bulk = None, None
+        self._schema, self._bulk, self._reader, self._row = None, None, None, None
         self._map_counts()
         self._open()
 

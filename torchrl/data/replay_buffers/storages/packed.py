@@ -1,14 +1,17 @@
 """Where the entries of a row stand in memory: the small ones side by side, the large ones alone.
 
-Reading the first entry of a packed row brings the others into the cache. Measured for 256 of 10^6
-rows of 41 floats and two flags: 62 us, against 97 where each entry has memory of its own.
+A sample of packed rows is one gather; its entries are views of what was gathered. Measured for 256
+of 10^6 rows of 41 floats and two flags: 45 us, against 107 with a gather for each entry.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from ctypes import memmove
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +22,19 @@ from torchrl.data.replay_buffers.storages.schema import Schema
 WIDE = 1024  # bytes; from here on a gather runs at the speed of memory, and packing gains nothing
 BULK = 32  # rows; from here on packing them first is faster than writing them entry by entry
 SCRATCH = 1 << 18  # bytes; small enough to stay in the cache
+NUMPY_DTYPES = (
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.float32,
+    torch.float64,
+    torch.complex64,
+    torch.complex128,
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +59,7 @@ def groups_of(schema: Schema) -> list[Group]:
     """Return which entries share a block."""
     sizes = [leaf.shape.numel() * leaf.dtype.itemsize for leaf in schema.leaves]
     narrow = [number for number, size in enumerate(sizes) if size < WIDE]
-    narrow.sort(key=lambda number: -schema.leaves[number].dtype.itemsize)  # aligned without gaps
+    narrow.sort(key=lambda number: _layout_order(schema.leaves[number].dtype))
     wide = [[number] for number, size in enumerate(sizes) if size >= WIDE]
     groups = []
     for numbers in [narrow, *wide] if narrow else wide:
@@ -52,6 +68,98 @@ def groups_of(schema: Schema) -> list[Group]:
         used = sum(sizes[number] for number in numbers)
         groups.append(Group(numbers, offsets, -(-used // align) * align))
     return groups
+
+
+def _layout_order(dtype: torch.dtype) -> tuple[int, str]:
+    """Sort entries so that they are aligned without gaps, those of one dtype side by side."""
+    return -dtype.itemsize, str(dtype)
+
+
+class GroupReader:
+    """Reads items of a packed group: one gather, then views of it.
+
+    Args:
+        group: The entries of the block.
+        schema: What a row looks like.
+        block: Bytes ``[R * W * stride]``.
+    """
+
+    def __init__(self, group: Group, schema: Schema, block: Tensor) -> None:
+        first = schema.leaves[group.numbers[0]].dtype  # the widest: it divides the stride
+        self._dtype = first if first in NUMPY_DTYPES else torch.uint8  # what can be gathered
+        self._items = block.view(self._dtype).view(-1, group.stride // self._dtype.itemsize)
+        self._cuts = [
+            _Cut.of(schema, group, dtype, list(places))
+            for dtype, places in groupby(
+                range(len(group.numbers)), lambda i: schema.leaves[group.numbers[i]].dtype
+            )
+        ]
+
+    def take(self, positions: Tensor, device: torch.device, out: list[Any]) -> None:
+        """Put the entries of the items at ``positions [B]`` into their places in ``out``."""
+        packed = self._items.index_select(0, positions)  # [B, stride]
+        if packed.device != device:
+            packed = packed.to(device, non_blocking=True)
+        for cut in self._cuts:
+            typed = packed if cut.dtype is self._dtype else packed.view(cut.dtype)
+            parts = typed.split_with_sizes(cut.sizes, 1)
+            for number, place, shape in cut.entries:
+                part = parts[place]
+                if shape is not None:
+                    part = part.view(len(part), *shape)
+                out[number] = part
+
+
+class _Cut(NamedTuple):
+    """The entries of one dtype in a packed row.
+
+    ``sizes`` cut the row, as numbers of that dtype, into what stands before them, the entries, and
+    what follows; ``entries`` says which entry is which piece, and its shape unless it is flat.
+    """
+
+    dtype: torch.dtype
+    sizes: list[int]
+    entries: list[tuple[int, int, torch.Size | None]]
+
+    @classmethod
+    def of(cls, schema: Schema, group: Group, dtype: torch.dtype, places: list[int]) -> _Cut:
+        before = group.offsets[places[0]] // dtype.itemsize
+        leaves = [(group.numbers[i], schema.leaves[group.numbers[i]].shape) for i in places]
+        sizes = [before, *(shape.numel() for _, shape in leaves)]
+        entries = [
+            (number, i, None if len(shape) == 1 else shape)
+            for i, (number, shape) in enumerate(leaves, 1)
+        ]
+        return cls(dtype, [*sizes, group.stride // dtype.itemsize - sum(sizes)], entries)
+
+
+class RowWriter:
+    """Writes single rows, by copying the bytes of each entry to their place.
+
+    Args:
+        columns: The entries ``[R, *F]``, in main memory, each row of an entry contiguous.
+    """
+
+    def __init__(self, columns: Sequence[Tensor]) -> None:
+        self._places = [
+            (
+                column.data_ptr(),
+                column.stride(0) * column.itemsize,
+                math.prod(column.shape[1:]) * column.itemsize,
+            )
+            for column in columns
+        ]
+
+    def write(self, slot: int, leaves: Sequence[Tensor]) -> bool:
+        """Write a row, or return ``False`` if an entry is not plain bytes in main memory."""
+        for leaf in leaves:
+            if type(leaf) is not Tensor or not leaf.is_cpu or leaf.layout is not torch.strided:
+                return False
+            if not leaf.is_contiguous() or leaf.is_neg() or leaf.is_conj():
+                return False
+        for leaf, (start, stride, nbytes) in zip(leaves, self._places, strict=True):
+            memmove(start + slot * stride, leaf.data_ptr(), nbytes)
+        return True
 
 
 class BulkWriter:

@@ -16,7 +16,15 @@ from torchrl.data.replay_buffers.checkpointers import (
     TensorStorageCheckpointer,
 )
 from torchrl.data.replay_buffers.storages.base import FILLED, WRITTEN, Place, Storage
-from torchrl.data.replay_buffers.storages.packed import BULK, BulkWriter, groups_of
+from torchrl.data.replay_buffers.storages.packed import (
+    BULK,
+    NUMPY_DTYPES,
+    BulkWriter,
+    Group,
+    GroupReader,
+    RowWriter,
+    groups_of,
+)
 from torchrl.data.replay_buffers.storages.schema import (
     Schema,
     as_tensors,
@@ -24,9 +32,6 @@ from torchrl.data.replay_buffers.storages.schema import (
     stack_rows,
 )
 
-WIDE = (
-    1024  # bytes; from here on a gather runs at the speed of memory, and sharing rows gains nothing
-)
 Allocate = Callable[[str, int], Tensor]
 
 
@@ -61,7 +66,7 @@ class TensorStorage(Storage):
     ) -> None:
         lead = lead_shape(storage, ndim, self)
         super().__init__(max_size or lead.numel(), ndim)
-        self.row_shape = lead[1:]
+        self._settle(lead[1:])
         if self.capacity != lead[0]:
             raise ShapeError(
                 describe(
@@ -138,10 +143,11 @@ class TensorStorage(Storage):
         home = self._items[0].device if self._items else positions.device
         if positions.device != home:
             positions = positions.to(home)
-        leaves = [item.index_select(0, positions) for item in self._items]
-        if home != self.device:
-            leaves = [self._send(leaf) for leaf in leaves]
-        return schema.build(leaves, positions.shape, self.device)
+        return schema.build(self._gather(positions), positions.shape, self.device)
+
+    def _gather(self, positions: Tensor) -> list[Tensor]:
+        """Return the entries ``[B, *F]`` of the items at ``positions [B]``, on :attr:`device`."""
+        return [self._send(item.index_select(0, positions)) for item in self._items]
 
     def _send(self, leaf: Tensor) -> Tensor:
         return leaf if leaf.device == self.device else leaf.to(self.device, non_blocking=True)
@@ -241,7 +247,8 @@ class LazyTensorStorage(TensorStorage):
     """Rows in memory that is reserved when the first rows arrive, and look like them for good.
 
     The entries of a row stand side by side in one block; entries of a kilobyte and more have a
-    block each. Samples are contiguous tensors of their own.
+    block each. A sample is a copy; its entries from one block share their memory, row by row, so
+    that ``stride(0)`` is the size of a row.
 
     Args:
         max_size: Number of items.
@@ -269,7 +276,9 @@ class LazyTensorStorage(TensorStorage):
         self.device: Any = device if device == "auto" else torch.device(device)
         self._schema: Any = None
         self._blocks: list[Tensor] = []
+        self._reader: GroupReader | None = None
         self._bulk: BulkWriter | None = None
+        self._row: RowWriter | None = None
 
     def _allocate(self, data: Any, ndim: int, row_shape: torch.Size) -> None:
         schema = Schema(type(self).__name__, data, ndim)
@@ -285,18 +294,41 @@ class LazyTensorStorage(TensorStorage):
         """Lay out the columns ``[R, *W, *F]`` in blocks of bytes."""
         groups, lead = groups_of(schema), (self.capacity, *self.row_shape)
         columns: dict[int, Tensor] = {}
-        self._blocks, self._bulk, self._alone = [], None, list(range(len(schema.leaves)))
+        self._blocks, self._bulk, self._reader = [], None, None
+        self._alone = list(range(len(schema.leaves)))
         for number, group in enumerate(groups):
             block = allocate(f"rows_{number}", math.prod(lead) * group.stride)
             self._blocks.append(block)
             columns.update(group.columns(schema, block, lead))
-            known = all(schema.leaves[n].dtype in NUMPY_DTYPES for n in group.numbers)
-            if len(group.numbers) > 1 and known and block.device.type == "cpu":
-                self._bulk = BulkWriter(group, schema, block, self.row_shape)
-                self._alone = [n for n in self._alone if n not in group.numbers]
+            if len(group.numbers) > 1:
+                self._pack(group, schema, block)
         return [columns[number] for number in range(len(columns))]
 
+    def _pack(self, group: Group, schema: Schema, block: Tensor) -> None:
+        """Read and write the entries of ``group``, which share a block, together."""
+        self._alone = [n for n in self._alone if n not in group.numbers]
+        self._reader = GroupReader(group, schema, block)
+        known = all(schema.leaves[n].dtype in NUMPY_DTYPES for n in group.numbers)
+        if known and block.device.type == "cpu":
+            self._bulk = BulkWriter(group, schema, block, self.row_shape)
+
+    def _adopt(self, schema: Schema, columns: list[Tensor]) -> None:
+        super()._adopt(schema, columns)
+        rows_are_items = self.ndim == 1 and all(column.is_cpu for column in columns)
+        self._row = RowWriter(columns) if rows_are_items else None
+
+    def _gather(self, positions: Tensor) -> list[Tensor]:
+        if self._reader is None:
+            return super()._gather(positions)
+        leaves: list[Any] = [None] * len(self._items)
+        self._reader.take(positions, self.device, leaves)
+        for number in self._alone:
+            leaves[number] = self._send(self._items[number].index_select(0, positions))
+        return leaves
+
     def _put(self, place: Place, rows: list[Tensor], part: slice | None) -> None:
+        if type(place) is int and self._row is not None and self._row.write(place, rows):
+            return
         arrays, bulk = self._arrays, self._bulk
         run = isinstance(place, slice) and place.stop - place.start >= BULK
         if bulk is None or arrays is None or not run:
@@ -330,7 +362,7 @@ class LazyTensorStorage(TensorStorage):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_counts", "_columns", "_items", "_arrays", "_bulk"):
+        for name in ("_counts", "_columns", "_items", "_arrays", "_bulk", "_reader", "_row"):
             state.pop(name, None)
         return state
 
@@ -343,21 +375,6 @@ class LazyTensorStorage(TensorStorage):
     def _map_blocks(self) -> None:
         blocks = iter(self._blocks)
         self._adopt(self._schema, self._reserve(self._schema, lambda *_: next(blocks)))
-
-
-NUMPY_DTYPES = (
-    torch.bool,
-    torch.uint8,
-    torch.int8,
-    torch.int16,
-    torch.int32,
-    torch.int64,
-    torch.float16,
-    torch.float32,
-    torch.float64,
-    torch.complex64,
-    torch.complex128,
-)
 
 
 def _flatten(column: Tensor, ndim: int, items: int) -> Tensor:
