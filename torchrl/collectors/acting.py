@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import CudaGraphModule
 from torch import Tensor, nn
 
+from torchrl._core.errors import describe
+from torchrl.collectors.finishing import moved
+from torchrl.collectors.recipes import Device
 from torchrl.envs.common import EnvBase
 from torchrl.envs.rollout import Act, PreparedPolicy
-from torchrl.weight_update import WeightReceiver
+from torchrl.weight_update import WeightReceiver, Weights
 
-Device = torch.device | str | int | None
+Options = bool | dict[str, Any] | None
 
 
 class ActingPolicy:
@@ -26,7 +30,13 @@ class ActingPolicy:
         device: Where it should act; where it is if ``None``.
         trust: Call it with the record, whatever its signature.
         compile_policy: Compile it with ``torch.compile``; a dictionary holds its arguments.
+        cudagraph_policy: Capture it in a CUDA graph; a dictionary holds the arguments of
+            ``tensordict.nn.CudaGraphModule``.
+        waits: Whether the moves of records to a CUDA device are waited for.
         tracks_version: Keep the version that acted at each step.
+
+    Raises:
+        ValueError: if it should be captured in a CUDA graph and does not act on a CUDA device.
     """
 
     def __init__(
@@ -36,22 +46,28 @@ class ActingPolicy:
         *,
         device: Device = None,
         trust: bool = False,
-        compile_policy: bool | dict[str, Any] = False,
+        compile_policy: Options = None,
+        cudagraph_policy: Options = None,
+        waits: bool = True,
         tracks_version: bool = False,
     ) -> None:
         self.given = self.module = policy
-        cast = False
-        if device is not None and isinstance(policy, nn.Module):
-            device = torch.device(device)
-            elsewhere = any(p.device.type != device.type for p in policy.parameters())
-            if elsewhere:
-                self.module = copy.deepcopy(policy).to(device)
-            cast = elsewhere or env.device not in (None, device)
-        self._plain = PreparedPolicy(env, self.module, trust=trust, cast=cast)
-        if compile_policy or isinstance(compile_policy, dict):
-            options = compile_policy if isinstance(compile_policy, dict) else {}
-            self._plain.on_entries = None
-            self._plain.on_tensordict = torch.compile(self._plain.on_tensordict, **options)
+        there = None if device is None else torch.device(device)
+        if isinstance(policy, nn.Module) and there is not None:
+            lives = {parameter.device for parameter in policy.parameters()}
+            if any(_differ(one, there) for one in lives):
+                self.module = copy.deepcopy(policy).to(there)
+        self._plain = PreparedPolicy(env, self.module, trust=trust)
+        act = self._plain.on_tensordict
+        if _is_wanted(compile_policy):
+            act = torch.compile(act, **_arguments(compile_policy))
+        if _is_wanted(cudagraph_policy):
+            act = _captured(act, self.module, there or env.device, _arguments(cudagraph_policy))
+        here = env.device or torch.device("cpu")
+        if policy is not None and there is not None and _differ(here, there):
+            act = _elsewhere(act, there, here, waits)
+        if act is not self._plain.on_tensordict:
+            self._plain.on_entries, self._plain.on_tensordict = None, act
         self._version = 0
         self._receiver: WeightReceiver | None = None
         self._versions: list[int] | None = [] if tracks_version else None
@@ -70,6 +86,11 @@ class ActingPolicy:
         """
         self._receiver = make_receiver(self.module)
         self.prepared = self._looking()
+
+    def take(self, weights: dict[str, Tensor], version: int) -> None:
+        """Act with these weights until newer ones are found."""
+        assert self._receiver is not None
+        self._receiver.take(weights, version)
 
     def _looking(self) -> PreparedPolicy:
         prepared = copy.copy(self._plain)
@@ -111,7 +132,7 @@ class ActingPolicy:
         self._versions.clear()
         return versions
 
-    def update(self, source: nn.Module | TensorDictBase | dict | None) -> None:
+    def update(self, source: Weights | None) -> None:
         """Renew the weights, from the policy that was given if ``source`` is ``None``.
 
         Raises:
@@ -130,6 +151,53 @@ class ActingPolicy:
             TensorDict.from_module(self.module).data.update_(new.data)
             return
         self.module.load_state_dict(new.state_dict() if isinstance(new, nn.Module) else new)
+
+
+def check_one_policy(owner: object, policy: object, factory: object) -> None:
+    """Refuse a policy beside a factory of one."""
+    if policy is not None and factory is not None:
+        raise TypeError(
+            f"{type(owner).__name__}: give either a policy or a policy_factory, not both."
+        )
+
+
+def _is_wanted(choice: Options) -> bool:
+    """Say whether something that may be given its arguments is wanted: an empty ``{}`` says yes."""
+    return bool(choice) or isinstance(choice, dict)
+
+
+def _arguments(choice: Options) -> dict[str, Any]:
+    return choice if isinstance(choice, dict) else {}
+
+
+def _differ(one: torch.device, other: torch.device) -> bool:
+    """Say whether two devices differ; one without a number is any of its kind."""
+    if one.type != other.type:
+        return True
+    return None not in (one.index, other.index) and one.index != other.index
+
+
+def _captured(act: Act, policy: Any, device: torch.device | None, options: dict[str, Any]) -> Act:
+    """Return a policy that a CUDA graph replays after a few calls."""
+    if device is None and isinstance(policy, nn.Module):
+        device = next((parameter.device for parameter in policy.parameters()), None)
+    if device is None or device.type != "cuda":
+        raise ValueError(
+            describe(
+                "Collector",
+                "cudagraph_policy captures the policy on a CUDA device",
+                expected="policy_device='cuda'",
+                found=device,
+                mend="Pass such a device, or leave cudagraph_policy out.",
+            )
+        )
+    keys: dict[str, Any] = {} if hasattr(act, "in_keys") else {"in_keys": [], "out_keys": []}
+    return CudaGraphModule(act, **{**keys, **options})
+
+
+def _elsewhere(act: Act, there: torch.device, here: torch.device, waits: bool) -> Act:
+    """Return a policy that acts on a copy of the record ``there``."""
+    return lambda td: td.update(moved(act(moved(td, there, waits)), here, waits))
 
 
 def _one_after_the_other(first: Act | None, second: Act | None) -> Act | None:

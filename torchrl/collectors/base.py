@@ -2,53 +2,64 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from tensordict import TensorDictBase
-from torch import nn
+from torch.utils.data import IterableDataset
 
 from torchrl._core.errors import describe
+from torchrl._core.legacy import old_keywords
 from torchrl.collectors.background import Background
 from torchrl.collectors.whole import WholeTrajectories
+from torchrl.weight_update import Weights
 
 
-class BaseCollector(ABC):
+class BaseCollector(IterableDataset, ABC):
     """Iterates over batches of transitions.
 
+    Args:
+        pre_collect_hook: Called without arguments before each batch.
+        post_collect_hook: Called with each batch; with ``None`` where workers wrote it into the
+            replay buffer themselves.
+
     Hooks:
-        rollout: return the next batch.
+        _next_batch: ``-> (batch or None, frames)``; collect, and say how much that was.
+        _renew: ``weights or None, worker_ids or None``; let the policy act with these weights.
         shutdown: release what the collector holds; calling it twice is fine.
-        update_policy_weights_: renew the weights of the policy that acts.
         state_dict, load_state_dict: where the collector stands.
         set_seed: seed the environments; return the seed for the next.
     """
 
     frames_per_batch: int
-    total_frames: int
-    replay_buffer: Any
-    extend_buffer: bool
-    postproc: Callable[[TensorDictBase], TensorDictBase] | None
-    _frames: int
-    _iter: int
+    requested_frames_per_batch: int
+    total_frames: int = -1
+    replay_buffer: Any = None
+    extend_buffer: bool = True
+    postproc: Callable[[TensorDictBase], TensorDictBase] | None = None
     _background: Background | None = None
     _whole: WholeTrajectories | None = None
 
-    @abstractmethod
-    def rollout(self) -> TensorDictBase: ...
+    def __init__(
+        self,
+        *,
+        pre_collect_hook: Callable[[], Any] | None = None,
+        post_collect_hook: Callable[[TensorDictBase | None], Any] | None = None,
+    ) -> None:
+        self.pre_collect_hook, self.post_collect_hook = pre_collect_hook, post_collect_hook
+        self._frames = self._iter = 0
 
     @abstractmethod
-    def iterator(self) -> Iterator[Any]: ...
+    def _next_batch(self) -> tuple[Any, int]: ...
 
     @abstractmethod
-    def shutdown(self, *, close_env: bool = True) -> None: ...
+    def _renew(self, weights: Weights | None, worker_ids: Sequence[int] | None) -> None: ...
 
     @abstractmethod
-    def update_policy_weights_(
-        self, policy_or_weights: nn.Module | TensorDictBase | dict | None = None
-    ) -> None: ...
+    def shutdown(self, timeout: float | None = None, close_env: bool = True) -> None: ...
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]: ...
@@ -59,32 +70,41 @@ class BaseCollector(ABC):
     @abstractmethod
     def set_seed(self, seed: int, static_seed: bool = False) -> int | None: ...
 
+    @property
+    @abstractmethod
+    def policy_version(self) -> int:
+        """Number of times that weights were sent to the policy that acts."""
+
+    # --- batches ---------------------------------------------------------------------------------
+
     def __iter__(self) -> Iterator[Any]:
         return self.iterator()
+
+    def iterator(self) -> Iterator[Any]:
+        """Yield batches until ``total_frames``; going on later goes on from there."""
+        yield from self._handed_over(self._batches())
 
     def next(self) -> Any:
         """Return the next batch, or ``None`` when all frames have been collected."""
         return next(self.iterator(), None)
 
-    def __enter__(self) -> BaseCollector:
-        return self
+    def rollout(self) -> Any:
+        """Collect the steps of one batch from where the last one ended, and count them.
 
-    def __exit__(self, *exc: object) -> None:
-        self.shutdown()
+        Returns: the batch; ``None`` where workers wrote it into the replay buffer themselves.
+        """
+        if self.pre_collect_hook is not None:
+            self.pre_collect_hook()
+        batch, frames = self._next_batch()
+        self._frames += frames
+        self._iter += 1
+        if self.post_collect_hook is not None:
+            self.post_collect_hook(batch)
+        return batch
 
-    def _set_trajectories(
-        self, count: int | None, form: str | None, *, splits: bool, resets: bool
-    ) -> None:
-        if count is None:
-            if form is not None:
-                raise ValueError(f"{type(self).__name__}: traj_format needs trajs_per_batch.")
-            return
-        if splits:
-            raise ValueError(
-                f"{type(self).__name__}: split_trajs cuts batches of steps, trajs_per_batch makes "
-                "batches of whole trajectories; pass one of them."
-            )
-        self._whole = WholeTrajectories(count, form, keeps_open=not resets)
+    def _batches(self) -> Iterator[Any]:
+        while self.total_frames < 0 or self._frames < self.total_frames:
+            yield self.rollout()
 
     def _handed_over(self, batches: Iterator[Any]) -> Iterator[Any]:
         """Yield batches, of whole trajectories if wanted; or put them into the buffer."""
@@ -97,6 +117,94 @@ class BaseCollector(ABC):
                 yield None
             else:
                 yield batch
+
+    def __len__(self) -> int:
+        """Return the number of batches until ``total_frames``.
+
+        Raises:
+            TypeError: if the collector never ends.
+        """
+        if self.total_frames < 0:
+            raise TypeError(f"{type(self).__name__} never ends: total_frames is negative.")
+        if self._whole is not None:
+            raise TypeError(
+                f"{type(self).__name__}: episodes end when they end; count the batches."
+            )
+        return -(-self.total_frames // self.frames_per_batch)
+
+    def _warn_of_overshoot(self, stacklevel: int) -> None:
+        extra = -self.total_frames % self.frames_per_batch
+        if self.total_frames > 0 and extra:
+            warnings.warn(
+                f"{type(self).__name__}: total_frames={self.total_frames} is not a multiple of the "
+                f"{self.frames_per_batch} frames of a batch; the last batch overshoots it by "
+                f"{extra}.",
+                stacklevel=stacklevel + 1,
+            )
+
+    def _set_trajectories(
+        self,
+        count: int | None,
+        form: str | None,
+        *,
+        splits: bool = False,
+        resets: bool = False,
+        numbered: bool = True,
+    ) -> None:
+        if count is None:
+            if form is not None:
+                raise ValueError(f"{type(self).__name__}: traj_format needs trajs_per_batch.")
+            return
+        if splits:
+            raise ValueError(
+                f"{type(self).__name__}: split_trajs cuts batches of steps, trajs_per_batch makes "
+                "batches of whole trajectories; pass one of them."
+            )
+        if not numbered:
+            raise ValueError(f"{type(self).__name__}: trajs_per_batch needs track_traj_ids.")
+        self._whole = WholeTrajectories(count, form, keeps_open=not resets)
+
+    # --- weights ---------------------------------------------------------------------------------
+
+    @old_keywords(policy_weights="policy_or_weights")
+    def update_policy_weights_(
+        self,
+        policy_or_weights: Weights | None = None,
+        *,
+        worker_ids: int | Sequence[int] | None = None,
+        model_id: str | None = None,
+        weights_dict: Mapping[str, Weights] | None = None,
+    ) -> None:
+        """Renew the weights of the policy that acts; they hold from its next action on.
+
+        Args:
+            policy_or_weights: A module, its parameters as a tensordict, or a state dict; the policy
+                that the collector was given if ``None``.
+            worker_ids: The workers that get them; all if ``None``.
+            model_id: Name of the model; ``"policy"`` is the only one.
+            weights_dict: Weights by model, instead of ``policy_or_weights``.
+
+        Raises:
+            TypeError: if the policy that acts has no weights, or there are none to send.
+            ValueError: for another model or worker than there are.
+        """
+        if weights_dict is not None:
+            if policy_or_weights is not None:
+                raise ValueError(
+                    f"{type(self).__name__}: give either weights or a weights_dict, not both."
+                )
+            policy_or_weights = weights_dict.get("policy")
+        named = {*(weights_dict or ()), *([] if model_id is None else [model_id])}
+        if named - {"policy"}:
+            raise ValueError(
+                describe(
+                    self,
+                    "has one model whose weights can be updated",
+                    expected="'policy'",
+                    found=sorted(named),
+                )
+            )
+        self._renew(policy_or_weights, [worker_ids] if isinstance(worker_ids, int) else worker_ids)
 
     # --- beside the learner ----------------------------------------------------------------------
 
@@ -143,18 +251,19 @@ class BaseCollector(ABC):
         self._background.check()
         return self._background.is_running()
 
-    def async_shutdown(self, timeout: float | None = None) -> None:
+    def async_shutdown(self, timeout: float | None = None, close_env: bool = True) -> None:
         """End background collection and shut down.
 
         Args:
             timeout: Seconds that the batch in the making may take; unlimited if ``None``.
+            close_env: Whether to close the environment of this process.
 
         Raises:
             Exception: the error that ended background collection, if one did.
         """
         background = self._background
         self._stop_background(timeout)
-        self.shutdown()
+        self.shutdown(close_env=close_env)
         if background is not None:
             background.check()
 
@@ -163,19 +272,32 @@ class BaseCollector(ABC):
         if background is not None:
             background.stop(timeout)
 
-    def __len__(self) -> int:
-        """Return the number of batches until ``total_frames``.
+    # --- the rest --------------------------------------------------------------------------------
 
-        Raises:
-            TypeError: if the collector never ends.
+    def stats(self) -> dict[str, Any]:
+        """Return how far collection has come, for a log.
+
+        >>> from torchrl.collectors import Collector
+        >>> from torchrl.envs import GymEnv
+        >>> collector = Collector(GymEnv("CartPole-v1"), frames_per_batch=5, total_frames=10)
+        >>> _ = collector.next()
+        >>> collector.stats()["frames"], collector.stats()["completed"]
+        (5, False)
         """
-        if self.total_frames < 0:
-            raise TypeError(f"{type(self).__name__} never ends: total_frames is negative.")
-        if self._whole is not None:
-            raise TypeError(
-                f"{type(self).__name__}: episodes end when they end; count the batches."
-            )
-        return -(-self.total_frames // self.frames_per_batch)
+        return {
+            "frames": self._frames,
+            "batches": self._iter,
+            "total_frames": self.total_frames,
+            "completed": 0 <= self.total_frames <= self._frames,
+            "requested_frames_per_batch": self.requested_frames_per_batch,
+            "policy_version": self.policy_version,
+        }
+
+    def __enter__(self) -> BaseCollector:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.shutdown()
 
 
 def extend(replay_buffer: Any, batch: TensorDictBase) -> None:

@@ -236,6 +236,6 @@ class CollectorCrew:
             stop_all(self._workers, timeout)
             self._launcher.close()
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         """Close the environments and end the workers; calling it again is fine."""
-        self._end(self._shutdown_timeout)
+        self._end(self._shutdown_timeout if timeout is None else timeout)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from torchrl.collectors.base import BaseCollector
-from torchrl.collectors.multi import Factory
 from torchrl.collectors.multi_async import MultiAsyncCollector
 from torchrl.collectors.multi_sync import MultiSyncCollector
+from torchrl.collectors.recipes import Factory
 from torchrl.collectors.single import Collector
 
 

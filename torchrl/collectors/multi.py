@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,17 +18,32 @@ from torchrl._core.exploration import ExplorationType
 from torchrl._core.legacy import old_keywords
 from torchrl._core.log import logger
 from torchrl._core.processes import Launcher, start_method
-from torchrl.collectors.acting import Device
+from torchrl.collectors.acting import Options, check_one_policy
 from torchrl.collectors.base import BaseCollector
 from torchrl.collectors.crew import CollectorCrew, Found
 from torchrl.collectors.profile import Profile, profiled_workers
+from torchrl.collectors.recipes import Device, Factory, materialize, one_each
+from torchrl.collectors.single import Collector
 from torchrl.collectors.worker import Job
 from torchrl.data.trajectories import split_trajectories
-from torchrl.envs.common import EnvBase
-from torchrl.weight_update import SharedMemSender
+from torchrl.weight_update import SharedMemSender, Weights
 
-Factory = EnvBase | Callable[..., EnvBase]
 Devices = Device | Sequence[Device]
+FOR_WORKERS = (  # arguments that go on to the collectors in the workers as they are
+    "auto_register_policy_transforms",
+    "compact_obs",
+    "compile_policy",
+    "create_env_kwargs",
+    "cudagraph_policy",
+    "exploration_type",
+    "max_frames_per_traj",
+    "no_cuda_sync",
+    "policy_factory",
+    "reset_at_each_iter",
+    "set_truncated",
+    "track_policy_version",
+    "trust_policy",
+)
 
 
 class MultiCollector(BaseCollector):
@@ -53,6 +68,8 @@ class MultiCollector(BaseCollector):
         env_device: Where the environments live.
         policy_device: Where the policies act.
         create_env_kwargs: Keyword arguments for ``create_env_fn``, for all or one a worker.
+        collector_class: What collects in a worker; a subclass of
+            :class:`~torchrl.collectors.Collector`, which is the default.
         max_frames_per_traj: Truncate an episode after this many frames.
         init_random_frames: Act at random for this many frames first, of all workers together.
         reset_at_each_iter: Begin each batch with a reset.
@@ -61,6 +78,9 @@ class MultiCollector(BaseCollector):
             ``("collector", "mask")``.
         exploration_type: How the policy acts.
         update_at_each_batch: Send the weights of ``policy`` before each batch.
+        num_threads: Torch threads of this process while the workers run; what they leave if
+            ``None``.
+        num_sub_threads: Torch threads of each worker.
         set_truncated: Mark the last step of each worker's batch as truncated.
         use_buffers: Hand batches over in shared memory; else they are pickled. Found out if
             ``None``.
@@ -69,13 +89,20 @@ class MultiCollector(BaseCollector):
         extend_buffer: If ``False``, iterating yields the batches and the buffer is left alone.
         trust_policy: Call the policy with the record, whatever its signature.
         compile_policy: Compile the policy with ``torch.compile``; a dictionary holds its arguments.
+        cudagraph_policy: Capture the policy in a CUDA graph, as in
+            :class:`~torchrl.collectors.Collector`.
+        no_cuda_sync: Do not wait for moves to CUDA devices.
         track_policy_version: Write which weights acted, ``policy_version``.
         trajs_per_batch: Yield this many whole trajectories at a time, rather than steps; fewer at
             the end.
         traj_format: ``"padded"`` or ``"cat"``, as in :class:`~torchrl.collectors.Collector`.
-        num_threads: Torch threads of this process while the workers run; what they leave if
-            ``None``.
-        num_sub_threads: Torch threads of each worker.
+        init_fn: Called first of all in each worker, for instance to register environments.
+        auto_register_policy_transforms: Append to the environments what the policy reads and they
+            lack: the flag of first steps, recurrent states.
+        pre_collect_hook: Called here, without arguments, before each batch.
+        post_collect_hook: Called here with each batch; with ``None`` if the workers wrote it into
+            the buffer.
+        compact_obs: Leave out the observations after each step, which the next step holds too.
         mp_start_method: ``"fork"`` or ``"spawn"``; fork where that is safe if ``None``.
         timeout: Seconds that a worker may take for a batch; unlimited if ``None``.
         shutdown_timeout: Seconds that workers get to close their environments before they are
@@ -84,7 +111,7 @@ class MultiCollector(BaseCollector):
     Hooks:
         _frames_of: ``frames_per_batch -> frames``; what each worker collects.
         _full_batch: frames of a batch, from those of the workers.
-        _next_batch: return the next batch and its number of frames.
+        _gather: ``-> (batch, frames)``; a number for the batch if workers wrote it themselves.
 
     Writes: as :class:`~torchrl.collectors.Collector`; trajectory numbers are unique among workers.
 
@@ -112,6 +139,7 @@ class MultiCollector(BaseCollector):
         env_device: Devices = None,
         policy_device: Devices = None,
         create_env_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
+        collector_class: type[Collector] | None = None,
         max_frames_per_traj: int | None = None,
         init_random_frames: int | None = None,
         reset_at_each_iter: bool = False,
@@ -119,65 +147,71 @@ class MultiCollector(BaseCollector):
         split_trajs: bool | None = None,
         exploration_type: ExplorationType | str | None = ExplorationType.RANDOM,
         update_at_each_batch: bool = False,
+        num_threads: int | None = None,
+        num_sub_threads: int = 1,
         set_truncated: bool = False,
         use_buffers: bool | None = None,
         replay_buffer: Any = None,
         extend_buffer: bool = True,
-        trust_policy: bool = False,
-        compile_policy: bool | dict[str, Any] = False,
+        trust_policy: bool | None = None,
+        compile_policy: Options = None,
+        cudagraph_policy: Options = None,
+        no_cuda_sync: bool = False,
         track_policy_version: bool = False,
         trajs_per_batch: int | None = None,
         traj_format: str | None = None,
-        num_threads: int | None = None,
-        num_sub_threads: int = 1,
+        init_fn: Callable[[], Any] | None = None,
+        auto_register_policy_transforms: bool | None = None,
+        pre_collect_hook: Callable[[], Any] | None = None,
+        post_collect_hook: Callable[[TensorDictBase | None], Any] | None = None,
+        compact_obs: bool = False,
         mp_start_method: str | None = None,
         timeout: float | None = None,
         shutdown_timeout: float = 10.0,
     ) -> None:
-        if policy is not None and policy_factory is not None:
-            raise TypeError(f"{self._name()}: give either a policy or a policy_factory, not both.")
+        options = {name: value for name, value in locals().items() if name in FOR_WORKERS}
+        super().__init__(pre_collect_hook=pre_collect_hook, post_collect_hook=post_collect_hook)
+        check_one_policy(self, policy, policy_factory)
         self.policy, self.total_frames = policy, total_frames
-        self.init_random_frames = init_random_frames or 0
+        self.init_random_frames, self._requested = init_random_frames or 0, 0
         self.update_at_each_batch, self.postproc = update_at_each_batch, postproc
         self.split_trajs = bool(split_trajs)
         self.replay_buffer, self.extend_buffer = replay_buffer, extend_buffer
         self._set_trajectories(
             trajs_per_batch, traj_format, splits=self.split_trajs, resets=reset_at_each_iter
         )
-        self._frames = self._iter = self._requested = 0
-        envs = _one_each(self._name(), create_env_fn, num_workers)
-        self.num_workers = len(envs)
+        recipes = one_each(self._name(), create_env_fn, num_workers)
+        self.num_workers = len(recipes)
         self._stored = self._spread("storing_device", storing_device or device)
-        writes = self._workers_write(method := start_method(mp_start_method))
-        options = {
-            "policy_factory": policy_factory,
-            "frames_per_batch": self._frames_of(frames_per_batch),
-            "policy_device": policy_device or device,
-            "env_device": env_device or device,
-            "create_env_kwargs": create_env_kwargs,
-            "max_frames_per_traj": max_frames_per_traj,
-            "reset_at_each_iter": reset_at_each_iter,
-            "exploration_type": exploration_type,
-            "set_truncated": set_truncated,
-            "trust_policy": trust_policy,
-            "compile_policy": compile_policy,
-            "track_policy_version": track_policy_version,
-            "postproc": postproc if writes else None,
-            "split_trajs": self.split_trajs and writes,
-        }
+        options["policy_device"] = policy_device or device
+        options["env_device"] = env_device or device
+        options["frames_per_batch"] = self._frames_of(frames_per_batch)
+        job = Job(
+            pads=self._pads,
+            use_buffers=use_buffers,
+            collector_class=collector_class or Collector,
+            init_fn=init_fn,
+        )
+        launcher = Launcher(start_method(mp_start_method), preload="torchrl.collectors")
         self._crew = CollectorCrew(
             self._name(),
-            self._jobs(envs, options, replay_buffer if writes else None, use_buffers),
-            launcher=Launcher(method, preload="torchrl.collectors"),
+            self._jobs(job, recipes, options, launcher.method),
+            launcher=launcher,
             num_threads=num_sub_threads,
             timeout=timeout,
             shutdown_timeout=shutdown_timeout,
         )
+        self._settle(frames_per_batch, policy_factory, num_threads, num_sub_threads)
+
+    def _settle(self, asked: Any, factory: Any, num_threads: int | None, num_subs: int) -> None:
+        """Do what needs the facts that the workers told."""
         self._finalizer = weakref.finalize(self, self._crew.close)
-        self._sender = self._connect(policy_factory)
-        self._threads_before = self._share_threads(num_threads, num_sub_threads)
+        self._sender = self._connect(factory)
+        self._threads_before = self._share_threads(num_threads, num_subs)
         self.frames_per_batch = self._full_batch([fact.frames for fact in self._crew.facts])
-        self._warn_of_overshoot()
+        whole = isinstance(asked, int)
+        self.requested_frames_per_batch = asked if whole else self._full_batch(list(asked))
+        self._warn_of_overshoot(stacklevel=5)
 
     _pads = False
 
@@ -196,23 +230,25 @@ class MultiCollector(BaseCollector):
         return list(value)
 
     def _jobs(
-        self, envs: list[Factory], options: dict[str, Any], buffer: Any, use_buffers: bool | None
+        self, job: Job, recipes: list[Factory], options: dict[str, Any], method: str
     ) -> list[Job]:
+        """Return what each worker does: ``job``, with what is its own."""
+        if self._workers_write(method):
+            job = replace(job, replay_buffer=self.replay_buffer)
+            options |= {"postproc": self.postproc, "split_trajs": self.split_trajs}
         each = {name: self._spread(name, value) for name, value in options.items()}
         if isinstance(self.policy, nn.Module):
-            _materialize(self.policy, envs[0], each["create_env_kwargs"][0])
+            materialize(self.policy, recipes[0], each["create_env_kwargs"][0])
         return [
-            Job(
-                env,
-                self.policy,
-                {name: values[i] for name, values in each.items()},
+            replace(
+                job,
+                create_env_fn=recipe,
+                policy=self.policy,
+                options={name: values[i] for name, values in each.items()},
                 number=i,
                 num_workers=self.num_workers,
-                pads=self._pads,
-                replay_buffer=buffer,
-                use_buffers=use_buffers,
             )
-            for i, env in enumerate(envs)
+            for i, recipe in enumerate(recipes)
         ]
 
     def _workers_write(self, method: str) -> bool:
@@ -255,16 +291,6 @@ class MultiCollector(BaseCollector):
         )
         return before
 
-    def _warn_of_overshoot(self) -> None:
-        extra = -self.total_frames % self.frames_per_batch
-        if self.total_frames > 0 and extra:
-            warnings.warn(
-                f"{self._name()}: total_frames={self.total_frames} is not a multiple of the "
-                f"{self.frames_per_batch} frames of a batch; the last batch overshoots it by "
-                f"{extra}.",
-                stacklevel=4,
-            )
-
     # --- hooks -----------------------------------------------------------------------------------
 
     @abstractmethod
@@ -274,32 +300,21 @@ class MultiCollector(BaseCollector):
     def _full_batch(self, frames: list[int]) -> int: ...
 
     @abstractmethod
-    def _next_batch(self) -> tuple[Any, int]: ...
+    def _gather(self) -> tuple[Any, int]: ...
 
     # --- collecting ------------------------------------------------------------------------------
 
-    def iterator(self) -> Iterator[Any]:
-        """Yield batches until ``total_frames``; going on later goes on from there."""
-        yield from self._handed_over(self._batches())
-
-    def _batches(self) -> Iterator[Any]:
-        while self.total_frames < 0 or self._frames < self.total_frames:
-            yield self.rollout()
-
-    def rollout(self) -> Any:
-        """Return the next batch of steps, and count it; nothing if the workers wrote it."""
+    def _next_batch(self) -> tuple[Any, int]:
         if self.update_at_each_batch:
             self.update_policy_weights_()
-        batch, frames = self._next_batch()
-        self._frames += frames
-        self._iter += 1
+        batch, frames = self._gather()
         if isinstance(batch, int):
-            return None
+            return None, frames
         if self.split_trajs:
             batch = split_trajectories(batch, prefix="collector")
         if self.postproc is not None and self._whole is None:
             batch = self.postproc(batch)
-        return batch
+        return batch, frames
 
     def _request(self, worker: int) -> None:
         """Ask a worker for a batch, at random while all frames asked for so far are few."""
@@ -318,20 +333,8 @@ class MultiCollector(BaseCollector):
 
     # --- the rest --------------------------------------------------------------------------------
 
-    def update_policy_weights_(
-        self, policy_or_weights: nn.Module | TensorDictBase | dict | None = None
-    ) -> None:
-        """Send weights to all workers; they hold from the next action of each.
-
-        Args:
-            policy_or_weights: A module, its parameters as a tensordict, or a state dict; the policy
-                that the collector was given if ``None``.
-
-        Raises:
-            TypeError: if the workers' policies have no weights in common, or there is no policy
-                here.
-        """
-        source: Any = self.policy if policy_or_weights is None else policy_or_weights
+    def _renew(self, weights: Weights | None, worker_ids: Sequence[int] | None) -> None:
+        source: Any = self.policy if weights is None else weights
         if source is None and not any(fact.weights for fact in self._crew.facts):
             return  # random actions have no weights
         if self._sender is None:
@@ -350,7 +353,22 @@ class MultiCollector(BaseCollector):
                     mend="Call update_policy_weights_(policy).",
                 )
             )
-        self._sender.send(source)
+        if worker_ids is None:
+            self._sender.send(source)
+            return
+        strangers = set(worker_ids) - set(range(self.num_workers))
+        if strangers:
+            raise ValueError(
+                describe(
+                    self,
+                    "has no such workers",
+                    expected=f"numbers from 0 to {self.num_workers - 1}",
+                    found=sorted(strangers),
+                )
+            )
+        picked = {name: value.cpu() for name, value in self._sender.pick(source).items()}
+        for worker in worker_ids:
+            self._crew.call(worker, "take", picked, self._sender.version)
 
     @property
     def policy_version(self) -> int:
@@ -371,37 +389,50 @@ class MultiCollector(BaseCollector):
         """
         following: int | None = seed
         for worker in range(self.num_workers):
-            following = self._crew.call(worker, "set_seed", following, static_seed)
+            following = self._crew.call(worker, "map", "set_seed", (following, static_seed), {})
         return following
 
     def reset(self) -> None:
         """Begin new episodes with the next batch of each worker."""
         if self._whole is not None:
             self._whole.reset()
-        self._crew.call_all("reset")
+        self.map_fn("reset")
+
+    def get_distant_attr(self, name: str) -> list[Any]:
+        """Return an attribute, ``"env.batch_size"`` for instance, of the collector in each worker.
+
+        Workers answer between two batches.
+        """
+        return self._crew.call_all("attribute", name)
+
+    def map_fn(self, name: str, *args: Any, **kwargs: Any) -> list[Any]:
+        """Call a method, ``"env.close"`` for instance, of the collector in each worker."""
+        return self._crew.call_all("map", name, args, kwargs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where each worker stands, and how far collection has come."""
-        states = self._crew.call_all("state_dict")
+        states = self.map_fn("state_dict")
         workers = {f"worker{i}": state for i, state in enumerate(states)}
         return {**workers, "frames": self._frames, "iter": self._iter}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from where another collector stood, with new episodes."""
         for i in range(self.num_workers):
-            self._crew.call(i, "load_state_dict", state_dict[f"worker{i}"])
+            self._crew.call(i, "map", "load_state_dict", (state_dict[f"worker{i}"],), {})
         self._frames = self._requested = state_dict["frames"]
         self._iter = state_dict["iter"]
 
-    def shutdown(self, *, close_env: bool = True) -> None:
+    def shutdown(self, timeout: float | None = None, close_env: bool = True) -> None:
         """End the workers and close their environments; calling it again is fine.
 
         Args:
+            timeout: Seconds that the workers get before they are killed; ``shutdown_timeout`` if
+                ``None``.
             close_env: The environments of workers are theirs, and closed in any case.
         """
-        self._stop_background()
+        self._stop_background(timeout)
         if not self._crew.is_closed:
-            self._crew.close()
+            self._crew.close(timeout)
         self._finalizer.detach()
         if self._threads_before:
             torch.set_num_threads(self._threads_before)
@@ -418,34 +449,3 @@ def name_time(batch: TensorDictBase) -> TensorDictBase:
     """Name the last batch dimension "time"."""
     batch.names = [*[None] * (batch.ndim - 1), "time"]
     return batch
-
-
-def _one_each(
-    owner: str, create_env_fn: Factory | Sequence[Factory], num_workers: int | None
-) -> list[Factory]:
-    """Return what each worker builds its environment with."""
-    if isinstance(create_env_fn, EnvBase) or callable(create_env_fn):
-        return [create_env_fn] * (1 if num_workers is None else num_workers)
-    envs = list(create_env_fn)
-    if len(envs) == 1 and num_workers is not None:
-        envs = envs * num_workers
-    if not envs or num_workers not in (None, len(envs)):
-        raise ValueError(
-            f"{owner}: expected one create_env_fn for each of {num_workers or 1} workers, found "
-            f"{len(envs)}."
-        )
-    return envs
-
-
-def _materialize(policy: nn.Module, create_env_fn: Factory, kwargs: dict | None) -> None:
-    """Give lazy layers their shapes, so that all workers begin with the same weights."""
-    if not any(nn.parameter.is_lazy(p) for p in (*policy.parameters(), *policy.buffers())):
-        return
-    given = isinstance(create_env_fn, EnvBase)
-    env: Any = create_env_fn if given else create_env_fn(**(kwargs or {}))
-    try:
-        with torch.no_grad():
-            policy(env.fake_tensordict().exclude("next"))
-    finally:
-        if not given:
-            env.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torchrl.collectors.multi import Factory, MultiCollector
+from torchrl.collectors.multi import MultiCollector
+from torchrl.collectors.recipes import Factory
 
 
 class MultiAsyncCollector(MultiCollector):
@@ -34,7 +35,7 @@ class MultiAsyncCollector(MultiCollector):
     def _full_batch(self, frames: list[int]) -> int:
         return max(frames)
 
-    def _next_batch(self) -> tuple[Any, int]:
+    def _gather(self) -> tuple[Any, int]:
         for worker in range(self.num_workers):
             if not self._crew.is_asked(worker):
                 self._request_if_wanted(worker)

@@ -9,7 +9,8 @@ import torch
 from tensordict import TensorDictBase
 
 from torchrl._core.errors import describe
-from torchrl.collectors.multi import Factory, MultiCollector, name_time
+from torchrl.collectors.multi import MultiCollector, name_time
+from torchrl.collectors.recipes import Factory
 
 
 class MultiSyncCollector(MultiCollector):
@@ -63,9 +64,10 @@ class MultiSyncCollector(MultiCollector):
     def _full_batch(self, frames: list[int]) -> int:
         return sum(frames)
 
-    def _next_batch(self) -> tuple[Any, int]:
+    def _gather(self) -> tuple[Any, int]:
         crew, count = self._crew, self.num_workers
         crew.interruptor.start_collection()
+        self._requested = self._frames  # fewer than asked for, where shares ended early
         for worker in range(count):
             self._request(worker)
         enough = count if self.preemptive_threshold is None else self.preemptive_threshold * count

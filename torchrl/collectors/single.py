@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from operator import attrgetter
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torch import nn
 
 from torchrl._core.exploration import ExplorationType, set_exploration_type
-from torchrl.collectors.acting import ActingPolicy, Device
+from torchrl.collectors.acting import ActingPolicy, Options, check_one_policy
 from torchrl.collectors.base import BaseCollector
+from torchrl.collectors.finishing import Finishing, Numbers
 from torchrl.collectors.interrupt import Interruptor
 from torchrl.collectors.profile import Profile, profiled
-from torchrl.data.trajectories import split_trajectories, traj_ids
-from torchrl.envs.common import EnvBase
-from torchrl.envs.rollout import Stepper, truncate_last
-from torchrl.envs.transforms import StepCounter, TransformedEnv
+from torchrl.collectors.recipes import Device, Factory, build_env, with_limit, with_needs_of
+from torchrl.envs.rollout import Stepper
+from torchrl.weight_update import Weights
 
 POLICY_VERSION = "policy_version"
 
@@ -50,23 +50,41 @@ class Collector(BaseCollector):
         postproc: Applied to each batch, ``td -> td``.
         split_trajs: Give each piece of a trajectory a row of its own, zero-padded, with the mask
             ``("collector", "mask")``.
+        track_traj_ids: Whether to number the trajectories.
         exploration_type: How the policy acts.
+        return_same_td: Write each batch over the one before and yield that again, for those who are
+            done with a batch when they ask for the next.
+        interruptor: Ends a batch early, after any step.
         set_truncated: Mark the last step of each batch as truncated.
-        trust_policy: Call the policy with the record, whatever its signature.
+        use_buffers: ``True`` refuses steps that differ in shape, which no buffer could hold; else
+            these give lazy stacks.
         replay_buffer: Filled with each batch; iterating then yields ``None``. Steps are flattened
             unless the storage has as many dimensions as a batch, and padding is left out.
         extend_buffer: If ``False``, iterating yields the batches and the buffer is left alone.
-        interruptor: Ends a batch early, after any step.
+        trust_policy: Call the policy with the record, whatever its signature.
         compile_policy: Compile the policy with ``torch.compile``; a dictionary holds its arguments.
+        cudagraph_policy: Capture the policy in a CUDA graph, as it explores at its first calls; a
+            dictionary holds the arguments of ``tensordict.nn.CudaGraphModule``.
+        no_cuda_sync: Do not wait for moves to CUDA devices.
         track_policy_version: Write which weights acted: the number of updates before.
+        worker_idx: Which worker this collector is in; kept as an attribute.
         trajs_per_batch: Yield this many whole trajectories at a time, rather than steps; fewer at
             the end. Those that have not ended when all frames are collected are left out.
         traj_format: ``"padded"``, ``[N, L]`` with the mask ``("collector", "mask")``, or ``"cat"``,
             one after the other; padded if ``None``.
+        auto_register_policy_transforms: Append to the environment what the policy reads and the
+            environment lacks: the flag of first steps, recurrent states.
+        pre_collect_hook: Called without arguments before each batch.
+        post_collect_hook: Called with each batch.
+        compact_obs: Leave out the observations after each step, which the next step holds too.
 
     Writes: what a step holds (see the data layout), ``("collector", "traj_ids") [*B, T]``, unique
         for each trajectory, and ``policy_version [*B, T]`` on demand, -1 for random actions.
         Entries whose name begins with an underscore are left out.
+
+    Raises:
+        TypeError: for both a policy and a factory, or what is no environment.
+        ValueError: for arguments that contradict each other, or a CUDA graph without a CUDA device.
 
     >>> from torchrl.envs import GymEnv
     >>> collector = Collector(GymEnv("CartPole-v1"), frames_per_batch=50, total_frames=100)
@@ -74,9 +92,11 @@ class Collector(BaseCollector):
     [torch.Size([50]), torch.Size([50])]
     """
 
+    is_closed = False
+
     def __init__(
         self,
-        create_env_fn: EnvBase | Callable[..., EnvBase],
+        create_env_fn: Factory,
         policy: Callable[..., Any] | None = None,
         *,
         policy_factory: Callable[[], Callable[..., Any]] | None = None,
@@ -92,49 +112,68 @@ class Collector(BaseCollector):
         reset_at_each_iter: bool = False,
         postproc: Callable[[TensorDictBase], TensorDictBase] | None = None,
         split_trajs: bool | None = None,
+        track_traj_ids: bool = True,
         exploration_type: ExplorationType | str | None = ExplorationType.RANDOM,
+        return_same_td: bool = False,
+        interruptor: Interruptor | None = None,
         set_truncated: bool = False,
-        trust_policy: bool = False,
+        use_buffers: bool | None = None,
         replay_buffer: Any = None,
         extend_buffer: bool = True,
-        interruptor: Interruptor | None = None,
-        compile_policy: bool | dict[str, Any] = False,
+        trust_policy: bool | None = None,
+        compile_policy: Options = None,
+        cudagraph_policy: Options = None,
+        no_cuda_sync: bool = False,
         track_policy_version: bool = False,
+        worker_idx: int | None = None,
         trajs_per_batch: int | None = None,
         traj_format: str | None = None,
+        auto_register_policy_transforms: bool | None = None,
+        pre_collect_hook: Callable[[], Any] | None = None,
+        post_collect_hook: Callable[[TensorDictBase | None], Any] | None = None,
+        compact_obs: bool = False,
     ) -> None:
-        if policy is not None and policy_factory is not None:
-            raise TypeError("Collector: give either a policy or a policy_factory, not both.")
-        self.env = _build_env(create_env_fn, create_env_kwargs, env_device or device)
-        if max_frames_per_traj is not None and max_frames_per_traj > 0:
-            self.env = _limit(self.env, max_frames_per_traj)
-        self._set_frames(frames_per_batch, total_frames)
+        super().__init__(pre_collect_hook=pre_collect_hook, post_collect_hook=post_collect_hook)
+        check_one_policy(self, policy, policy_factory)
         self.policy = policy if policy_factory is None else policy_factory()
+        env = build_env(create_env_fn, create_env_kwargs, env_device or device)
+        env = with_limit(env, max_frames_per_traj)
+        self.env = with_needs_of(self.policy, env) if auto_register_policy_transforms else env
+        self._set_frames(frames_per_batch, total_frames)
         self._acting = ActingPolicy(
             self.env,
             self.policy,
             device=policy_device or device,
-            trust=trust_policy,
+            trust=bool(trust_policy),
             compile_policy=compile_policy,
+            cudagraph_policy=cudagraph_policy,
+            waits=not no_cuda_sync,
             tracks_version=track_policy_version,
         )
         self._random = self._acting.at_random(self.env)
         self._stepper = Stepper(self.env)
-        self.storing_device = storing_device or device
-        self.init_random_frames = init_random_frames or 0
-        self.reset_at_each_iter, self.set_truncated = reset_at_each_iter, set_truncated
-        self.postproc, self.split_trajs = postproc, bool(split_trajs)
-        self.exploration_type = exploration_type
-        self.replay_buffer, self.extend_buffer = replay_buffer, extend_buffer
+        self.init_random_frames, self.exploration_type = init_random_frames or 0, exploration_type
+        self.use_buffers, self.interruptor, self.worker_idx = use_buffers, interruptor, worker_idx
+        self.extend_buffer, self.reset_at_each_iter = extend_buffer, reset_at_each_iter
+        self.postproc, self.replay_buffer = postproc, replay_buffer
         self._set_trajectories(
-            trajs_per_batch, traj_format, splits=self.split_trajs, resets=reset_at_each_iter
+            trajs_per_batch,
+            traj_format,
+            splits=bool(split_trajs),
+            resets=reset_at_each_iter,
+            numbered=track_traj_ids,
         )
-        self.interruptor = interruptor
-        self._frames = self._iter = self._collected = 0
-        self._next_traj = 0
-        self._numbering = (1, 0)  # times, plus: so that several collectors share no number
-        self._first_ids = torch.empty(0, dtype=torch.int64)
-        self.is_closed = False
+        self._finish = Finishing(
+            self.env,
+            set_truncated=set_truncated,
+            compact_obs=compact_obs,
+            device=storing_device or device,
+            waits=not no_cuda_sync,
+            split_trajs=bool(split_trajs),
+            postproc=postproc if self._whole is None else None,
+            in_place=return_same_td,
+        )
+        self._numbers = Numbers(self.env) if track_traj_ids else None
 
     def _set_frames(self, frames_per_batch: int, total_frames: int) -> None:
         if frames_per_batch < 1:
@@ -146,78 +185,34 @@ class Collector(BaseCollector):
         self.requested_frames_per_batch = frames_per_batch
         self.frames_per_batch = self._steps * width
         self.total_frames = total_frames
-        if total_frames > 0 and total_frames % self.frames_per_batch:
-            warnings.warn(
-                f"Collector: total_frames={total_frames} is not a multiple of the "
-                f"{self.frames_per_batch} frames of a batch; the last batch overshoots it by "
-                f"{-total_frames % self.frames_per_batch}.",
-                stacklevel=3,
-            )
+        self._warn_of_overshoot(stacklevel=3)
 
     # --- collecting ------------------------------------------------------------------------------
 
-    def iterator(self) -> Iterator[Any]:
-        """Yield batches until ``total_frames``; going on later goes on from there."""
-        yield from self._handed_over(self._batches())
-
-    def _batches(self) -> Iterator[TensorDictBase]:
-        while self.total_frames < 0 or self._frames < self.total_frames:
-            batch = self.rollout()
-            self._frames += self._collected
-            self._iter += 1
-            yield batch
-
-    def rollout(self) -> TensorDictBase:
-        """Take the steps of one batch from where the last one ended."""
+    def _next_batch(self) -> tuple[TensorDictBase, int]:
         return self._collect(random=self._frames < self.init_random_frames)
 
     @torch.no_grad()
-    def _collect(self, *, random: bool) -> TensorDictBase:
+    def _collect(self, *, random: bool) -> tuple[TensorDictBase, int]:
         if self.is_closed:
             raise RuntimeError("Collector: it was shut down; build a new one.")
         if self.reset_at_each_iter or self._stepper.root is None or self._stepper.is_displaced():
-            self._begin()
+            self._stepper.begin()
+            if self._numbers is not None:
+                self._numbers.begin()
         policy = self._random if random else self._acting.prepared
         stopped = None if self.interruptor is None else self.interruptor.collection_stopped
         with set_exploration_type(self.exploration_type, thread_local=True):
-            batch = self._stepper.run(policy, self._steps, interrupted=stopped)
-        self._collected = batch.numel()
-        self._number(batch)
+            batch = self._stepper.run(
+                policy, self._steps, interrupted=stopped, dense=bool(self.use_buffers)
+            )
+        if self._numbers is not None:
+            self._numbers.write(batch)
         versions = self._acting.take_versions()
         if versions is not None:
             versions = versions.new_full(batch.shape[-1:], -1) if random else versions  # [T]
             batch.set(POLICY_VERSION, versions.expand(batch.shape).clone())
-        return self._finish(batch)
-
-    def _begin(self) -> None:
-        self._stepper.begin()
-        count = self.env.batch_size.numel()
-        self._first_ids = torch.arange(self._next_traj, self._next_traj + count)
-        self._first_ids = self._first_ids.reshape(self.env.batch_size)  # [*B]
-        self._next_traj += count
-
-    def _number(self, batch: TensorDictBase) -> None:
-        over = self.env.plan.rows_over(batch.get("next"), every=False)  # [*B, T, 1]
-        ids, self._first_ids, self._next_traj = traj_ids(
-            over.cpu(), self._first_ids, self._next_traj
-        )
-        times, plus = self._numbering
-        ids = (ids * times + plus).to(over.device)
-        batch.set("collector", TensorDict({"traj_ids": ids}, batch.batch_size, batch.device))
-
-    def _finish(self, batch: TensorDictBase) -> TensorDictBase:
-        private = [key for key in batch.keys(True) if _is_private(key)]
-        if private:
-            batch = batch.exclude(*private)
-        if self.set_truncated:
-            truncate_last(self.env, batch)
-        if self.storing_device is not None:
-            batch = batch.to(self.storing_device)
-        if self.split_trajs:
-            batch = split_trajectories(batch, prefix="collector")
-        if self.postproc is None or self._whole is not None:
-            return batch
-        return self.postproc(batch)
+        return self._finish(batch), batch.numel()
 
     def reset(self) -> None:
         """Begin new episodes with the next batch."""
@@ -227,16 +222,23 @@ class Collector(BaseCollector):
 
     # --- the rest --------------------------------------------------------------------------------
 
-    def update_policy_weights_(
-        self, policy_or_weights: nn.Module | TensorDictBase | dict | None = None
-    ) -> None:
-        """Renew the weights of the policy that acts.
+    def _renew(self, weights: Weights | None, worker_ids: Sequence[int] | None) -> None:
+        if worker_ids is not None:
+            raise ValueError("Collector: it has no workers to choose from; leave worker_ids out.")
+        self._acting.update(weights)
 
-        Args:
-            policy_or_weights: A module, its parameters as a tensordict, or a state dict; the policy
-                that the collector was given if ``None``.
-        """
-        self._acting.update(policy_or_weights)
+    @property
+    def policy_version(self) -> int:
+        """Number of times that the weights were renewed."""
+        return self._acting.version
+
+    def get_distant_attr(self, name: str) -> Any:
+        """Return an attribute, ``"env.batch_size"`` for instance, as it is where collection is."""
+        return attrgetter(name)(self)
+
+    def map_fn(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method, ``"env.set_seed"`` for instance, where collection is."""
+        return attrgetter(name)(self)(*args, **kwargs)
 
     def profile(self) -> AbstractContextManager[Profile]:
         """Measure, for the length of a ``with`` block, where the time goes.
@@ -259,7 +261,7 @@ class Collector(BaseCollector):
             "env_state_dict": self.env.state_dict(),
             "frames": self._frames,
             "iter": self._iter,
-            "traj_pool": self._next_traj,
+            "traj_pool": 0 if self._numbers is None else self._numbers.next_free,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -268,13 +270,19 @@ class Collector(BaseCollector):
             self._acting.module.load_state_dict(state_dict["policy_state_dict"])
         self.env.load_state_dict(state_dict["env_state_dict"])
         self._frames, self._iter = state_dict["frames"], state_dict["iter"]
-        self._next_traj = state_dict["traj_pool"]
+        if self._numbers is not None:
+            self._numbers.next_free = state_dict["traj_pool"]
         self.reset()
 
-    def shutdown(self, *, close_env: bool = True) -> None:
-        """Close the environment; calling it again is fine."""
+    def shutdown(self, timeout: float | None = None, close_env: bool = True) -> None:
+        """Close the environment; calling it again is fine.
+
+        Args:
+            timeout: Seconds that a batch in the making, in the background, may take.
+            close_env: Whether to close the environment.
+        """
         if not self.is_closed:
-            self._stop_background()
+            self._stop_background(timeout)
             self.is_closed = True
             self._stepper.root = None
             if close_env and not self.env.is_closed:
@@ -285,28 +293,3 @@ class Collector(BaseCollector):
             f"Collector(env={self.env}, policy={type(self.policy).__name__}, "
             f"frames_per_batch={self.frames_per_batch}, total_frames={self.total_frames})"
         )
-
-
-def _build_env(
-    create_env_fn: EnvBase | Callable[..., EnvBase], kwargs: dict[str, Any] | None, device: Device
-) -> EnvBase:
-    env = create_env_fn if isinstance(create_env_fn, EnvBase) else create_env_fn(**(kwargs or {}))
-    if not isinstance(env, EnvBase):
-        raise TypeError(
-            f"Collector: expected create_env_fn to be or to build an EnvBase, found "
-            f"{type(env).__name__}. Wrap a gymnasium environment in GymWrapper."
-        )
-    return env if device is None else env.to(device)
-
-
-def _limit(env: EnvBase, max_steps: int) -> EnvBase:
-    if any(key == "step_count" or key[-1] == "step_count" for key in env.observation_keys):
-        raise ValueError(
-            "Collector: max_frames_per_traj counts steps under 'step_count', which the environment "
-            "has already; give its StepCounter max_steps instead."
-        )
-    return TransformedEnv(env, StepCounter(max_steps=max_steps))
-
-
-def _is_private(key: Any) -> bool:
-    return any(part.startswith("_") for part in ((key,) if isinstance(key, str) else key))

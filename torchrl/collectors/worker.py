@@ -24,10 +24,9 @@ from torchrl._core.memory import Memory
 from torchrl._core.processes import Channel, check_parent
 from torchrl.collectors.base import extend
 from torchrl.collectors.interrupt import Interruptor
+from torchrl.collectors.recipes import in_a_worker
 from torchrl.collectors.single import Collector
 from torchrl.collectors.slab import Layout, Slab
-from torchrl.envs.batched_envs import BatchedEnvBase
-from torchrl.envs.common import EnvBase
 from torchrl.weight_update import SharedMemReceiver, WeightReceiver, weights_of
 from torchrl.weight_update.scheme import Layout as WeightLayout
 from torchrl.weight_update.scheme import layout_of
@@ -52,16 +51,20 @@ class Job:
         pads: Fill up batches that were interrupted, and mark what is filled.
         replay_buffer: Written to in place of handing batches over.
         use_buffers: Hand batches over in shared memory; found out if ``None``.
+        collector_class: What collects.
+        init_fn: Called first of all.
     """
 
-    create_env_fn: EnvBase | Callable[..., EnvBase]
-    policy: Any
+    create_env_fn: Any = None
+    policy: Any = None
     options: dict[str, Any] = field(default_factory=dict)
     number: int = 0
     num_workers: int = 1
     pads: bool = False
     replay_buffer: Any = None
     use_buffers: bool | None = None
+    collector_class: type[Collector] = Collector
+    init_fn: Callable[[], Any] | None = None
 
 
 @dataclass
@@ -89,13 +92,18 @@ class CollectorWorker:
 
     def __init__(self, job: Job, interruptor: Interruptor) -> None:
         self.job = job
-        self.collector = Collector(
-            _own_env(job.create_env_fn),
+        if job.init_fn is not None:
+            job.init_fn()
+        self.collector = job.collector_class(
+            in_a_worker(job.create_env_fn),
             _own_policy(job.policy),
             interruptor=interruptor,
+            worker_idx=job.number,
             **job.options,
         )
-        self.collector._numbering = (job.num_workers, job.number)
+        numbers = self.collector._numbers
+        assert numbers is not None
+        numbers.times, numbers.plus = job.num_workers, job.number
 
     def facts(self) -> Facts:
         """Return what others need to know."""
@@ -110,8 +118,7 @@ class CollectorWorker:
     def collect(self, random: bool) -> TensorDictBase | int:
         """Return the next batch, or the number of frames that went into the replay buffer."""
         collector, job = self.collector, self.job
-        batch = collector._collect(random=random)
-        frames = collector._collected
+        batch, frames = collector._collect(random=random)
         if job.pads:
             batch = pad_time(batch, collector._steps)
         if job.replay_buffer is None:
@@ -127,21 +134,17 @@ class CollectorWorker:
         found = weights_of(acting) if isinstance(acting, nn.Module) else {}
         return {name: value.cpu() for name, value in found.items()}
 
-    def set_seed(self, seed: int, static_seed: bool) -> int | None:
-        """Seed the environment; return the seed for the next."""
-        return self.collector.set_seed(seed, static_seed)
+    def take(self, weights: dict[str, Tensor], version: int) -> None:
+        """Act with these weights until newer ones are found."""
+        self.collector._acting.take(weights, version)
 
-    def reset(self) -> None:
-        """Begin new episodes with the next batch."""
-        self.collector.reset()
+    def attribute(self, name: str) -> Any:
+        """Return an attribute of the collector, or of what it holds."""
+        return self.collector.get_distant_attr(name)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return where the collector stands."""
-        return self.collector.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where another one stood."""
-        self.collector.load_state_dict(state)
+    def map(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Call a method of the collector, or of what it holds."""
+        return self.collector.map_fn(name, *args, **kwargs)
 
     def start_profile(self) -> None:
         """Begin to measure where the time goes."""
@@ -173,19 +176,6 @@ def pad_time(batch: TensorDictBase, steps: int) -> TensorDictBase:
     if missing:
         batch = tensordict.pad(batch, [0, 0] * (batch.ndim - 1) + [0, missing])
     return batch
-
-
-def _own_env(create_env_fn: Any) -> Any:
-    """Return an environment that no other process steps, if one is given and not a function."""
-    if not isinstance(create_env_fn, EnvBase):
-        return create_env_fn
-    inner: Any = create_env_fn
-    while isinstance(getattr(inner, "base_env", None), EnvBase):
-        inner = inner.base_env
-    if isinstance(inner, BatchedEnvBase):
-        return copy.deepcopy(create_env_fn)  # a recipe, whatever the original is
-    create_env_fn.set_seed(int(torch.randint(2**31, ())))  # copies of one are not to be twins
-    return create_env_fn
 
 
 def _own_policy(policy: Any) -> Any:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
 
+Weights = nn.Module | TensorDictBase | Mapping[str, Any]
 Layout = dict[str, tuple[torch.Size, torch.dtype]]
 
 
-def weights_of(source: nn.Module | TensorDictBase | Mapping[str, Any]) -> dict[str, Tensor]:
+def weights_of(source: Weights) -> dict[str, Tensor]:
     """Return the weights that ``source`` holds, by the names of a state dict.
 
     Args:
@@ -79,7 +80,7 @@ class WeightSender(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
-    def send(self, source: nn.Module | TensorDictBase | Mapping[str, Any]) -> int:
+    def send(self, source: Weights) -> int:
         """Publish weights; return their version, the number of weights sent so far.
 
         Raises:
@@ -92,7 +93,14 @@ class WeightSender(ABC):
             self._publish(weights, self.version)
             return self.version
 
-    def begin(self, source: nn.Module | TensorDictBase | Mapping[str, Any]) -> None:
+    def pick(self, source: Weights) -> dict[str, Tensor]:
+        """Return weights that go to some receivers only, by another way, as the next version."""
+        weights = self._select(weights_of(source))
+        with self._lock:
+            self.version += 1
+        return weights
+
+    def begin(self, source: Weights) -> None:
         """Publish the weights that all begin with, version 0."""
         with self._lock:
             self._publish(self._select(weights_of(source)), 0)
@@ -138,19 +146,19 @@ class WeightReceiver(ABC):
     def _fetch(self) -> tuple[dict[str, Tensor], int] | None: ...
 
     @torch.no_grad()
-    def _apply(self) -> bool:
-        found = self._fetch()
-        if found is None:
-            return False
-        weights, self.version = found
+    def take(self, weights: Mapping[str, Tensor], version: int) -> None:
+        """Renew the weights with these."""
+        self.version = version
         for name, target in self._targets.items():
             if target.device.type == "cpu":
                 # A record of earlier steps may hold a view of the old weights.
                 target.data = weights[name].clone()
             else:
                 target.copy_(weights[name])
-        return True
 
     def poll(self) -> bool:
         """Renew the weights if newer ones were sent; say whether they were renewed."""
-        return self._is_new() and self._apply()
+        found = self._fetch() if self._is_new() else None
+        if found is not None:
+            self.take(*found)
+        return found is not None

@@ -1,0 +1,119 @@
+"""What collectors build their environments from: environments, functions, lists of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchrl._core.mdp import last_name
+from torchrl.envs.batched_envs import BatchedEnvBase
+from torchrl.envs.common import EnvBase
+from torchrl.envs.transforms import InitTracker, StepCounter, TransformedEnv
+from torchrl.modules.utils import get_primers_from_module
+
+Device = torch.device | str | int | None
+Factory = EnvBase | Callable[..., EnvBase]
+
+
+def build_env(recipe: Factory, kwargs: Mapping[str, Any] | None, device: Device) -> EnvBase:
+    """Return the environment that ``recipe`` is or builds, where it should live.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    env = recipe if isinstance(recipe, EnvBase) else recipe(**(kwargs or {}))
+    if not isinstance(env, EnvBase):
+        raise TypeError(
+            f"Collector: expected create_env_fn to be or to build an EnvBase, found "
+            f"{type(env).__name__}. Wrap a gymnasium environment in GymWrapper."
+        )
+    return env if device is None else env.to(device)
+
+
+def with_limit(env: EnvBase, max_steps: int | None) -> EnvBase:
+    """Return ``env`` with episodes of at most ``max_steps``, if that is a positive number.
+
+    Raises:
+        ValueError: if its steps are counted already.
+    """
+    if max_steps is None or max_steps <= 0:
+        return env
+    if any(last_name(key) == "step_count" for key in env.observation_keys):
+        raise ValueError(
+            "Collector: max_frames_per_traj counts steps under 'step_count', which the environment "
+            "has already; give its StepCounter max_steps instead."
+        )
+    return TransformedEnv(env, StepCounter(max_steps=max_steps))
+
+
+def with_needs_of(policy: Any, env: EnvBase) -> EnvBase:
+    """Return ``env`` with what ``policy`` reads and no environment writes by itself.
+
+    These are the flag of first steps and recurrent states; what is there already is left alone.
+
+    >>> from torchrl.envs import GymEnv
+    >>> from torchrl.modules import GRUModule
+    >>> gru = GRUModule(3, 4, in_key="observation", out_key="hidden")
+    >>> sorted(with_needs_of(gru, GymEnv("Pendulum-v1")).observation_keys)
+    ['is_init', 'observation', 'recurrent_state']
+    """
+    if not isinstance(policy, nn.Module):
+        return env
+    wanted, present = getattr(policy, "in_keys", ()), env.observation_keys
+    if "is_init" in wanted and "is_init" not in present:
+        env = TransformedEnv(env, InitTracker())
+    primer = get_primers_from_module(policy, strict=False)
+    for part in getattr(primer, "transforms", [primer] if primer is not None else []):
+        if not set(part.primers.keys(True, True)) <= set(present):
+            env = TransformedEnv(env, part)
+    return env
+
+
+def one_each(owner: str, recipes: Factory | Sequence[Factory], count: int | None) -> list[Factory]:
+    """Return what each of ``count`` workers builds its environment from.
+
+    Raises:
+        ValueError: if there are fewer or more recipes than workers.
+    """
+    if isinstance(recipes, EnvBase) or callable(recipes):
+        return [recipes] * (1 if count is None else count)
+    each = list(recipes)
+    if len(each) == 1 and count is not None:
+        each = each * count
+    if not each or count not in (None, len(each)):
+        raise ValueError(
+            f"{owner}: expected one create_env_fn for each of {count or 1} workers, found "
+            f"{len(each)}."
+        )
+    return each
+
+
+def in_a_worker(recipe: Factory) -> Factory:
+    """Return a recipe for an environment that no other process steps."""
+    if not isinstance(recipe, EnvBase):
+        return recipe
+    inner: Any = recipe
+    while isinstance(getattr(inner, "base_env", None), EnvBase):
+        inner = inner.base_env
+    if isinstance(inner, BatchedEnvBase):
+        return copy.deepcopy(recipe)  # a recipe itself, whatever the original is
+    recipe.set_seed(int(torch.randint(2**31, ())))  # copies of one are not to be twins
+    return recipe
+
+
+def materialize(policy: nn.Module, recipe: Factory, kwargs: Mapping[str, Any] | None) -> None:
+    """Give lazy layers their shapes, so that all workers begin with the same weights."""
+    if not any(nn.parameter.is_lazy(p) for p in (*policy.parameters(), *policy.buffers())):
+        return
+    given = isinstance(recipe, EnvBase)
+    env: Any = recipe if given else recipe(**(kwargs or {}))
+    try:
+        with torch.no_grad():
+            policy(env.fake_tensordict().exclude("next"))
+    finally:
+        if not given:
+            env.close()
