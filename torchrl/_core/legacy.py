@@ -48,8 +48,29 @@ def old_names(module: str, table: Mapping[str, str]) -> Callable[[str], Any]:
     return exact
 
 
-def old_keywords(**table: str) -> Callable[[F], F]:
+def moved(module: str, home: str) -> Callable[[str], Any]:
+    """Return the ``__getattr__`` of an old path, behind which stands all of another module.
+
+    Args:
+        module: Name of the module that gets the ``__getattr__``.
+        home: Name of the module where its content lives now, old names included.
+
+    >>> moved("torchrl.costs", "math")("pi")
+    3.141592653589793
+    """
+
+    def __getattr__(name: str) -> Any:  # noqa: N807
+        if name.startswith("__") and name != "__all__":  # its own spec, path and the like
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(home), name)
+
+    return __getattr__
+
+
+def old_keywords(**table: str | None) -> Callable[[F], F]:
     """Let a function answer to old keywords: ``@old_keywords(entropy_coef="entropy_coeff")``.
+
+    ``None`` stands for a choice that is gone because any answer to it gives the same result.
 
     >>> @old_keywords(minimum="low")
     ... def bounded(*, low):
@@ -66,6 +87,9 @@ def old_keywords(**table: str) -> Callable[[F], F]:
         def call(*args: Any, **kwargs: Any) -> Any:
             for old in table.keys() & kwargs.keys():
                 new = table[old]
+                if new is None:
+                    kwargs.pop(old)
+                    continue
                 if new in kwargs:
                     raise TypeError(
                         f"{function.__name__}() got both {new!r} and its old name {old!r}"

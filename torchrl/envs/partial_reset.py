@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import LazyStackedTensorDict, NestedKey, TensorDict, is_leaf_nontensor
+from tensordict import (
+    LazyStackedTensorDict,
+    NestedKey,
+    TensorDict,
+    TensorDictBase,
+    is_leaf_nontensor,
+    is_non_tensor,
+)
 from torch import Tensor
 
 from torchrl._core.entries import Entries
@@ -79,32 +86,69 @@ def is_void(env: EnvBase, masks: Masks) -> bool:
     return named and not any(bool(mask.any()) for mask in masks.values())
 
 
-def keep_rows(env: EnvBase, before: Any, root: Any, masks: Masks) -> None:
+def keep_rows(
+    env: EnvBase, before: Any, root: Any, masks: Masks, path: tuple[str, ...] = ()
+) -> None:
     """Put back, in ``root``, what the rows that are not reset had in ``before``.
+
+    Args:
+        env: The environment.
+        before: The root that was handed in.
+        root: What the reset returned; changed in place.
+        masks: Which rows are reset, at each level of flags.
+        path: Where both stand, if they are part of a root.
 
     Raises:
         ResetError: if it is not in ``before``.
     """
-    if isinstance(root, LazyStackedTensorDict):  # its rows may differ in entries and shapes
+    if isinstance(root, LazyStackedTensorDict):  # its parts may differ in entries and shapes
         dim = root.stack_dim
+        inside = {g.reset for g in env.plan.groups if g.prefix[: len(path)] == path}
         for i, (new, old) in enumerate(zip(root.unbind(dim), before.unbind(dim), strict=True)):
-            keep_rows(env, old, new, {key: mask.select(dim, i) for key, mask in masks.items()})
+            parts = {k: mask.select(dim, i) if k in inside else mask for k, mask in masks.items()}
+            keep_rows(env, old, new, parts, path)
         return
-    for key in entry_names(root):
+    for name in part_names(root):
+        key = (*path, *((name,) if isinstance(name, str) else name))
         mask = env.plan.mask_of(key, masks)
         if mask is None:
             continue
-        old = before.get(key, None)
+        new, old = root.get(name), before.get(name, None)
         if old is None:
             raise ResetError(
                 describe(
                     env,
                     "is needed by the rows that are not reset, and is not in the input",
-                    key=key,
+                    key=key[0] if len(key) == 1 else key,
                     mend="Hand reset() the root that step_mdp() returned.",
                 )
             )
-        root.set(key, choose(mask, root.get(key), old))
+        if is_lazy(new):
+            keep_rows(env, old, new, masks, key)
+        else:
+            root.set(name, choose(mask, new, old))
+
+
+def part_names(record: Any) -> list[NestedKey]:
+    """Return the keys of every leaf of a record, and of every lazy stack in the place of its own.
+
+    The parts of such a stack may differ in entries and shapes, so that it cannot be read whole.
+    """
+    if isinstance(record, Entries):
+        return list(record)
+    keys: list[NestedKey] = []
+    for name, value in record.items():
+        if isinstance(value, TensorDictBase) and not (is_non_tensor(value) or is_lazy(value)):
+            inner = part_names(value)
+            keys += [(name, *((key,) if isinstance(key, str) else key)) for key in inner]
+        else:
+            keys.append(name)
+    return keys
+
+
+def is_lazy(value: Any) -> bool:
+    """Say whether an entry is a lazy stack of records."""
+    return isinstance(value, LazyStackedTensorDict) and not is_non_tensor(value)
 
 
 def refuse_done(env: EnvBase, root: Any, masks: Masks) -> None:

@@ -191,7 +191,7 @@ class StepPlan:
     def check_action(self, root: Any) -> None:
         """Refuse an action that is absent or does not have the shape of its spec."""
         for key in self.action_keys:
-            if _differs_by_row(root, self.specs["action"][key]):
+            if differs_within(root, key, self.specs["action"][key]):
                 continue
             action = root.get(key, None)
             if action is None:
@@ -208,7 +208,7 @@ class StepPlan:
                 self._check_entry(record, key, spec[key], f"{name}_spec")
 
     def _check_entry(self, record: Any, key: NestedKey, spec: TensorSpec, source: str) -> None:
-        if _differs_by_row(record, spec):
+        if differs_within(record, key, spec):
             return
         value = record.get(key, None)
         if value is None:
@@ -290,14 +290,22 @@ class StepPlan:
             if root.get(key, None) is None:
                 root.set(key, value.copy() if isinstance(value, TensorDictBase) else value)
             elif isinstance(value, TensorDictBase):
-                self._carry_nested((key,), value, root)
+                self._carry_nested((key,), value, root.get(key))
         return root
 
-    def _carry_nested(self, path: tuple[str, ...], value: TensorDictBase, root: Any) -> None:
+    def _carry_nested(self, path: tuple[str, ...], value: Any, following: Any) -> None:
+        """Copy what stands under ``path`` to the following root, unless it has its own."""
+        if isinstance(value, LazyStackedTensorDict) and isinstance(
+            following, LazyStackedTensorDict
+        ):  # its parts may differ in entries and shapes
+            dim = value.stack_dim
+            for part, into in zip(value.unbind(dim), following.unbind(dim), strict=True):
+                self._carry_nested(path, part, into)
+            return
         for name in value.keys(True, True, is_leaf=is_leaf_nontensor):
             key = (*path, *((name,) if isinstance(name, str) else name))
-            if key not in self.not_carried and root.get(key, None) is None:
-                root.set(key, value.get(name))
+            if key not in self.not_carried and following.get(name, None) is None:
+                following.set(name, value.get(name))
 
 
 def expand_flag(flag: Tensor, shape: torch.Size) -> Tensor:
@@ -306,9 +314,13 @@ def expand_flag(flag: Tensor, shape: torch.Size) -> Tensor:
     return flag.reshape(*lead, *(1,) * (len(shape) - len(lead))).expand(shape)
 
 
-def _differs_by_row(record: Any, spec: TensorSpec) -> bool:
-    """Say whether the rows of an entry have shapes of their own, so that none can be read whole."""
-    return isinstance(record, LazyStackedTensorDict) and -1 in spec.shape
+def differs_within(record: Any, key: NestedKey, spec: TensorSpec) -> bool:
+    """Say whether rows or agents have shapes of their own for an entry: it cannot be read whole."""
+    if -1 not in spec.shape:
+        return False
+    path = () if isinstance(key, str) else key[:-1]
+    levels = [record, *(record.get(path[: i + 1], None) for i in range(len(path)))]
+    return any(isinstance(level, LazyStackedTensorDict) for level in levels)
 
 
 def _depth(key: NestedKey) -> int:

@@ -1,8 +1,20 @@
 """Where the numbers, texts and videos of an experiment go."""
 
+from torchrl._core.legacy import old_names
 from torchrl.record.loggers.base import Logger
 from torchrl.record.loggers.csv import CSVLogger
 from torchrl.record.loggers.factory import generate_exp_name, get_logger
+from torchrl.record.loggers.mlflow import MLFlowLogger
 from torchrl.record.loggers.tensorboard import TensorboardLogger
+from torchrl.record.loggers.wandb import WandbLogger
 
-__all__ = ["CSVLogger", "Logger", "TensorboardLogger", "generate_exp_name", "get_logger"]
+__getattr__ = old_names(__name__, {})
+__all__ = [
+    "CSVLogger",
+    "Logger",
+    "MLFlowLogger",
+    "TensorboardLogger",
+    "WandbLogger",
+    "generate_exp_name",
+    "get_logger",
+]

@@ -118,6 +118,10 @@ class Logger(ABC):
         """Flush, and let go of what is held open."""
         self.flush()
 
+    def shutdown(self) -> None:
+        """Close, under the name that collectors and trainers use."""
+        self.close()
+
     def __enter__(self) -> Logger:
         return self
 
@@ -167,6 +171,18 @@ def number(logger: object, name: str, value: Any) -> float:
         mend = "Log a text with log_str()."
         raise DTypeError(describe(logger, "is no scalar", key=name, found=repr(value), mend=mend))
     return float(value)
+
+
+def histogram(data: Tensor, bins: int) -> list[tuple[float, float, int]]:
+    """Return ``(low, high, count)`` of each bin, for the finite numbers of ``data [*]``.
+
+    >>> histogram(torch.tensor([0.0, 1.0, 1.0, float("inf")]), 2)
+    [(0.0, 0.5, 1), (0.5, 1.0, 2)]
+    """
+    data = data.detach().cpu().float()
+    counts, edges = torch.histogram(data[data.isfinite()], bins)
+    limits = edges.tolist()
+    return list(zip(limits[:-1], limits[1:], counts.long().tolist(), strict=True))
 
 
 def frames(logger: object, name: str, video: Tensor) -> Tensor:

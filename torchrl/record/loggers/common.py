@@ -1,5 +1,5 @@
 """The base of loggers, under a path of earlier releases."""
 
-from torchrl.record.loggers.base import Logger
+from torchrl._core.legacy import moved
 
-__all__ = ["Logger"]
+__getattr__ = moved(__name__, "torchrl.record.loggers.base")

@@ -10,7 +10,7 @@ import torch
 from tensordict import MemoryMappedTensor
 from torch import Tensor
 
-from torchrl.record.loggers.base import Logger, frames, number, settings
+from torchrl.record.loggers.base import Logger, frames, histogram, number, settings
 from torchrl.record.loggers.movies import encode_movie
 
 
@@ -82,10 +82,7 @@ class CSVLogger(Logger):
     def log_histogram(
         self, name: str, data: Tensor, step: int | None = None, *, bins: int = 64
     ) -> None:
-        data = data.detach().cpu().float()
-        counts, edges = torch.histogram(data[data.isfinite()], bins)
-        step = self._step(name, step)
-        rows = zip(edges[:-1].tolist(), edges[1:].tolist(), counts.long().tolist(), strict=True)
+        rows, step = histogram(data, bins), self._step(name, step)
         with self._file("histograms", f"{name}.csv").open("a") as file:
             file.writelines(f"{step},{low!r},{high!r},{count}\n" for low, high, count in rows)
 

@@ -11,9 +11,32 @@ from uuid import uuid4
 from torchrl._core.errors import nearest
 from torchrl.record.loggers.base import Logger
 from torchrl.record.loggers.csv import CSVLogger
+from torchrl.record.loggers.mlflow import MLFlowLogger
 from torchrl.record.loggers.tensorboard import TensorboardLogger
+from torchrl.record.loggers.wandb import WandbLogger
 
-LOGGERS: dict[str, Callable[..., Logger]] = {"csv": CSVLogger, "tensorboard": TensorboardLogger}
+
+def _wandb(experiment: str, place: str | Path, **kwargs: Any) -> Logger:
+    return WandbLogger(experiment, save_dir=place, **kwargs)
+
+
+def _mlflow(experiment: str, place: str | Path, **kwargs: Any) -> Logger:
+    """Track at a server, or in a database in a folder."""
+    if "://" not in str(place):
+        folder = Path(place).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        kwargs.setdefault("artifact_location", str(folder / "artifacts"))
+        place = f"sqlite:///{folder / 'mlflow.db'}"
+    return MLFlowLogger(experiment, str(place), **kwargs)
+
+
+# How each is made from the name of an experiment and a place.
+LOGGERS: dict[str, Callable[..., Logger]] = {
+    "csv": CSVLogger,
+    "mlflow": _mlflow,
+    "tensorboard": TensorboardLogger,
+    "wandb": _wandb,
+}
 
 
 def get_logger(
@@ -22,8 +45,10 @@ def get_logger(
     """Make the logger of that name.
 
     Args:
-        logger_type: ``"csv"`` or ``"tensorboard"``; nothing for no logger.
-        logger_name: Where the experiments are kept: a folder.
+        logger_type: ``"csv"``, ``"mlflow"``, ``"tensorboard"`` or ``"wandb"``; nothing for no
+            logger.
+        logger_name: Where the experiments are kept: a folder; for MLflow, the address of a store
+            will do.
         experiment_name: Name of the experiment.
         **kwargs: Further arguments of that logger. Those for one kind only, so that a script can
             serve several, come as a dictionary: ``csv_kwargs=dict(video_format="mp4")``.
@@ -45,9 +70,8 @@ def get_logger(
             f"found {logger_type!r}. {nearest(logger_type, LOGGERS)}".rstrip()
         )
     own = {f"{name}_kwargs": kwargs.pop(f"{name}_kwargs", {}) for name in LOGGERS}
-    return LOGGERS[logger_type](
-        experiment_name, log_dir=logger_name, **kwargs, **own[f"{logger_type}_kwargs"]
-    )
+    make = LOGGERS[logger_type]
+    return make(experiment_name, logger_name, **kwargs, **own[f"{logger_type}_kwargs"])
 
 
 def generate_exp_name(model_name: str, experiment_name: str) -> str:

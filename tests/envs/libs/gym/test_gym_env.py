@@ -119,7 +119,7 @@ def test_what_we_lack_is_looked_up_inside():
     with pytest.raises(AttributeError, match="neither GymEnv nor what it wraps has 'nothing'"):
         assert env.nothing
     assert "CartPole-v1" in repr(env)
-    assert "CartPole-v1" in GymEnv.available_envs()
+    assert "CartPole-v1" in GymEnv.available_envs
     assert env.lib is gym
     assert TransformedEnv(env).metadata["render_fps"] == 50
 

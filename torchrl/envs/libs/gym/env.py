@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,10 +14,15 @@ from torchrl._core.entries import Entries
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs.common import next_seed
 from torchrl.envs.gym_like import GymLikeEnv
+from torchrl.envs.libs.catalogue import Catalogue
 from torchrl.envs.libs.gym.backend import gym_backend
 from torchrl.envs.libs.gym.spaces import kind_of, leaf_readers, record_writer, spec_from_space
 from torchrl.envs.libs.gym.vector import SAME_STEP, driver_of, render_rows
 from torchrl.envs.spec_access import flag_spec, leaf_names
+
+
+def _ids() -> list[str]:
+    return sorted(gym_backend().envs.registry)
 
 
 class GymWrapper(GymLikeEnv):
@@ -56,6 +60,7 @@ class GymWrapper(GymLikeEnv):
     entrywise = True
     resets_rows_alone = True
     libname = "gymnasium"
+    available_envs = Catalogue(_ids)
     _pixels_only_default = False
 
     def __init__(
@@ -100,7 +105,7 @@ class GymWrapper(GymLikeEnv):
                 "gymnasium.make(..., render_mode='rgb_array')."
             )
         if hasattr(env, "single_action_space"):
-            self.__dict__["_driver"] = driver_of(env)
+            self.__dict__["_driver"] = self._make_driver(env)
             self._batch_size = torch.Size([env.num_envs])
             if self._from_pixels and getattr(self._driver, "mode", None) == SAME_STEP:
                 raise ValueError(
@@ -109,6 +114,9 @@ class GymWrapper(GymLikeEnv):
                     "build it with autoreset_mode=AutoresetMode.DISABLED."
                 )
         return env
+
+    def _make_driver(self, env: Any) -> Any:
+        return driver_of(env)
 
     def _make_specs(self, env: Any) -> None:
         vector, batch, device = self._driver is not None, self.batch_size, self.device or "cpu"
@@ -316,11 +324,6 @@ class GymEnv(GymWrapper):
     def lib(self) -> Any:
         """The package that builds the environments."""
         return gym_backend()
-
-    @staticmethod
-    def available_envs() -> list[str]:
-        """Return the ids of all registered environments."""
-        return sorted(importlib.import_module("gymnasium").envs.registry)
 
     def __repr__(self) -> str:
         return (

@@ -140,6 +140,7 @@ _CONVERSIONS: dict[str, Callable[[Any, bool, Any], TensorSpec]] = {
     "Dict": _dict,
     "Tuple": _tuple,
     "Text": _object,
+    "MissionSpace": _object,  # minigrid's: sentences
     "Sequence": _object,
 }
 

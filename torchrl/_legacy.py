@@ -1,0 +1,3 @@
+"""Old names of the library itself."""
+
+OLD = {"torchrl_logger": "logger"}

@@ -1,0 +1,300 @@
+"""The environments of dm_control, and any other that speaks ``dm_env``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from torchrl._core.entries import Entries
+from torchrl._core.errors import ResetError, describe
+from torchrl._core.optional import require_package
+from torchrl.data import Bounded, Categorical, Composite, OneHot, TensorSpec, Unbounded
+from torchrl.envs.gym_like import GymLikeEnv
+from torchrl.envs.libs.catalogue import Catalogue
+from torchrl.envs.libs.gym.spaces import torch_dtype
+from torchrl.envs.spec_access import flag_spec
+
+_HEIGHT, _WIDTH = 240, 320  # of a frame, where nothing else is asked for
+
+
+def _tasks() -> list[tuple[str, list[str]]]:
+    suite = require_package("dm_control.suite", needed_by="DMControlEnv", extra="dm_control")
+    return [(domain, list(tasks)) for domain, tasks in suite.TASKS_BY_DOMAIN.items()]
+
+
+class DMControlWrapper(GymLikeEnv):
+    """Presents a ``dm_env.Environment``, such as those of ``dm_control``.
+
+    A last step whose discount is 1 is the end of the time: ``truncated``. With any other discount
+    it is the end of the task: ``terminated``.
+
+    Args:
+        env: The environment, already built.
+        from_pixels: Write the rendered frame, ``pixels [H, W, 3]`` of bytes.
+        pixels_only: With ``from_pixels``, leave the other observations out.
+        camera_id: The camera that sees: its number or its name.
+        render_kwargs: More keywords of ``physics.render``, such as ``height`` and ``width``.
+        categorical_action_encoding: Encode discrete actions and observations as integers instead of
+            one-hot vectors.
+        kwargs: Those of :class:`~torchrl.envs.GymLikeEnv`: ``frame_skip``, ``device`` and so on.
+
+    Reads: ``action``, with the shape and dtype of the environment's own (doubles, mostly).
+    Writes: one entry for each of the environment's observations (numbers get a dimension of 1), or
+        ``observation`` if it has no names; ``reward [1]``; ``terminated``, ``truncated`` and
+        ``done`` ``[1]``.
+
+    Raises:
+        TypeError: if ``env`` is no ``dm_env.Environment``, or has a spec that is no array.
+        ResetError: from ``set_seed``, if the environment shows no source of chance.
+
+    >>> from dm_control import suite
+    >>> env = DMControlWrapper(suite.load("cartpole", "balance"))
+    >>> env.rollout(2)["next", "position"].shape
+    torch.Size([2, 3])
+    """
+
+    entrywise = True
+    libname = "dm_control"
+    git_url = "https://github.com/google-deepmind/dm_control"
+    available_envs = Catalogue(_tasks)
+
+    def __init__(
+        self,
+        env: Any = None,
+        *,
+        from_pixels: bool = False,
+        pixels_only: bool = True,
+        camera_id: int | str = 0,
+        render_kwargs: Mapping[str, Any] | None = None,
+        categorical_action_encoding: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.__dict__["_from_pixels"] = from_pixels
+        self.__dict__["_pixels_only"] = from_pixels and pixels_only
+        self.__dict__["_render_kwargs"] = {"camera_id": camera_id, **(render_kwargs or {})}
+        self.__dict__["_categorical"] = categorical_action_encoding
+        if env is not None:
+            kwargs["env"] = env
+        super().__init__(**kwargs)
+
+    def _build_env(self, env: Any = None) -> Any:  # type: ignore[override]
+        dm_env = require_package("dm_env", needed_by=self, extra="dm_control")
+        if not isinstance(env, dm_env.Environment):
+            raise TypeError(
+                describe(
+                    self,
+                    "wraps environments of dm_env",
+                    expected="a dm_env.Environment",
+                    found=type(env).__name__,
+                    mend="For the name of a domain and of a task use DMControlEnv.",
+                )
+            )
+        if self._from_pixels and not hasattr(env, "physics"):
+            raise TypeError(
+                describe(
+                    self,
+                    "can see pixels only where there is physics to render",
+                    found=type(env).__name__,
+                    mend="Leave from_pixels out.",
+                )
+            )
+        return env
+
+    def _make_specs(self, env: Any) -> None:
+        device = self.device or torch.device("cpu")
+        observation = Composite()
+        self._readers: list[tuple[Any, Callable[[Any], Any]]] = []
+        for path, array in () if self._pixels_only else self._leaves(env.observation_spec()):
+            key = path[0] if len(path) == 1 else path
+            observation[key] = self._spec_of(array)
+            self._readers.append((key, _reader(path, array, observation[key])))
+        if self._from_pixels:
+            height = self._render_kwargs.get("height", _HEIGHT)
+            width = self._render_kwargs.get("width", _WIDTH)
+            observation["pixels"] = Bounded(0, 255, (height, width, 3), dtype=torch.uint8)
+        self.observation_spec = observation.to(device)
+        self.action_spec = self._spec_of(env.action_spec(), is_action=True).to(device)
+        self.reward_spec = Unbounded((1,), device=device)
+        names = ("done", "terminated", "truncated")
+        self.done_spec = Composite({name: flag_spec((1,), device) for name in names})
+
+    def _leaves(self, spec: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
+        """Yield the path and the array of each observation."""
+        if isinstance(spec, Mapping):
+            for name, child in spec.items():
+                yield from self._leaves(child, (*path, name))
+        else:
+            yield path or ("observation",), spec
+
+    def _spec_of(self, array: Any, is_action: bool = False) -> TensorSpec:
+        """Return the spec of an array of ``dm_env``."""
+        kinds = {kind.__name__ for kind in type(array).__mro__}
+        if "DiscreteArray" in kinds:
+            n = int(array.num_values)
+            if self._categorical:
+                return Categorical(n, shape=(), dtype=torch.int64)
+            return OneHot(n, dtype=torch.int64)
+        if "Array" not in kinds or array.dtype.kind not in "biuf":
+            raise TypeError(
+                describe(
+                    self,
+                    f"has no spec for this {'action' if is_action else 'observation'}",
+                    expected="an array of numbers",
+                    found=array,
+                    mend="Wrap the environment in one that offers an array.",
+                )
+            )
+        shape = array.shape if is_action else array.shape or (1,)
+        dtype = torch_dtype(array.dtype)
+        if "BoundedArray" not in kinds:
+            return Unbounded(shape, dtype=dtype)
+        low, high = (
+            torch.as_tensor(np.broadcast_to(end, array.shape).copy(), dtype=dtype).reshape(shape)
+            for end in (array.minimum, array.maximum)
+        )
+        if dtype is torch.bool:
+            return Categorical(2, shape=shape, dtype=dtype)
+        return Bounded(low, high, shape=shape, dtype=dtype)
+
+    # --- stepping --------------------------------------------------------------------------------
+
+    def _output_transform(self, step_out: Any) -> tuple:
+        over = bool(step_out.last())
+        truncated = over and step_out.discount == 1.0
+        terminated = over and not truncated
+        return step_out.observation, step_out.reward, terminated, truncated, over, {}
+
+    def _reset_output_transform(self, reset_out: Any) -> tuple:
+        return reset_out.observation, {}
+
+    def _call_reset(self, mask: np.ndarray | None, **kwargs: Any) -> Any:
+        return self._env.reset(**kwargs)
+
+    def _set_seed(self, seed: int | None) -> None:
+        source = getattr(getattr(self._env, "task", None), "random", None)
+        if source is None:
+            source = getattr(self._env, "random_state", None)
+        if not isinstance(source, np.random.RandomState):
+            raise ResetError(
+                describe(
+                    self,
+                    "cannot be seeded: the environment shows no source of chance",
+                    expected="a numpy RandomState, env.task.random or env.random_state",
+                    found=type(source).__name__,
+                    mend="Give the environment its seed where it is built.",
+                )
+            )
+        source.seed(seed)
+
+    def read_action(self, tensordict: Any) -> Any:
+        """Return the action as the environment takes it."""
+        spec, action = self.full_action_spec["action"], tensordict.get("action")
+        if isinstance(spec, OneHot | Categorical):
+            return spec.to_numpy(action)
+        return action.numpy(force=True)
+
+    def read_obs(self, observation: Any) -> Entries:
+        """Return the observations as tensors by key."""
+        entries = Entries()
+        for key, read in self._readers:
+            entries[key] = read(observation)
+        if self._from_pixels:
+            frame = self._env.physics.render(**self._render_kwargs)
+            entries["pixels"] = torch.from_numpy(np.array(frame))
+        if self._device is not None and self._device.type != "cpu":
+            for key, value in entries.items():
+                entries[key] = value.to(self._device)
+        return entries
+
+
+class DMControlEnv(DMControlWrapper):
+    """Builds a task of the control suite.
+
+    Args:
+        env_name: Its domain.
+        task_name: The task in it.
+        environment_kwargs: Handed to ``suite.load``: ``flat_observation``, ``control_timestep``
+            and so on.
+        visualize_reward: Colour the rendered scene by the reward.
+        kwargs: Those of :class:`DMControlWrapper`; all others go to the task (``random``,
+            ``time_limit``).
+
+    >>> env = DMControlEnv("cheetah", "run", frame_skip=4)
+    >>> env.set_seed(0)
+    795726461
+    >>> env.reset()["velocity"].dtype
+    torch.float64
+    """
+
+    entrywise = True
+    _OURS = ("device", "batch_size", "allow_done_after_reset", "spec_locked", "frame_skip")
+
+    def __init__(
+        self,
+        env_name: str,
+        task_name: str,
+        *,
+        from_pixels: bool = False,
+        pixels_only: bool = True,
+        camera_id: int | str = 0,
+        render_kwargs: Mapping[str, Any] | None = None,
+        categorical_action_encoding: bool = False,
+        environment_kwargs: Mapping[str, Any] | None = None,
+        visualize_reward: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.__dict__["env_name"], self.__dict__["task_name"] = env_name, task_name
+        ours = {name: kwargs.pop(name) for name in self._OURS if name in kwargs}
+        super().__init__(
+            from_pixels=from_pixels,
+            pixels_only=pixels_only,
+            camera_id=camera_id,
+            render_kwargs=render_kwargs,
+            categorical_action_encoding=categorical_action_encoding,
+            domain_name=env_name,
+            task_name=task_name,
+            task_kwargs=kwargs,
+            environment_kwargs=None if environment_kwargs is None else {**environment_kwargs},
+            visualize_reward=visualize_reward,
+            **ours,
+        )
+
+    def _build_env(self, **kwargs: Any) -> Any:  # type: ignore[override]
+        suite = require_package("dm_control.suite", needed_by=self, extra="dm_control")
+        domain, task = kwargs["domain_name"], kwargs["task_name"]
+        known = suite.TASKS_BY_DOMAIN
+        if task not in known.get(domain, ()):
+            raise ValueError(
+                describe(
+                    self,
+                    f"knows no task {task!r} in the domain {domain!r}",
+                    expected=f"one of {sorted(known[domain])}"
+                    if domain in known
+                    else f"a domain among {sorted(known)}",
+                )
+            )
+        return super()._build_env(suite.load(**kwargs))
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(env={self.env_name}, task={self.task_name}, "
+            f"batch_size={self.batch_size}, device={self.device})"
+        )
+
+
+def _reader(path: tuple[str, ...], array: Any, spec: TensorSpec) -> Callable[[Any], Any]:
+    """Return how one observation is read out of all of them."""
+
+    def read(observation: Any) -> Any:
+        for part in path if isinstance(observation, Mapping) else ():
+            observation = observation[part]
+        if isinstance(spec, OneHot):
+            return spec.encode(observation)
+        dtype = np.int64 if spec.dtype is torch.int64 else array.dtype
+        # A simulator may reuse its buffer, hence the copy.
+        return torch.from_numpy(np.array(observation, dtype)).reshape(spec.shape)
+
+    return read

@@ -1,0 +1,5 @@
+"""PettingZoo environments."""
+
+from torchrl.envs.libs.pettingzoo.env import PettingZooEnv, PettingZooWrapper
+
+__all__ = ["PettingZooEnv", "PettingZooWrapper"]

@@ -1,0 +1,319 @@
+"""VMAS: many agents in many worlds, simulated in torch.
+
+``N`` worlds, ``A`` agents of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
+
+from torchrl._core.errors import describe
+from torchrl._core.optional import require_package
+from torchrl.data import Composite, MultiOneHot, OneHot, TensorSpec, Unbounded
+from torchrl.envs.libs.catalogue import Catalogue
+from torchrl.envs.libs.gym.spaces import spec_from_space
+from torchrl.envs.marl import Group, MarlGroupMapType, group_by_name, group_specs, resolve_groups
+from torchrl.envs.spec_access import flag_spec
+from torchrl.envs.wrapper import EnvWrapper
+
+FLAGS = ("done", "terminated", "truncated")
+
+
+def _scenarios() -> list[str]:
+    vmas = require_package("vmas", needed_by="VmasEnv", extra="marl")
+    return sorted({*vmas.scenarios, *vmas.mpe_scenarios, *vmas.debug_scenarios})
+
+
+class VmasWrapper(EnvWrapper):
+    """Presents a ``vmas.simulator.environment.Environment``, one row a world.
+
+    Agents whose observations or actions differ in shape may share a group; its records are then a
+    lazy stack.
+
+    Args:
+        env: The environment, already built. It is told to keep the end of the task and the end of
+            the time apart.
+        categorical_actions: Encode discrete actions as integers instead of one-hot vectors.
+        group_map: The agents of each group, or a :class:`~torchrl.envs.utils.MarlGroupMapType`;
+            agents are grouped by what stands before the number in their names if ``None``. A single
+            group of that kind, or names without numbers, make one group ``"agents"``.
+        kwargs: Those of :class:`~torchrl.envs.wrapper.EnvWrapper`: ``device`` moves the simulator.
+
+    Reads: ``(group, "action") [N, A, ...]``.
+    Writes: ``(group, "observation") [N, A, ...]``, a record if the scenario's are; ``(group,
+        "info", ...)``, if there are any, zero at a reset; ``(group, "reward") [N, A, 1]``; at root
+        ``terminated`` (the scenario is done), ``truncated`` (after ``max_steps``) and ``done``,
+        ``[N, 1]``.
+
+    Raises:
+        TypeError: if ``env`` is no such environment.
+        ValueError: if ``group_map`` does not place every agent once.
+
+    Source: Bettini et al., 2022, https://arxiv.org/abs/2207.03530.
+
+    >>> import vmas
+    >>> env = VmasWrapper(vmas.make_env("balance", num_envs=2, n_agents=3))
+    >>> env.rollout(4)["next", "agents", "reward"].shape
+    torch.Size([2, 4, 3, 1])
+    """
+
+    libname = "vmas"
+    git_url = "https://github.com/proroklab/VectorizedMultiAgentSimulator"
+    available_envs = Catalogue(_scenarios)
+
+    def __init__(
+        self,
+        env: Any = None,
+        *,
+        categorical_actions: bool = True,
+        group_map: MarlGroupMapType | Mapping[str, Sequence[str]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.__dict__["categorical_actions"] = categorical_actions
+        self.__dict__["_wished_groups"] = group_map
+        if env is not None:
+            kwargs["env"] = env
+        super().__init__(**kwargs)
+
+    def _build_env(self, env: Any = None) -> Any:  # type: ignore[override]
+        simulator = require_package("vmas.simulator.environment", needed_by=self, extra="marl")
+        if not isinstance(env, simulator.Environment):
+            raise TypeError(
+                describe(
+                    self,
+                    "wraps environments of VMAS",
+                    expected="a vmas.simulator.environment.Environment",
+                    found=type(env).__name__,
+                    mend="Build one without wrapper=, or use VmasEnv for the name of a scenario.",
+                )
+            )
+        env.terminated_truncated = True
+        self._batch_size = torch.Size([env.num_envs])
+        if self._device is None:
+            self._device = torch.device(env.device)
+        elif self._device != torch.device(env.device):
+            env.to(self._device)
+        return env
+
+    # --- specs -----------------------------------------------------------------------------------
+
+    def _make_specs(self, env: Any) -> None:
+        names, batch = [agent.name for agent in env.agents], self.batch_size
+        self.group_map = resolve_groups(self._wished_groups, names, _default_groups(names))
+        infos = [env.scenario.info(agent) for agent in env.agents]
+        specs = {
+            agent.name: self._agent_specs(env, agent, info)
+            for agent, info in zip(env.agents, infos, strict=True)
+        }
+        self._order = {name: i for i, name in enumerate(names)}
+        self._groups = [
+            Group(
+                group,
+                agents,
+                {kind: [specs[name][kind] for name in agents] for kind in specs[names[0]]},
+                batch,
+            )
+            for group, agents in self.group_map.items()
+        ]
+        self.observation_spec = group_specs(self._groups, "observation", batch)
+        self.action_spec = group_specs(self._groups, "action", batch)
+        self.reward_spec = group_specs(self._groups, "reward", batch)
+        flags = {name: flag_spec((*batch, 1), self.device) for name in FLAGS}
+        self.done_spec = Composite(flags, shape=batch)  # type: ignore[arg-type]
+
+    def _agent_specs(self, env: Any, agent: Any, info: Mapping[str, Tensor]) -> dict[str, Any]:
+        i = env.agents.index(agent)
+        seen = Composite(observation=self._expand(spec_from_space(env.observation_space[i])))
+        if info:
+            seen["info"] = self._info_spec(info)
+        action = spec_from_space(env.action_space[i], categorical=self.categorical_actions)
+        kinds = {
+            "observation": seen,
+            "action": Composite(action=self._expand(action)),
+            "reward": Composite(reward=self._expand(Unbounded((1,)))),
+        }
+        for spec in kinds.values():
+            spec.shape = self.batch_size
+        return kinds
+
+    def _info_spec(self, info: Mapping[str, Any]) -> Composite:
+        specs = {
+            name: self._info_spec(value)
+            if isinstance(value, Mapping)
+            else Unbounded(_column(value).shape, dtype=value.dtype, device=value.device)
+            for name, value in info.items()
+        }
+        return Composite(specs, shape=self.batch_size)  # type: ignore[arg-type]
+
+    def _expand(self, spec: TensorSpec) -> TensorSpec:
+        return spec.to(self.device).expand(*self.batch_size, *spec.shape)
+
+    # --- reset and step --------------------------------------------------------------------------
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._env.seed(int(torch.randint(2**31, ())) if seed is None else seed)
+
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
+        env = self._env
+        mask = None if tensordict is None else tensordict.get("_reset", None)
+        if mask is None:
+            env.reset(return_observations=False, **kwargs)
+        else:
+            for row in mask.reshape(-1).nonzero().flatten().tolist():
+                env.reset_at(row, return_observations=False)
+        observations, infos = env.get_from_scenario(
+            get_observations=True,
+            get_rewards=False,
+            get_infos=True,
+            get_dones=False,
+            dict_agent_names=False,
+        )
+        # What infos say after a reset is about the step before it.
+        return self._record(observations, [_zeros(info) for info in infos])
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        actions: list[Any] = [None] * len(self._order)
+        for group in self._groups:
+            for name, record in zip(group.agents, group.unbind(tensordict), strict=True):
+                spec = group.agent_spec("action", name)["action"]
+                actions[self._order[name]] = _native(record.get("action"), spec)
+        observations, rewards, terminated, truncated, infos = self._env.step(actions)
+        if isinstance(observations, Mapping):  # as the scenario's dict_spaces has it
+            observations, rewards, infos = (
+                list(table.values()) for table in (observations, rewards, infos)
+            )
+        record = self._record(observations, infos, rewards)
+        record.set("terminated", terminated.unsqueeze(-1))
+        record.set("truncated", truncated.unsqueeze(-1))
+        return record.set("done", (terminated | truncated).unsqueeze(-1))
+
+    def _record(
+        self, observations: Sequence[Any], infos: Sequence[Any], rewards: Any = None
+    ) -> TensorDictBase:
+        record = TensorDict({}, self.batch_size, device=self.device)
+        for group in self._groups:
+            entries = []
+            for name in group.agents:
+                i = self._order[name]
+                entry = {"observation": observations[i]}
+                if infos[i]:
+                    entry["info"] = infos[i]
+                if rewards is not None:
+                    entry["reward"] = rewards[i]
+                entries.append(dict(_leaves(entry)))
+            record.set(group.name, group.stack(entries))
+        return record
+
+    def to(self, device: Any) -> VmasWrapper:  # type: ignore[override]
+        """Move the simulator, the specs and what is returned to a device."""
+        self._env.to(torch.device(device))
+        super().to(device)
+        return self
+
+
+class VmasEnv(VmasWrapper):
+    """Builds a scenario of VMAS.
+
+    Args:
+        scenario: Its name, or a ``BaseScenario``.
+        num_envs: Number of worlds ``N``, batch size ``[N]``.
+        continuous_actions: Forces; otherwise choices.
+        max_steps: Steps until an episode is truncated; without it there is no such end.
+        categorical_actions: Encode discrete actions as integers instead of one-hot vectors.
+        seed: Seeds the environment at once.
+        group_map: As in :class:`VmasWrapper`.
+        kwargs: Those of :class:`~torchrl.envs.wrapper.EnvWrapper`; all others go to
+            ``vmas.make_env`` and the scenario.
+
+    >>> env = VmasEnv("simple_tag", num_envs=2, max_steps=3)
+    >>> list(env.group_map), env.rollout(9)["next", "truncated"][..., 0].tolist()
+    (['adversary', 'agent'], [[False, False, True], [False, False, True]])
+    """
+
+    _OURS = ("batch_size", "allow_done_after_reset", "spec_locked")
+
+    def __init__(
+        self,
+        scenario: Any,
+        *,
+        num_envs: int,
+        continuous_actions: bool = True,
+        max_steps: int | None = None,
+        categorical_actions: bool = True,
+        seed: int | None = None,
+        group_map: MarlGroupMapType | Mapping[str, Sequence[str]] | None = None,
+        device: torch.device | str | int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.__dict__["scenario_name"] = scenario if isinstance(scenario, str) else repr(scenario)
+        ours = {name: kwargs.pop(name) for name in self._OURS if name in kwargs}
+        super().__init__(
+            categorical_actions=categorical_actions,
+            group_map=group_map,
+            device=device,
+            options={
+                "scenario": scenario,
+                "num_envs": num_envs,
+                "continuous_actions": continuous_actions,
+                "max_steps": max_steps,
+                "seed": seed,
+                "device": "cpu" if device is None else device,
+                **kwargs,
+            },
+            **ours,
+        )
+
+    def _build_env(self, options: dict[str, Any]) -> Any:  # type: ignore[override]
+        vmas = require_package("vmas", needed_by=self, extra="marl")
+        return super()._build_env(vmas.make_env(**options))
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(scenario={self.scenario_name}, group_map={self.group_map}, "
+            f"batch_size={self.batch_size}, device={self.device})"
+        )
+
+
+def _default_groups(names: Sequence[str]) -> dict[str, list[str]]:
+    groups = group_by_name(names)
+    plain = any(len(agents) == 1 and agents[0] == group for group, agents in groups.items())
+    if plain or list(groups) == ["agent"]:
+        return MarlGroupMapType.ALL_IN_ONE_GROUP.get_group_map(names)
+    return groups
+
+
+def _native(action: Tensor, spec: TensorSpec) -> Tensor:
+    """Return an action of an agent as the simulator takes it, ``[N, n]``."""
+    if isinstance(spec, OneHot):
+        action = action.long().argmax(-1)
+    elif isinstance(spec, MultiOneHot):
+        parts = action.split([int(n) for n in spec.nvec], -1)
+        action = torch.stack([part.long().argmax(-1) for part in parts], -1)
+    return action.unsqueeze(-1) if action.ndim == 1 else action
+
+
+def _column(value: Tensor) -> Tensor:
+    """Give numbers ``[N]`` the dimension that entries have."""
+    return value.unsqueeze(-1) if value.ndim == 1 else value
+
+
+def _zeros(info: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _zeros(value) if isinstance(value, Mapping) else torch.zeros_like(value)
+        for name, value in info.items()
+    }
+
+
+def _leaves(entries: Mapping[str, Any], path: tuple[str, ...] = ()) -> Any:
+    """Yield each tensor of nested mappings, ``[N, ...]``, with its key."""
+    for name, value in entries.items():
+        key: NestedKey = (*path, name)
+        if isinstance(value, Mapping):
+            yield from _leaves(value, (*path, name))
+        else:
+            yield key[0] if len(key) == 1 else key, _column(value)
