@@ -24,6 +24,11 @@ def test_arguments_of_one_kind_only(tmp_path):
     assert (logger.video_fps, logger.video_format) == (5, "mp4")
 
 
+def test_arguments_of_another_kind_are_left_alone(tmp_path):
+    logger = get_logger("csv", tmp_path, "run", wandb_kwargs={"offline": True})
+    assert type(logger) is CSVLogger
+
+
 def test_an_unknown_argument_is_refused(tmp_path):
     with pytest.raises(TypeError, match="colour"):
         get_logger("csv", tmp_path, "run", colour="red")

@@ -1,13 +1,24 @@
 """Every logger obeys every law."""
 
 import csv
+import json
+import shutil
+import struct
+import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
-from torchrl.record import loggers
-from torchrl.record.loggers import CSVLogger, TensorboardLogger
+from torchrl.record import get_logger, loggers
+from torchrl.record.loggers import CSVLogger, MLFlowLogger, TensorboardLogger, WandbLogger
 from torchrl.testing.logger import LOGGER_LAWS
+
+LATER_RELEASES = [  # what other packages say about themselves when they are imported
+    "ignore::DeprecationWarning",
+    "ignore::FutureWarning",
+    "ignore::PendingDeprecationWarning",
+]
 
 
 def read_csv(logger):
@@ -30,22 +41,118 @@ def read_events(logger):
     }
 
 
-def make(cls, **kwargs):
-    return lambda folder: cls("demo", folder, **kwargs)
+def records(path, header=7, block=32768):
+    """Yield the records of a log of blocks: each chunk has a checksum, a length and a type."""
+    data, at, parts = path.read_bytes(), header, []
+    while at + 7 <= len(data):
+        if block - at % block < 7:
+            at += block - at % block
+            continue
+        size, kind = struct.unpack_from("<HB", data, at + 4)
+        parts.append(data[at + 7 : at + 7 + size])
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield b"".join(parts)
+            parts = []
 
 
-LOGGERS = {
-    f"csv {video_format}": (make(CSVLogger, video_format=video_format), read_csv)
-    for video_format in CSVLogger.VIDEO_FORMATS
-} | {"tensorboard": (make(TensorboardLogger), read_events)}
+def finished(path, seconds=30):
+    """Return the records of a run; its process writes on for a moment after the end."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        found = [Record.FromString(data) for data in records(path)]
+        if any(record.HasField("exit") for record in found):
+            return found
+        time.sleep(0.02)
+    raise TimeoutError(f"{path} has no end")
+
+
+def read_run(logger):
+    kept = {}
+    for record in finished(Path(logger.experiment.settings.sync_file)):
+        row = {
+            item.nested_key[0]: json.loads(item.value_json)
+            for item in record.history.item
+            if len(item.nested_key) == 1  # the parts of a picture or histogram have two
+        }
+        step = row.pop("global_step", None)
+        for name, value in row.items():
+            if not name.startswith("_") and isinstance(value, int | float):
+                kept.setdefault(name, []).append((step, value))
+    return kept
+
+
+def read_store(logger):
+    client, run = logger._client, logger.run_id
+    return {
+        name: [(metric.step, metric.value) for metric in client.get_metric_history(run, name)]
+        for name in client.get_run(run).data.metrics
+    }
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """Make an MLflow database, which takes seconds, once."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    get_logger("mlflow", folder, "first").close()
+    return folder / "mlflow.db"
+
+
+def make_csv(video_format):
+    return lambda folder: CSVLogger("demo", folder, video_format=video_format)
+
+
+def make_wandb(folder):
+    import wandb
+
+    quiet = wandb.Settings(silent=True)
+    return WandbLogger("demo", True, folder, project="laws", settings=quiet)
+
+
+def make_mlflow(folder):
+    return get_logger("mlflow", folder, "demo")
+
+
+LOGGERS = {f"csv {kind}": (make_csv(kind), read_csv) for kind in CSVLogger.VIDEO_FORMATS} | {
+    "tensorboard": (lambda folder: TensorboardLogger("demo", folder), read_events),
+    "wandb": (make_wandb, read_run),
+    "mlflow": (make_mlflow, read_store),
+}
+
+
+def check(law, name, folder):
+    law(*LOGGERS[name], folder)
 
 
 @pytest.mark.parametrize("law", LOGGER_LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("name", LOGGERS)
-def test_obeys(law, name, tmp_path):
-    if name == "tensorboard" and find_spec("tensorboard") is None:
-        pytest.skip("tensorboard is not installed")
-    law(*LOGGERS[name], tmp_path)
+@pytest.mark.parametrize("name", [name for name in LOGGERS if name.startswith("csv")])
+def test_files_obey(law, name, tmp_path):
+    check(law, name, tmp_path)
+
+
+@pytest.mark.parametrize("law", LOGGER_LAWS, ids=lambda law: law.__name__)
+@pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_tensorboard_obeys(law, tmp_path):
+    check(law, "tensorboard", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(*LATER_RELEASES)
+@pytest.mark.parametrize("law", LOGGER_LAWS, ids=lambda law: law.__name__)
+@pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
+def test_wandb_offline_obeys(law, tmp_path):
+    check(law, "wandb", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings(*LATER_RELEASES)
+@pytest.mark.parametrize("law", LOGGER_LAWS, ids=lambda law: law.__name__)
+@pytest.mark.skipif(find_spec("mlflow") is None, reason="mlflow is not installed")
+def test_mlflow_obeys(law, tmp_path, request):
+    shutil.copy(request.getfixturevalue("database"), tmp_path)
+    check(law, "mlflow", tmp_path)
 
 
 def test_every_logger_is_listed():
@@ -54,4 +161,4 @@ def test_every_logger_is_listed():
         for name in loggers.__all__
         if isinstance(value := getattr(loggers, name), type) and value is not loggers.Logger
     }
-    assert public == {CSVLogger, TensorboardLogger}
+    assert public == {CSVLogger, MLFlowLogger, TensorboardLogger, WandbLogger}

@@ -1,0 +1,6 @@
+"""Old names of trainers and their hooks."""
+
+OLD = {
+    "LogReward": "LogScalar",
+    "Recorder": "LogValidationReward",
+}

@@ -1,0 +1,5 @@
+"""``TensorboardLogger``, under a path of early releases."""
+
+from torchrl._core.legacy import moved
+
+__getattr__ = moved(__name__, "torchrl.record.loggers.tensorboard")
