@@ -2,12 +2,15 @@
 
 import multiprocessing
 import os
+import signal
+import threading
 import time
 
 import pytest
 import torch
 from tensordict import TensorDict
 
+from torchrl._core.errors import WorkerError
 from torchrl.data import (
     LazyMemmapStorage,
     LazyTensorStorage,
@@ -16,6 +19,8 @@ from torchrl.data import (
     ReplayBuffer,
     SliceSampler,
 )
+from torchrl.data.replay_buffers.lock import ProcessLock
+from torchrl.data.replay_buffers.storages.base import OUT_OF_ORDER, PENDING
 
 FORK = multiprocessing.get_context("fork")
 
@@ -51,11 +56,11 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize("seconds", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [1, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make_sampler", SAMPLERS.values(), ids=SAMPLERS)
 @pytest.mark.parametrize("make_storage", [LazyMemmapStorage, LazyTensorStorage])
 def test_no_row_is_torn(make_storage, make_sampler, seconds):
-    if seconds == 10 and (make_storage, make_sampler) != (LazyMemmapStorage, RandomSampler):
+    if seconds == 60 and (make_storage, make_sampler) != (LazyMemmapStorage, RandomSampler):
         pytest.skip("one long run is enough")
     storage = make_storage(200)
     if make_storage is LazyTensorStorage:
@@ -80,6 +85,99 @@ def test_no_row_is_torn(make_storage, make_sampler, seconds):
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert len(buffer) == 200
     assert whole(buffer[:])
+
+
+class Dies(LazyMemmapStorage):
+    """Kills its process half way through the rows that it writes."""
+
+    def _put(self, place, rows, part):
+        if os.getpid() != self.home:
+            half = slice(place.start, (place.start + place.stop) // 2)
+            for column, leaf in zip(self._columns, rows, strict=True):
+                column[half] = leaf[: half.stop - half.start]
+            self._columns[0][half.stop] = 7  # and half of a row
+            os.kill(os.getpid(), signal.SIGKILL)
+        super()._put(place, rows, part)
+
+
+@pytest.mark.parametrize("before", [0, 50, 100, 130])
+def test_a_process_killed_while_it_writes_leaves_no_lock_and_no_torn_row(before):
+    storage = Dies(100)
+    storage.home = os.getpid()
+    buffer = ReplayBuffer(storage=storage, shared=True, batch_size=20)
+    if before:
+        buffer.extend(rows(before, None))
+    old = min(before, 100)
+    writer = FORK.Process(target=write_once, args=(buffer,))
+    writer.start()
+    writer.join(10)
+    assert writer.exitcode == -signal.SIGKILL
+    assert len(buffer) == old
+    if before:
+        assert whole(buffer.sample())
+    assert whole(buffer[:]) or not before
+    buffer.extend(rows(30, None))
+    assert len(buffer) == min(100, old + 30)
+    assert whole(buffer[:])
+
+
+def test_rows_replaced_by_a_process_that_died_are_not_trusted():
+    buffer = ReplayBuffer(storage=LazyMemmapStorage(10), shared=True)
+    buffer.extend(rows(5, None))
+    buffer.storage._counts[PENDING] = OUT_OF_ORDER
+    for _ in range(2):
+        with pytest.raises(WorkerError, match=r"half written. Load a save into a new buffer"):
+            buffer.sample(2)
+
+
+def hold(lock, held):
+    lock.acquire()
+    held.set()
+    time.sleep(60)
+
+
+def test_a_lock_is_free_once_its_holder_is_killed():
+    looks = []
+    lock, held = ProcessLock(look=lambda: looks.append(1)), FORK.Event()
+    holder = FORK.Process(target=hold, args=(lock, held))
+    holder.start()
+    assert held.wait(10)
+    waits = threading.Thread(target=lock.acquire, daemon=True)
+    waits.start()
+    waits.join(0.1)
+    assert waits.is_alive()
+    holder.kill()
+    waits.join(10)
+    assert not waits.is_alive()
+    assert looks == [1]
+    holder.join(10)
+
+
+def test_threads_take_turns():
+    lock, inside, seen = ProcessLock(), [], []
+
+    def enter():
+        for _ in range(50):
+            with lock, lock:
+                inside.append(1)
+                time.sleep(1e-5)
+                seen.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=enter) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(seen) == {1}
+
+
+def test_a_lock_whose_maker_has_ended_is_told():
+    lock = ProcessLock()
+    state = lock.__getstate__()
+    state["gate"] = ("/proc/0/fd/99", (0, 0))
+    with pytest.raises(WorkerError, match=r"the process that handed over .* has ended"):
+        lock.__setstate__(state)
 
 
 def write_once(buffer):

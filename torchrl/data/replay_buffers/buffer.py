@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from torchrl._core.errors import describe
 from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
+from torchrl.data.replay_buffers.lock import ProcessLock
 from torchrl.data.replay_buffers.pipeline import Pipeline
 from torchrl.data.replay_buffers.prefetch import Batch, Prefetcher
 from torchrl.data.replay_buffers.samplers.base import Sampler
@@ -337,7 +337,7 @@ class ReplayBuffer(SavedBuffer):
             RuntimeError: if the storage cannot be shared.
         """
         self._storage.share()
-        self._lock, self.shared = multiprocessing.get_context("spawn").RLock(), True
+        self._lock, self.shared = ProcessLock(look=self._storage.mend), True
         return self
 
     def _writing(self) -> Any:

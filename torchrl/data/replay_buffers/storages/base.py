@@ -16,14 +16,16 @@ import torch
 from tensordict import NestedKey
 from torch import Tensor
 
-from torchrl._core.errors import ShapeError, describe
+from torchrl._core.errors import ShapeError, WorkerError, describe
+from torchrl._core.log import logger
 from torchrl.data.replay_buffers.checkpointers import (
     ListStorageCheckpointer,
     StorageCheckpointerBase,
 )
 from torchrl.data.replay_buffers.storages.schema import lead_shape, stack_rows
 
-WRITTEN, FILLED, EDITS = range(3)
+WRITTEN, FILLED, EDITS, BEGUN, PENDING = MARKS = range(5)
+OUT_OF_ORDER = -1  # rows PENDING that were not to follow the others
 Place = int | slice | Tensor
 
 
@@ -60,7 +62,7 @@ class Storage(ABC):
             )
         self.max_size, self.ndim = max_size, ndim
         self._settle(torch.Size())  # *W is known from the first rows on
-        self._marks = torch.zeros(3, dtype=torch.int64)
+        self._marks = torch.zeros(len(MARKS), dtype=torch.int64)
         self._counts = self._marks.numpy()
 
     def collate(self, rows: Sequence[Any]) -> Any:
@@ -142,20 +144,59 @@ class Storage(ABC):
         at = (start + skip) % capacity
         fits = min(count - skip, capacity - at)
         whole = fits == count
+        counts = self._counts
+        in_order = start == counts[WRITTEN] % capacity
+        counts[BEGUN], counts[PENDING] = counts[WRITTEN], count if in_order else OUT_OF_ORDER
         self._put(slice(at, at + fits), rows, None if whole else slice(skip, skip + fits))
         if skip + fits < count:
             self._put(slice(0, count - skip - fits), rows, slice(skip + fits, count))
-        counts, in_order = self._counts, start == self._counts[WRITTEN] % capacity
         counts[WRITTEN if in_order else EDITS] += count if in_order else 1
         counts[FILLED] = max(counts[FILLED], min(start + count, capacity))
+        counts[PENDING] = 0
 
     def write_row(self, slot: int, row: Any) -> None:
         """Write one prepared row to the slot that is next in the ring."""
-        self._put(slot, row, None)
         counts = self._counts
-        counts[WRITTEN] += 1
+        begun = counts[BEGUN] = counts[WRITTEN]
+        counts[PENDING] = 1
+        self._put(slot, row, None)
+        counts[WRITTEN] = begun + 1
         if slot >= counts[FILLED]:
             counts[FILLED] = slot + 1
+        counts[PENDING] = 0
+
+    def mend(self) -> None:
+        """Make good what a process left that died while it wrote.
+
+        Of rows that it wrote over, some may be half old and half new: copies of the newest whole
+        row take their place. Rows that it added are not there.
+
+        Raises:
+            WorkerError: if it wrote out of order, so that nobody knows which rows to trust.
+        """
+        begun, pending = self._counts[[BEGUN, PENDING]].tolist()
+        if not pending:
+            return
+        if pending == OUT_OF_ORDER:
+            raise WorkerError(
+                describe(
+                    self,
+                    "a process died while it replaced rows, and may have left one half written",
+                    mend="Load a save into a new buffer.",
+                )
+            )
+        if self.written > begun:  # they are whole, it only had no time to say so
+            self._counts[FILLED] = min(max(self.written, self.rows), self.capacity)
+        elif pending >= self.rows:
+            self.empty()
+        else:
+            torn = torch.arange(begun, begun + pending) % self.capacity
+            torn = torn[torn < self.rows]
+            if len(torn):
+                name = type(self).__name__
+                logger.warning("%s: a process died while it wrote %d rows", name, len(torn))
+                self.set(torn, self.get(torch.full_like(torn, (begun - 1) % self.capacity)))
+        self._counts[PENDING] = 0
 
     def set(self, index: Any, data: Any) -> None:
         """Write one row to the slot ``index``, or rows ``[N]`` to several slots.
@@ -166,10 +207,12 @@ class Storage(ABC):
         many = not isinstance(index, int)
         rows, count = self.prepare(data, many)
         place = self._place(index, count)
+        self._counts[PENDING] = OUT_OF_ORDER
         self._put(place, rows, None)
         self._counts[EDITS] += 1
         last = place.max().item() + 1 if isinstance(place, Tensor) else place + 1
         self._counts[FILLED] = max(self._counts[FILLED], last)
+        self._counts[PENDING] = 0
 
     def _place(self, index: Any, count: int) -> int | Tensor:
         """Turn an index into a slot or slots ``[N]`` that may be written without leaving a hole."""
@@ -295,7 +338,7 @@ class Storage(ABC):
 
     def empty(self) -> None:
         """Forget all rows; keep the memory and what a row looks like."""
-        self._counts[:] = (0, 0, self._counts[EDITS] + 1)
+        self._counts[:] = (0, 0, self._counts[EDITS] + 1, 0, 0)
 
     def share(self) -> None:
         """Move rows and counts to memory that other processes see.
@@ -331,3 +374,4 @@ class Storage(ABC):
         self._settle(torch.Size(row_shape))
         self._counts[WRITTEN], self._counts[FILLED] = counts
         self._counts[EDITS] += 1
+        self._counts[PENDING] = 0

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from torchrl._core.errors import ShapeError, describe
 from torchrl._core.log import logger
+from torchrl.data.replay_buffers.storages.base import MARKS
 from torchrl.data.replay_buffers.storages.schema import Schema
 from torchrl.data.replay_buffers.storages.tensor import LazyTensorStorage
 
@@ -68,7 +69,7 @@ class LazyMemmapStorage(LazyTensorStorage):
 
     def _map_counts(self) -> None:
         name = str(self.path / _COUNTS)
-        self._marks = torch.from_file(name, shared=True, size=3, dtype=torch.int64)
+        self._marks = torch.from_file(name, shared=True, size=len(MARKS), dtype=torch.int64)
         self._counts = self._marks.numpy()
 
     def _open(self) -> None:

@@ -1,0 +1,140 @@
+"""`ProcessLock`: excludes threads and processes, and does not outlive the process that holds it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torchrl._core.errors import WorkerError, describe
+
+with contextlib.suppress(ImportError):  # there is none where there is no fork
+    import fcntl
+
+Identity = tuple[int, int]  # device and inode of a file
+
+
+class ProcessLock:
+    """A lock of threads and processes; who holds it may take it again.
+
+    The kernel keeps it for the process that took it: if that process is killed, the lock is free.
+    Copies that reach other processes, by a fork or in a pickle, are the same lock.
+
+    Args:
+        look: Called whenever the lock was free and is taken: here one sees what a process that
+            died with the lock in its hands left behind.
+
+    >>> import pickle
+    >>> lock = ProcessLock()
+    >>> with lock, pickle.loads(pickle.dumps(lock)):
+    ...     print("both are held")
+    both are held
+    """
+
+    def __init__(self, look: Callable[[], None] | None = None) -> None:
+        self.look, self._gate = look, _Gate(_new_file())
+
+    def acquire(self) -> None:
+        """Wait until nobody else holds the lock, and take it."""
+        if self._gate.enter() and self.look is not None:
+            try:
+                self.look()
+            except BaseException:
+                self._gate.leave()
+                raise
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._gate.leave()
+
+    def __enter__(self) -> ProcessLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._gate.leave()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"look": self.look, "gate": self._gate.address()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.look, self._gate = state["look"], _Gate.at(*state["gate"])
+
+
+class _Gate:
+    """What the locks of one process that are the same lock have in common: an open file.
+
+    Record locks belong to a process, so that threads need a lock besides; and closing any
+    descriptor of the file frees them, so that a process keeps a single one.
+    """
+
+    _known: weakref.WeakValueDictionary[Identity, _Gate] = weakref.WeakValueDictionary()
+
+    def __init__(self, file: int) -> None:
+        self.file, self.identity = file, _identity(file)
+        self._begin()
+        self._known[self.identity] = self
+        weakref.finalize(self, os.close, file)
+
+    def _begin(self) -> None:
+        self._process, self._threads, self._depth = os.getpid(), threading.RLock(), 0
+
+    def enter(self) -> bool:
+        """Take the lock; return whether it was free."""
+        if os.getpid() != self._process:  # a fork: who held the lock before is not here
+            self._begin()
+        self._threads.acquire()
+        if not self._depth:
+            try:
+                fcntl.lockf(self.file, fcntl.LOCK_EX)
+            except BaseException:
+                self._threads.release()
+                raise
+        self._depth += 1
+        return self._depth == 1
+
+    def leave(self) -> None:
+        self._depth -= 1
+        if not self._depth:
+            fcntl.lockf(self.file, fcntl.LOCK_UN)
+        self._threads.release()
+
+    def address(self) -> tuple[str, Identity]:
+        """Return where another process finds the file."""
+        return f"/proc/{os.getpid()}/fd/{self.file}", self.identity
+
+    @classmethod
+    def at(cls, path: str, identity: Identity) -> _Gate:
+        gate = cls._known.get(identity)
+        if gate is not None:
+            return gate
+        try:
+            file = os.open(path, os.O_RDWR)
+        except OSError:
+            file = -1
+        if file < 0 or _identity(file) != identity:
+            raise WorkerError(
+                describe(
+                    "ProcessLock",
+                    "the process that handed over the shared buffer has ended",
+                    mend="Keep it running until the others have started.",
+                )
+            )
+        return cls(file)
+
+
+def _identity(file: int) -> Identity:
+    status = os.fstat(file)
+    return status.st_dev, status.st_ino
+
+
+def _new_file() -> int:
+    """Open a file that has no name, so that nothing can stay behind."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("torchrl_lock")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
