@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,11 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from torchrl._core.entries import Entries
+from torchrl._core.entries import Entries, is_entrywise
 from torchrl._core.errors import ResetError, ShapeError, describe
+from torchrl.envs.env_options import EnvOptions
+from torchrl.envs.env_tools import EnvTools
+from torchrl.envs.hook_wrappers import AutoReset
 from torchrl.envs.partial_reset import (
     choose,
     entry_names,
@@ -22,7 +25,7 @@ from torchrl.envs.partial_reset import (
     refuse_done,
 )
 from torchrl.envs.rollout import rollout
-from torchrl.envs.spec_access import INPUTS
+from torchrl.envs.running_sums import RunningSum
 from torchrl.envs.spec_owner import SpecOwner
 
 
@@ -35,7 +38,7 @@ def next_seed(seed: int) -> int:
     return int.from_bytes(np.random.default_rng(seed).bytes(8), "big") % (2**32 - 1)
 
 
-class EnvBase(SpecOwner, nn.Module, ABC):
+class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):
     """One or many Markov decision processes that read and write tensordicts.
 
     Name the specs in ``__init__`` (``observation_spec``, ``action_spec``, and where they differ
@@ -49,6 +52,13 @@ class EnvBase(SpecOwner, nn.Module, ABC):
         allow_done_after_reset: Accept an episode that is over when it begins.
         spec_locked: Refuse edits inside ``input_spec`` and ``output_spec``; assigning a whole spec
             (``env.action_spec = ...``) is always possible.
+        auto_reset: The environment begins anew within the step that ends an episode, and shows the
+            first observation of the next one; from outside, it then waits to be told.
+        auto_reset_replace: Fill the last observation of an episode, which is not shown, with NaN.
+
+    Every subclass answers to the last three, to ``compile`` (``True``, or keywords of
+    :meth:`compile`) and to ``policy`` (see :class:`~.env_options.EnvOptions`), also if its
+    constructor names none of them.
 
     Hooks:
         _reset: ``td | None -> td`` with the first observations; always a new record.
@@ -91,6 +101,8 @@ class EnvBase(SpecOwner, nn.Module, ABC):
         run_type_checks: bool = False,
         allow_done_after_reset: bool = False,
         spec_locked: bool = True,
+        auto_reset: bool = False,
+        auto_reset_replace: bool = True,
     ) -> None:
         super().__init__()
         self._device = None if device is None else torch.device(device)
@@ -100,6 +112,8 @@ class EnvBase(SpecOwner, nn.Module, ABC):
         self._spec_locked = spec_locked
         self.is_closed = False
         self._moves = 0
+        if auto_reset:
+            AutoReset(self, replace=auto_reset_replace).install()
 
     # --- hooks -----------------------------------------------------------------------------------
 
@@ -243,6 +257,19 @@ class EnvBase(SpecOwner, nn.Module, ABC):
         An environment to which every call is a journey can then begin anew on the way back.
         """
 
+    def postpone(self, read: Collection[NestedKey]) -> list[RunningSum]:
+        """Leave out, until :meth:`resume`, sums that can be written into all steps at once.
+
+        Args:
+            read: Entries that are read while steps are taken.
+
+        Returns: what is left out.
+        """
+        return []
+
+    def resume(self) -> None:
+        """Leave nothing out any more."""
+
     # --- step ------------------------------------------------------------------------------------
 
     def step(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -266,13 +293,9 @@ class EnvBase(SpecOwner, nn.Module, ABC):
         return tensordict.set("next", following)
 
     def _step_rows(self, tensordict: TensorDictBase, mask: Tensor | None) -> TensorDictBase:
-        plan = self.plan
         if self._is_checked_now():
-            plan.check_action(tensordict)
-        following = self._step(tensordict)
-        self._refuse_same(following, tensordict, "_step")
-        plan.complete_step(following)
-        self.check_first_step(following)
+            self.plan.check_action(tensordict)
+        following = self.outcome_of(tensordict)
         if mask is not None:
             tensordict.pop("_step", None)
             for key in entry_names(following):
@@ -294,11 +317,23 @@ class EnvBase(SpecOwner, nn.Module, ABC):
                 )
             )
 
-    def check_first_step(self, following: Any) -> None:
-        """Hold an outcome against the specs, unless an earlier one kept to them."""
+    def outcome_of(self, record: Any) -> Any:
+        """Return what ``_step`` makes of a record, with every flag; the first is held to the specs.
+
+        An entry-wise environment whose first outcome was complete is trusted from then on.
+        """
+        following = self._step(record)
         if self._is_checked_now():
+            self._refuse_same(following, record, "_step")
+            trusted = is_entrywise(self) and self.plan.is_complete(following)
+            self.plan.complete_step(following)
             self.plan.check_outcome(following, ("observation", "reward", "done"))
-            self.__dict__["_validated"] = True
+            self.__dict__["_trusted"] = trusted
+        elif not self._trusted:
+            self.plan.complete_step(following)
+        return following
+
+    _trusted = False
 
     @property
     def checks_every_step(self) -> bool:
@@ -306,7 +341,7 @@ class EnvBase(SpecOwner, nn.Module, ABC):
         return self._run_type_checks
 
     def _is_checked_now(self) -> bool:
-        return "_validated" not in self.__dict__ or self._run_type_checks
+        return "_trusted" not in self.__dict__ or self._run_type_checks
 
     def _check_batch(self, tensordict: TensorDictBase) -> None:
         found = tensordict.batch_size
@@ -364,17 +399,6 @@ class EnvBase(SpecOwner, nn.Module, ABC):
         self._set_seed(seed)  # type: ignore[arg-type]
         return seed if static_seed or seed is None else next_seed(seed)
 
-    def fake_tensordict(self) -> TensorDictBase:
-        """Return a step of zeros, with every entry that a real step has."""
-        specs = self._get_specs()
-        root = TensorDict({}, self.batch_size, device=self.device)
-        following = root.copy()
-        for group in (*INPUTS, "observation", "done"):
-            root.update(specs[group].zero())
-        for group in ("observation", "reward", "done"):
-            following.update(specs[group].zero())
-        return root.set("next", following)
-
     def to(self, device: Any) -> EnvBase:  # type: ignore[override]
         """Move the environment, its specs and what it returns to a device."""
         device = torch.device(device)
@@ -394,28 +418,6 @@ class EnvBase(SpecOwner, nn.Module, ABC):
         if self.is_closed and raise_if_closed:
             raise RuntimeError(f"{type(self).__name__} is closed already.")
         self.is_closed = True
-
-    def append_transform(self, transform: Any) -> EnvBase:
-        """Return this environment seen through ``transform``."""
-        from torchrl.envs.transforms.env import TransformedEnv  # noqa: PLC0415 - it derives from us
-
-        return TransformedEnv(self, transform)
-
-    @classmethod
-    def register_gym(
-        cls, id: str, *, entry_point: Callable[..., EnvBase] | None = None, **options: Any
-    ) -> None:
-        """Register this class under a name of gymnasium.
-
-        Args:
-            id: The name.
-            entry_point: Builds the environment; the class does if ``None``.
-            options: As in :func:`torchrl.envs.libs.gym.register_gym`: ``transform``, ``info_keys``,
-                ``max_episode_steps`` and so on; all others are keywords of the environment.
-        """
-        from torchrl.envs.libs.gym.register import register_gym  # noqa: PLC0415 - it needs us
-
-        register_gym(cls if entry_point is None else entry_point, id, **options)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Same as :meth:`step`."""

@@ -12,7 +12,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import LazyStackedTensorDict, TensorDict, TensorDictBase, is_leaf_nontensor
+from tensordict import (
+    LazyStackedTensorDict,
+    NestedKey,
+    TensorDict,
+    TensorDictBase,
+    is_leaf_nontensor,
+)
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import Tensor, nn
 
@@ -22,6 +28,7 @@ from torchrl._core.keys import sibling
 from torchrl._core.mdp import TRUNCATED
 from torchrl._core.plan import plan as plan_policy
 from torchrl.data import RandomPolicy
+from torchrl.envs.running_sums import RunningSum, take_out, write_sums
 
 if TYPE_CHECKING:
     from torchrl.envs.common import EnvBase
@@ -150,6 +157,7 @@ class PreparedPolicy:
         elif not trust:
             policy = as_tensordict_policy(env, policy)
         self.on_entries = None if cast else plan_policy(policy)
+        self.reads: list[NestedKey] | None = getattr(policy, "in_keys", None)
         self.on_tensordict = _cast(policy, env) if cast else policy
 
 
@@ -274,7 +282,7 @@ class Stepper:
     ) -> TensorDictBase:
         plain = callback is None and self.storing_device is None and stop != "all"
         if plain and policy.on_entries is not None and self._takes_entries():
-            return self._run_entries(policy.on_entries, max_steps, stop, interrupted)
+            return self._run_entries(policy, max_steps, stop, interrupted)
         if isinstance(self.root, Entries):
             self.root = _tensordict(self.root, self.env)
         return self._run_tensordicts(
@@ -290,12 +298,47 @@ class Stepper:
         return _tensordict(self.root, self.env) if isinstance(self.root, Entries) else self.root
 
     def _run_entries(
-        self, act: Act, max_steps: int, stop: str | None, interrupted: Callable[[], bool] | None
+        self,
+        policy: PreparedPolicy,
+        max_steps: int,
+        stop: str | None,
+        interrupted: Callable[[], bool] | None,
     ) -> TensorDictBase:
-        env, plan = self.env, self.env.plan
-        step: Act = env._step
-        complete, ended = plan.complete_step, plan.ended
+        env = self.env
         root = self.root if isinstance(self.root, Entries) else _entries(self.root)
+        sums = self._postpone(policy, root)
+        first = take_out(root, sums)
+        try:
+            roots, outcomes = self._take_steps(
+                root, policy.on_entries, max_steps, stop, interrupted
+            )
+        finally:
+            if sums:
+                env.resume()
+        batch = stack_entries(roots, env.batch_size, env.device)
+        batch.set("next", stack_entries(outcomes, env.batch_size, env.device))
+        if sums:
+            self.root.update(write_sums(batch, sums, first, reset_at_end=stop is None))
+        return _name_time(batch)
+
+    def _postpone(self, policy: PreparedPolicy, root: Entries) -> list[RunningSum]:
+        sums = [] if policy.reads is None else self.env.postpone(policy.reads)
+        if all(one.key in root for one in sums):
+            return sums
+        self.env.resume()
+        return []
+
+    def _take_steps(
+        self,
+        root: Entries,
+        act: Any,
+        max_steps: int,
+        stop: str | None,
+        interrupted: Callable[[], bool] | None,
+    ) -> tuple[list[Entries], list[Entries]]:
+        """Return the roots and their outcomes; stand at the root that follows."""
+        env, plan = self.env, self.env.plan
+        step, ended = env.outcome_of, plan.ended
         roots: list[Entries] = []
         outcomes: list[Entries] = []
         preset: list[Any] = []
@@ -305,11 +348,10 @@ class Stepper:
             if t == 0:
                 plan.check_action(root)
                 preset = [key for key in root if isinstance(key, tuple) and key[0] == "next"]
-            outcome = complete(step(root))
+            outcome = step(root)
             for key in preset:
                 outcome.setdefault(key[1] if len(key) == 2 else key[1:], root.pop(key))
             if t == 0:
-                env.check_first_step(outcome)
                 carried = [k for k in root if k not in outcome and k not in plan.not_carried]
             roots.append(root)
             outcomes.append(outcome)
@@ -326,8 +368,7 @@ class Stepper:
             if interrupted is not None and interrupted():
                 break
         self.root = root
-        batch = stack_entries(roots, env.batch_size, env.device)
-        return _name_time(batch.set("next", stack_entries(outcomes, env.batch_size, env.device)))
+        return roots, outcomes
 
     def _run_tensordicts(
         self,

@@ -49,7 +49,7 @@ class SpecOwner(SpecAccess):
     def empty_cache(self) -> None:
         """Forget what was decided from the specs; it is decided anew at the next step."""
         self.__dict__.pop("_plan", None)
-        self.__dict__.pop("_validated", None)
+        self.__dict__.pop("_trusted", None)
 
     @property
     def plan(self) -> StepPlan:

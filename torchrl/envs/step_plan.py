@@ -76,6 +76,14 @@ class StepPlan:
 
     # --- after a step or a reset -----------------------------------------------------------------
 
+    def is_complete(self, following: Any) -> bool:
+        """Say whether every reward and every flag is there, in its shape."""
+        promised = [(key, group.shape) for group in self.groups for key in group.keys]
+        return self.batch_locked and all(
+            following.get(key, None) is not None and following.get(key).shape == shape
+            for key, shape in (*self.reward_shapes, *promised)
+        )
+
     def complete_step(self, following: Any) -> Any:
         """Give rewards their shape and add the end flags that a ``_step`` left out.
 

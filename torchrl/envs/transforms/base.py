@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchrl._core.errors import MissingKeyError, describe, nearest
 from torchrl._core.keys import as_keys, leaf_keys
 from torchrl.data import Composite, TensorSpec
+from torchrl.envs.running_sums import RunningSum
 from torchrl.envs.spec_access import leaf_names
 
 if TYPE_CHECKING:
@@ -155,6 +156,23 @@ class Transform(nn.Module):
     def _missing(self, key: NestedKey, record: Any) -> MissingKeyError:
         present = leaf_keys(record) if isinstance(record, TensorDictBase) else list(record)
         return missing_key(self, key, present)
+
+    # --- what it does, for those who arrange transforms ------------------------------------------
+
+    @classmethod
+    def overrides(cls, *hooks: str) -> bool:
+        """Say whether the class has a hook of its own."""
+        return any(getattr(cls, hook) is not getattr(Transform, hook) for hook in hooks)
+
+    def entries_touched(self) -> set[NestedKey] | None:
+        """Return the entries that a step or a reset reads or writes; ``None`` if unknown."""
+        if self.overrides("_call", "_inv_call", "_step", "_reset"):
+            return None
+        return {*self.in_keys, *self.out_keys, *self.in_keys_inv, *self.out_keys_inv}
+
+    def running_sums(self) -> list[RunningSum]:
+        """Return the sums that are all that a step or a reset writes."""
+        return []
 
     # --- specs -----------------------------------------------------------------------------------
 

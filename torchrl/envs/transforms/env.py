@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 
 from torchrl._core.entries import is_entrywise
 from torchrl._core.legacy import old_keywords
+from torchrl._core.mdp import DONE
 from torchrl.data import Composite, TensorSpec
 from torchrl.envs.common import EnvBase
+from torchrl.envs.running_sums import RunningSum
 from torchrl.envs.spec_access import GROUPS, complete_flags
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.compose import Compose
@@ -118,35 +120,65 @@ class TransformedEnv(EnvBase):
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         if self._nested is not None:
             return self._nested.step(tensordict)
-        env, inverses, steps = self._flow or self._plan_flow()
+        flow = self._flow or self._plan_flow()
         inner = tensordict
-        if inverses:
+        if flow.inverses:
             inner = tensordict.copy()
-            for inverse in inverses:
+            for inverse in flow.inverses:
                 inner = inverse(inner)
-        following = env.plan.complete_step(env._step(inner))
-        env.check_first_step(following)
-        for step in steps:
+        following = flow.outcome_of(inner)
+        for step in flow.steps:
             following = step(tensordict, following)
         return following
 
-    def _plan_flow(self) -> tuple[Any, Any, Any]:
-        """Note which transforms change anything on the way in and on the way out."""
+    def _plan_flow(self, without: Collection[Transform] = ()) -> Flow:
         self._get_specs()  # some learn from the specs which entries concern them
-        chain = leaves(self.transform)
-        inverses = tuple(part._inv_call for part in reversed(chain) if _acts(part, "inv"))
-        steps = tuple(part._step for part in chain if _acts(part, "step"))
-        flow = self.__dict__["_flow"] = (self.base_env, inverses, steps)
+        chain = [part for part in leaves(self.transform) if part not in without]
+        flow = self.__dict__["_flow"] = Flow(self.base_env, chain)
         return flow
 
-    _flow: Any = None
+    _flow: Flow | None = None
+
+    def postpone(self, read: Collection[NestedKey]) -> list[RunningSum]:
+        """Leave out, until :meth:`resume`, sums that can be written into all steps at once.
+
+        They are those whose entries neither ``read`` names nor another transform touches.
+        """
+        chain = leaves(self.transform)
+        touched = [part.entries_touched() for part in chain]
+        if self._nested is not None or self._is_checked_now() or None in touched:
+            return []
+        sums, without = self.base_env.postpone({*read}.union(*touched)), []
+        for part in chain:
+            pairs = zip(chain, touched, strict=True)
+            others = {*read}.union(*(keys for other, keys in pairs if other is not part))
+            own = part.running_sums()
+            if own and all(self._is_like_done(one) and others.isdisjoint(one) for one in own):
+                sums += own
+                without.append(part)
+        if without:
+            self._plan_flow(without)
+        return sums
+
+    def _is_like_done(self, one: RunningSum) -> bool:
+        """Say whether a sum is one number for each row, and ends when its row does."""
+        groups = self.plan.groups
+        shape = self.full_observation_spec[one.key].shape
+        return len(groups) == 1 and groups[0].done == DONE and groups[0].shape == shape
+
+    def resume(self) -> None:
+        """Leave nothing out any more."""
+        self.__dict__.pop("_flow", None)
+        self.base_env.resume()
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
         if self._nested is not None:
             return self._nested.reset(tensordict, **kwargs)
-        env, transform = self._inner
-        root = env.plan.complete_reset(env._reset(tensordict, **kwargs))
-        return transform._reset(tensordict, root)
+        flow = self._flow or self._plan_flow()
+        root = flow.plan.complete_reset(flow.env._reset(tensordict, **kwargs))
+        for reset in flow.resets:
+            root = reset(tensordict, root)
+        return root
 
     def _set_state(self, tensordict: TensorDictBase) -> TensorDictBase:
         env, transform = self._inner
@@ -248,6 +280,21 @@ class TransformedEnv(EnvBase):
         return f"TransformedEnv(\n    env={self.base_env},\n    transform={self.transform})"
 
 
+class Flow:
+    """Which transforms change anything on the way in, on the way out, and at a reset.
+
+    Args:
+        env: The environment inside.
+        chain: The transforms, in order.
+    """
+
+    def __init__(self, env: EnvBase, chain: Sequence[Transform]) -> None:
+        self.env, self.plan, self.outcome_of = env, env.plan, env.outcome_of
+        self.inverses = [part._inv_call for part in reversed(chain) if _acts(part, "inv")]
+        self.steps = [part._step for part in chain if _acts(part, "step")]
+        self.resets = [part._reset for part in chain if _acts(part, "reset")]
+
+
 class Nest:
     """Step and reset through transforms of which one drives what is inside of it.
 
@@ -265,9 +312,7 @@ class Nest:
     def step(self, td: Any, level: int = -1) -> Any:
         """Step the environment seen through the first ``level`` transforms, or all."""
         if level == 0:
-            following = self.env.plan.complete_step(self.env._step(td))
-            self.env.check_first_step(following)
-            return following
+            return self.env.outcome_of(td)
         inner = level - 1 if level > 0 else len(self.chain) - 1
         return self.chain[inner]._around_step(partial(self.step, level=inner), td)
 
@@ -293,10 +338,5 @@ def leaves(transform: Transform) -> list[Transform]:
 
 def _acts(transform: Transform, way: str) -> bool:
     if way == "inv":
-        return bool(transform.in_keys_inv) or _overrides(transform, "_inv_call")
-    return bool(transform.in_keys) or _overrides(transform, "_step", "_call")
-
-
-def _overrides(transform: Transform, *hooks: str) -> bool:
-    kind = type(transform)
-    return any(getattr(kind, hook) is not getattr(Transform, hook) for hook in hooks)
+        return bool(transform.in_keys_inv) or transform.overrides("_inv_call")
+    return bool(transform.in_keys) or transform.overrides(f"_{way}", "_call")

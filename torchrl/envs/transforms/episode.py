@@ -10,6 +10,7 @@ from tensordict import NestedKey, TensorDictBase
 from torchrl._core.keys import sibling
 from torchrl._core.mdp import DONE, TRUNCATED, last_name
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
+from torchrl.envs.running_sums import RunningSum
 from torchrl.envs.spec_access import flag_spec, leaf_names
 from torchrl.envs.transforms.base import Transform
 
@@ -113,6 +114,14 @@ class StepCounter(Transform):
             if self.max_steps is not None and tensordict_reset.get(truncated_key, None) is None:
                 tensordict_reset.set(truncated_key, torch.zeros_like(done))
         return tensordict_reset
+
+    def entries_touched(self) -> set[NestedKey]:
+        """Return the counts and the flags beside them."""
+        return {key for level in self._levels for key in level}
+
+    def running_sums(self) -> list[RunningSum]:
+        """Return the counts, unless they cut episodes."""
+        return [] if self.max_steps else [RunningSum(count, None) for _, count, _ in self._levels]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Refuse: a count needs the step before, which a lone record does not have."""

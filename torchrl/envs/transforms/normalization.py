@@ -44,7 +44,6 @@ class ObservationNorm(Transform):
 
     entrywise = True
     resets_rows_alone = True
-    _pair: tuple[Any, Any]
 
     def __init__(
         self,
@@ -67,11 +66,6 @@ class ObservationNorm(Transform):
         for name, value in (("loc", loc), ("scale", scale)):
             known = None if value is None else torch.as_tensor(value, dtype=_float(value))
             self.register_buffer(name, known)
-        self._cache()
-
-    def _cache(self) -> None:
-        # A step looks nothing up: buffers are slow to reach.
-        self.__dict__["_pair"] = (self._buffers["loc"], self._buffers["scale"])
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
         # What is not measured yet has no tensor to load into.
@@ -87,7 +81,9 @@ class ObservationNorm(Transform):
         return self._buffers["loc"] is not None and self._buffers["scale"] is not None
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
-        if not self.initialized:
+        buffers = self._buffers  # attributes that are buffers are slow to reach
+        loc, scale = buffers["loc"], buffers["scale"]
+        if loc is None or scale is None:
             raise RuntimeError(
                 describe(
                     self,
@@ -95,9 +91,7 @@ class ObservationNorm(Transform):
                     mend="Give both to the constructor, or call env.transform[i].init_stats(1000).",
                 )
             )
-        if self._pair[0] is not self._buffers["loc"] or self._pair[1] is not self._buffers["scale"]:
-            self._cache()
-        return self._pair
+        return loc, scale
 
     def _apply_transform(self, value: Tensor) -> Tensor:
         loc, scale = self._statistics()

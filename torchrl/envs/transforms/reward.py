@@ -13,6 +13,7 @@ from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import as_keys, leaf_keys, sibling
 from torchrl._core.mdp import DONE, last_name
 from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
+from torchrl.envs.running_sums import RunningSum
 from torchrl.envs.spec_access import leaf_names
 from torchrl.envs.step_plan import expand_flag
 from torchrl.envs.transforms.affine import affine, affine_spec
@@ -109,6 +110,16 @@ class RewardSum(Transform):
                 raise self._missing(destination, tensordict)
             next_tensordict.set(destination, total + next_tensordict.get(source))
         return next_tensordict
+
+    def entries_touched(self) -> set[NestedKey]:
+        """Return the rewards and their sums."""
+        return {*self.in_keys, *self.out_keys}
+
+    def running_sums(self) -> list[RunningSum]:
+        """Return the sums, unless they are rewards themselves or have masks of their own."""
+        if self.reward_spec or self.reset_keys is not None:
+            return []
+        return [RunningSum(*pair) for pair in zip(self.out_keys, self.in_keys, strict=True)]
 
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
         free = free_dims(tensordict_reset, self._batch)
