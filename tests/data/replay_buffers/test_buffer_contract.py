@@ -7,6 +7,7 @@ import pytest
 
 import torchrl.data
 from torchrl.data import (
+    CompactStorage,
     CompressedListStorage,
     LazyMemmapStorage,
     LazyStackStorage,
@@ -33,6 +34,7 @@ STORAGES = {
     "lazy stack": lambda: LazyStackStorage(ROWS),
     "tensor": lambda: LazyTensorStorage(ROWS),
     "memmap": lambda: LazyMemmapStorage(ROWS),
+    "compact": lambda: CompactStorage(LazyTensorStorage(ROWS)),
 }
 SAMPLERS = {
     "random": RandomSampler,
@@ -47,12 +49,14 @@ WRITERS = {
     "round robin": (ReplayBuffer, RoundRobinWriter),
     "tensordict round robin": (TensorDictReplayBuffer, TensorDictRoundRobinWriter),
 }
-FLAT = {" / ".join(names): names for names in itertools.product(STORAGES, SAMPLERS, WRITERS)}
-GRID = {name: parts for name, parts in FLAT.items() if parts[0] in ("tensor", "memmap")}
 STORAGES_2D = {
     "tensor": lambda: LazyTensorStorage(ROWS * 2, ndim=2),
     "memmap": lambda: LazyMemmapStorage(ROWS * 2, ndim=2),
+    "compact": lambda: CompactStorage(LazyMemmapStorage(ROWS * 2, ndim=2)),
 }
+
+FLAT = {" / ".join(names): names for names in itertools.product(STORAGES, SAMPLERS, WRITERS)}
+GRID = {name: parts for name, parts in FLAT.items() if parts[0] in STORAGES_2D}
 
 
 def maker(parts, storages=STORAGES, **kwargs):

@@ -31,6 +31,7 @@ from torchrl.data.replay_buffers.scheduler import (
     StepScheduler,
 )
 from torchrl.data.replay_buffers.storages import (
+    CompactStorage,
     CompressedListStorage,
     LazyMemmapStorage,
     LazyStackStorage,
@@ -53,6 +54,7 @@ from torchrl.data.replay_buffers.writers import (
 )
 
 __all__ = [
+    "CompactStorage",
     "CompressedListStorage",
     "ConsumingSampler",
     "HERReplayBuffer",
