@@ -20,7 +20,9 @@ _BLOCK = 32  # steps of a block
 _WIDE = 128  # rows: a loop where there are this many and more rows than steps
 
 
-def discounted_scan(decay: Tensor, x: Tensor, time_dim: int = -2) -> Tensor:
+def discounted_scan(
+    decay: Tensor, x: Tensor, time_dim: int = -2, vectorized: bool | None = None
+) -> Tensor:
     """Solve ``y_t = x_t + decay_t * y_{t+1}`` backwards in time, with ``y_T = 0``.
 
     The form is chosen by shape: a loop over few steps, a scan of logarithmic depth over few
@@ -30,6 +32,8 @@ def discounted_scan(decay: Tensor, x: Tensor, time_dim: int = -2) -> Tensor:
         decay: ``[*B, T, F]``, the last one is never used.
         x: ``[*B, T, F]``.
         time_dim: Where ``T`` is.
+        vectorized: Choose the form: a loop over all steps (``False``) or one of the two scans
+            (``True``), instead of the fastest.
 
     Returns: ``y [*B, T, F]``.
 
@@ -38,7 +42,9 @@ def discounted_scan(decay: Tensor, x: Tensor, time_dim: int = -2) -> Tensor:
     """
     decay, x = decay.movedim(time_dim, 0), x.movedim(time_dim, 0)  # [T, *B, F]
     steps, size = x.shape[0], x.numel()
-    if steps <= _SHORT or size >= steps * max(_WIDE, 8 * steps):
+    if vectorized is None:
+        vectorized = steps > _SHORT and size < steps * max(_WIDE, 8 * steps)
+    if not vectorized:
         y = _loop_scan(decay, x)
     elif size <= _SMALL or torch.compiler.is_compiling():
         y = _log_scan(decay.contiguous(), x.contiguous())
@@ -132,7 +138,7 @@ def td0_return_estimate(
         reward=reward,
         terminated=terminated,
     )
-    return torch.addcmul(reward, (~terminated).to(reward.dtype) * gamma, next_state_value)
+    return _one_step(gamma, next_state_value, reward, terminated)
 
 
 def td0_advantage_estimate(
@@ -158,6 +164,7 @@ def td_lambda_return_estimate(
     rolling_gamma: bool | None = None,
     *,
     time_dim: int = -2,
+    vectorized: bool | None = None,
 ) -> Tensor:
     r"""Lambda-return.
 
@@ -176,6 +183,7 @@ def td_lambda_return_estimate(
             discounts on the way to it (``True``, the default), or all that follows step ``t`` by
             powers of its own discount (``False``; takes memory of order ``T ** 2``).
         time_dim: Where ``T`` is.
+        vectorized: See :func:`discounted_scan`.
 
     Source: Sutton and Barto, Reinforcement Learning, 2nd edition, 2018, eq. 12.18.
 
@@ -203,9 +211,9 @@ def td_lambda_return_estimate(
             gamma, lmbda, next_state_value, reward, done, terminated, time_dim=time_dim
         )
     follows = _cut_last(done, time_dim).to(reward.dtype) * lmbda  # how far G_{t+1} counts
-    alive = (~terminated).to(reward.dtype) * gamma
-    x = torch.addcmul(reward, alive * (1 - follows), next_state_value)
-    return discounted_scan(follows * alive, x, time_dim)
+    alone = (1 - follows) * next_state_value  # what V' adds to it
+    x = _one_step(gamma, alone, reward, terminated)
+    return discounted_scan(follows * gamma, x, time_dim, vectorized)
 
 
 def _own_gamma_return(
@@ -299,6 +307,7 @@ def generalized_advantage_estimate(
     terminated: Tensor | None = None,
     *,
     time_dim: int = -2,
+    vectorized: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     r"""Generalized advantage estimates and their value targets.
 
@@ -314,6 +323,7 @@ def generalized_advantage_estimate(
         done: ``[*B, T, F]``, cuts the recursion.
         terminated: ``[*B, T, F]``, stops the bootstrap; ``done`` if it is not given.
         time_dim: Where ``T`` is.
+        vectorized: See :func:`discounted_scan`.
 
     Returns: ``advantage [*B, T, F]``, ``value_target [*B, T, F]``.
 
@@ -334,9 +344,9 @@ def generalized_advantage_estimate(
         done=done,
         terminated=terminated,
     )
-    alive = (~terminated).to(reward.dtype) * gamma
-    delta = torch.addcmul(reward, alive, next_state_value) - state_value
-    advantage = discounted_scan((~done).to(reward.dtype) * (gamma * lmbda), delta, time_dim)
+    delta = _one_step(gamma, next_state_value, reward, terminated) - state_value
+    decay = (~done).to(reward.dtype) * (gamma * lmbda)
+    advantage = discounted_scan(decay, delta, time_dim, vectorized)
     return advantage, advantage + state_value
 
 
@@ -397,14 +407,24 @@ def vtrace_advantage_estimate(
     )
     ratio = (log_pi - log_mu).exp()
     rho, c = _at_most(ratio, rho_thresh), _at_most(ratio, c_thresh)
-    alive = (~terminated).to(reward.dtype) * gamma
-    delta = rho * (torch.addcmul(reward, alive, next_state_value) - state_value)
+    delta = rho * (_one_step(gamma, next_state_value, reward, terminated) - state_value)
     decay = (~done).to(reward.dtype) * gamma * c
     correction = discounted_scan(decay, delta, time_dim)  # v_t - V_t
     # v_{t+1} = V'_t + (v_{t+1} - V_{t+1}) holds also where V'_t is not the value of the next row
     following = _next_row(correction, time_dim) * ~done
-    advantage = rho * (torch.addcmul(reward, alive, next_state_value + following) - state_value)
+    target = _one_step(gamma, next_state_value + following, reward, terminated)
+    advantage = rho * (target - state_value)
     return advantage, correction + state_value
+
+
+def _one_step(
+    gamma: float | Tensor, next_value: Tensor, reward: Tensor, terminated: Tensor
+) -> Tensor:
+    """Return ``r + gamma (1 - e) V'``; what is said to follow an end may be anything, even NaN."""
+    ahead = next_value.masked_fill(terminated, 0.0)
+    if isinstance(gamma, Tensor):
+        return reward + gamma * ahead
+    return torch.add(reward, ahead, alpha=gamma)
 
 
 def _at_most(ratio: Tensor, threshold: float | Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.actor_critic import ActorCriticLoss, normalized
+from torchrl.objectives.calls import distribution
 
 
 class A2CLoss(ActorCriticLoss):
@@ -65,7 +66,7 @@ class A2CLoss(ActorCriticLoss):
         advantage = self._advantage(td, mask)  # [*B, 1]
         if self.normalize_advantage:
             advantage = normalized(advantage, mask)
-        dist = self._distribution(td)
+        dist = distribution(self.actor_network, td)
         log_prob = self._log_prob(dist, td, advantage).unsqueeze(-1)  # [*B, 1]
         return {
             "loss_objective": -log_prob * advantage,

@@ -15,7 +15,8 @@ from torch.distributions import Distribution
 from torchrl._core.errors import describe
 from torchrl._core.keys import read, require, write
 from torchrl._core.math import distance_loss
-from torchrl.objectives.common import LossModule, cleared, expand_right, take
+from torchrl.objectives.calls import take
+from torchrl.objectives.common import LossModule, cleared, expand_right
 from torchrl.objectives.distributions import check_actor, entropy, heads, log_prob
 from torchrl.objectives.networks import frozen
 from torchrl.objectives.value.estimators import ValueEstimators
@@ -163,10 +164,6 @@ class ActorCriticLoss(LossModule):
 
     def _advantage(self, td: TensorDictBase, mask: Tensor | None) -> Tensor:
         return cleared(td.get(self.tensor_keys.advantage), mask)
-
-    def _distribution(self, td: TensorDictBase) -> Distribution:
-        actor = self.actor_network
-        return actor.get_dist(td.select(*actor.in_keys, strict=False))
 
     def _log_prob(self, dist: Distribution, td: TensorDictBase, advantage: Tensor) -> Tensor:
         """Log-probability ``[*B]`` of the action of the data, which takes no gradient."""

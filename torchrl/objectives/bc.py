@@ -10,9 +10,10 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
 from torch import Tensor
 
-from torchrl._core.keys import read
+from torchrl._core.keys import read, write
 from torchrl._core.math import distance_loss
-from torchrl.objectives.common import LossModule, take
+from torchrl.objectives.calls import distribution, take
+from torchrl.objectives.common import LossModule, expand_right
 from torchrl.objectives.distributions import log_prob
 
 
@@ -28,7 +29,8 @@ class BCLoss(LossModule):
             with a distribution, ``"l2"`` for another.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
-    Reads: ``action [*B, A]`` and the inputs of the policy.
+    Reads: ``action [*B, A]`` and the inputs of the policy; ``pad_mask [*B]`` if it is there: the
+        rows that are padding, which do not count; ``[*B, T]`` for sequences of actions.
     Returns: ``loss_bc``.
 
     >>> import torch
@@ -41,6 +43,7 @@ class BCLoss(LossModule):
     @dataclass
     class _AcceptedKeys:
         action: NestedKey = read("action")
+        pad_mask: NestedKey = write("pad_mask")
 
     network_inputs: Mapping[str, str] = {"actor_network": "root"}
 
@@ -59,12 +62,19 @@ class BCLoss(LossModule):
         self.loss_function = loss_function
         self.out_keys = ["loss_bc"]
 
+    def _mask(self, td: TensorDictBase) -> Tensor | None:
+        mask, padding = super()._mask(td), td.get(self.tensor_keys.pad_mask, None)
+        if padding is None:
+            return mask
+        if padding.numel() == td.numel():
+            padding = padding.reshape(td.batch_size)
+        kept = ~padding.bool()  # [*B] or [*B, T]
+        return kept if mask is None else expand_right(mask, kept) & kept
+
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
-        actor, key = self.actor_network, self.tensor_keys.action
+        actor, key, mask = self.actor_network, self.tensor_keys.action, self._mask(td)
+        ndim = td.ndim if mask is None else mask.ndim
         if self.loss_function is None:
-            dist = actor.get_dist(td.select(*actor.in_keys, strict=False))
-            return {"loss_bc": -log_prob(dist, td, key, td.ndim)}
+            return {"loss_bc": -log_prob(distribution(actor, td), td, key, ndim)}
         distance = distance_loss(take(actor, td, key), td.get(key), self.loss_function)
-        return {
-            "loss_bc": distance.flatten(td.ndim).mean(-1) if distance.ndim > td.ndim else distance
-        }
+        return {"loss_bc": distance.flatten(ndim).mean(-1) if distance.ndim > ndim else distance}

@@ -16,10 +16,11 @@ from torchrl._core.errors import describe
 from torchrl._core.keys import inputs, next_key, require
 from torchrl.objectives.networks import check_network, copies, frozen_copy, input_keys
 from torchrl.objectives.value.base import ValueEstimatorBase, renamed
-from torchrl.objectives.value.estimators import CLASSES, ValueEstimators, default_value_kwargs
+from torchrl.objectives.value.estimators import ValueEstimators, dispatch_value_estimator
 
 AUTO_LOSS_MASK_KEYS: tuple[NestedKey, ...] = (("collector", "mask"), "learning_mask")
 REDUCTIONS = ("mean", "sum", "none")
+SCALAR_MODES = (None, "exclude", "non_tensor")
 
 
 class LossModule(TensorDictModuleBase):
@@ -34,6 +35,9 @@ class LossModule(TensorDictModuleBase):
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` to keep one loss a sample.
         use_prioritized_weights: Weigh the errors of the critics by the entry ``priority_weight``:
             always, never, or (``"auto"``) where there is one.
+        scalar_output_mode: What becomes of scalars that are only reported where nothing is reduced
+            (``reduction="none"``): ``"exclude"`` leaves them out, ``"non_tensor"`` returns them as
+            numbers; by default they stay tensors.
 
     Hooks:
         _AcceptedKeys: Dataclass of entry names, each ``read``, ``read_next`` or ``write``.
@@ -60,20 +64,28 @@ class LossModule(TensorDictModuleBase):
     _value_estimator: ValueEstimatorBase | None = None
 
     def __init__(
-        self, *, reduction: str | None = None, use_prioritized_weights: str | bool = "auto"
+        self,
+        *,
+        reduction: str | None = None,
+        use_prioritized_weights: str | bool = "auto",
+        scalar_output_mode: str | None = None,
     ) -> None:
         super().__init__()
         reduction = reduction or "mean"
-        if reduction not in REDUCTIONS:
-            raise ValueError(
-                describe(
-                    self,
-                    "got an unknown reduction",
-                    expected=f"one of {list(REDUCTIONS)}",
-                    found=repr(reduction),
+        for name, value, known in (
+            ("reduction", reduction, REDUCTIONS),
+            ("scalar_output_mode", scalar_output_mode, SCALAR_MODES),
+        ):
+            if value not in known:
+                raise ValueError(
+                    describe(
+                        self,
+                        f"got an unknown {name}",
+                        expected=f"one of {list(known)}",
+                        found=repr(value),
+                    )
                 )
-            )
-        self.reduction = reduction
+        self.reduction, self.scalar_output_mode = reduction, scalar_output_mode
         self.use_prioritized_weights = use_prioritized_weights
         self.tensor_keys = self._AcceptedKeys()
         self._value_kwargs: dict[str, Any] = {}
@@ -258,14 +270,9 @@ class LossModule(TensorDictModuleBase):
         Raises:
             ValueError: if the loss cannot use such an estimator.
         """
-        if isinstance(value_type, ValueEstimatorBase):
-            estimator = value_type
-        else:
-            estimator = self._build_value_estimator(value_type, hyperparams)
-        estimator.set_keys(**self._shared_keys())
-        # not a submodule: it shares the networks of the loss
-        self.__dict__["_value_estimator"] = estimator
-        return self
+        return dispatch_value_estimator(
+            self, value_type, supported=self.value_estimators, **hyperparams
+        )
 
     @property
     def value_estimator(self) -> ValueEstimatorBase:
@@ -274,35 +281,6 @@ class LossModule(TensorDictModuleBase):
             self.make_value_estimator()
         assert self._value_estimator is not None
         return self._value_estimator
-
-    def _build_value_estimator(
-        self, value_type: ValueEstimators | str | type | None, hyperparams: dict[str, Any]
-    ) -> ValueEstimatorBase:
-        networks = self._estimator_networks()
-        if isinstance(value_type, type):
-            names_of_classes = {kind: name for name, kind in CLASSES.items()}
-            if value_type not in names_of_classes:
-                given = {"value_network": networks["value_network"], **self._value_kwargs}
-                return value_type(**{**given, **hyperparams})
-            value_type = names_of_classes[value_type]
-        if value_type is None:
-            value_type = self.default_value_estimator
-        if value_type is None or ValueEstimators(value_type) not in self.value_estimators:
-            names = [member.value for member in self.value_estimators]
-            raise ValueError(
-                describe(
-                    self,
-                    "cannot use this value estimator",
-                    expected=f"one of {names}",
-                    found=value_type,
-                )
-            )
-        value_type = ValueEstimators(value_type)
-        defaults = default_value_kwargs(value_type)
-        given = {k: v for k, v in self._value_kwargs.items() if k in defaults}
-        if value_type is not ValueEstimators.VTrace:
-            networks.pop("actor_network", None)
-        return CLASSES[value_type](**{**defaults, **given, **networks, **hyperparams})
 
     def _estimator_networks(self) -> dict[str, Any]:
         """Return the networks that an estimator of this loss gets."""
@@ -340,11 +318,21 @@ class LossModule(TensorDictModuleBase):
                 for name, value in self.losses(td).items()
             }
         )
+        if self.scalar_output_mode is not None and self.reduction == "none":
+            self._convert_scalars(out)
         if td is not tensordict and td.batch_size == tensordict.batch_size:
             priority = getattr(self.tensor_keys, "priority", None)
             if priority is not None:
                 tensordict.set(priority, td.get(priority))
         return out
+
+    def _convert_scalars(self, out: TensorDict) -> None:
+        """Leave out what has no samples, or return it as numbers."""
+        for name, value in list(out.items()):
+            if not value.ndim:
+                out.pop(name)
+                if self.scalar_output_mode == "non_tensor":
+                    out.set_non_tensor(name, value.item())
 
     def _as_data(self, td: TensorDictBase, mask: Tensor | None) -> TensorDictBase:
         """Check the batch, and return it as what it is: data, which takes no gradient.
@@ -362,8 +350,9 @@ class LossModule(TensorDictModuleBase):
         if reward is None:
             return td
         if td.ndim >= reward.ndim:
-            td = td.copy()
-            td.batch_size = reward.shape[:-1]
+            guessed, td = td, TensorDict({}, reward.shape[:-1])
+            for key in guessed.keys(True, True):
+                td.set(key, guessed.get(key))
         elif mask is not None:
             td = td.copy().set(next_key(name), cleared(reward, mask))
         return td
@@ -430,13 +419,3 @@ def cleared(x: Tensor, mask: Tensor | None) -> Tensor:
     nor, as an infinity times zero would, the gradient.
     """
     return x if mask is None else torch.where(expand_right(mask, x), x, 0.0)
-
-
-def take(network: Any, td: TensorDictBase, key: NestedKey) -> Tensor:
-    """Run a network on its entries of ``td``, which stays as it is, and return one output.
-
-    An ensemble gives the outputs of all its networks, ``[N, *B, ...]``.
-    """
-    if isinstance(network, nn.ModuleList):
-        return torch.stack([take(one, td, key) for one in network])
-    return network(td.select(*network.in_keys, strict=False)).get(key)

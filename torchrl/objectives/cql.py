@@ -12,10 +12,11 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from torchrl.objectives.calls import distribution, value_of
 from torchrl.objectives.distributions import log_prob
 from torchrl.objectives.dqn import DQNLoss
 from torchrl.objectives.max_entropy import Actions
-from torchrl.objectives.off_policy import action_bounds, evaluate, value_of
+from torchrl.objectives.off_policy import action_bounds
 from torchrl.objectives.sac import SACLoss
 
 
@@ -83,7 +84,7 @@ class CQLLoss(SACLoss):
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         out = super().losses(td)
         actor, keys = self.actor_network, self.tensor_keys
-        dist = actor.get_dist(td.select(*actor.in_keys, strict=False))
+        dist = distribution(actor, td)
         of_data = log_prob(dist, td, keys.action, td.ndim)
         entropy = dist.log_prob(dist.rsample()).reshape(td.batch_size)
         out["loss_actor_bc"] = self.alpha * entropy - of_data
@@ -107,7 +108,7 @@ class CQLLoss(SACLoss):
             ]
         wide = td.expand(count, *td.batch_size)
         ratios = [
-            evaluate(self.qvalue_network, wide, key, actions) / self.temperature - density
+            value_of(self.qvalue_network, wide, key, actions) / self.temperature - density
             for actions, density in draws
         ]  # [N, R, *B] each
         sampled = torch.cat(ratios, 1).logsumexp(1) - math.log(3 * count)  # [N, *B]

@@ -9,9 +9,9 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from torchrl.objectives.calls import merge, value_of
 from torchrl.objectives.max_entropy import MaxEntropyLoss
 from torchrl.objectives.networks import frozen
-from torchrl.objectives.off_policy import evaluate, merge
 
 
 class CrossQLoss(MaxEntropyLoss):
@@ -88,7 +88,7 @@ class CrossQLoss(MaxEntropyLoss):
             self._prioritise(td, error)
         actions, log_prob = self._draw(td)
         with frozen(self.qvalue_network) as critics, _evaluating(critics):
-            value = evaluate(critics, td, key, actions).amin(0)  # [*B]
+            value = value_of(critics, td, key, actions).amin(0)  # [*B]
         return {
             "loss_actor": self.alpha * log_prob - value,
             "loss_qvalue": self._weigh(td, self._errors(predicted, target).sum(0)),

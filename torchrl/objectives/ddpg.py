@@ -11,9 +11,9 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.keys import write
-from torchrl.objectives.common import take
+from torchrl.objectives.calls import take, value_of
 from torchrl.objectives.networks import frozen
-from torchrl.objectives.off_policy import CriticKeys, CriticLoss, evaluate, value_of
+from torchrl.objectives.off_policy import CriticKeys, CriticLoss
 
 
 @dataclass
@@ -99,7 +99,7 @@ class DDPGLoss(CriticLoss):
         with torch.no_grad():
             action = take(self.target("actor_network"), following, keys.action)
             critic = self.target("value_network")
-            ahead = evaluate(critic, following, keys.state_action_value, {keys.action: action})
+            ahead = value_of(critic, following, keys.state_action_value, {keys.action: action})
             target = self._bootstrap(td, ahead.unsqueeze(-1))
         return predicted, target
 
@@ -107,4 +107,4 @@ class DDPGLoss(CriticLoss):
         keys = self.tensor_keys
         action = take(self.actor_network, td, keys.action)
         with frozen(self.value_network) as critic:
-            return -evaluate(critic, td, keys.state_action_value, {keys.action: action})
+            return -value_of(critic, td, keys.state_action_value, {keys.action: action})

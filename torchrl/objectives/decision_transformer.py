@@ -11,7 +11,8 @@ from torch import Tensor
 
 from torchrl._core.keys import read, write
 from torchrl._core.math import distance_loss
-from torchrl.objectives.common import LossModule, take
+from torchrl.objectives.calls import distribution, take
+from torchrl.objectives.common import LossModule
 from torchrl.objectives.distributions import entropy, log_prob
 from torchrl.objectives.max_entropy import MaxEntropyLoss
 
@@ -102,7 +103,7 @@ class OnlineDTLoss(MaxEntropyLoss):
         self._limit_alpha()
         actor, key = self.actor_network, self.tensor_keys.action_target
         self._infer_target_entropy([td.get(key)], td.ndim)
-        dist = actor.get_dist(td.select(*actor.in_keys, strict=False))
+        dist = distribution(actor, td)
         spread = entropy(dist, td.ndim, self.samples_mc_entropy)  # [*B, T]
         return {
             "loss_log_likelihood": -log_prob(dist, td, key, td.ndim),

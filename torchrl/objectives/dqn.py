@@ -19,6 +19,7 @@ from torchrl._core.errors import describe
 from torchrl._core.keys import write
 from torchrl.modules import QValueModule
 from torchrl.modules.tensordict_module.choices import resolve
+from torchrl.objectives.calls import take
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss
 from torchrl.objectives.value.estimators import ValueEstimators
 
@@ -73,11 +74,10 @@ class _QLearning(CriticLoss):
     def _values(self, td: TensorDictBase, target: bool = False) -> Tensor:
         """Return the values of all actions; the choice of one is left out."""
         network = self.target("value_network") if target else self.value_network
-        modules = list(network.module)[:-1] if self._chooses else [network]
-        inputs = td.select(*network.in_keys, strict=False)
-        for module in modules:
-            inputs = module(inputs)
-        return inputs.get(self.tensor_keys.action_value)
+        *before, network = [*network.module][:-1] if self._chooses else [network]
+        for module in before:
+            td = module(td.copy())
+        return take(network, td, self.tensor_keys.action_value)
 
     def _next_outputs(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Return the target network's values of the next step, and the action to value there."""
@@ -134,7 +134,7 @@ class DQNLoss(_QLearning):
         with torch.no_grad():
             target = self._bootstrap(td, self._next_value(td))
         taken = taken.squeeze(-1)  # [*B]
-        self._prioritise(td, (taken - target).square().unsqueeze(-1))
+        self._prioritise(td, (taken.detach() - target).square().unsqueeze(-1))
         return {"loss": self._weigh(td, self._errors(taken, target))}
 
     def _next_value(self, td: TensorDictBase) -> Tensor:

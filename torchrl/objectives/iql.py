@@ -13,9 +13,9 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl._core.keys import write
 from torchrl.modules.tensordict_module.choices import resolve
-from torchrl.objectives.common import take
+from torchrl.objectives.calls import distribution, take, value_of
 from torchrl.objectives.distributions import check_actor, entropy, heads, log_prob
-from torchrl.objectives.off_policy import CriticKeys, CriticLoss, value_of
+from torchrl.objectives.off_policy import CriticKeys, CriticLoss
 
 MAX_WEIGHT = 100.0  # section 5.3 of the paper's appendix
 
@@ -99,7 +99,7 @@ class IQLLoss(CriticLoss):
         gap = lowest - value
         side = torch.where(gap < 0, 1 - self.expectile, self.expectile)
         weight = (self.temperature * gap.detach()).exp().clamp_max(MAX_WEIGHT)
-        dist = actor.get_dist(td.select(*actor.in_keys, strict=False))
+        dist = distribution(actor, td)
         chosen = log_prob(dist, td, keys.action, td.ndim)
         with torch.no_grad():
             spread: Any = sum(entropy(part, td.ndim) for part in heads(dist).values())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import write
+from torchrl.objectives.calls import distribution
 from torchrl.objectives.distributions import check_actor, heads, sum_leaves, sum_to
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss, spec_leaf
 
@@ -106,7 +107,7 @@ class MaxEntropyLoss(CriticLoss):
     def _draw(self, td: TensorDictBase, actor: Any = None) -> tuple[Actions, Tensor]:
         """Return actions of the policy and their log-probability ``[*B]``, both with gradients."""
         actor = self.actor_network if actor is None else actor
-        dist = actor.get_dist(td.select(*actor.in_keys, strict=False))
+        dist = distribution(actor, td)
         if not all(part.has_rsample for part in heads(dist).values()):
             raise TypeError(
                 describe(

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import read, read_next, write
+from torchrl._core.legacy import old_keywords
 from torchrl._core.math import distance_loss
 from torchrl._core.mdp import step_mdp
 from torchrl._core.returns import td0_return_estimate
-from torchrl.objectives.common import LossModule, take
+from torchrl.objectives.common import LossModule
 from torchrl.objectives.networks import frozen
 from torchrl.objectives.value.estimators import ValueEstimators
 from torchrl.objectives.value.td import TD0Estimator
@@ -45,6 +46,7 @@ class CriticLoss(LossModule):
         separate_losses: Keep the critic's error out of what it shares with the actor.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         use_prioritized_weights: See :class:`~torchrl.objectives.LossModule`.
+        scalar_output_mode: See there.
     """
 
     _AcceptedKeys: Any = CriticKeys
@@ -55,6 +57,7 @@ class CriticLoss(LossModule):
         ValueEstimators.TDLambda,
     )
 
+    @old_keywords(deactivate_vmap=None)  # networks are called as they are
     def __init__(
         self,
         *,
@@ -64,8 +67,13 @@ class CriticLoss(LossModule):
         separate_losses: bool = False,
         reduction: str | None = None,
         use_prioritized_weights: str | bool = "auto",
+        scalar_output_mode: str | None = None,
     ) -> None:
-        super().__init__(reduction=reduction, use_prioritized_weights=use_prioritized_weights)
+        super().__init__(
+            reduction=reduction,
+            use_prioritized_weights=use_prioritized_weights,
+            scalar_output_mode=scalar_output_mode,
+        )
         self.loss_function, self.separate_losses = loss_function, separate_losses
         if gamma is not None:
             self._value_kwargs["gamma"] = gamma
@@ -98,28 +106,6 @@ class CriticLoss(LossModule):
             return
         with frozen(critic, only={id(p) for p in self.actor_network.parameters()}):
             yield
-
-
-def merge(td: TensorDictBase, network: Any, entries: dict[NestedKey, Tensor]) -> TensorDictBase:
-    """Return the inputs that a network finds in ``td``, some of them replaced."""
-    inputs = td.select(*network.in_keys, strict=False)
-    for key, value in entries.items():
-        inputs.set(key, value)
-    return inputs
-
-
-def evaluate(
-    network: Any, td: TensorDictBase, key: NestedKey, entries: dict[NestedKey, Tensor]
-) -> Tensor:
-    """Return the values ``[*B]`` (of an ensemble ``[N, *B]``) of other actions than the data's."""
-    if isinstance(network, torch.nn.ModuleList):
-        return torch.stack([evaluate(one, td, key, entries) for one in network])
-    return network(merge(td, network, entries)).get(key).squeeze(-1)
-
-
-def value_of(network: Any, td: TensorDictBase, key: NestedKey) -> Tensor:
-    """Return the values ``[*B]`` (of an ensemble ``[N, *B]``) of the data."""
-    return take(network, td, key).squeeze(-1)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchrl._core.keys import read, require
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.actor_critic import ActorCriticLoss, normalized
+from torchrl.objectives.calls import distribution
 from torchrl.objectives.common import cleared
 from torchrl.objectives.distributions import divergence, sum_leaves, sum_to
 
@@ -101,7 +102,7 @@ class PPOLoss(ActorCriticLoss):
             dims = self.normalize_advantage_exclude_dims
             advantage = normalized(advantage, mask, dims)
         ndim = advantage.ndim - 1
-        dist = self._distribution(td)
+        dist = distribution(self.actor_network, td)
         log_weight = self._log_prob(dist, td, advantage) - self._old_log_prob(td, ndim)  # [*B]
         log_weight = cleared(log_weight, mask)
         if self.max_importance_ratio is not None:

@@ -10,9 +10,9 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import describe
+from torchrl.objectives.calls import value_of
 from torchrl.objectives.max_entropy import MaxEntropyLoss
 from torchrl.objectives.networks import frozen
-from torchrl.objectives.off_policy import evaluate, value_of
 
 
 class REDQLoss(MaxEntropyLoss):
@@ -99,7 +99,7 @@ class REDQLoss(MaxEntropyLoss):
         with torch.no_grad():
             following = td.get("next")
             actions, log_prob = self._draw(following)
-            values = evaluate(self.target("qvalue_network"), following, key, actions)
+            values = value_of(self.target("qvalue_network"), following, key, actions)
             drawn = torch.randperm(self.num_qvalue_nets, device=values.device)
             lowest = values[drawn[: self.sub_sample_len]].amin(0)
             ahead = lowest - self.alpha * log_prob  # [*B]
@@ -107,7 +107,7 @@ class REDQLoss(MaxEntropyLoss):
             self._prioritise(td, (predicted - target).abs().amax(0))
         actions, log_prob = self._draw(td)
         with frozen(self.qvalue_network) as critics:
-            value = evaluate(critics, td, key, actions)  # [N, *B]
+            value = value_of(critics, td, key, actions)  # [N, *B]
         return {
             "loss_actor": self.alpha * log_prob - value.mean(0),
             "loss_qvalue": self._weigh(td, self._errors(predicted, target).sum(0)),

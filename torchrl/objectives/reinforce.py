@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.actor_critic import ActorCriticLoss
+from torchrl.objectives.calls import distribution
 
 
 class ReinforceLoss(ActorCriticLoss):
@@ -51,7 +52,8 @@ class ReinforceLoss(ActorCriticLoss):
         mask = self._mask(td)
         td = self._with_advantage(td)
         advantage = self._advantage(td, mask)  # [*B, 1]
-        log_prob = self._log_prob(self._distribution(td), td, advantage).unsqueeze(-1)  # [*B, 1]
+        dist = distribution(self.actor_network, td)
+        log_prob = self._log_prob(dist, td, advantage).unsqueeze(-1)  # [*B, 1]
         out = self._critic_losses(td, mask)
         if self.has_critic:
             out["loss_value"] = out.pop("loss_critic")

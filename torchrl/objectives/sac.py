@@ -17,10 +17,10 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl._core.keys import write
 from torchrl.modules.tensordict_module.choices import resolve
-from torchrl.objectives.common import take
+from torchrl.objectives.calls import distribution, take, value_of
 from torchrl.objectives.max_entropy import Actions, MaxEntropyKeys, MaxEntropyLoss
 from torchrl.objectives.networks import frozen
-from torchrl.objectives.off_policy import evaluate, spec_leaf, value_of
+from torchrl.objectives.off_policy import spec_leaf
 
 
 class SACLoss(MaxEntropyLoss):
@@ -110,7 +110,7 @@ class SACLoss(MaxEntropyLoss):
             self._prioritise(td, (predicted - target).abs().amax(0))
         actions, log_prob = self._draw(td)
         with frozen(self.qvalue_network) as critics:
-            value = evaluate(critics, td, key, actions).amin(0)  # [*B]
+            value = value_of(critics, td, key, actions).amin(0)  # [*B]
         out = {
             "loss_actor": self.alpha * log_prob - value,
             "loss_qvalue": self._weigh(td, self._errors(predicted, target).sum(0)),
@@ -133,7 +133,7 @@ class SACLoss(MaxEntropyLoss):
 
     def _lowest(self, td: TensorDictBase, actions: Actions) -> Tensor:
         critics = self.target("qvalue_network")
-        return evaluate(critics, td, self.tensor_keys.state_action_value, actions).amin(0)
+        return value_of(critics, td, self.tensor_keys.state_action_value, actions).amin(0)
 
 
 @dataclass
@@ -234,7 +234,7 @@ class DiscreteSACLoss(MaxEntropyLoss):
     def _policy(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Return probabilities and their logarithms ``[*B, A]``; impossible actions have zeros."""
         actor = self.actor_network
-        dist = actor.get_dist(td.select(*actor.in_keys))
+        dist = distribution(actor, td)
         log_probs = dist.logits.log_softmax(-1)
         return log_probs.exp(), log_probs.clamp_min(torch.finfo(log_probs.dtype).min)
 

@@ -9,10 +9,10 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
-from torchrl.objectives.common import take
+from torchrl.objectives.calls import take, value_of
 from torchrl.objectives.ddpg import DDPGKeys
 from torchrl.objectives.networks import frozen
-from torchrl.objectives.off_policy import CriticLoss, action_bounds, evaluate, value_of
+from torchrl.objectives.off_policy import CriticLoss, action_bounds
 
 
 class TD3Loss(CriticLoss):
@@ -96,7 +96,7 @@ class TD3Loss(CriticLoss):
         keys = self.tensor_keys
         action = take(self.actor_network, td, keys.action)
         with frozen(self.qvalue_network[0]) as critic:
-            value = evaluate(critic, td, keys.state_action_value, {keys.action: action})
+            value = value_of(critic, td, keys.state_action_value, {keys.action: action})
         return value, action
 
     def _critic_losses(self, td: TensorDictBase) -> dict[str, Tensor]:
@@ -121,7 +121,7 @@ class TD3Loss(CriticLoss):
         noise = noise.clamp(-self.noise_clip, self.noise_clip) * (high - low) / 2
         action = torch.minimum(torch.maximum(action + noise, low), high)
         critics = self.target("qvalue_network")
-        return evaluate(critics, following, keys.state_action_value, {keys.action: action}).amin(0)
+        return value_of(critics, following, keys.state_action_value, {keys.action: action}).amin(0)
 
 
 class TD3BCLoss(TD3Loss):

@@ -13,11 +13,10 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import describe
-from torchrl.objectives.common import take
+from torchrl.objectives.calls import take
 from torchrl.objectives.dqn import quantile_huber
-from torchrl.objectives.max_entropy import Actions, MaxEntropyLoss
+from torchrl.objectives.max_entropy import MaxEntropyLoss
 from torchrl.objectives.networks import frozen
-from torchrl.objectives.off_policy import merge
 
 
 class TQCLoss(MaxEntropyLoss):
@@ -81,7 +80,7 @@ class TQCLoss(MaxEntropyLoss):
             self._prioritise(td, (predicted.mean((0, -1)) - target.mean(-1)).abs())
         actions, log_prob = self._draw(td)
         with frozen(self.qvalue_network) as critics:
-            value = _quantiles(critics, td, key, actions).mean((0, -1))  # [*B]
+            value = take(critics, td, key, actions).mean((0, -1))  # [*B]
         errors: Any = sum(quantile_huber(q, target) / q.shape[-1] for q in predicted.unbind(0))
         return {
             "loss_actor": self.alpha * log_prob - value,
@@ -93,7 +92,7 @@ class TQCLoss(MaxEntropyLoss):
     def _target(self, td: TensorDictBase, key: NestedKey) -> Tensor:
         following = td.get("next")
         actions, log_prob = self._draw(following)
-        ahead = _quantiles(self.target("qvalue_network"), following, key, actions)  # [N, *B, Z]
+        ahead = take(self.target("qvalue_network"), following, key, actions)  # [N, *B, Z]
         pooled = ahead.movedim(0, -1).flatten(-2).sort(-1).values  # [*B, N * Z]
         kept = pooled.shape[-1] - self.top_quantiles_to_drop
         if kept < 1:
@@ -108,7 +107,3 @@ class TQCLoss(MaxEntropyLoss):
             )
         soft = pooled[..., :kept] - (self.alpha * log_prob).unsqueeze(-1)
         return self._bootstrap_each(td, soft)
-
-
-def _quantiles(critics: Any, td: TensorDictBase, key: NestedKey, actions: Actions) -> Tensor:
-    return torch.stack([critic(merge(td, critic, actions)).get(key) for critic in critics])

@@ -16,8 +16,8 @@ from torch import Tensor
 from torchrl._core.keys import next_key, write
 from torchrl._core.keys import read as read_root
 from torchrl.modules.tensordict_module.choices import resolve
-from torchrl.objectives.common import take
-from torchrl.objectives.off_policy import CriticKeys, CriticLoss, merge
+from torchrl.objectives.calls import outputs, take, value_of
+from torchrl.objectives.off_policy import CriticKeys, CriticLoss
 
 AGENTS = "agents"
 
@@ -94,17 +94,16 @@ class QMixerLoss(CriticLoss):
         with torch.no_grad():
             following = td.get("next")
             network = self.target("local_value_network")
-            outputs = network(following.select(*network.in_keys))
-            best = outputs.get(keys.local_value, None)  # minds masks
+            written = outputs(network, following)
+            best = written.get(keys.local_value, None)  # minds masks
             if best is None:
-                best = space.best(outputs.get(keys.action_value))[1]  # [*B, n, 1]
+                best = space.best(written.get(keys.action_value))[1]  # [*B, n, 1]
             ahead = self._mix(self.target("mixer_network"), following, best)
             target = self._bootstrap(td, ahead.unsqueeze(-1))
-        self._prioritise(td, (taken - target).square().unsqueeze(-1))
+        self._prioritise(td, (taken.detach() - target).square().unsqueeze(-1))
         return {"loss": self._weigh(td, self._errors(taken, target))}
 
     def _mix(self, mixer: Any, td: TensorDictBase, values: Tensor) -> Tensor:
         """Return the value of the team ``[*B]``."""
         keys = self.tensor_keys
-        inputs = merge(td, mixer, {keys.local_value: values})
-        return mixer(inputs).get(keys.global_value).squeeze(-1)
+        return value_of(mixer, td, keys.global_value, {keys.local_value: values})

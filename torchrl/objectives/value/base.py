@@ -9,12 +9,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDictBase, unravel_key
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
 from torchrl._core.errors import TorchRLError, describe, nearest
 from torchrl._core.keys import next_key, read_next, require, write
+from torchrl._core.legacy import old_keywords
+from torchrl.objectives.calls import take
 
 
 @dataclass
@@ -67,6 +69,10 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         time_dim: Which batch dimension is time. By default the one that is called ``"time"``,
             otherwise the last one.
         device: Hold discounts as tensors on this device; otherwise numbers stay numbers.
+        value_chunk_size: Evaluate the critic on pieces of the batch, of at most this size, to spare
+            memory.
+        num_chunks: Evaluate it on so many pieces; ``num_chunk`` is another name for it.
+        value_chunk_dim: Along which batch dimension the pieces lie.
 
     Hooks:
         returns: ``Steps -> value target [*B, T, F]``.
@@ -89,6 +95,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
     needs_value = False
     needs_time = True
 
+    @old_keywords(deactivate_vmap=None, shifted_budget=None, num_chunk="num_chunks")
     def __init__(
         self,
         *,
@@ -102,8 +109,21 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         value_key: NestedKey | None = None,
         time_dim: int | None = None,
         device: torch.device | str | None = None,
+        value_chunk_size: int | None = None,
+        num_chunks: int | None = None,
+        value_chunk_dim: int = 0,
     ) -> None:
         super().__init__()
+        if value_chunk_size is not None and num_chunks is not None:
+            raise ValueError(
+                describe(
+                    self,
+                    "got both value_chunk_size and num_chunks",
+                    mend="Give one of them.",
+                )
+            )
+        self.value_chunk_size, self.num_chunks = value_chunk_size, num_chunks
+        self.value_chunk_dim = value_chunk_dim
         self._device = device
         self.gamma = self._hold("gamma", gamma)
         self.value_network = value_network
@@ -292,13 +312,24 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         require(td, network.in_keys if root else map(next_key, network.in_keys), self)
         place = td if root else td.get("next")
         with use_params(network, params):
-            return network(place.select(*network.in_keys)).get(self.tensor_keys.value)
+            return self._evaluate(place)
+
+    def _evaluate(self, inputs: TensorDictBase) -> Tensor:
+        """Return the critic's values, found piece by piece if so chosen."""
+        network, key, dim = self.value_network, self.tensor_keys.value, self.value_chunk_dim
+        size, count = self.value_chunk_size, self.num_chunks
+        if size is None and count is None:
+            return take(network, inputs, key)
+        dim = dim % inputs.ndim
+        inputs = inputs.select(*network.in_keys)
+        pieces = inputs.chunk(count, dim) if size is None else inputs.split(size, dim)
+        return torch.cat([take(network, piece, key) for piece in pieces], dim)
 
     def _shifted_values(
         self, td: TensorDictBase, params: TensorDictBase | None
     ) -> tuple[Tensor, Tensor]:
         """Evaluate the roots and only those next observations that are not the following root."""
-        network, key, time = self._critic(), self.tensor_keys.value, self._find_time(td)
+        network, time = self._critic(), self._find_time(td)
         require(td, [*network.in_keys, *map(next_key, network.in_keys)], self)
         ends = self._ends(td)[0].movedim(time, 0)
         ends = ends.flatten(td.ndim).any(-1).clone()  # [T, *B]
@@ -307,7 +338,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         nexts = td.get("next").select(*network.in_keys)
         nexts = nexts.permute(time, *(i for i in range(td.ndim) if i != time))[ends]
         with use_params(network, params):
-            values = network(torch.cat([roots.reshape(-1), nexts])).get(key)
+            values = self._evaluate(torch.cat([roots.reshape(-1), nexts]))
         count = ends.numel()
         value = values[:count].unflatten(0, ends.shape)  # [T, *B, F]
         next_value = torch.cat([value[1:], value[:1]]).masked_scatter(
@@ -344,7 +375,7 @@ def renamed(component: object, accepted: Any, names: dict[str, NestedKey]) -> An
                     mend=nearest(name, known),
                 )
             )
-    return replace(accepted, **names)
+    return replace(accepted, **{name: unravel_key(key) for name, key in names.items()})
 
 
 def standardized(x: Tensor, min_std: float = 1e-4) -> Tensor:

@@ -25,6 +25,7 @@ class GAE(ValueEstimatorBase):
         value_network: Reads observations, writes ``state_value [*B, T, 1]``.
         average_gae: Standardise the advantages of the batch, after the value target is made of
             them.
+        vectorized: Scan over time (``True``), loop over it (``False``) or do what is faster.
         auto_reset_env: The next observation of a truncated step is that of the next episode (some
             vectorised environments keep no other): bootstrap from the root instead.
         options: Arguments of :class:`ValueEstimatorBase`.
@@ -48,11 +49,12 @@ class GAE(ValueEstimatorBase):
         lmbda: float | Tensor,
         value_network: TensorDictModuleBase | None = None,
         average_gae: bool = False,
+        vectorized: bool | None = None,
         auto_reset_env: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(gamma=gamma, value_network=value_network, **options)
-        self.lmbda = self._hold("lmbda", lmbda)
+        self.lmbda, self.vectorized = self._hold("lmbda", lmbda), vectorized
         self.average_gae, self.auto_reset_env = average_gae, auto_reset_env
 
     def returns(self, steps: Steps) -> Tensor:
@@ -76,6 +78,7 @@ class GAE(ValueEstimatorBase):
             steps.done,
             steps.terminated,
             time_dim=steps.time_dim,
+            vectorized=self.vectorized,
         )
 
 

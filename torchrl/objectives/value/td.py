@@ -89,6 +89,7 @@ class TDLambdaEstimator(_TDEstimator):
         lmbda: From 0 (one step) to 1 (the whole episode).
         value_network: Reads observations, writes ``state_value [*B, T, 1]``.
         average_rewards: Standardise the rewards of the batch first.
+        vectorized: Scan over time (``True``), loop over it (``False``) or do what is faster.
         options: Arguments of :class:`ValueEstimatorBase`.
 
     Source: Sutton and Barto, Reinforcement Learning, 2nd edition, 2018, eq. 12.18.
@@ -101,12 +102,13 @@ class TDLambdaEstimator(_TDEstimator):
         lmbda: float | Tensor,
         value_network: TensorDictModuleBase | None = None,
         average_rewards: bool = False,
+        vectorized: bool | None = None,
         **options: Any,
     ) -> None:
         super().__init__(
             gamma=gamma, value_network=value_network, average_rewards=average_rewards, **options
         )
-        self.lmbda = self._hold("lmbda", lmbda)
+        self.lmbda, self.vectorized = self._hold("lmbda", lmbda), vectorized
 
     def returns(self, steps: Steps) -> Tensor:
         return returns.td_lambda_return_estimate(
@@ -117,4 +119,5 @@ class TDLambdaEstimator(_TDEstimator):
             steps.done,
             steps.terminated,
             time_dim=steps.time_dim,
+            vectorized=self.vectorized,
         )

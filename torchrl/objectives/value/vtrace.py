@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchrl._core.keys import require
 from torchrl._core.returns import vtrace_advantage_estimate
+from torchrl.objectives.calls import distribution
 from torchrl.objectives.distributions import check_actor, log_prob
 from torchrl.objectives.networks import input_keys
 from torchrl.objectives.value.base import Steps, ValueEstimatorBase, standardized
@@ -80,7 +81,7 @@ class VTrace(ValueEstimatorBase):
         require(td, [*input_keys(actor), self._action_key()], self)
         ndim = steps.value.ndim - 1
         with torch.no_grad():
-            dist = actor.get_dist(td.select(*actor.in_keys, strict=False))
+            dist = distribution(actor, td)
             log_pi = log_prob(dist, td, self._action_key(), ndim).unsqueeze(-1)  # [*B, T, 1]
         if log_mu.ndim > ndim:
             log_mu = log_mu.flatten(ndim).sum(-1)
