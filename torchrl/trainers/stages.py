@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ STAGES = {
     "post_loss": CHANGES,  # sub-batch
     "process_loss": CHANGES,  # (sub-batch, losses) -> losses
     "optimizer": CHANGES,  # (losses, clip_grad_norm, clip_norm, index) -> losses
+    "optimizer_step": ACTS,  # once all gradients are known
     "post_optim": ACTS,
     "post_optim_log": LOGS,  # of the sub-batch
     "post_epoch_log": LOGS,
@@ -99,13 +100,12 @@ class Stages:
             value = changed
         return value
 
-    def log(self, stage: str, batch: Any) -> list[dict[str, Any]]:
-        """Return the numbers by name of each operation that has some.
+    def log(self, stage: str, batch: Any) -> Iterator[dict[str, Any]]:
+        """Yield the numbers by name of each operation that has some, one after the other.
 
         Raises:
             TypeError: if an operation returns something else.
         """
-        found = []
         for op in self._ops[stage]:
             values = op(batch)
             if values is None:
@@ -113,8 +113,7 @@ class Stages:
             if not isinstance(values, Mapping):
                 what = f"{owner(op)} of {stage!r} must return numbers by name, or nothing"
                 raise TypeError(describe("Trainer", what, found=type(values).__name__))
-            found.append(dict(values))
-        return found
+            yield dict(values)
 
 
 def owner(op: Op) -> str:

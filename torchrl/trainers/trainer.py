@@ -50,8 +50,8 @@ class Trainer:
                 for each epoch:
                     pre_epoch_log, pre_epoch
                     for each optimisation step:
-                        process_optim_batch, the loss, post_loss, process_loss, optimizer
-                        post_optim, post_optim_log
+                        process_optim_batch, the loss, post_loss, process_loss
+                        optimizer, optimizer_step, post_optim, post_optim_log
                     post_epoch_log, post_epoch
                 post_optim_complete_log
             post_steps, post_steps_log, the progress bar, a save if it is due
@@ -98,13 +98,13 @@ class Trainer:
 
     >>> from torchrl.collectors import Collector
     >>> from torchrl.envs import GymEnv
-    >>> from torchrl.objectives import ReinforceLoss
-    >>> from torchrl.testing.networks import critic, discrete_actor
-    >>> loss = ReinforceLoss(discrete_actor(), critic())
+    >>> from torchrl.modules import QValueActor
+    >>> from torchrl.objectives import DQNLoss
+    >>> env = GymEnv("CartPole-v1")
+    >>> policy = QValueActor(nn.Linear(4, 2), spec=env.action_spec)
+    >>> loss = DQNLoss(policy)
     >>> trainer = Trainer(
-    ...     collector=Collector(
-    ...         GymEnv("CartPole-v1"), loss.actor_network, frames_per_batch=50, total_frames=100
-    ...     ),
+    ...     collector=Collector(env, policy, frames_per_batch=50, total_frames=100),
     ...     total_frames=100,
     ...     loss_module=loss,
     ...     optimizer=torch.optim.Adam(loss.parameters()),
@@ -330,6 +330,7 @@ class Trainer:
         losses = self.compute_losses(sub_batch)
         for index, op in enumerate(self._stages["optimizer"]):
             losses = op(losses, self.clip_grad_norm, self.clip_norm, index)
+        self._stages.act("optimizer_step")
         return losses.detach()
 
     def compute_losses(self, sub_batch: TensorDictBase) -> TensorDictBase:

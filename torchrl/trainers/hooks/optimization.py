@@ -60,7 +60,8 @@ def clip_gradients(parameters: list[Tensor], by_norm: bool, limit: float) -> Ten
 class OptimizerHook(TrainerHookBase):
     """Moves the parameters of an optimizer down the gradient of the loss.
 
-    Several of them may take a part of the loss each, one after the other.
+    Several of them may take a part of the loss each. All gradients are taken before anything moves,
+    so their order does not matter.
 
     Args:
         optimizer: What moves.
@@ -76,7 +77,7 @@ class OptimizerHook(TrainerHookBase):
     0.800000011920929
     """
 
-    stage, name, saved = "optimizer", "optimizer", ("optimizer",)
+    name, saved = "optimizer", ("optimizer",)
 
     def __init__(
         self, optimizer: torch.optim.Optimizer, loss_components: Sequence[str] | None = None
@@ -92,18 +93,41 @@ class OptimizerHook(TrainerHookBase):
         clip_norm: float | None = None,
         index: int = 0,
     ) -> TensorDictBase:
-        loss = total_loss(losses, self.loss_components)
-        self.optimizer.zero_grad()  # before: terms of other optimizers may have left gradients here
-        loss.backward()
+        losses = self.take_gradients(losses, clip_grad_norm, clip_norm, index)
+        self.step()
+        return losses
+
+    def take_gradients(
+        self,
+        losses: TensorDictBase,
+        clip_grad_norm: bool = True,
+        clip_norm: float | None = None,
+        index: int = 0,
+    ) -> TensorDictBase:
+        """Take the gradients of the loss in the parameters of the optimizer, and limit them."""
+        self.optimizer.zero_grad()
+        parameters = self._parameters()
+        # other hooks may need the same graph for their terms
+        keep = self.loss_components is not None
+        total_loss(losses, self.loss_components).backward(inputs=parameters, retain_graph=keep)
         if clip_norm is not None:
-            norm = clip_gradients(self._parameters(), clip_grad_norm, clip_norm)
+            norm = clip_gradients(parameters, clip_grad_norm, clip_norm)
             if norm is not None:
                 losses.set(f"grad_norm_{index}", norm)
-        self.optimizer.step()
         return losses
+
+    def step(self) -> None:
+        """Move."""
+        self.optimizer.step()
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def register(self, trainer: Trainer, name: str | None = None) -> None:
+        """Join a trainer: take gradients when it is time, move when all have been taken."""
+        trainer.register_op("optimizer", self.take_gradients)
+        trainer.register_op("optimizer_step", self.step)
+        self._save_with(trainer, name)
 
 
 class OptimizationStepper(ABC):

@@ -1,0 +1,168 @@
+"""A run that is broken off and resumed is the run that was not."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from tensordict.nn import TensorDictSequential
+
+from torchrl._core.errors import MissingKeyError, UnexpectedKeyError
+from torchrl.collectors import Collector
+from torchrl.data import (
+    LazyTensorStorage,
+    PrioritizedSampler,
+    TensorDictReplayBuffer,
+)
+from torchrl.envs import CartPoleEnv
+from torchrl.modules import MLP, EGreedyModule, QValueActor
+from torchrl.objectives import DQNLoss, HardUpdate
+from torchrl.trainers import (
+    CountFramesLog,
+    EarlyStopping,
+    LRSchedulerHook,
+    RewardNormalizer,
+    Trainer,
+    UpdateWeights,
+)
+from torchrl.trainers.saving import save_whole
+
+HOOKS = {"normalizer", "frames", "scheduler", "stopping", "weights"}
+
+
+def make_trainer(file=None, total=200, seed=None, hooks=HOOKS):
+    """Everything with a state: exploration that anneals, priorities, schedules, targets."""
+    env = CartPoleEnv()
+    env._generator = torch.default_generator  # so that its state is saved with that of torch
+    q_network = QValueActor(MLP(4, 2, num_cells=[8]), spec=env.action_spec)
+    policy = TensorDictSequential(q_network, EGreedyModule(env.action_spec))
+    loss = DQNLoss(q_network, delay_value=True)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=0.01)
+    trainer = Trainer(
+        collector=Collector(
+            env,
+            policy,
+            frames_per_batch=20,
+            total_frames=total,
+            reset_at_each_iter=True,
+        ),
+        total_frames=total,
+        optim_steps_per_batch=2,
+        loss_module=loss,
+        optimizer=optimizer,
+        replay_buffer=TensorDictReplayBuffer(
+            storage=LazyTensorStorage(100),
+            sampler=PrioritizedSampler(100, alpha=0.7, beta=0.5),
+            batch_size=8,
+        ),
+        target_net_updater=HardUpdate(loss, value_network_update_interval=3),
+        save_trainer_file=file,
+        save_trainer_interval=40,
+        progress_bar=False,
+        seed=seed,
+    )
+    if "normalizer" in hooks:
+        RewardNormalizer().register(trainer)
+    if "frames" in hooks:
+        CountFramesLog(frame_skip=1).register(trainer)
+    if "scheduler" in hooks:
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)
+        LRSchedulerHook(scheduler).register(trainer)
+    if "stopping" in hooks:
+        EarlyStopping(monitor="n_frames").register(trainer)
+    if "weights" in hooks:
+        UpdateWeights(update_weights_interval=3).register(trainer)
+    return trainer
+
+
+def flat(state, prefix=""):
+    """Return every leaf of a nested state by its path."""
+    if isinstance(state, dict):
+        items = state.items()
+    elif isinstance(state, list | tuple):
+        items = enumerate(state)
+    else:
+        return {prefix: state}
+    found = {}
+    for name, value in items:
+        found.update(flat(value, f"{prefix}/{name}"))
+    return found
+
+
+def assert_same(one, other):
+    one, other = flat(one), flat(other)
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        if isinstance(value, torch.Tensor | np.ndarray) or hasattr(value, "batch_size"):
+            same = torch.equal(torch.as_tensor(value), torch.as_tensor(other[name]))
+        else:
+            same = value == other[name] or value is other[name]
+        assert same, name
+
+
+def test_a_resumed_run_is_the_one_that_was_not_broken_off(tmp_path):
+    torch.manual_seed(1)
+    whole = make_trainer()
+    whole.train()
+
+    torch.manual_seed(1)
+    broken = make_trainer(tmp_path / "run.pt")
+    broken.register_op("post_steps", lambda: broken.collected_frames == 120 and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        broken.train()
+
+    torch.manual_seed(99)
+    torch.rand(17), np.random.rand(3), random.random()
+    resumed = make_trainer(tmp_path / "run.pt").load_from_file(tmp_path / "run.pt")
+    assert resumed.collected_frames == 80
+    resumed.train()
+    assert resumed.collected_frames == whole.collected_frames == 200
+    assert_same(resumed.state_dict(), whole.state_dict())
+
+
+def test_the_end_is_saved_and_a_finished_run_stays_finished(tmp_path):
+    first = make_trainer(tmp_path / "run.pt", total=60)
+    first.train()
+    again = make_trainer(tmp_path / "run.pt", total=60).load_from_file(tmp_path / "run.pt")
+    again.train()
+    assert again.num_optim_steps == first.num_optim_steps == 6
+
+
+def test_environments_go_on_with_other_seeds(tmp_path):
+    trainer = make_trainer(tmp_path / "run.pt", total=40, seed=5)
+    trainer.train()
+    seeds = []
+    again = make_trainer(tmp_path / "run.pt", total=40, seed=5)
+    again.collector.set_seed = seeds.append
+    again.load_from_file(tmp_path / "run.pt")
+    assert seeds == [45]
+
+
+def test_the_same_parts_are_needed(tmp_path):
+    make_trainer(tmp_path / "run.pt", total=20).train()
+    more = make_trainer(hooks=HOOKS)
+    CountFramesLog(frame_skip=2).register(more)
+    with pytest.raises(MissingKeyError, match=r"the save lacks \['count_frames_log_1'\]"):
+        more.load_from_file(tmp_path / "run.pt")
+    less = make_trainer(hooks=HOOKS - {"frames"})
+    with pytest.raises(UnexpectedKeyError, match=r"\['count_frames_log'\], which are not reg"):
+        less.load_from_file(tmp_path / "run.pt")
+    assert less.collected_frames == 0
+
+
+def test_names_of_parts_are_their_own():
+    trainer = make_trainer()
+    trainer.register_module("net", torch.nn.Linear(1, 1))
+    with pytest.raises(ValueError, match=r"the name 'net' is taken"):
+        trainer.register_module("net", torch.nn.Linear(1, 1))
+    with pytest.raises(TypeError, match=r"cannot save 'three'; expected state_dict\(\)"):
+        trainer.register_module("three", 3)
+
+
+def test_a_save_that_is_cut_short_leaves_the_last_one(tmp_path):
+    file = tmp_path / "run.pt"
+    save_whole({"step": 1}, file)
+    with pytest.raises((TypeError, AttributeError)):
+        save_whole({"step": 2, "open": (each for each in ())}, file)
+    assert torch.load(file) == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["run.pt"]
