@@ -17,7 +17,6 @@ from torchrl.envs import (
     ActionMask,
     ActionScaling,
     AtariPreprocessing,
-    AutoResetTransform,
     BatchSizeTransform,
     BurnInTransform,
     CatFrames,
@@ -119,37 +118,6 @@ def test_the_button_is_pressed_after_each_reset():
     env = TransformedEnv(Spy((), discrete=True), FireReset((1, 2)))
     env.reset()
     assert [int(p) for p in pressed] == [1, 2]
-
-
-def test_an_environment_that_resets_itself_looks_like_one_that_waits():
-    class Restless(World):
-        def _step(self, tensordict):
-            out = super()._step(tensordict)
-            if out["done"].any():
-                fresh = super()._reset(TensorDict(_reset=out["done"], batch_size=self.batch_size))
-                for key in fresh.keys(True, True):
-                    out.set(key, fresh.get(key))
-            return out
-
-        def _reset(self, tensordict, **kwargs):
-            self.asked = getattr(self, "asked", 0) + 1
-            return super()._reset(tensordict, **kwargs)
-
-    for batch_size in ((), (4,)):
-        base = Restless(batch_size)
-        env = TransformedEnv(base, AutoResetTransform())
-        batch = env.rollout(20, break_when_any_done=False)
-        assert base.asked == 1
-        ends = batch["next", "done"].squeeze(-1)
-        assert ends.any()
-        assert batch["next", "observation"][ends].isnan().all()
-        assert batch["next", "observation"][~ends].isfinite().all()
-        assert batch["observation"].isfinite().all()
-        assert (batch["next", "pixels"][ends] == 0).all()
-        # What a step begins from is what the environment showed: a World moves predictably.
-        push = batch["action"].mean(-1, True)
-        moved = (0.9 * batch["observation"] + push).roll(1, -1)
-        torch.testing.assert_close(batch["next", "observation"][~ends], moved[~ends])
 
 
 # --- steps ---------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -338,7 +339,6 @@ def test_area_resize_equals_the_mean_of_the_area():
 
 
 def test_gray_and_small_as_opencv_does_it():
-    cv2 = pytest.importorskip("cv2")
     frame = np.random.default_rng(0).integers(0, 256, (210, 160, 3), dtype=np.uint8)
     gray = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     theirs = cv2.resize(gray, (84, 84), interpolation=cv2.INTER_AREA) / 255

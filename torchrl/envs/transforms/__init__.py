@@ -13,8 +13,18 @@ from torchrl.envs.transforms.atari import (
     EndOfLifeTransform,
     EpisodicLife,
 )
+from torchrl.envs.transforms.autoreset import (
+    AutoResetEnv,
+    AutoResetTransform,
+    VecGymEnvTransform,
+)
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.batch_size import BatchSizeTransform
+from torchrl.envs.transforms.compact import (
+    NextObservationDelta,
+    NextStateReconstructor,
+    PolicyAgeFilter,
+)
 from torchrl.envs.transforms.compose import Compose
 from torchrl.envs.transforms.device import (
     DeviceCastTransform,
@@ -58,18 +68,15 @@ from torchrl.envs.transforms.pixels import (
     Resize,
     ToTensorImage,
 )
-from torchrl.envs.transforms.primer import TensorDictPrimer
+from torchrl.envs.transforms.popart import PopArt
+from torchrl.envs.transforms.primer import TensorDictPrimer, gSDENoise
 from torchrl.envs.transforms.replay import (
     BurnInTransform,
     MultiStepTransform,
     RandomCropTensorDict,
     Reward2GoTransform,
 )
-from torchrl.envs.transforms.resets import (
-    AutoResetTransform,
-    FireReset,
-    NoopResetEnv,
-)
+from torchrl.envs.transforms.resets import FireReset, NoopResetEnv
 from torchrl.envs.transforms.return_norm import ReturnNorm
 from torchrl.envs.transforms.reward import (
     BinarizeReward,
@@ -97,6 +104,7 @@ from torchrl.envs.transforms.stepping import (
     FrameSkipTransform,
     MultiAction,
 )
+from torchrl.envs.transforms.text import Tokenizer
 from torchrl.envs.transforms.tracking import (
     RandomTruncationTransform,
     TerminateTransform,
@@ -110,6 +118,7 @@ __all__ = [
     "ActionMask",
     "ActionScaling",
     "AtariPreprocessing",
+    "AutoResetEnv",
     "AutoResetTransform",
     "BatchSizeTransform",
     "BinarizeReward",
@@ -144,11 +153,15 @@ __all__ = [
     "MujocoPreprocessing",
     "MultiAction",
     "MultiStepTransform",
+    "NextObservationDelta",
+    "NextStateReconstructor",
     "NoopResetEnv",
     "ObservationNorm",
     "ObservationTransform",
     "PermuteTransform",
     "PinMemoryTransform",
+    "PolicyAgeFilter",
+    "PopArt",
     "RNDTransform",
     "RandomCrop",
     "RandomCropTensorDict",
@@ -174,11 +187,14 @@ __all__ = [
     "TimeMaxPool",
     "Timer",
     "ToTensorImage",
+    "Tokenizer",
     "TrajCounter",
     "Transform",
     "TransformedEnv",
     "UnaryTransform",
     "UnsqueezeTransform",
+    "VecGymEnvTransform",
     "VecNorm",
     "VecNormV2",
+    "gSDENoise",
 ]

@@ -23,7 +23,9 @@ class BatchSizeTransform(Transform):
             (``batch_locked = False``).
         reshape_fn: ``td -> td``, from the environment's batch size to the one seen from outside:
             ``reshape``, ``flatten``, ``unflatten``, ``squeeze`` or ``unsqueeze``.
-        reset_func: ``td -> td``, makes the first root of the batch, instead of the environment.
+        reset_func: ``(td, td_reset) -> td``, makes the first root of the batch of what reset() was
+            given (or ``None``) and what the environment itself returns.
+        env_kwarg: Hand ``reset_func`` the environment too, as ``env=...``.
 
     Raises:
         ValueError: unless exactly one of ``batch_size`` and ``reshape_fn`` is given.
@@ -42,7 +44,8 @@ class BatchSizeTransform(Transform):
         *,
         batch_size: Sequence[int] | None = None,
         reshape_fn: Reshape | None = None,
-        reset_func: Callable[[TensorDictBase | None], TensorDictBase] | None = None,
+        reset_func: Callable[..., TensorDictBase] | None = None,
+        env_kwarg: bool = False,
     ) -> None:
         super().__init__()
         if (batch_size is None) == (reshape_fn is None):
@@ -50,7 +53,9 @@ class BatchSizeTransform(Transform):
         if reset_func is not None and batch_size is None:
             raise ValueError("BatchSizeTransform: reset_func goes with batch_size.")
         self.batch_size = None if batch_size is None else torch.Size(batch_size)
-        self.reshape_fn, self.reset_func = reshape_fn, reset_func
+        if env_kwarg and reset_func is None:
+            raise ValueError("BatchSizeTransform: env_kwarg goes with reset_func.")
+        self.reshape_fn, self.reset_func, self.env_kwarg = reshape_fn, reset_func, env_kwarg
         self._inner = torch.Size([])
 
     def _outward(self, td: Any) -> Any:
@@ -66,7 +71,8 @@ class BatchSizeTransform(Transform):
         if self.reshape_fn is not None:
             return self._outward(reset(None if tensordict is None else self._inward(tensordict)))
         if self.reset_func is not None:
-            return self.reset_func(tensordict)
+            named = {"env": self.parent} if self.env_kwarg else {}
+            return self.reset_func(tensordict, reset(None), **named)
         if tensordict is None:
             tensordict = TensorDict({}, self.batch_size)
         return reset(tensordict)

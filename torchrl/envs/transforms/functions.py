@@ -30,7 +30,8 @@ class UnaryTransform(Transform):
         fn: ``[*B, *S] -> [*B, *S']``, on the way out. Shape and dtype of its image are found by
             calling it on zeros.
         inv_fn: ``[*B, *S'] -> [*B, *S]``, on the way in.
-        use_raw_nontensor: Hand over the Python object that an entry holds, not the entry.
+        use_raw_nontensor: Hand over entries that are no tensors as they stand in the record,
+            instead of the Python objects that they hold.
 
     >>> from torchrl.envs import GymEnv, TransformedEnv
     >>> square = UnaryTransform(["observation"], ["squared"], fn=torch.square)
@@ -57,12 +58,12 @@ class UnaryTransform(Transform):
         self.fn, self.inv_fn, self.use_raw_nontensor = fn, inv_fn, use_raw_nontensor
 
     def _apply_transform(self, value: Any) -> Any:
-        return self.fn(_raw(value) if self.use_raw_nontensor else value)
+        return self.fn(value if self.use_raw_nontensor else _held(value))
 
     def _inv_apply_transform(self, value: Any) -> Any:
         if self.inv_fn is None:
             return value
-        return self.inv_fn(_raw(value) if self.use_raw_nontensor else value)
+        return self.inv_fn(value if self.use_raw_nontensor else _held(value))
 
     def _transform_spec(self, spec: TensorSpec) -> TensorSpec:
         return _image(spec, self._apply_transform)
@@ -72,7 +73,8 @@ class UnaryTransform(Transform):
         return _image(spec, self._apply_transform)
 
 
-def _raw(value: Any) -> Any:
+def _held(value: Any) -> Any:
+    """Return the Python objects that an entry holds, or a tensor as it is."""
     return value.tolist() if is_non_tensor(value) else value
 
 
@@ -90,6 +92,8 @@ class Hash(Transform):
         out_keys_inv: Their hashes, seen from outside.
         hash_fn: ``object -> tensor``; :meth:`reproducible_hash` if ``None``.
         seed: Handed to ``hash_fn`` as its second argument, if given.
+        use_raw_nontensor: Hand entries that are no tensors to ``hash_fn`` whole, as they stand in
+            the record, instead of the Python object of each row.
         repertoire: Known hashes, as tuples of numbers, and what they stand for; filled along the
             way. Kept only if given or if there are ``in_keys_inv``.
 
@@ -110,11 +114,12 @@ class Hash(Transform):
         *,
         hash_fn: Callable[..., Tensor] | None = None,
         seed: Any = None,
+        use_raw_nontensor: bool = False,
         repertoire: dict[tuple[int, ...], Any] | None = None,
     ) -> None:
         super().__init__(in_keys, out_keys, in_keys_inv, out_keys_inv)
         self.hash_fn = self.reproducible_hash if hash_fn is None else hash_fn
-        self.seed = seed
+        self.seed, self.use_raw_nontensor = seed, use_raw_nontensor
         self.repertoire = {} if repertoire is None and self.in_keys_inv else repertoire
         self._batch_ndim = 0
 
@@ -141,7 +146,9 @@ class Hash(Transform):
         return self._hash(value.tolist() if isinstance(value, Tensor) else value)
 
     def _apply_transform(self, value: Any) -> Tensor:
-        return self._rows(_raw(value), self._batch_ndim)
+        if self.use_raw_nontensor and is_non_tensor(value):
+            return self._hash(value)
+        return self._rows(_held(value), self._batch_ndim)
 
     def _inv_apply_transform(self, value: Tensor) -> Any:
         known: Any = self.repertoire

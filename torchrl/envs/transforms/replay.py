@@ -20,7 +20,7 @@ from torchrl.data import Composite
 from torchrl.envs.transforms.base import Transform
 
 
-class _OfBuffers(Transform):
+class OfBuffers(Transform):
     """Base of transforms that need trajectories, which an environment does not have."""
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
@@ -124,7 +124,7 @@ def _windowed_sum(reward: Tensor, length: Tensor, n_steps: int, gamma: float, ti
     return total
 
 
-class MultiStepTransform(_OfBuffers):
+class MultiStepTransform(OfBuffers):
     """Stores steps that look several steps ahead.
 
     A transform of replay buffers, on the way in. Data come as they were collected, ``[*B, T]``
@@ -225,7 +225,7 @@ class MultiStepTransform(_OfBuffers):
         self.__dict__["_kept"] = state["kept"]
 
 
-class Reward2GoTransform(_OfBuffers):
+class Reward2GoTransform(OfBuffers):
     r"""Replaces each reward by the discounted sum of those that follow in its episode.
 
     A transform of replay buffers, on the way in, for whole trajectories ``[*B, T]``.
@@ -286,7 +286,7 @@ class Reward2GoTransform(_OfBuffers):
         return out
 
 
-class BurnInTransform(_OfBuffers):
+class BurnInTransform(OfBuffers):
     """Runs recurrent modules over the first steps of each sequence, and returns the rest.
 
     A transform of replay buffers, on the way out: the states stored with a sequence are stale, the
@@ -360,7 +360,7 @@ class BurnInTransform(_OfBuffers):
         return late
 
 
-class RandomCropTensorDict(_OfBuffers):
+class RandomCropTensorDict(OfBuffers):
     """Cuts a random stretch out of each sequence.
 
     A transform of replay buffers, on the way out.

@@ -12,7 +12,6 @@ from torch.nn.functional import one_hot
 
 from torchrl._core.errors import ResetError, describe
 from torchrl.data import Composite, OneHot, TensorSpec
-from torchrl.envs.step_plan import expand_flag
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.inside import Inside, Reset, Step, step_rows, take_rows
 
@@ -155,87 +154,3 @@ def numbered(spec: TensorSpec, lead: torch.Size, number: int) -> Tensor:
     if isinstance(spec, OneHot):
         numbers = one_hot(numbers, spec.n)
     return numbers.to(spec.dtype)
-
-
-class AutoResetTransform(Transform):
-    """Makes an environment that resets itself within a step look like one that waits to be told.
-
-    Where an episode ends, what the environment shows is the beginning of the next one: it is kept
-    for the reset that follows, which then does nothing else, and the last observation, which cannot
-    be known, is filled.
-
-    Args:
-        replace: Fill the last observation of an episode; otherwise the first one of the next
-            stands in for it. Filled if ``None``.
-        fill_float: What floats are filled with.
-        fill_int: What integers are filled with; 0 for those without sign.
-        fill_bool: What flags are filled with.
-
-    >>> from torchrl.envs import GymEnv, TransformedEnv
-    >>> env = TransformedEnv(GymEnv("CartPole-v1"), AutoResetTransform())
-    >>> env.reset()["observation"].shape
-    torch.Size([4])
-    """
-
-    entrywise = True
-    _inside: Inside
-    _keys: list[Any]
-    _shown: Any = None  # the last outcome, where a row has begun anew
-
-    def __init__(
-        self,
-        *,
-        replace: bool | None = None,
-        fill_float: float | str = "nan",
-        fill_int: int = -1,
-        fill_bool: bool = False,
-    ) -> None:
-        super().__init__()
-        self.replace = replace is None or replace
-        self.fill_float, self.fill_int, self.fill_bool = float(fill_float), fill_int, fill_bool
-
-    def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
-        over = self._inside.over(next_tensordict)  # [*B, 1]
-        self.__dict__["_shown"] = None
-        if bool(over.any()):
-            self.__dict__["_shown"] = next_tensordict.copy()
-            for key in self._keys if self.replace else ():
-                value = next_tensordict.get(key)
-                rows = expand_flag(over, value.shape)
-                next_tensordict.set(key, torch.where(rows, self._filler(value), value))
-        return next_tensordict
-
-    def _filler(self, value: Tensor) -> Tensor:
-        if value.dtype is torch.bool:
-            return torch.full_like(value, self.fill_bool)
-        if value.is_floating_point():
-            return torch.full_like(value, self.fill_float)
-        return torch.full_like(value, self.fill_int if value.dtype.is_signed else 0)
-
-    def _around_reset(self, reset: Reset, step: Step, tensordict: Any) -> Any:
-        shown, self.__dict__["_shown"] = self._shown, None
-        if tensordict is None or shown is None:
-            return reset(tensordict)
-        ready, rows = self._inside.over(shown), self._inside.being_reset(tensordict)
-        late = ~ready if rows is None else rows & ~ready
-        for key in self._inside.rewards:
-            shown.pop(key)
-        for key in self._inside.flags:
-            shown.set(key, torch.zeros_like(shown.get(key)))
-        if bool(late.any()):
-            shown = take_rows(reset(self._inside.select_reset(tensordict, late)), shown, late)
-        return shown
-
-    def get_extra_state(self) -> Any:
-        """Return the beginnings that are kept for a reset."""
-        return {"shown": self._shown}
-
-    def set_extra_state(self, state: Any) -> None:
-        """Go on from there."""
-        self.__dict__["_shown"] = state["shown"]
-
-    def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
-        """Note which entries are kept; the specs stay."""
-        self.__dict__["_inside"] = Inside(specs)
-        self.__dict__["_keys"] = list(specs["observation"].keys(True, True))
-        return specs

@@ -177,7 +177,6 @@ class SqueezeTransform(Rearrangement):
     def __init__(
         self,
         dim: int,
-        *,
         in_keys: Keys = None,
         out_keys: Keys = None,
         in_keys_inv: Keys = None,

@@ -108,6 +108,8 @@ class MultiAction(Transform):
         stack_rewards: Return the reward of each step; otherwise their sum.
         stack_observations: Return the observation after each step; otherwise the last.
         action_key: The action; every action if ``None``.
+        chunk_key: Name, seen from outside, of the actions that are lined up; that of the action
+            if ``None``. It takes one action only.
         num_actions: How many. If ``None``, the specs leave it open, and the bounds of the actions
             with it.
 
@@ -139,6 +141,7 @@ class MultiAction(Transform):
         stack_rewards: bool = True,
         stack_observations: bool = False,
         action_key: NestedKey | None = None,
+        chunk_key: NestedKey | None = None,
         num_actions: int | None = None,
     ) -> None:
         super().__init__()
@@ -149,6 +152,7 @@ class MultiAction(Transform):
         self.dim, self.num_actions = dim, num_actions
         self.stack_rewards, self.stack_observations = stack_rewards, stack_observations
         self.action_key = None if action_key is None else as_keys(action_key)[0]
+        self.chunk_key = None if chunk_key is None else as_keys(chunk_key)[0]
 
     @property
     def _axis(self) -> int:
@@ -156,14 +160,20 @@ class MultiAction(Transform):
 
     def _around_step(self, step: Step, tensordict: Any) -> Any:
         axis = self._axis
-        chunks = {key: tensordict.get(key).unbind(axis) for key in self._actions}
+        chunks = {}
+        for key in self._actions:
+            outer = self.chunk_key or key
+            chunk = tensordict.get(outer, None)
+            if chunk is None:
+                raise self._missing(outer, tensordict)
+            chunks[key] = chunk.unbind(axis)
         num = len(chunks[self._actions[0]])
         if self.num_actions not in (None, num):
             raise ShapeError(
                 describe(
                     self,
                     "does not hold as many actions as it should",
-                    key=self._actions[0],
+                    key=self.chunk_key or self._actions[0],
                     expected=self.num_actions,
                     found=num,
                 )
@@ -208,8 +218,15 @@ class MultiAction(Transform):
         self.__dict__["_observations"] = names
         if self.action_key is not None and self.action_key not in known:
             raise self._missing(self.action_key, known)
+        if self.chunk_key is not None and len(self._actions) != 1:
+            raise ValueError(
+                f"MultiAction: chunk_key takes one action, found {self._actions}; give action_key."
+            )
         for key in self._actions:
-            specs["action"][key] = self._widened(specs["action"][key])
+            wide = self._widened(specs["action"][key])
+            if self.chunk_key is not None:
+                del specs["action"][key]
+            specs["action"][self.chunk_key or key] = wide
         for key in leaf_names(specs["reward"]) if self.stack_rewards else ():
             specs["reward"][key] = self._widened(specs["reward"][key])
         for key in self._observations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
@@ -46,9 +47,13 @@ class TrajCounter(Transform):
 
     Args:
         out_key: Where to write the number.
+        repeats: How many episodes in a row share a number; 1 if ``None``.
 
     Writes: ``traj_count [*B, 1]`` (int64): the next free number at each reset, the same until the
         next.
+
+    Raises:
+        ValueError: if ``repeats`` is not positive.
 
     >>> from torchrl.envs import GymEnv, StepCounter, TransformedEnv
     >>> env = TransformedEnv(GymEnv("Pendulum-v1"), StepCounter(2)).append_transform(TrajCounter())
@@ -59,9 +64,12 @@ class TrajCounter(Transform):
     entrywise = True
     _inside: Inside
 
-    def __init__(self, out_key: NestedKey = "traj_count") -> None:
+    def __init__(self, out_key: NestedKey = "traj_count", *, repeats: int | None = None) -> None:
         super().__init__()
         self.out_key = as_keys(out_key)[0]
+        self.repeats = 1 if repeats is None else repeats
+        if self.repeats < 1:
+            raise ValueError(f"TrajCounter: repeats must be at least 1, found {repeats}.")
         self.counter = SharedCounter()
 
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
@@ -69,7 +77,8 @@ class TrajCounter(Transform):
         if rows is None:
             rows = torch.ones_like(self._inside.over(tensordict_reset))
         first = self.counter.take(int(rows.sum()))
-        number = first + rows.reshape(-1).cumsum(0).reshape(rows.shape) - 1  # [*B, 1]
+        episode = first + rows.reshape(-1).cumsum(0).reshape(rows.shape) - 1  # [*B, 1]
+        number = episode // self.repeats
         return tensordict_reset.set(self.out_key, torch.where(rows, number, -1))
 
     def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
@@ -85,8 +94,13 @@ class TrajCounter(Transform):
             "append it to the environment that collects the data."
         )
 
+    def clone(self) -> TrajCounter:
+        """Return a copy without a place, which counts on together with this one."""
+        memo: dict[int, Any] = {id(self.counter): self.counter, id(self._container): None}
+        return copy.deepcopy(self, memo)
+
     def get_extra_state(self) -> Any:
-        """Return the next free number."""
+        """Return the number of episodes so far."""
         return {"count": int(self.counter.value)}
 
     def set_extra_state(self, state: Any) -> None:

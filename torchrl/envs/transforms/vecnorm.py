@@ -63,7 +63,7 @@ class VecNormV2(Transform):
     entrywise = True
     _batch_ndim = 0
     _inside: Inside | None = None
-    _zeros: Sequence[tuple[NestedKey, Tensor]] = ()  # of statistics that travel, at the start
+    _zeros: Any = ()  # statistics that travel, and what they begin with
 
     def __init__(
         self,

@@ -1,0 +1,136 @@
+"""Observations brought to a common scale."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from torchrl.data import Bounded, Composite
+from torchrl.envs import (
+    Compose,
+    GymEnv,
+    ObservationNorm,
+    StepCounter,
+    TransformedEnv,
+    check_env_specs,
+)
+from torchrl.testing.mocks import (
+    CountingEnv,
+)
+
+
+def test_observations_are_shifted_and_scaled():
+    td = TensorDict(observation=torch.tensor([1.0, 2.0]))
+    norm = ObservationNorm(loc=3.0, scale=2.0, in_keys=["observation"])
+    assert norm(td.copy())["observation"].tolist() == [5.0, 7.0]
+    norm = ObservationNorm(3.0, 2.0, in_keys=["observation"], standard_normal=True)
+    assert norm(td.copy())["observation"].tolist() == [-1.0, -0.5]
+    assert td["observation"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("standard_normal", [False, True])
+def test_the_way_in_undoes_the_way_out(standard_normal):
+    norm = ObservationNorm(3.0, 2.0, ["x"], ["y"], ["x"], ["y"], standard_normal=standard_normal)
+    td = TensorDict(x=torch.randn(3))
+    out = norm(td.copy())
+    back = norm.inv(out.exclude("x"))
+    torch.testing.assert_close(back["x"], td["x"])
+
+
+def test_without_keys_it_takes_what_there_is():
+    env = TransformedEnv(CountingEnv(), ObservationNorm(loc=0.5, scale=1.0))
+    assert env.reset()["observation"][0] == 0.5
+
+
+def test_bounds_are_mapped():
+    env = CountingEnv()
+    env.observation_spec = Composite(observation=Bounded(-1, 2, (2,)))
+    seen = TransformedEnv(env, ObservationNorm(1.0, -2.0, in_keys=["observation"]))
+    spec = seen.observation_spec["observation"]
+    assert spec.low.tolist() == [-3, -3]
+    assert spec.high.tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("standard_normal", [False, True])
+def test_statistics_are_measured(standard_normal):
+    env = TransformedEnv(GymEnv("Pendulum-v1"), ObservationNorm(
+        in_keys=["observation"], standard_normal=standard_normal
+    ))  # fmt: skip
+    norm = env.transform
+    assert not norm.initialized
+    with pytest.raises(RuntimeError, match=r"before its loc and scale are known.*init_stats"):
+        env.reset()
+    env.set_seed(0)
+    norm.init_stats(300)
+    assert norm.initialized
+    assert norm.loc.shape == norm.scale.shape == (3,)
+    base = GymEnv("Pendulum-v1")
+    base.set_seed(0)
+    torch.manual_seed(0)
+    env.set_seed(0)
+    data = env.rollout(300, break_when_any_done=False)["next", "observation"]
+    assert data.mean(0).abs().max() < 0.7
+    assert (data.std(0) - 1).abs().max() < 0.7
+    with pytest.raises(RuntimeError, match="loc and scale are known already"):
+        norm.init_stats(3)
+    check_env_specs(env)
+
+
+def test_statistics_are_those_of_what_was_seen():
+    torch.manual_seed(0)
+    env = CountingEnv(99)
+    env.set_seed(1)
+    data = env.rollout(20)["next", "observation"]
+    for options, dims in (({}, [0]), ({"reduce_dim": [0, 1]}, [0, 1])):
+        env = CountingEnv(99)
+        env.set_seed(1)
+        torch.manual_seed(0)
+        norm = ObservationNorm(in_keys=["observation"], standard_normal=True)
+        TransformedEnv(env, norm).transform.init_stats(20, **options)
+        torch.testing.assert_close(norm.loc, data.mean(dims))
+        torch.testing.assert_close(norm.scale, data.std(dims))
+
+
+def test_rows_and_time_can_be_averaged_over():
+    norm = ObservationNorm(in_keys=["observation"])
+    env = TransformedEnv(CountingEnv(9, batch_size=[2]), norm)
+    norm.init_stats(6, reduce_dim=(0, 1), cat_dim=1, keep_dims=(1,))
+    assert norm.loc.shape == (1, 2)
+    assert env.reset()["observation"].shape == (2, 2)
+
+
+def test_statistics_in_the_wrong_order_or_place():
+    first, second = (ObservationNorm(in_keys=["observation"]) for _ in range(2))
+    with pytest.raises(RuntimeError, match=r"init_stats\(\) needs the environment"):
+        first.init_stats(3)
+    TransformedEnv(CountingEnv(), Compose(first, second))
+    with pytest.raises(RuntimeError, match=r"an earlier ObservationNorm .* is not initialised"):
+        second.init_stats(3)
+    first.init_stats(3)
+    second.init_stats(3)
+    several = ObservationNorm(in_keys=["observation", "step_count"])
+    TransformedEnv(CountingEnv(), Compose(StepCounter(), several))
+    with pytest.raises(ValueError, match=r"needs a key, one of \['observation', 'step_count'\]"):
+        several.init_stats(3)
+
+
+def test_measured_statistics_load_where_none_were_measured():
+    norm = ObservationNorm(in_keys=["observation"])
+    TransformedEnv(CountingEnv(), norm)
+    norm.init_stats(5)
+    other = ObservationNorm(in_keys=["observation"])
+    env = TransformedEnv(CountingEnv(), other)
+    env.load_state_dict(norm_env_state(norm))
+    assert other.initialized
+    assert torch.equal(other.loc, norm.loc)
+    env.reset()
+
+
+def norm_env_state(norm):
+    return {f"transform.{name}": value for name, value in norm.state_dict().items()}
+
+
+def test_whole_numbers_are_normalised_too():
+    env = TransformedEnv(
+        CountingEnv(), Compose(StepCounter(), ObservationNorm(1.0, 0.5, in_keys=["step_count"]))
+    )
+    assert env.observation_spec["step_count"].dtype == torch.float32
