@@ -32,7 +32,9 @@ def transitions(first: int, count: int, row_shape: Sequence[int] = ()) -> Tensor
     row = torch.arange(first, first + count).view(count, *(1,) * len(row_shape), 1)
     done = (row % EPISODE == EPISODE - 1).expand(*item.shape, 1).clone()
     size = item.shape
+    after = torch.where(done.squeeze(-1), item + 0.5, item + width)  # an end is no beginning
     following = TensorDict(
+        observation=after.unsqueeze(-1).expand(*size, 2).double(),
         reward=item.unsqueeze(-1).float(),
         done=done,
         truncated=torch.zeros_like(done),
@@ -83,6 +85,9 @@ def _check_sample(
     assert set(items.tolist()) <= expected, "an item that was never stored, or is overwritten"
     assert (sample["observation"] == items.unsqueeze(-1)).all(), "a torn row"
     assert (sample["next", "reward"].squeeze(-1) == items).all(), "a torn row"
+    ended = sample["next", "terminated"].squeeze(-1)
+    after = torch.where(ended, items + 0.5, items + buffer.storage.width)
+    assert (sample["next", "observation"] == after.unsqueeze(-1)).all(), "a torn row"
     index = info["index"]
     stored = buffer[:]["item"]
     found = stored[index] if index.ndim == 1 else stored[index.unbind(-1)]
