@@ -16,7 +16,7 @@ LONG_SIGNATURES = {
     "torchrl/collectors/single.py:Collector.__init__": "three devices, limits, what batches become",
     "torchrl/data/replay_buffers/buffer.py:ReplayBuffer.__init__": "its parts, prefetching",
     "torchrl/data/replay_buffers/samplers/slice.py:SliceSampler.__init__": "where trajectories end",
-    "torchrl/envs/batched_envs/parallel.py:ParallelEnv.__init__": "how workers start and share",
+    "torchrl/envs/batched_envs/base.py:BatchedEnvBase.__init__": "how workers start and share",
     "torchrl/envs/rollout.py:rollout": "when to stop, what to keep, where from",
     "torchrl/modules/models/conv.py:_ConvNetBase.__init__": "class and arguments of every layer",
     "torchrl/modules/models/mlp.py:MLP.__init__": "class and arguments of every layer",

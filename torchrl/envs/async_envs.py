@@ -12,7 +12,6 @@ import torch
 from tensordict import LazyStackedTensorDict, TensorDictBase
 
 from torchrl._core.errors import describe
-from torchrl._core.processes import Launcher, start_method
 from torchrl.envs.batched_envs.base import BatchedEnvBase, Factory
 from torchrl.envs.batched_envs.crew import AsyncCrew, Crew
 from torchrl.envs.batched_envs.exchange import Exchange, stack_rows
@@ -184,13 +183,14 @@ class AsyncEnvPool(BatchedEnvBase):
             raise ValueError(
                 f"AsyncEnvPool: envs_per_worker must be at least 1, found {envs_per_worker}."
             )
-        if mp_start_method is not None:
-            start_method(mp_start_method)
         super().__init__(
             -(-len(makers) // envs_per_worker),
             makers,
             create_env_kwargs=create_env_kwargs,
             use_buffers={"shm": True, "queue": False}.get(exchange or "auto"),
+            mp_start_method=mp_start_method,
+            timeout=timeout,
+            shutdown_timeout=shutdown_timeout,
         )
         if worker_affinity is not None and len(worker_affinity) != self.num_workers:
             raise ValueError(
@@ -198,8 +198,7 @@ class AsyncEnvPool(BatchedEnvBase):
                 f"workers, found {len(worker_affinity)}."
             )
         self.backend, self.stack = backend, stack
-        self._affinity, self._start_method = worker_affinity, mp_start_method
-        self._timeout, self._shutdown_timeout = timeout, shutdown_timeout
+        self._affinity = worker_affinity
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -211,28 +210,15 @@ class AsyncEnvPool(BatchedEnvBase):
         return {**super().__getstate__(), "_dispatcher": None}
 
     def _make_crew(self, recipes: Sequence[EnvCreator | EnvBase]) -> Crew:
-        times = {"timeout": self._timeout, "shutdown_timeout": self._shutdown_timeout}
-        name = type(self).__name__
-        crew: AsyncCrew
-        if self.backend == "threading":
-            crew = ThreadCrew(name, recipes, self.num_workers, **times)  # type: ignore[arg-type]
-        else:
-            launcher = Launcher(start_method(self._start_method), preload="torchrl.envs")
-            crew = ProcessCrew(
-                name,
-                recipes,
-                self.num_workers,
-                launcher=launcher,
-                num_threads=1,
-                **times,  # type: ignore[arg-type]
-            )
+        make = ThreadCrew if self.backend == "threading" else ProcessCrew
+        crew: AsyncCrew = make(type(self).__name__, recipes, self.num_workers, self._options)
         for worker, cores in enumerate(self._affinity or ()):
             crew.submit(worker, "pin", [cores] if isinstance(cores, int) else list(cores))
             crew.collect()
         return crew
 
     def _memory_kind(self) -> str:
-        return "own" if self.backend == "threading" else "shared"
+        return "own" if self.backend == "threading" else self._options.memory
 
     def _desk(self) -> _Dispatcher:
         """Return what sends and receives; start the environments if need be."""

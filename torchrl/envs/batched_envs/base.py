@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from tensordict import TensorDictBase
 
 from torchrl._core.errors import ResetError, SpecError, describe
 from torchrl.data import Composite
+from torchrl.envs.batched_envs.access import EnvAccess
 from torchrl.envs.batched_envs.crew import Crew
 from torchrl.envs.batched_envs.exchange import BlockExchange, Exchange, RecordExchange
-from torchrl.envs.batched_envs.worker import METHOD, MISSING
+from torchrl.envs.batched_envs.options import BatchOptions
 from torchrl.envs.common import EnvBase
 from torchrl.envs.env_creator import EnvCreator
 from torchrl.envs.metadata import EnvMeta, meta_of
@@ -23,7 +25,7 @@ from torchrl.envs.spec_access import GROUPS
 Factory = Callable[..., EnvBase] | EnvBase
 
 
-class BatchedEnvBase(EnvBase):
+class BatchedEnvBase(EnvAccess, EnvBase):
     """Several environments stepped as one, batch size ``[N, *B]``.
 
     Until :meth:`start`, or the first reset, it is a recipe: it holds no environment, and can be
@@ -43,17 +45,45 @@ class BatchedEnvBase(EnvBase):
         create_env_fn: Factory | Sequence[Factory],
         *,
         create_env_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
-        device: torch.device | str | int | None = None,
+        pin_memory: bool = False,
         share_individual_td: bool | None = None,
-        use_buffers: bool | None = None,
+        shared_memory: bool = True,
+        memmap: bool = False,
+        device: torch.device | str | int | None = None,
+        num_threads: int | None = None,
+        num_sub_threads: int = 1,
+        serial_for_single: bool = False,
         non_blocking: bool = False,
+        mp_start_method: str | None = None,
+        use_buffers: bool | None = None,
+        metadata_from_workers: bool = False,
+        consolidate: bool = True,
+        daemon: bool = False,
+        timeout: float | None = None,
+        shutdown_timeout: float = 10.0,
     ) -> None:
         super().__init__(device=device)
+        self._options = BatchOptions(
+            pin_memory,
+            share_individual_td,
+            shared_memory,
+            memmap,
+            num_threads,
+            num_sub_threads,
+            serial_for_single,
+            non_blocking,
+            mp_start_method,
+            use_buffers,
+            metadata_from_workers,
+            consolidate,
+            daemon,
+            timeout,
+            shutdown_timeout,
+        )
         self.num_workers = num_workers
         self._recipes = _recipes(self, num_workers, create_env_fn, create_env_kwargs)
         self._own_device = self._device
-        self._share_individual_td, self._use_buffers = share_individual_td, use_buffers
-        self._non_blocking = non_blocking
+        self._threads_before: int | None = None
         self._metas: list[EnvMeta] | None = None
         self._pending_state: dict[int, dict[str, Any]] = {}
         self._idle()
@@ -84,6 +114,8 @@ class BatchedEnvBase(EnvBase):
 
     def _learn(self) -> None:
         """Find out what the environments are like, without keeping any."""
+        if self._metas is None and self._options.metadata_from_workers:
+            self.start()
         if self._metas is None:
             known: dict[int, EnvMeta] = {}
             for recipe in self._recipes:
@@ -147,8 +179,8 @@ class BatchedEnvBase(EnvBase):
         assert self._metas is not None
         first = self._metas[0]
         return (
-            self._use_buffers is not False
-            and not self._share_individual_td
+            self._options.buffers is not False
+            and not self._options.share_individual_td
             and first.is_fixed()
             and all(meta.specs == first.specs for meta in self._metas[1:])
         )
@@ -164,6 +196,9 @@ class BatchedEnvBase(EnvBase):
         if self._crew is not None and not self._crew.is_closed:
             return self
         self._idle()
+        if self._options.num_threads is not None:
+            self._threads_before = torch.get_num_threads()
+            torch.set_num_threads(self._options.num_threads)
         crew = self._make_crew(self._recipes)
         try:
             self._check_metas(crew.metas)
@@ -196,9 +231,9 @@ class BatchedEnvBase(EnvBase):
                 )
 
     def _make_exchange(self, crew: Crew) -> Exchange:
-        flat = self.is_flat()
+        flat, options = self.is_flat(), self._options
         fixed = all(meta.is_fixed() for meta in crew.metas)
-        if self._use_buffers and not fixed:
+        if options.buffers and not fixed:
             raise SpecError(
                 describe(
                     self,
@@ -206,7 +241,7 @@ class BatchedEnvBase(EnvBase):
                     mend="Leave use_buffers out, or set it to False.",
                 )
             )
-        if self._share_individual_td is False and not flat:
+        if options.share_individual_td is False and not flat:
             raise SpecError(
                 describe(
                     self,
@@ -214,12 +249,12 @@ class BatchedEnvBase(EnvBase):
                     mend="Leave share_individual_td out, or set it to True.",
                 )
             )
-        if self._use_buffers is False or not fixed:
-            return RecordExchange(crew, self.device, self._non_blocking)
+        if options.buffers is False or not fixed:
+            return RecordExchange(crew, self.device, options)
         return BlockExchange(
             crew,
             self.device,
-            self._non_blocking,
+            options,
             individual=not flat,
             kind=self._memory_kind(),
         )
@@ -236,6 +271,30 @@ class BatchedEnvBase(EnvBase):
         self._idle()
         if crew is not None:
             crew.close()
+        if self._threads_before is not None:
+            torch.set_num_threads(self._threads_before)
+            self._threads_before = None
+
+    def configure_parallel(self, **options: Any) -> Any:
+        """Change how the environments are run, before they are; return this environment.
+
+        Args:
+            options: Those of :class:`~torchrl.envs.ParallelEnv`, by name.
+
+        Raises:
+            RuntimeError: if the environments stand already.
+            TypeError: for an option that there is not.
+        """
+        self._refuse_started()
+        if unknown := options.keys() - {field.name for field in fields(BatchOptions)}:
+            raise TypeError(f"{type(self).__name__}.configure_parallel knows no {sorted(unknown)}.")
+        self._options = replace(self._options, **options)
+        self.empty_cache()
+        return self
+
+    def _refuse_started(self) -> None:
+        if not self.is_closed:
+            raise RuntimeError(f"{type(self).__name__}: close() it before changing its arguments.")
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -254,8 +313,7 @@ class BatchedEnvBase(EnvBase):
         Raises:
             RuntimeError: if the environments stand already.
         """
-        if not self.is_closed:
-            raise RuntimeError(f"{type(self).__name__}: close() it before changing its arguments.")
+        self._refuse_started()
         each = [kwargs] * self.num_envs if isinstance(kwargs, dict) else list(kwargs)
         self._recipes = [
             _creator(self, recipe).make_variant(**own)
@@ -332,74 +390,6 @@ class BatchedEnvBase(EnvBase):
     def _check_batch(self, tensordict: TensorDictBase) -> None:
         self._learn()
         super()._check_batch(tensordict)
-
-    # --- the environments ------------------------------------------------------------------------
-
-    def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
-        """Seed each environment with the seed that follows that of the one before it.
-
-        Args:
-            seed: That of the first; ``None`` asks all for fresh randomness.
-            static_seed: Give all the same one.
-
-        Returns: the seed that follows that of the last one.
-        """
-        self.start()
-        assert self._crew is not None
-        return self._crew.chain("set_seed", seed, static_seed)
-
-    def _set_seed(self, seed: int | None) -> None:
-        self.set_seed(seed)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            crew = self.__dict__.get("_crew")
-            if name.startswith("_") or "_recipes" not in self.__dict__:
-                raise
-            if crew is None or crew.is_closed:
-                raise AttributeError(
-                    f"{type(self).__name__} has no {name!r}, and cannot ask its environments "
-                    "before start() or reset()."
-                ) from None
-        return self._of_each(crew, name)
-
-    def _of_each(self, crew: Crew, name: str) -> Any:
-        values = crew.scatter("get_attribute", None, name)
-        kinds = [value if isinstance(value, str) else "" for value in values]
-        if MISSING in kinds:
-            raise AttributeError(
-                f"neither {type(self).__name__} nor environment {kinds.index(MISSING)} of it has "
-                f"{name!r}"
-            )
-        if METHOD not in kinds:
-            return values
-
-        def call(*args: Any, **kwargs: Any) -> list[Any]:
-            return crew.scatter("call_method", None, name, args, kwargs)
-
-        return call
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        states: Any = list(self._pending_state.items())
-        if self._crew is not None and not self._crew.is_closed:
-            states = enumerate(self._crew.scatter("state_dict", None))
-        for i, state in states:
-            for key, value in state.items():
-                destination[f"{prefix}worker{i}.{key}"] = value
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        states: dict[int, dict[str, Any]] = {}
-        for i in range(self.num_envs):
-            own = f"{prefix}worker{i}."
-            found = {k[len(own) :]: v for k, v in state_dict.items() if k.startswith(own)}
-            if found:
-                states[i] = found
-        if self._crew is None or self._crew.is_closed:
-            self._pending_state = states  # for the start
-        elif states:
-            self._crew.scatter("load_state_dict", [states.get(i, {}) for i in range(self.num_envs)])
 
     def to(self, device: Any) -> BatchedEnvBase:  # type: ignore[override]
         """Return what the environments make on another device; they stay where they are."""

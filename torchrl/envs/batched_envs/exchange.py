@@ -22,6 +22,7 @@ from torchrl.envs.batched_envs.buffers import (
     num_bytes,
 )
 from torchrl.envs.batched_envs.crew import Crew
+from torchrl.envs.batched_envs.options import BatchOptions
 from torchrl.envs.batched_envs.worker import (
     STEP,
     STEP_RESET,
@@ -47,7 +48,7 @@ class Exchange(ABC):
     Args:
         crew: The environments.
         device: Of what comes back; where it is made if ``None``.
-        non_blocking: Do not wait for copies to that device.
+        options: How it travels.
 
     Hooks:
         _send: ``record, mask [N] | None, resets -> outcome``; step.
@@ -57,8 +58,9 @@ class Exchange(ABC):
 
     is_flat = False
 
-    def __init__(self, crew: Crew, device: torch.device | None, non_blocking: bool) -> None:
-        self.crew, self.device, self.non_blocking = crew, device, non_blocking
+    def __init__(self, crew: Crew, device: torch.device | None, options: BatchOptions) -> None:
+        self.crew, self.device, self.options = crew, device, options
+        self._pins = options.pin_memory and torch.accelerator.is_available()
         self.metas = crew.metas
         self.batch_size = torch.Size([len(self.metas), *self.metas[0].batch_size])
         self._reads_root = not all(meta.reads_action_only for meta in self.metas)
@@ -101,7 +103,8 @@ class Exchange(ABC):
         if not masks and fresh is not None:
             masks = {key: torch.ones_like(own) for key, own in self._fresh_masks.items()}
         if not masks:
-            self._begin(self._requests([{}] * num_envs, [True] * num_envs, record, kwargs))
+            requests = self._requests([{}] * num_envs, [True] * num_envs, record, kwargs)
+            self._begin([*map(self._sealed, requests)])
             return self._collect(record)
         wanted = _any_row(masks)  # [N]
         if fresh is not None:
@@ -119,7 +122,7 @@ class Exchange(ABC):
             ]
             requests = self._requests(parts, wanted.tolist(), record, kwargs)
             self._renew(requests, fresh)
-            self._begin(requests)
+            self._begin([*map(self._sealed, requests)])
         return self._collect(record)
 
     def take_up(self, root: Entries) -> bool:
@@ -168,6 +171,14 @@ class Exchange(ABC):
             row = row.clone() if row.device is None else row.to("cpu").clone()
         return row if meta.device in (None, row.device) else row.to(meta.device)
 
+    def _packed(self, row: Any) -> Any:
+        """Return a record as it is pickled; no entry can be added any more."""
+        packs = row is not None and self.crew.is_remote and self.options.consolidate
+        return row.consolidate() if packs else row
+
+    def _sealed(self, request: Request | None) -> Request | None:
+        return None if request is None else (self._packed(request[0]), request[1])
+
     # --- single environments ---------------------------------------------------------------------
 
     def _request(self, env: int, row: Any, kwargs: dict[str, Any]) -> Request:
@@ -177,7 +188,7 @@ class Exchange(ABC):
         for key in {sibling(key, "_reset") for key in self.metas[env].names("done")}:
             if (mask := row.get(key, None)) is not None:
                 own.set(key, mask.clone())
-        return own, kwargs
+        return self._packed(own), kwargs
 
     @abstractmethod
     def call_step(self, env: int, row: Any, resets: bool) -> tuple:
@@ -208,9 +219,10 @@ class Exchange(ABC):
 
     def _take(self, block: Tensor) -> Tensor:
         """Return a copy of a block, which changes at the next step, on our device."""
+        copy = block.pin_memory() if self._pins else block.clone()
         if self.device is None or self.device.type == "cpu":
-            return block.clone()
-        return block.clone().to(self.device, non_blocking=self.non_blocking)
+            return copy
+        return copy.to(self.device, non_blocking=self.options.non_blocking)
 
 
 def _masks(record: Any, plan: StepPlan) -> dict[NestedKey, Tensor]:
@@ -240,7 +252,7 @@ class BlockExchange(Exchange):
     Args:
         crew: The environments.
         device: Of what comes back.
-        non_blocking: Do not wait for copies to that device.
+        options: How it travels.
         individual: Give each environment blocks of its own; what comes back is then stacked.
         kind: Of the memory.
     """
@@ -249,12 +261,12 @@ class BlockExchange(Exchange):
         self,
         crew: Crew,
         device: torch.device | None,
-        non_blocking: bool,
+        options: BatchOptions,
         *,
         individual: bool,
         kind: str,
     ) -> None:
-        super().__init__(crew, device, non_blocking)
+        super().__init__(crew, device, options)
         blocks = lay_out(self.metas, individual=individual)
         memory = Memory(num_bytes(blocks), kind)
         crew.attach(blocks, memory)
@@ -408,7 +420,7 @@ class RecordExchange(Exchange):
         if mask is not None:
             wanted = mask.reshape(len(rows), -1).any(-1).tolist()
             rows = [row if w else None for row, w in zip(rows, wanted, strict=True)]
-        answers = self.crew.scatter("step_records", rows, resets)
+        answers = self.crew.scatter("step_records", [*map(self._packed, rows)], resets)
         before = record.unbind(0)
         outcomes = [
             old.exclude("next", "_step") if new is None else new
@@ -451,7 +463,7 @@ class RecordExchange(Exchange):
 
     def call_step(self, env: int, row: Any, resets: bool) -> tuple:
         """Return the call that steps one environment from its record."""
-        return "step_record_one", env, self._row(row, self.metas[env]), resets
+        return "step_record_one", env, self._packed(self._row(row, self.metas[env])), resets
 
     def call_reset(self, env: int, row: Any, kwargs: dict[str, Any]) -> tuple:
         """Return the call that resets one environment."""

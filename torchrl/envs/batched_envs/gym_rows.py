@@ -43,6 +43,7 @@ class GymRows:
         gym: Any = env
         plain = (
             gym._driver is None
+            and "_step" not in vars(gym)  # nothing stands between
             and not gym._info_readers
             and gym.frame_skip == 1
             and not gym._from_pixels

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
-
-from torchrl._core.processes import Launcher, start_method
-from torchrl.envs.batched_envs.base import BatchedEnvBase, Factory
+from torchrl.envs.batched_envs.base import BatchedEnvBase
 from torchrl.envs.batched_envs.crew import Crew, LocalCrew
 from torchrl.envs.batched_envs.process_crew import ProcessCrew
 from torchrl.envs.common import EnvBase
@@ -31,6 +27,8 @@ class ParallelEnv(BatchedEnvBase):
             may differ: what they return is then stacked lazily.
         create_env_kwargs: Its keyword arguments, for all, or a list with one dictionary an
             environment.
+        pin_memory: Return what is on the CPU in pinned memory, from where copies to an accelerator
+            need not be waited for; without an accelerator there is none.
         device: Device of what is returned; that of the environments if ``None``.
         share_individual_td: Give each environment buffers of its own instead of rows of common
             ones; found out if ``None``.
@@ -46,6 +44,8 @@ class ParallelEnv(BatchedEnvBase):
             process; fork where that is safe if ``None``.
         metadata_from_workers: Start the workers when the specs are asked for, rather than build one
             environment here to look at them.
+        consolidate: Pickle a record as one block of memory, rather than entry by entry.
+        daemon: Forbid the workers to start processes of :mod:`multiprocessing` of their own.
         timeout: Seconds that a worker may take for an answer; unlimited if ``None``.
         shutdown_timeout: Seconds that workers get to close their environments before they are
             killed.
@@ -65,77 +65,13 @@ class ParallelEnv(BatchedEnvBase):
 
     entrywise = property(BatchedEnvBase.is_flat)
 
-    def __init__(
-        self,
-        num_workers: int,
-        create_env_fn: Factory | Sequence[Factory],
-        *,
-        create_env_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None = None,
-        device: torch.device | str | int | None = None,
-        share_individual_td: bool | None = None,
-        shared_memory: bool = True,
-        memmap: bool = False,
-        use_buffers: bool | None = None,
-        num_threads: int | None = None,
-        num_sub_threads: int = 1,
-        serial_for_single: bool = False,
-        non_blocking: bool = False,
-        mp_start_method: str | None = None,
-        metadata_from_workers: bool = False,
-        timeout: float | None = None,
-        shutdown_timeout: float = 10.0,
-    ) -> None:
-        if use_buffers and not (shared_memory or memmap):
-            raise ValueError(
-                "ParallelEnv: use_buffers=True needs shared_memory or memmap to keep them in."
-            )
-        super().__init__(
-            num_workers,
-            create_env_fn,
-            create_env_kwargs=create_env_kwargs,
-            device=device,
-            share_individual_td=share_individual_td,
-            use_buffers=use_buffers if shared_memory or memmap else False,
-            non_blocking=non_blocking,
-        )
-        if mp_start_method is not None:
-            start_method(mp_start_method)
-        self._memmap, self._start_method = memmap, mp_start_method
-        self._num_threads, self._num_sub_threads = num_threads, num_sub_threads
-        self._threads_before: int | None = None
-        self._here = serial_for_single and num_workers == 1
-        self._metadata_from_workers = metadata_from_workers
-        self._timeout, self._shutdown_timeout = timeout, shutdown_timeout
-
-    def _learn(self) -> None:
-        if self._metas is None and self._metadata_from_workers:
-            self.start()
-        super()._learn()
+    def _is_here(self) -> bool:
+        return self._options.serial_for_single and self.num_workers == 1
 
     def _make_crew(self, recipes: Sequence[EnvCreator | EnvBase]) -> Crew:
-        if self._num_threads is not None:
-            self._threads_before = torch.get_num_threads()
-            torch.set_num_threads(self._num_threads)
-        if self._here:
+        if self._is_here():
             return LocalCrew(recipes)
-        return ProcessCrew(
-            type(self).__name__,
-            recipes,
-            self.num_workers,
-            launcher=Launcher(start_method(self._start_method), preload="torchrl.envs"),
-            num_threads=self._num_sub_threads,
-            timeout=self._timeout,
-            shutdown_timeout=self._shutdown_timeout,
-        )
+        return ProcessCrew(type(self).__name__, recipes, self.num_workers, self._options)
 
     def _memory_kind(self) -> str:
-        if self._here:
-            return "own"
-        return "file" if self._memmap else "shared"
-
-    def close(self, *, raise_if_closed: bool = False) -> None:
-        """Close the environments and end the workers; what stays is a recipe."""
-        super().close(raise_if_closed=raise_if_closed)
-        if self._threads_before is not None:
-            torch.set_num_threads(self._threads_before)
-            self._threads_before = None
+        return "own" if self._is_here() else self._options.memory

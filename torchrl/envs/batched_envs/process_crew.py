@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchrl._core.errors import WorkerError, describe
-from torchrl._core.processes import TICK, Launcher, WorkerProcess, stop_all
+from torchrl._core.processes import TICK, Launcher, WorkerProcess, start_method, stop_all
 from torchrl.envs.batched_envs.buffers import SIGNAL, Block, Memory
 from torchrl.envs.batched_envs.crew import AsyncCrew, failure, share_out
+from torchrl.envs.batched_envs.options import BatchOptions
 from torchrl.envs.batched_envs.worker import ATTACH, CALL, DONE, ENDED, FAILED, serve
 from torchrl.envs.common import EnvBase
 from torchrl.envs.env_creator import EnvCreator
@@ -27,11 +28,7 @@ class ProcessCrew(AsyncCrew):
         owner: Name of the environment, for messages.
         recipes: Build the environments; shared out in order, as evenly as they go.
         num_workers: Number of processes.
-        launcher: Makes them.
-        num_threads: Torch threads in each.
-        timeout: Seconds that a worker may take for an answer; ``None`` waits for as long as it
-            lives.
-        shutdown_timeout: Seconds that workers get to close their environments.
+        options: How they are started, and how long they may take.
 
     Raises:
         WorkerError: from each method, if a worker raised, died or did not answer in time.
@@ -44,14 +41,10 @@ class ProcessCrew(AsyncCrew):
         owner: str,
         recipes: Sequence[EnvCreator | EnvBase],
         num_workers: int,
-        *,
-        launcher: Launcher,
-        num_threads: int,
-        timeout: float | None,
-        shutdown_timeout: float,
+        options: BatchOptions,
     ) -> None:
-        self._name, self._launcher = owner, launcher
-        self._timeout, self._shutdown_timeout = timeout, shutdown_timeout
+        self._name, self._options = owner, options
+        self._launcher = Launcher(start_method(options.mp_start_method), preload="torchrl.envs")
         self._at: Any = None
         self._pid = os.getpid()
         self._workers: list[WorkerProcess] = []
@@ -62,10 +55,10 @@ class ProcessCrew(AsyncCrew):
                 self._workers.append(
                     WorkerProcess(
                         serve,
-                        (first, recipes[first:end]),
-                        launcher,
+                        (first, recipes[first:end], options.daemon, options.consolidate),
+                        self._launcher,
                         number=number,
-                        num_threads=num_threads,
+                        num_threads=options.num_sub_threads,
                     )
                 )
             self.metas = self._gather()
@@ -225,9 +218,10 @@ class ProcessCrew(AsyncCrew):
                 self._answer(worker)
             if not worker.is_alive():
                 raise self._lost(worker)
-        if self._timeout is not None and time.monotonic() - started > self._timeout:
+        timeout = self._options.timeout
+        if timeout is not None and time.monotonic() - started > timeout:
             trace = waited_for.traceback() if waited_for.is_alive() else ""
-            fact = f"did not answer within {self._timeout} s and was killed"
+            fact = f"did not answer within {timeout} s and was killed"
             waited_for.kill()
             raise self._error(waited_for, fact, trace, "Raise timeout, or mend that environment.")
 
@@ -251,4 +245,4 @@ class ProcessCrew(AsyncCrew):
 
     def close(self) -> None:
         """Close the environments and end the workers."""
-        self._end(self._shutdown_timeout)
+        self._end(self._options.shutdown_timeout)

@@ -13,6 +13,7 @@ from typing import Any
 from torchrl._core.errors import WorkerError, describe
 from torchrl.envs.batched_envs.buffers import Block, Memory
 from torchrl.envs.batched_envs.crew import AsyncCrew, failure, share_out
+from torchrl.envs.batched_envs.options import BatchOptions
 from torchrl.envs.batched_envs.worker import Team, complaint
 from torchrl.envs.common import EnvBase
 from torchrl.envs.env_creator import EnvCreator
@@ -58,8 +59,7 @@ class ThreadCrew(AsyncCrew):
         owner: Name of the environment, for messages.
         recipes: Build the environments; shared out in order, as evenly as they go.
         num_workers: Number of threads.
-        timeout: Seconds that a thread may take for an answer; unlimited if ``None``.
-        shutdown_timeout: Seconds that threads get to close their environments.
+        options: How long they may take.
 
     Raises:
         WorkerError: from each method, if a thread raised or did not answer in time.
@@ -70,11 +70,10 @@ class ThreadCrew(AsyncCrew):
         owner: str,
         recipes: Sequence[EnvCreator | EnvBase],
         num_workers: int,
-        *,
-        timeout: float | None,
-        shutdown_timeout: float,
+        options: BatchOptions,
     ) -> None:
-        self._name, self._timeout, self._shutdown_timeout = owner, timeout, shutdown_timeout
+        self._name, self._options = owner, options
+        self._timeout = options.timeout
         self._answers: SimpleQueue = SimpleQueue()
         self._busy: dict[int, float] = {}  # since when a thread has something to answer
         self.ranges = share_out(len(recipes), num_workers)
@@ -180,4 +179,4 @@ class ThreadCrew(AsyncCrew):
 
     def close(self) -> None:
         """Close the environments and end the threads."""
-        self._end(self._shutdown_timeout)
+        self._end(self._options.shutdown_timeout)

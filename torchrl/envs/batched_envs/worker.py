@@ -7,6 +7,7 @@ with how many environments, makes no difference to what they do.
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import traceback
 from collections.abc import Callable, Sequence
@@ -174,10 +175,11 @@ class Team:
 
     Args:
         first: Number of the first of them in the batch.
+        consolidate: Return each record as one block of memory.
     """
 
-    def __init__(self, first: int = 0) -> None:
-        self.first = first
+    def __init__(self, first: int = 0, *, consolidate: bool = False) -> None:
+        self.first, self.consolidate = first, consolidate
         self.seats: list[Seat] = []
         self._at: Any = None  # tells other processes whose turn it is
         self.turn = first
@@ -238,14 +240,14 @@ class Team:
     ) -> list[tuple[Any, Any]]:
         """Step the environments that have a record."""
         return [
-            (None, None) if record is None else seat.step_record(record, resets)
+            (None, None) if record is None else self._packed(*seat.step_record(record, resets))
             for seat, record in zip(self._take_turns(), records, strict=True)
         ]
 
     def reset_records(self, requests: Sequence[Request | None]) -> list[TensorDictBase | None]:
         """Reset the environments that have a request."""
         return [
-            None if request is None else seat.reset_record(request)
+            None if request is None else self._packed(seat.reset_record(request))[0]
             for seat, request in zip(self._take_turns(), requests, strict=True)
         ]
 
@@ -271,11 +273,16 @@ class Team:
         self, number: int, record: TensorDictBase, resets: bool
     ) -> tuple[TensorDictBase, TensorDictBase | None]:
         """Step one environment from its record."""
-        return self._take_turn(number).step_record(record, resets)
+        return self._packed(*self._take_turn(number).step_record(record, resets))
 
     def reset_record_one(self, number: int, request: Request) -> TensorDictBase:
         """Reset one environment."""
-        return self._take_turn(number).reset_record(request)
+        return self._packed(self._take_turn(number).reset_record(request))[0]
+
+    def _packed(self, *records: TensorDictBase | None) -> tuple[Any, ...]:
+        if not self.consolidate:
+            return records
+        return tuple(None if record is None else record.consolidate() for record in records)
 
     def pin(self, cpus: Sequence[int]) -> None:
         """Run on these processor cores only."""
@@ -318,9 +325,16 @@ class Team:
 METHOD, MISSING = "<method>", "<missing>"
 
 
-def serve(channel: Channel, first: int, recipes: Sequence[Recipe | EnvBase]) -> None:
+def serve(
+    channel: Channel,
+    first: int,
+    recipes: Sequence[Recipe | EnvBase],
+    daemon: bool,
+    consolidate: bool,
+) -> None:
     """Run a team and do what the channel says, until it says :data:`QUIT` or closes."""
-    team = Team(first)
+    multiprocessing.current_process()._config["daemon"] = daemon  # type: ignore[attr-defined]
+    team = Team(first, consolidate=consolidate)
     tick = check_parent(os.getppid())
 
     def answer(work: Callable[[], Any]) -> None:
