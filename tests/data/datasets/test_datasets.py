@@ -1,0 +1,179 @@
+"""Datasets on disk, and a real one of Minari, made here."""
+
+import json
+import warnings
+
+import gymnasium
+import minari
+import numpy as np
+import pytest
+import torch
+from minari.data_collector import EpisodeBuffer
+from tensordict import TensorDict
+
+from torchrl.data import SliceSampler, TensorDictReplayBuffer
+from torchrl.data.datasets import (
+    BaseDatasetExperienceReplay,
+    MinariExperienceReplay,
+    write_dataset,
+)
+
+
+def steps(first, count):
+    item = torch.arange(first, first + count)
+    done = (item == first + count - 1).unsqueeze(-1)
+    return TensorDict(
+        observation=item.float().unsqueeze(-1),
+        next=TensorDict(done=done, batch_size=[count]),
+        batch_size=[count],
+    )
+
+
+def test_a_dataset_is_written_read_and_not_changed(tmp_path):
+    path = write_dataset(tmp_path / "some", [steps(0, 5), steps(5, 7)], 12, {"by": "me"})
+    dataset = BaseDatasetExperienceReplay(
+        data_path=path, batch_size=8, sampler=SliceSampler(slice_len=4)
+    )
+    assert len(dataset) == 12
+    assert dataset.notes == {"by": "me"}
+    assert (dataset[:] == torch.cat([steps(0, 5), steps(5, 7)])).all()
+    slices = dataset.sample()["observation"].view(2, 4)
+    assert (slices.diff(dim=1) == 1).all()
+    assert ((slices < 5).all(1) | (slices >= 5).all(1)).all()
+    with pytest.raises(RuntimeError, match="this buffer is read-only"):
+        dataset.extend(steps(0, 2))
+    assert isinstance(dataset, TensorDictReplayBuffer)
+
+
+def test_preprocessing_writes_a_dataset_of_its_own(tmp_path):
+    path = write_dataset(tmp_path / "some", [steps(0, 2500)], 2500)
+    dataset = BaseDatasetExperienceReplay(data_path=path)
+    even = dataset.preprocess(
+        lambda td: td[td["observation"].squeeze(-1) % 2 == 0], dest=tmp_path / "even", batch_size=3
+    )
+    assert even[:]["observation"].flatten().tolist() == list(range(0, 2500, 2))
+    assert len(even.sample()) == 3
+    assert len(dataset) == 2500
+    even.delete()
+    assert not (tmp_path / "even").exists()
+
+
+def test_a_write_cut_short_leaves_what_was_there(tmp_path):
+    path = write_dataset(tmp_path / "some", [steps(0, 5)], 5)
+
+    def broken():
+        yield steps(7, 3)
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        write_dataset(path, broken(), 9)
+    assert len(BaseDatasetExperienceReplay(data_path=path)) == 5
+    write_dataset(path, [steps(7, 3)], 9)
+    assert BaseDatasetExperienceReplay(data_path=path)[0]["observation"].item() == 7
+
+
+def test_the_layout_is_what_the_documentation_says(tmp_path):
+    """Read the files with numpy alone."""
+    wide = torch.arange(6 * 300.0).view(6, 300)  # more than a kilobyte
+    flag, number = torch.arange(6) % 2 == 0, torch.arange(6.0, dtype=torch.float64)
+    td = TensorDict(flag=flag, wide=wide, number=number, batch_size=[6])
+    folder = write_dataset(tmp_path / "some", [td], 10) / "storage"
+    meta = json.loads((folder / "storage.json").read_text())
+    assert (meta["max_size"], meta["ndim"], meta["row_shape"]) == (10, 1, [])
+    assert meta["schema"]["leaves"] == [[[], "bool"], [[300], "float32"], [[], "float64"]]
+    count = np.fromfile(folder / "counts.memmap", np.int64)[1]
+    dtype = np.dtype([("number", "f8"), ("flag", "?"), ("gap", "V7")])
+    rows = np.fromfile(folder / "rows_0.memmap", dtype)
+    assert (len(rows), count) == (10, 6)
+    assert (rows["number"][:6] == number.numpy()).all()
+    assert (rows["flag"][:6] == flag.numpy()).all()
+    assert (np.fromfile(folder / "rows_1.memmap", "f4").reshape(10, 300)[:6] == wide.numpy()).all()
+
+
+def test_no_dataset_is_said_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no dataset in .*write_dataset"):
+        BaseDatasetExperienceReplay(data_path=tmp_path)
+
+
+def walk(number, actions):
+    """An episode that ends at 3, or is cut after 4 steps; observations are a dictionary."""
+    at = np.cumsum([0, *actions])
+    ended = at[1:] == 3
+    return EpisodeBuffer(
+        id=number,
+        observations={"place": np.stack([at, at], 1).astype(np.float32), "at": at},
+        actions=np.array(actions),
+        rewards=list(at[1:].astype(float)),
+        terminations=list(ended),
+        truncations=list((np.arange(len(actions)) == 3) & ~ended),
+        infos={"noise": at.astype(np.float64), "name": ["x"] * len(at)},
+    )
+
+
+@pytest.fixture(scope="module")
+def minari_home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("minari")
+    episodes = [
+        walk(i, actions) for i, actions in enumerate(([1, 1, 1], [0, 1, 0, 1], [1, 0, 1, 1]))
+    ]
+    place = gymnasium.spaces.Box(-9, 9, (2,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(home / "theirs"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about an author that is missing
+            minari.create_dataset_from_buffers(
+                "walk/test-v0",
+                episodes,
+                action_space=gymnasium.spaces.Discrete(2),
+                observation_space=gymnasium.spaces.Dict(
+                    place=place, at=gymnasium.spaces.Discrete(9)
+                ),
+            )
+        yield home
+
+
+def test_a_minari_dataset_becomes_steps(minari_home):
+    dataset = MinariExperienceReplay(
+        "walk/test-v0", 8, root=minari_home / "ours", sampler=SliceSampler(slice_len=2)
+    )
+    rows = dataset[:]
+    assert rows["episode"].tolist() == [0] * 3 + [1] * 4 + [2] * 4
+    assert rows["action"].tolist() == [1, 1, 1, 0, 1, 0, 1, 1, 0, 1, 1]
+    at = [0, 1, 2, 0, 0, 1, 1, 0, 1, 1, 2]
+    after = [1, 2, 3, 0, 1, 1, 2, 1, 1, 2, 3]
+    assert rows["observation", "at"].tolist() == at
+    assert rows["next", "observation", "at"].tolist() == after
+    assert rows["next", "observation", "place"].tolist() == [[x, x] for x in after]
+    assert rows["next", "reward"].flatten().tolist() == after
+    assert rows["next", "info", "noise"].tolist() == after
+    ends = [i in (2, 10) for i in range(11)]
+    assert rows["next", "terminated"].flatten().tolist() == ends
+    assert rows["next", "truncated"].flatten().tolist() == [i == 6 for i in range(11)]
+    assert rows["next", "done"].flatten().tolist() == [i in (2, 6, 10) for i in range(11)]
+    assert not any(rows[flag].any() for flag in ("done", "terminated", "truncated"))
+    assert dataset.notes["total_episodes"] == 3
+    sample = dataset.sample()
+    assert (sample["episode"].view(4, 2).diff(dim=1) == 0).all()
+
+
+def test_it_is_written_once_and_read_from_then_on(minari_home, monkeypatch):
+    first = MinariExperienceReplay("walk/test-v0", root=minari_home / "mine")
+    monkeypatch.setattr(minari, "load_dataset", None)
+    again = MinariExperienceReplay("walk/test-v0", root=minari_home / "mine", download=False)
+    assert (first[:] == again[:]).all()
+
+
+def test_a_dataset_that_is_not_here_is_not_fetched_unasked(minari_home):
+    with pytest.raises(FileNotFoundError, match=r"'walk/no-v0' is not on this machine.*download"):
+        MinariExperienceReplay("walk/no-v0", root=minari_home / "ours", download=False)
+
+
+def test_force_fetches_anew(minari_home, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        minari,
+        "download_dataset",
+        lambda name, force_download: asked.append((name, force_download)),
+    )
+    MinariExperienceReplay("walk/test-v0", root=minari_home / "forced", download="force")
+    assert asked == [("walk/test-v0", True)]

@@ -1,0 +1,136 @@
+"""`BaseDatasetExperienceReplay`: a dataset in a folder, sampled like any other buffer.
+
+A dataset is a folder. Its steps are in the layout of environments: the entries of the root belong
+to the state that an action was taken in, those under ``"next"`` to what came of it, rewards and
+flags are ``[N, 1]``, ``("next", "done")`` ends an episode, and the steps of an episode follow one
+another in order of time.
+
+- ``dataset.json``: what the writer noted, as a JSON object.
+- ``storage/``: a :class:`LazyMemmapStorage` of all steps. ``storage.json`` holds ``max_size``,
+  ``ndim`` and ``row_shape`` (1 and ``[]`` here), and the ``schema``: a ``tree`` of containers whose
+  leaves are numbers, and for each number its shape and dtype. ``counts.memmap`` are int64, the
+  second of which is the number of rows. ``rows_<n>.memmap`` are the rows of one block, one after
+  the other: in the first, all entries of less than a kilobyte side by side, those of wide dtypes
+  first, in the order of their numbers otherwise; each larger entry has a file of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tensordict import NestedKey, TensorDictBase
+
+from torchrl._core.errors import describe
+from torchrl.data.replay_buffers.storages.memmap import LazyMemmapStorage
+from torchrl.data.replay_buffers.variants import TensorDictReplayBuffer
+from torchrl.data.replay_buffers.writers.max_value import ImmutableDatasetWriter
+
+NOTES = "dataset.json"
+CHUNK = 1000  # rows that preprocess() hands over at a time
+
+
+def write_dataset(
+    path: str | Path,
+    chunks: Iterable[TensorDictBase],
+    num_steps: int,
+    notes: dict[str, Any] | None = None,
+) -> Path:
+    """Write steps to a folder, for :class:`BaseDatasetExperienceReplay` to read.
+
+    The folder appears when it is complete; what was there before is replaced.
+
+    Args:
+        path: The folder.
+        chunks: Steps ``[N]``, some at a time; whole episodes one after the other.
+        num_steps: Number of steps of all chunks together, at least.
+        notes: What to write to ``dataset.json``.
+
+    Returns: the folder.
+    """
+    home = Path(path)
+    draft = home.with_name(f"{home.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    storage = LazyMemmapStorage(num_steps, scratch_dir=draft)
+    for chunk in chunks:
+        storage.write_run(storage.written, *storage.prepare(chunk, True))
+    (draft / NOTES).write_text(json.dumps(notes or {}, indent=2))
+    shutil.rmtree(home, ignore_errors=True)
+    draft.replace(home)
+    return home
+
+
+class BaseDatasetExperienceReplay(TensorDictReplayBuffer):
+    """A replay buffer of the steps of a dataset, which stay as they are.
+
+    Steps are read from the disk when they are sampled.
+
+    Args:
+        data_path: Folder of the dataset, as :func:`write_dataset` makes it.
+        priority_key: Entry that holds priorities.
+        **kwargs: As for :class:`TensorDictReplayBuffer`; without a storage and a writer.
+
+    Raises:
+        FileNotFoundError: if there is no dataset in that folder.
+
+    >>> import tempfile, torch
+    >>> from tensordict import TensorDict
+    >>> folder = tempfile.mkdtemp()
+    >>> steps = TensorDict(observation=torch.arange(4.0), batch_size=[4])
+    >>> dataset = BaseDatasetExperienceReplay(
+    ...     data_path=write_dataset(folder, [steps], 4), batch_size=2
+    ... )
+    >>> len(dataset), dataset.sample()["observation"].shape
+    (4, torch.Size([2]))
+    >>> dataset.delete()
+    """
+
+    def __init__(
+        self, *, data_path: str | Path, priority_key: NestedKey = "td_error", **kwargs: Any
+    ) -> None:
+        self.data_path = Path(data_path)
+        kwargs["storage"] = _open(self.data_path)
+        super().__init__(priority_key=priority_key, writer=ImmutableDatasetWriter(), **kwargs)
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What ``dataset.json`` says."""
+        return json.loads((self.data_path / NOTES).read_text())
+
+    def preprocess(
+        self, fn: Callable[[TensorDictBase], TensorDictBase], *, dest: str | Path, **kwargs: Any
+    ) -> BaseDatasetExperienceReplay:
+        """Write a dataset of what ``fn`` makes of the steps of this one, and return it.
+
+        Args:
+            fn: ``steps [N] -> steps [M]``, ``M`` at most ``N``; called on chunks in order, which
+                may cut episodes.
+            dest: Folder of the new dataset.
+            **kwargs: For the buffer that is returned, as in the constructor.
+        """
+        firsts = range(0, len(self), CHUNK)
+        chunks = (fn(self._storage.get(slice(i, i + CHUNK)).clone()) for i in firsts)
+        write_dataset(dest, chunks, len(self), self.notes)
+        return BaseDatasetExperienceReplay(data_path=dest, **kwargs)
+
+    def delete(self) -> None:
+        """Remove the dataset from the disk; this buffer is of no use afterwards."""
+        shutil.rmtree(self.data_path)
+
+
+def _open(path: Path) -> LazyMemmapStorage:
+    meta = path / "storage" / "storage.json"
+    if not meta.exists():
+        raise FileNotFoundError(
+            describe(
+                "BaseDatasetExperienceReplay",
+                f"there is no dataset in {path}",
+                mend="Write one with write_dataset().",
+            )
+        )
+    size = json.loads(meta.read_text())["max_size"]
+    return LazyMemmapStorage(size, scratch_dir=path, existsok=True)
