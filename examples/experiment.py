@@ -170,24 +170,16 @@ def film(env: TransformedEnv, policy: nn.Module, logger: CSVLogger, args: Settin
     camera.close()
 
 
-def plot(curves: dict[str, Curve], path: Path, title: str, window: int = 20) -> None:
-    """Draw returns against frames: each episode faintly, the mean of the last ones on top.
+def plot(curves: dict[str, Curve], path: Path, title: str) -> None:
+    """Draw returns against frames: each point faintly, the mean of the last twentieth on top."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - only the plot needs it
 
-    Args:
-        curves: By name.
-        path: The picture.
-        title: Stands above.
-        window: Number of points of the mean.
-    """
-    import matplotlib  # noqa: PLC0415 - only the plot needs it
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt  # noqa: PLC0415
-
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
     for i, (name, curve) in enumerate(curves.items()):
         frames = [frame for frame, _ in curve]
         returns = [value for _, value in curve]
+        window = max(5, len(returns) // 20)
         parts = [returns[max(0, end - window) : end] for end in range(1, len(returns) + 1)]
         axes.plot(frames, returns, color=f"C{i}", alpha=0.2)
         axes.plot(frames, [sum(part) / len(part) for part in parts], color=f"C{i}", label=name)
@@ -195,4 +187,3 @@ def plot(curves: dict[str, Curve], path: Path, title: str, window: int = 20) -> 
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=100)
-    plt.close(figure)

@@ -85,8 +85,8 @@ buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(10_000), batch_size=64
 from torchrl.objectives import DQNLoss, SoftUpdate
 
 loss_module = DQNLoss(actor, double_dqn=True, gamma=0.99)
-target_update = SoftUpdate(loss_module, tau=0.01)
-optimizer = torch.optim.Adam(loss_module.parameters(), lr=2e-3)
+target_update = SoftUpdate(loss_module, tau=0.05)
+optimizer = torch.optim.Adam(loss_module.parameters(), lr=5e-3)
 print(loss_module.in_keys[:2], len(loss_module.in_keys))  # ['action', ('next', 'reward')] 6
 
 # %%
@@ -98,7 +98,7 @@ print(loss_module.in_keys[:2], len(loss_module.in_keys))  # ['action', ('next', 
 for batch in collector:
     buffer.extend(batch)
     noise.step(batch.numel())
-    for _ in range(20):
+    for _ in range(15):
         loss = loss_module(buffer.sample())["loss"]
         optimizer.zero_grad()
         loss.backward()
