@@ -1,11 +1,13 @@
 """Losses of groups of agents against formulas written by hand."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
 
+from torchrl.modules import PopArtValueNorm, RunningValueNorm
 from torchrl.objectives import ClipPPOLoss, IPPOLoss, MAPPOLoss, QMixerLoss
 from torchrl.objectives.value import MultiAgentGAE
 from torchrl.testing.networks import (
@@ -59,36 +61,35 @@ def test_mappo_computes_advantages_from_the_rewards_of_the_team():
     torch.testing.assert_close(loss(bare), expected)
 
 
-class Scale:
-    """Values in units of the last targets' largest."""
-
-    unit = 1.0
-
-    def update(self, x):
-        self.unit = x.abs().max().item()
-
-    def normalize(self, x):
-        return x / self.unit
-
-    def denormalize(self, x):
-        return x * self.unit
-
-
-def test_mappo_with_normalised_values():
+@pytest.mark.parametrize("kind", [PopArtValueNorm, RunningValueNorm])
+def test_mappo_with_normalised_values(kind):
     actor, critic = team_networks()
     td = team_advantages(batch=(3, 6))
-    norm = Scale()
-    norm.unit = 7.0
+    norm = kind()
+    norm.update(torch.tensor([[2.0], [16.0]]))  # mean 9, deviation 7
     loss = MAPPOLoss(actor, critic, value_norm=norm, gamma=0.9, lmbda=0.8, loss_critic_type="l2")
     values = critic.module(td["agents", "observation"])
     bare = td.exclude("advantage", "value_target")
     estimated = loss.value_estimator(bare.clone())
-    torch.testing.assert_close(estimated["agents", "state_value"], 7 * values.detach())
-    out = loss(bare)
-    target = estimated["value_target"]
-    assert norm.unit == pytest.approx(target.abs().max().item())
-    expected = ((values - target / norm.unit) ** 2).mean()
-    torch.testing.assert_close(out["loss_critic"], expected)
+    unit = 7 * values.detach() + 9
+    torch.testing.assert_close(estimated["agents", "state_value"], unit, atol=1e-4, rtol=1e-4)
+    other = deepcopy(norm)
+    other.update(estimated["value_target"])
+    expected = ((values - other.normalize(estimated["value_target"])) ** 2).mean()
+    torch.testing.assert_close(loss(bare)["loss_critic"], expected)
+    torch.testing.assert_close(norm.state_dict(), other.state_dict())
+    assert any("value_norm" in key for key in loss.state_dict())
+
+
+def test_values_of_padding_do_not_move_the_normaliser():
+    norm = RunningValueNorm()
+    loss = MAPPOLoss(*team_networks(), value_norm=norm)
+    td = team_advantages(batch=(4,))
+    mask = torch.tensor([True, True, False, True])
+    td["value_target"][2] = float("nan")
+    out = loss(td.set(("collector", "mask"), mask))
+    assert out["loss_critic"].isfinite()
+    torch.testing.assert_close(norm.mean, td["value_target"][mask].mean((0, 1)))
 
 
 @pytest.mark.parametrize("delay", [False, True])

@@ -8,6 +8,7 @@ from tensordict.nn import TensorDictModule
 from torch import distributions as d
 from torch import nn
 
+from tests.objectives.oracles import ACTIONS, GAMMA, apart, assert_same, data, draw, huber
 from torchrl.data import Bounded
 from torchrl.objectives import (
     BCLoss,
@@ -29,21 +30,6 @@ from torchrl.testing.networks import (
     transitions,
 )
 
-ACTIONS = [1, 2, 17]
-GAMMA = 0.9
-
-
-def apart(loss):
-    with torch.no_grad():
-        for name, p in loss.named_parameters():
-            if "alpha" not in name:
-                p.add_(0.2 * torch.randn_like(p))
-    return loss
-
-
-def huber(x):
-    return torch.where(x.abs() < 1, 0.5 * x**2, x.abs() - 0.5)
-
 
 def values(networks, *x):
     return torch.stack([n.module(*x).squeeze(-1) for n in networks])
@@ -56,29 +42,6 @@ def constant(networks, *x):
         params = {k: v.detach() for k, v in n.module.named_parameters()}
         out.append(torch.func.functional_call(n.module, params, x).squeeze(-1))
     return torch.stack(out)
-
-
-def data(actions, discrete=False, batch=32):
-    td = transitions(actions, discrete=discrete, batch=(batch,))
-    weight = torch.rand(batch)
-    td["priority_weight"] = weight.unsqueeze(-1)
-    alive = 1 - td["next", "terminated"].squeeze(-1).float()
-    return td, weight, td["next", "reward"].squeeze(-1), alive
-
-
-def assert_same(loss, td, expected):
-    torch.manual_seed(0)
-    out = loss(td)
-    for name, value in expected.items():
-        torch.testing.assert_close(out[name], value, atol=1e-5, rtol=1e-5, msg=name)
-    parameters = list(loss.parameters())
-    sums = (
-        sum(v for k, v in entries.items() if k.startswith("loss")) for entries in (out, expected)
-    )
-    grads = (torch.autograd.grad(s, parameters, allow_unused=True) for s in sums)
-    for one, other in zip(*grads, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
-    return out
 
 
 def gaussian_log_prob(actor, obs, action):
@@ -100,7 +63,7 @@ def test_iql(actions, expectile):
             temperature=3.0,
         )
     )
-    td, weight, reward, alive = data(actions)
+    td, weight, reward, alive = data(actions, weights=True)
     obs, action = td["observation"], td["action"]
     v = lambda o: loss.value_network.module(o).squeeze(-1)
     with torch.no_grad():
@@ -128,7 +91,7 @@ def test_discrete_iql():
             discrete_actor(), q_network(), critic(), action_space="one_hot", gamma=GAMMA
         )
     )
-    td, weight, reward, alive = data(3, discrete=True)
+    td, weight, reward, alive = data(3, weights=True, discrete=True)
     obs, action = td["observation"], td["action"]
     taken = lambda networks: torch.stack([(n.module(obs) * action).sum(-1) for n in networks])
     v = lambda o: loss.value_network.module(o).squeeze(-1)
@@ -148,13 +111,6 @@ def test_discrete_iql():
 def test_iql_refuses_what_is_no_expectile():
     with pytest.raises(ValueError, match=r"IQLLoss: got an expectile that is none.*found 1\.5"):
         IQLLoss(gaussian_actor(), q_critic(), critic(), expectile=1.5)
-
-
-def draw(actor, obs):
-    loc, scale = actor[0].module(obs)
-    noise = torch.randn_like(loc)
-    log_prob = (-0.5 * noise**2 - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
-    return loc + scale * noise, log_prob
 
 
 @pytest.mark.parametrize("actions", ACTIONS)
@@ -179,7 +135,7 @@ def test_cql(actions, lagrange, deterministic):
     )
     if lagrange:
         loss.log_alpha_prime.data.fill_(0.2)
-    td, weight, reward, alive = data(actions)
+    td, weight, reward, alive = data(actions, weights=True)
     obs, after, action = td["observation"], td["next", "observation"], td["action"]
     actor, q = loss.actor_network, loss.qvalue_network
     torch.manual_seed(0)
@@ -200,7 +156,7 @@ def test_cql(actions, lagrange, deterministic):
         [values(q, obs.expand(count, 32, -1), a) / heat - density for a, density in sets], 1
     )
     over = heat * (pools.exp().mean(1)).log() - values(q, obs, action)
-    penalty = weight_of_penalty * over.sum(0)
+    penalty = weight * weight_of_penalty * over.sum(0)
     expected = {
         "loss_actor": (0.3 * log_prob - value).mean(),
         "loss_actor_bc": clone,
@@ -233,7 +189,7 @@ def test_cql_may_bootstrap_from_the_best_of_several_actions():
 def test_discrete_cql():
     net = q_network()
     loss = apart(DiscreteCQLLoss(net, action_space="one_hot", gamma=GAMMA))
-    td, weight, reward, alive = data(3, discrete=True)
+    td, weight, reward, alive = data(3, weights=True, discrete=True)
     with torch.no_grad():
         ahead = loss.target("value_network").module(td["next", "observation"]).amax(-1)
         target = reward + GAMMA * alive * ahead

@@ -8,6 +8,7 @@ from tensordict import TensorDict
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from torch import nn
 
+from tests.objectives.oracles import huber
 from torchrl.objectives import (
     A2CLoss,
     ClipPPOLoss,
@@ -25,10 +26,6 @@ def gaussian_log_prob(actor, td):
     z = (td["action"] - loc) / scale
     entropy = (scale.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
     return (-0.5 * z**2 - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1), entropy
-
-
-def huber(x):
-    return torch.where(x.abs() < 1, 0.5 * x**2, x.abs() - 0.5)
 
 
 def assert_same(loss, td, expected):

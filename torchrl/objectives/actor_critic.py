@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import read, require, write
+from torchrl._core.legacy import old_keywords
 from torchrl._core.math import distance_loss
 from torchrl.objectives.calls import take
 from torchrl.objectives.common import LossModule, cleared, expand_right
@@ -48,6 +49,7 @@ class ActorCriticLoss(LossModule):
         value_target_key: The same for the value target.
         value_key: The same for the value.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        device: Where the loss, its networks included, is moved to.
     """
 
     @dataclass
@@ -70,6 +72,7 @@ class ActorCriticLoss(LossModule):
     }
     default_value_estimator = ValueEstimators.GAE
 
+    @old_keywords(functional=None)  # networks are called as they are
     def __init__(
         self,
         actor_network: Any,
@@ -89,6 +92,7 @@ class ActorCriticLoss(LossModule):
         value_target_key: NestedKey | None = None,
         value_key: NestedKey | None = None,
         reduction: str | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__(reduction=reduction)
         self.convert_to_functional(actor_network, "actor_network")
@@ -120,6 +124,8 @@ class ActorCriticLoss(LossModule):
         self._value_kwargs = {name: value for name, value in given.items() if value is not None}
         old = {"advantage": advantage_key, "value_target": value_target_key, "value": value_key}
         self.set_keys(**{name: key for name, key in old.items() if key is not None})
+        if device is not None:
+            self.to(device)
 
     def _collect_in_keys(self) -> list[NestedKey]:
         keys, names = super()._collect_in_keys(), self.tensor_keys
@@ -169,8 +175,8 @@ class ActorCriticLoss(LossModule):
         """Log-probability ``[*B]`` of the action of the data, which takes no gradient."""
         return log_prob(dist, td, self.tensor_keys.action, advantage.ndim - 1)
 
-    def _as_predicted(self, value: Tensor, learn: bool = False) -> Tensor:
-        """Return values of the data in the unit of the critic's predictions."""
+    def _as_predicted(self, value: Tensor, mask: Tensor | None, learn: bool = False) -> Tensor:
+        """Return values of the data in the unit of the critic's predictions, maybe learning it."""
         return value
 
     def _entropy_losses(
@@ -211,11 +217,11 @@ class ActorCriticLoss(LossModule):
                 value = take(critic, td, names.value)  # [*B, 1]
         else:
             value = take(critic, td, names.value)  # [*B, 1]
-        target = self._as_predicted(td.get(names.value_target), learn=True)
+        target = self._as_predicted(td.get(names.value_target), mask, learn=True)
         target = cleared(target, mask)
         loss, out = distance_loss(value, target, self.loss_critic_type), {}
         if self.clips_value:
-            old = cleared(self._as_predicted(td.get(names.value)), mask)
+            old = cleared(self._as_predicted(td.get(names.value), mask), mask)
             reach = self.clip_value
             clipped = old + torch.clamp(value - old, -reach, reach)
             far = distance_loss(clipped, target, self.loss_critic_type)

@@ -1,7 +1,5 @@
 """The losses, under a path of early releases."""
 
-from torchrl import objectives
-from torchrl._core.legacy import old_names
+from torchrl._core.legacy import moved
 
-__all__ = list(objectives.__all__)
-__getattr__ = old_names(__name__, {name: f"torchrl.objectives:{name}" for name in __all__})
+__getattr__ = moved(__name__, "torchrl.objectives")

@@ -88,7 +88,7 @@ class CQLLoss(SACLoss):
         of_data = log_prob(dist, td, keys.action, td.ndim)
         entropy = dist.log_prob(dist.rsample()).reshape(td.batch_size)
         out["loss_actor_bc"] = self.alpha * entropy - of_data
-        penalty = self._penalty(td)  # [*B]
+        penalty = self._weigh(td, self._penalty(td))  # [*B]
         out["loss_cql"] = penalty
         if self.with_lagrange:
             weight = self.log_alpha_prime.exp().clamp(0.0, 1e6)

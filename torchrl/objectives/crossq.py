@@ -84,7 +84,7 @@ class CrossQLoss(MaxEntropyLoss):
         with torch.no_grad():
             soft = ahead.amin(0) - self.alpha * next_log_prob
             target = self._bootstrap(td, soft.unsqueeze(-1))  # [*B]
-            error = (predicted - target).abs().amax(0)
+            error = (predicted.detach() - target).abs().amax(0)
             self._prioritise(td, error)
         actions, log_prob = self._draw(td)
         with frozen(self.qvalue_network) as critics, _evaluating(critics):

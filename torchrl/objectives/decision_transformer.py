@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
@@ -24,6 +25,7 @@ class DTLoss(LossModule):
         actor_network: Reads trajectories, writes ``action [*B, T, A]``.
         loss_function: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        device: Where the loss, its network included, is moved to.
 
     Reads: ``action [*B, T, A]`` and the inputs of the policy (which often are the action too).
     Returns: ``loss``.
@@ -39,12 +41,19 @@ class DTLoss(LossModule):
     network_inputs: Mapping[str, str] = {"actor_network": "root"}
 
     def __init__(
-        self, actor_network: Any, *, loss_function: str = "l2", reduction: str | None = None
+        self,
+        actor_network: Any,
+        *,
+        loss_function: str = "l2",
+        reduction: str | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__(reduction=reduction)
         self.convert_to_functional(actor_network, "actor_network")
         self.loss_function = loss_function
         self.out_keys = ["loss"]
+        if device is not None:
+            self.to(device)
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         keys = self.tensor_keys

@@ -94,7 +94,7 @@ class IQLLoss(CriticLoss):
             lowest = self._taken(self.target("qvalue_network"), td).amin(0)  # [*B]
             ahead = value_of(self.value_network, td.get("next"), keys.value)
             target = self._bootstrap(td, ahead.unsqueeze(-1))
-            self._prioritise(td, (predicted - target).abs().amax(0))
+            self._prioritise(td, (predicted.detach() - target).abs().amax(0))
         value = value_of(self.value_network, td, keys.value)
         gap = lowest - value
         side = torch.where(gap < 0, 1 - self.expectile, self.expectile)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,6 +126,23 @@ class MaxEntropyLoss(CriticLoss):
             actions, log_prob = {self.tensor_keys.action: sample}, sum_to(value, ndim)
         self._infer_target_entropy(actions.values(), log_prob.ndim)
         return actions, log_prob
+
+    def _ahead(
+        self, td: TensorDictBase, value: Callable[[TensorDictBase], Tensor], skip: bool
+    ) -> Tensor:
+        """Return values ``[*B, ...]`` of the next steps, if asked only of those that are not final.
+
+        Args:
+            td: The batch.
+            value: Called on the next steps.
+            skip: Whether final steps are left out; their values, which do not count, are 0.
+        """
+        following = td.get("next")
+        if not skip:
+            return value(following)
+        goes_on = ~self.value_estimator.ends(td)[1].squeeze(-1)  # [*B]
+        some = value(following[goes_on])
+        return some.new_zeros((*goes_on.shape, *some.shape[1:])).index_put((goes_on,), some)
 
     def _infer_target_entropy(self, actions: Iterable[Tensor], ndim: int) -> None:
         """Count the dimensions of actions ``[*B, ...]``, if no spec has told them."""

@@ -10,6 +10,7 @@ import torch
 from tensordict import NestedKey, TensorDictBase, is_tensor_collection
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
+from torch.distributions import Distribution
 
 from torchrl._core.keys import read, require
 from torchrl._core.legacy import old_keywords
@@ -34,6 +35,10 @@ class PPOLoss(ActorCriticLoss):
         normalize_advantage: Standardise the advantages of each batch; ``advantage_norm`` is another
             name for it.
         normalize_advantage_exclude_dims: Dimensions of which each index is standardised by itself.
+        delay_actor: Measure what is near from a frozen copy of the policy, which follows by
+            :class:`SoftUpdate` or :class:`HardUpdate`, rather than from the one that acted: the
+            objective is that of :math:`\pi / \bar\pi`, and the advantage is weighed by
+            :math:`\bar\pi / \mu` (Hilton et al., 2021, https://arxiv.org/abs/2110.00641, eq. 3).
         max_importance_ratio: Upper limit of the importance weight.
         options: Arguments of :class:`~torchrl.objectives.actor_critic.ActorCriticLoss`: ``gamma``,
             ``entropy_coeff``, ``critic_coeff``, ``loss_critic_type``, ``clip_value``,
@@ -66,10 +71,14 @@ class PPOLoss(ActorCriticLoss):
         log_explained_variance: bool = True,
         normalize_advantage: bool = False,
         normalize_advantage_exclude_dims: tuple[int, ...] = (),
+        delay_actor: bool = False,
         max_importance_ratio: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(actor_network, critic_network, entropy_bonus=entropy_bonus, **options)
+        self.delay_actor = delay_actor
+        if delay_actor:
+            self.convert_to_functional(actor_network, "actor_network", create_target_params=True)
         self.log_explained_variance = log_explained_variance
         self.normalize_advantage = normalize_advantage
         self.normalize_advantage_exclude_dims = tuple(normalize_advantage_exclude_dims)
@@ -103,16 +112,30 @@ class PPOLoss(ActorCriticLoss):
             advantage = normalized(advantage, mask, dims)
         ndim = advantage.ndim - 1
         dist = distribution(self.actor_network, td)
-        log_weight = self._log_prob(dist, td, advantage) - self._old_log_prob(td, ndim)  # [*B]
-        log_weight = cleared(log_weight, mask)
-        if self.max_importance_ratio is not None:
-            log_weight = log_weight.clamp_max(math.log(self.max_importance_ratio))
+        before = self._old_log_prob(td, ndim)  # [*B]
+        if self.delay_actor:
+            with torch.no_grad():
+                near = self._log_prob(self._delayed(td), td, advantage)
+                advantage = advantage * self._limited(near - before, mask).exp().unsqueeze(-1)
+                before = near
+        log_weight = self._limited(self._log_prob(dist, td, advantage) - before, mask)
         out = self._objective(log_weight.unsqueeze(-1), advantage, mask)
         with torch.no_grad():
             out["kl_approx"] = self._mean(log_weight.expm1() - log_weight, mask)
         out.update(self._entropy_losses(dist, ndim, mask))
         out.update(self._critic_losses(td, mask, self.log_explained_variance))
         return self._adapted(out, td, dist, ndim)
+
+    def _delayed(self, td: TensorDictBase) -> Distribution:
+        """Return the distribution of the frozen copy of the policy."""
+        return distribution(self.target("actor_network"), td)
+
+    def _limited(self, log_weight: Tensor, mask: Tensor | None) -> Tensor:
+        """Return logarithms of importance weights up to their limit; of padding 0."""
+        log_weight = cleared(log_weight, mask)
+        if self.max_importance_ratio is None:
+            return log_weight
+        return log_weight.clamp_max(math.log(self.max_importance_ratio))
 
     def _objective(
         self, log_weight: Tensor, advantage: Tensor, mask: Tensor | None
@@ -212,7 +235,8 @@ class KLPENPPOLoss(PPOLoss):
         samples_mc_kl: How many samples estimate a divergence without closed form.
         options: Arguments of :class:`PPOLoss`.
 
-    Reads: As :class:`PPOLoss`, and the parameters of the distribution that acted.
+    Reads: As :class:`PPOLoss`, and the parameters of the distribution that acted, unless that of
+        the delayed actor stands for it.
     Returns: As :class:`PPOLoss`, and ``kl []``.
 
     Source: Schulman et al., 2017, https://arxiv.org/abs/1707.06347, eq. 8.
@@ -244,7 +268,9 @@ class KLPENPPOLoss(PPOLoss):
         self._coefficient("beta", beta)
 
     def _collect_in_keys(self) -> list[NestedKey]:
-        keys = [*super()._collect_in_keys(), *self.actor_network.dist_params_keys]
+        keys = super()._collect_in_keys()
+        if not self.delay_actor:
+            keys += self.actor_network.dist_params_keys
         return list(dict.fromkeys(keys))
 
     def _objective_names(self) -> list[str]:
@@ -253,8 +279,11 @@ class KLPENPPOLoss(PPOLoss):
     def _adapted(
         self, out: dict[str, Tensor], td: TensorDictBase, dist: Any, ndim: int
     ) -> dict[str, Tensor]:
-        require(td, self.actor_network.dist_params_keys, self)
-        before = self.actor_network.build_dist_from_params(td)
+        if self.delay_actor:
+            before = self._delayed(td)
+        else:
+            require(td, self.actor_network.dist_params_keys, self)
+            before = self.actor_network.build_dist_from_params(td)
         kl = divergence(before, dist, ndim, self.samples_mc_kl).unsqueeze(-1)  # [*B, 1]
         out["loss_objective"] = out["loss_objective"] + self.beta * kl
         out["kl"] = kl = self._mean(kl.detach(), self._mask(td))

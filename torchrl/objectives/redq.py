@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import describe
+from torchrl._core.keys import next_key
+from torchrl.modules import gSDEModule
 from torchrl.objectives.calls import value_of
-from torchrl.objectives.max_entropy import MaxEntropyLoss
+from torchrl.objectives.max_entropy import Actions, MaxEntropyLoss
 from torchrl.objectives.networks import frozen
+
+NOISE = "_eps_gSDE"
 
 
 class REDQLoss(MaxEntropyLoss):
@@ -33,6 +37,8 @@ class REDQLoss(MaxEntropyLoss):
         target_entropy: See :class:`~torchrl.objectives.max_entropy.MaxEntropyLoss`.
         action_spec: See there.
         delay_qvalue: Take the target from frozen copies of the critics.
+        gSDE: The policy has a :class:`~torchrl.modules.gSDEModule`: the noise of the data
+            (``_eps_gSDE``) is not asked for, since the loss draws actions of its own.
         options: As in :class:`~torchrl.objectives.SACLoss`.
 
     Reads: As :class:`~torchrl.objectives.SACLoss`.
@@ -61,6 +67,7 @@ class REDQLoss(MaxEntropyLoss):
         target_entropy: float | str = "auto",
         action_spec: Any = None,
         delay_qvalue: bool = True,
+        gSDE: bool = False,  # noqa: N803
         **options: Any,
     ) -> None:
         super().__init__(min_alpha=min_alpha, max_alpha=max_alpha, **options)
@@ -73,7 +80,10 @@ class REDQLoss(MaxEntropyLoss):
                     found=sub_sample_len,
                 )
             )
+        self.gSDE = gSDE
         self._set_actor(actor_network)
+        if gSDE and self._noise_shape() is None:
+            raise TypeError(describe(self, "got gSDE=True with a policy that has no gSDEModule"))
         self.convert_to_functional(
             qvalue_network, "qvalue_network", num_qvalue_nets, create_target_params=delay_qvalue
         )
@@ -91,6 +101,24 @@ class REDQLoss(MaxEntropyLoss):
             "target_value",
         ]
 
+    def _collect_in_keys(self) -> list[NestedKey]:
+        keys = super()._collect_in_keys()
+        noise = (NOISE, next_key(NOISE)) if self.gSDE else ()
+        return [key for key in keys if key not in noise]
+
+    def _noise_shape(self) -> torch.Size | None:
+        """Return the shape ``[A, S]`` of the noise of a policy with state-dependent exploration."""
+        layers = (m for m in self.actor_network.modules() if isinstance(m, gSDEModule))
+        layer = next(layers, None)
+        return None if layer is None else layer.sigma.shape
+
+    def _draw(self, td: TensorDictBase, actor: Any = None) -> tuple[Actions, Tensor]:
+        if self.gSDE:
+            shape, like = self._noise_shape(), next(self.actor_network.parameters())
+            assert shape is not None
+            td = td.copy().set(NOISE, like.new_zeros(*td.batch_size, *shape))
+        return super()._draw(td, actor)
+
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         self._limit_alpha()
         mask, key = self._mask(td), self.tensor_keys.state_action_value
@@ -104,7 +132,7 @@ class REDQLoss(MaxEntropyLoss):
             lowest = values[drawn[: self.sub_sample_len]].amin(0)
             ahead = lowest - self.alpha * log_prob  # [*B]
             target = self._bootstrap(td, ahead.unsqueeze(-1))
-            self._prioritise(td, (predicted - target).abs().amax(0))
+            self._prioritise(td, (predicted.detach() - target).abs().amax(0))
         actions, log_prob = self._draw(td)
         with frozen(self.qvalue_network) as critics:
             value = value_of(critics, td, key, actions)  # [N, *B]

@@ -44,6 +44,8 @@ class SACLoss(MaxEntropyLoss):
         delay_actor: Draw the next action from a frozen copy of the actor.
         delay_qvalue: Take the target from frozen copies of the critics.
         delay_value: Take the target from a frozen copy of the value network.
+        skip_done_states: Do not value final next steps, whose observations may be anything; the
+            batch then must bear indexing by a mask, which recurrent networks do not.
         options: Arguments of :class:`~torchrl.objectives.max_entropy.MaxEntropyLoss`
             (``alpha_init``, ``min_alpha``, ``max_alpha``, ``fixed_alpha``) and
             :class:`~torchrl.objectives.off_policy.CriticLoss` (``loss_function``, ``gamma``, ...).
@@ -75,9 +77,11 @@ class SACLoss(MaxEntropyLoss):
         delay_actor: bool = False,
         delay_qvalue: bool = True,
         delay_value: bool = True,
+        skip_done_states: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.skip_done_states = skip_done_states
         self._set_actor(actor_network, delay_actor)
         self.has_value = value_network is not None
         if self.has_value:  # which values the next step alone
@@ -106,8 +110,9 @@ class SACLoss(MaxEntropyLoss):
         with self._apart(self.qvalue_network):
             predicted = value_of(self.qvalue_network, td, key)  # [N, *B]
         with torch.no_grad():
-            target = self._bootstrap(td, self._next_value(td.get("next")).unsqueeze(-1))  # [*B]
-            self._prioritise(td, (predicted - target).abs().amax(0))
+            ahead = self._ahead(td, self._next_value, self.skip_done_states)
+            target = self._bootstrap(td, ahead.unsqueeze(-1))  # [*B]
+            self._prioritise(td, (predicted.detach() - target).abs().amax(0))
         actions, log_prob = self._draw(td)
         with frozen(self.qvalue_network) as critics:
             value = value_of(critics, td, key, actions).amin(0)  # [*B]
@@ -158,6 +163,7 @@ class DiscreteSACLoss(MaxEntropyLoss):
         target_entropy_weight: The target entropy is this times :math:`\log N`.
         target_entropy: The target entropy itself, in nats, unless it is ``"auto"``.
         delay_qvalue: Take the target from frozen copies of the critics.
+        skip_done_states: See :class:`SACLoss`.
         options: As in :class:`SACLoss`.
 
     Reads: As :class:`SACLoss`. Writes: As :class:`SACLoss`.
@@ -183,9 +189,11 @@ class DiscreteSACLoss(MaxEntropyLoss):
         target_entropy_weight: float = 0.98,
         target_entropy: float | str = "auto",
         delay_qvalue: bool = True,
+        skip_done_states: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.skip_done_states = skip_done_states
         self._set_actor(actor_network)
         self.convert_to_functional(
             qvalue_network, "qvalue_network", num_qvalue_nets, create_target_params=delay_qvalue
@@ -215,10 +223,7 @@ class DiscreteSACLoss(MaxEntropyLoss):
         values = take(self.qvalue_network, td, keys.action_value)  # [N, *B, A]
         taken = self._taken(values, td.get(keys.action))  # [N, *B]
         with torch.no_grad():
-            following = td.get("next")
-            probs, log_probs = self._policy(following)  # [*B, A]
-            ahead = take(self.target("qvalue_network"), following, keys.action_value).amin(0)
-            soft = (probs * (ahead - self.alpha * log_probs)).sum(-1)  # [*B]
+            soft = self._ahead(td, self._next_value, self.skip_done_states)  # [*B]
             target = self._bootstrap(td, soft.unsqueeze(-1))
             self._prioritise(td, (taken - target).abs().amax(0))
         probs, log_probs = self._policy(td)
@@ -230,6 +235,13 @@ class DiscreteSACLoss(MaxEntropyLoss):
             **self._alpha_losses(expected),
             **self._reports(expected, mask),
         }
+
+    def _next_value(self, following: TensorDictBase) -> Tensor:
+        """Return the soft value ``[*B]`` of the next step."""
+        probs, log_probs = self._policy(following)  # [*B, A]
+        critics = self.target("qvalue_network")
+        values = take(critics, following, self.tensor_keys.action_value).amin(0)
+        return (probs * (values - self.alpha * log_probs)).sum(-1)
 
     def _policy(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Return probabilities and their logarithms ``[*B, A]``; impossible actions have zeros."""

@@ -106,7 +106,7 @@ class TD3Loss(CriticLoss):
         with torch.no_grad():
             ahead = self._next_value(td.get("next"))  # [*B]
             target = self._bootstrap(td, ahead.unsqueeze(-1))
-            self._prioritise(td, (predicted - target).abs().amax(0))
+            self._prioritise(td, (predicted.detach() - target).abs().amax(0))
         return {
             "loss_qvalue": self._weigh(td, self._errors(predicted, target).sum(0)),
             "pred_value": predicted,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import describe
@@ -34,6 +34,7 @@ class TQCLoss(MaxEntropyLoss):
         target_entropy: See :class:`~torchrl.objectives.max_entropy.MaxEntropyLoss`.
         action_spec: See there.
         delay_qvalue: Take the target from frozen copies of the critics.
+        skip_done_states: See :class:`~torchrl.objectives.SACLoss`.
         options: As in :class:`~torchrl.objectives.SACLoss`.
 
     Reads: As :class:`~torchrl.objectives.SACLoss`.
@@ -59,9 +60,11 @@ class TQCLoss(MaxEntropyLoss):
         target_entropy: float | str = "auto",
         action_spec: Any = None,
         delay_qvalue: bool = True,
+        skip_done_states: bool = False,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.skip_done_states = skip_done_states
         self._set_actor(actor_network)
         self.convert_to_functional(
             qvalue_network, "qvalue_network", num_qvalue_nets, create_target_params=delay_qvalue
@@ -76,7 +79,8 @@ class TQCLoss(MaxEntropyLoss):
         with self._apart(self.qvalue_network):
             predicted = take(self.qvalue_network, td, key)  # [N, *B, Z]
         with torch.no_grad():
-            target = self._target(td, key)  # [*B, K]
+            soft = self._ahead(td, self._next_quantiles, self.skip_done_states)
+            target = self._bootstrap_each(td, soft)  # [*B, K]
             self._prioritise(td, (predicted.mean((0, -1)) - target.mean(-1)).abs())
         actions, log_prob = self._draw(td)
         with frozen(self.qvalue_network) as critics:
@@ -89,8 +93,9 @@ class TQCLoss(MaxEntropyLoss):
             **self._reports(log_prob, mask),
         }
 
-    def _target(self, td: TensorDictBase, key: NestedKey) -> Tensor:
-        following = td.get("next")
+    def _next_quantiles(self, following: TensorDictBase) -> Tensor:
+        """Return the soft quantiles ``[*B, K]`` of the next step that are kept."""
+        key = self.tensor_keys.state_action_value
         actions, log_prob = self._draw(following)
         ahead = take(self.target("qvalue_network"), following, key, actions)  # [N, *B, Z]
         pooled = ahead.movedim(0, -1).flatten(-2).sort(-1).values  # [*B, N * Z]
@@ -105,5 +110,4 @@ class TQCLoss(MaxEntropyLoss):
                     mend="Lower top_quantiles_to_drop_per_net.",
                 )
             )
-        soft = pooled[..., :kept] - (self.alpha * log_prob).unsqueeze(-1)
-        return self._bootstrap_each(td, soft)
+        return pooled[..., :kept] - (self.alpha * log_prob).unsqueeze(-1)

@@ -10,7 +10,7 @@ from torch import nn
 
 from torchrl._core import returns as R
 from torchrl._core.errors import MissingKeyError, ShapeError, TorchRLError
-from torchrl.objectives import ValueEstimators, default_value_kwargs
+from torchrl.objectives import A2CLoss, ValueEstimators, default_value_kwargs
 from torchrl.objectives.value import (
     GAE,
     MultiAgentGAE,
@@ -18,6 +18,7 @@ from torchrl.objectives.value import (
     TD1Estimator,
     TDLambdaEstimator,
     VTrace,
+    estimators,
 )
 from torchrl.testing import value as contract
 from torchrl.testing.networks import OBS, advantage_batch, critic, gaussian_actor
@@ -259,3 +260,61 @@ def test_old_names():
 
     assert package.TDLambdaEstimate is TDLambdaEstimator
     assert package.TD0Estimate is TD0Estimator
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"value_chunk_size": 2},
+        {"num_chunks": 3},
+        {"num_chunk": 2},
+        {"value_chunk_size": 3, "value_chunk_dim": -1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("shifted", [False, True])
+def test_values_in_pieces(options, shifted):
+    sizes = []
+    net = TensorDictModule(
+        lambda x: (sizes.append(len(x)), CRITIC.module(x))[1], ["observation"], ["state_value"]
+    )
+    expected = MAKE["gae"](shifted=shifted)(rows((4, 7)))
+    out = GAE(gamma=0.9, lmbda=0.8, value_network=net, shifted=shifted, **options)(rows((4, 7)))
+    torch.testing.assert_close(out["advantage"], expected["advantage"])
+    assert len(sizes) > (1 if shifted else 2)
+    with pytest.raises(ValueError, match="got both value_chunk_size and num_chunks"):
+        GAE(gamma=0.9, lmbda=0.8, value_network=net, value_chunk_size=2, num_chunks=2)
+
+
+@pytest.mark.parametrize("name", ["gae", "td_lambda"])
+@pytest.mark.parametrize("vectorized", [True, False])
+@pytest.mark.parametrize("steps", [3, 40])
+def test_looped_or_scanned(name, vectorized, steps):
+    out = MAKE[name](vectorized=vectorized)(rows((2, steps)))
+    expected = MAKE[name]()(rows((2, steps)))
+    torch.testing.assert_close(out["value_target"], expected["value_target"])
+
+
+def test_estimators_of_users(monkeypatch):
+    monkeypatch.setattr(estimators, "_REGISTRY", dict(estimators._REGISTRY))
+
+    @estimators.register_value_estimator("half", default_kwargs={"gamma": 0.9, "lmbda": 0.5})
+    class Half(TDLambdaEstimator):
+        pass
+
+    actor, value = gaussian_actor(), critic()
+    loss = A2CLoss(actor, value)
+    loss.make_value_estimator("half", gamma=0.8)
+    assert type(loss.value_estimator) is Half
+    assert (loss.value_estimator.gamma, loss.value_estimator.lmbda) == (0.8, 0.5)
+    assert estimators.get_value_estimator_entry("half").cls is Half
+    assert default_value_kwargs("half") == {"gamma": 0.9, "lmbda": 0.5}
+    built = estimators.build_value_estimator(loss, "td0", gamma=0.7)
+    assert (type(built), built.gamma, built.value_network) == (TD0Estimator, 0.7, value)
+    supported = [ValueEstimators.TD0]
+    with pytest.raises(ValueError, match=r"cannot use this value estimator.*\['td0'\]"):
+        estimators.dispatch_value_estimator(loss, "gae", supported=supported)
+    estimators.dispatch_value_estimator(
+        loss, "td0", supported=supported, tensor_keys={"reward": "gain"}
+    )
+    assert loss.value_estimator.tensor_keys.reward == "gain"

@@ -11,6 +11,7 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequ
 from torch import Tensor
 
 from torchrl._core.legacy import old_keywords
+from torchrl.modules import ValueNorm
 from torchrl.objectives.ppo import ClipPPOLoss
 from torchrl.objectives.value.estimators import ValueEstimators
 
@@ -24,9 +25,9 @@ class MAPPOLoss(ClipPPOLoss):
     Args:
         actor_network: A policy with a distribution over ``action [*B, n, A]``.
         critic_network: Writes ``state_value [*B, n, 1]``.
-        value_norm: Has ``update(x)``, ``normalize(x)``, ``denormalize(x)``: the critic predicts
-            normalised values, and its targets, which the normaliser learns from, are normalised.
-            Advantages must then come from the loss or from its ``value_estimator``, which undo it.
+        value_norm: A :class:`~torchrl.modules.ValueNorm`: the critic predicts normalised values,
+            and its targets, which the normaliser learns from, are normalised. Advantages must then
+            come from the loss or from its ``value_estimator``, which undo it.
         entropy_coeff: Weight of the entropy.
         normalize_advantage: Standardise the advantages.
         normalize_advantage_exclude_dims: Dimensions of which each index is standardised by itself.
@@ -46,7 +47,7 @@ class MAPPOLoss(ClipPPOLoss):
         actor_network: TensorDictModuleBase,
         critic_network: TensorDictModuleBase | None = None,
         *,
-        value_norm: Any = None,
+        value_norm: ValueNorm | None = None,
         entropy_coeff: float = 0.01,
         normalize_advantage: bool = True,
         normalize_advantage_exclude_dims: tuple[int, ...] = (-2,),
@@ -70,11 +71,11 @@ class MAPPOLoss(ClipPPOLoss):
             networks["value_network"] = TensorDictSequential(networks["value_network"], undo)
         return networks
 
-    def _as_predicted(self, value: Tensor, learn: bool = False) -> Tensor:
+    def _as_predicted(self, value: Tensor, mask: Tensor | None, learn: bool = False) -> Tensor:
         if self.value_norm is None:
             return value
         if learn:
-            self.value_norm.update(value)
+            self.value_norm.update(value if mask is None else value[mask])
         return self.value_norm.normalize(value)
 
 

@@ -1,6 +1,5 @@
 """The value estimators, under a path of early releases."""
 
-from torchrl.objectives.returns import functional
-from torchrl.objectives.value.pg import GAE, TD0Estimator, TD1Estimator, TDLambdaEstimator
+from torchrl._core.legacy import moved
 
-__all__ = ["GAE", "TD0Estimator", "TD1Estimator", "TDLambdaEstimator", "functional"]
+__getattr__ = moved(__name__, "torchrl.objectives.value")

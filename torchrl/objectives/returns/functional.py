@@ -1,7 +1,5 @@
 """The estimators as functions, under a path of early releases."""
 
-from torchrl._core.legacy import old_names
-from torchrl.objectives.value import functional
+from torchrl._core.legacy import moved
 
-__all__ = list(functional.__all__)
-__getattr__ = old_names(__name__, {n: f"torchrl.objectives.value.functional:{n}" for n in __all__})
+__getattr__ = moved(__name__, "torchrl.objectives.value.functional")

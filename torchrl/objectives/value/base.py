@@ -231,7 +231,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
     def steps(self, td: TensorDictBase, value: Tensor | None, next_value: Tensor) -> Steps:
         """Gather what an estimate is made of."""
         keys, gamma = self.tensor_keys, self.gamma
-        done, terminated = self._ends(td)
+        done, terminated = self.ends(td)
         reward = td.get(next_key(keys.reward), None)
         if reward is None:
             require(td, [next_key(keys.reward)], self)
@@ -249,7 +249,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
             tensordict=td,
         )
 
-    def _ends(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
+    def ends(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Return ``done`` and ``terminated``; one of them stands in for the other."""
         key = next_key(self.tensor_keys.done)
         done, terminated = td.get(key, None), td.get(next_key(self.tensor_keys.terminated), None)
@@ -331,7 +331,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         """Evaluate the roots and only those next observations that are not the following root."""
         network, time = self._critic(), self._find_time(td)
         require(td, [*network.in_keys, *map(next_key, network.in_keys)], self)
-        ends = self._ends(td)[0].movedim(time, 0)
+        ends = self.ends(td)[0].movedim(time, 0)
         ends = ends.flatten(td.ndim).any(-1).clone()  # [T, *B]
         ends[-1] = True
         roots = td.select(*network.in_keys).permute(time, *(i for i in range(td.ndim) if i != time))
