@@ -137,11 +137,12 @@ class Collector(BaseCollector):
         check_one_policy(self, policy, policy_factory)
         self.policy = policy if policy_factory is None else policy_factory()
         env = build_env(create_env_fn, create_env_kwargs, env_device or device)
-        env = with_limit(env, max_frames_per_traj)
-        self.env = with_needs_of(self.policy, env) if auto_register_policy_transforms else env
+        self.env = with_limit(env, max_frames_per_traj)
+        if auto_register_policy_transforms:
+            self.env = with_needs_of(self.policy, self.env)
         self._set_frames(frames_per_batch, total_frames)
         self._acting = ActingPolicy(
-            self.env,
+            env,  # what we added is no observation for a plain function
             self.policy,
             device=policy_device or device,
             trust=bool(trust_policy),
@@ -150,8 +151,7 @@ class Collector(BaseCollector):
             waits=not no_cuda_sync,
             tracks_version=track_policy_version,
         )
-        self._random = self._acting.at_random(self.env)
-        self._stepper = Stepper(self.env)
+        self._stepper, self._random = Stepper(self.env), self._acting.at_random(self.env)
         self.init_random_frames, self.exploration_type = init_random_frames or 0, exploration_type
         self.use_buffers, self.interruptor, self.worker_idx = use_buffers, interruptor, worker_idx
         self.extend_buffer, self.reset_at_each_iter = extend_buffer, reset_at_each_iter
