@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torchrl.data.replay_buffers.lock import ProcessLock
 from torchrl.data.replay_buffers.pipeline import Pipeline
 from torchrl.data.replay_buffers.prefetch import Batch, Prefetcher
 from torchrl.data.replay_buffers.samplers.base import Sampler
-from torchrl.data.replay_buffers.samplers.random import RandomSampler
+from torchrl.data.replay_buffers.samplers.random import ConsumingSampler, RandomSampler
 from torchrl.data.replay_buffers.saving import SavedBuffer
 from torchrl.data.replay_buffers.storages.base import Storage
 from torchrl.data.replay_buffers.storages.list import ListStorage
@@ -25,6 +26,7 @@ from torchrl.data.replay_buffers.storages.schema import expand_items
 from torchrl.data.replay_buffers.writers.base import Writer
 from torchrl.data.replay_buffers.writers.round_robin import RoundRobinWriter
 
+_PARTS, _MADE = (Storage, Sampler, Writer), ("_storage", "_sampler", "_writer", "dim_extend")
 _ABOUT_ITEMS = ("index", "priority_weight")  # info that only tensordict buffers write into samples
 
 
@@ -47,11 +49,16 @@ class ReplayBuffer(SavedBuffer):
         dim_extend: Dimension of extended data along which rows are counted; the last of the
             storage's if ``None``, which is time where a storage has environments besides.
         checkpointer: Writes the storage to disk; the storage's own way if ``None``.
+        delayed_init: Make the parts when they are first needed, in the process that needs them;
+            they must be functions then, or ``None``.
         generator: Where randomness comes from; the default one of torch if ``None``.
+        consume_after_n_samples: Sample each item that many times and no more, with a
+            :class:`ConsumingSampler`; in place of ``sampler``.
         shared: Let processes that are handed this buffer write to it and read from it.
 
     Raises:
-        TypeError: if ``transform`` and ``transform_factory`` are both given.
+        TypeError: if two arguments say the same thing, ``transform`` and ``transform_factory``,
+            say, or ``delayed_init`` comes with a part that is made already.
 
     >>> buffer = ReplayBuffer(batch_size=2)
     >>> buffer.extend(["a", "b", "c"]).tolist(), buffer.add("d"), len(buffer)
@@ -74,25 +81,37 @@ class ReplayBuffer(SavedBuffer):
         batch_size: int | None = None,
         dim_extend: int | None = None,
         checkpointer: StorageCheckpointerBase | None = None,
+        delayed_init: bool | None = None,
         generator: torch.Generator | None = None,
+        consume_after_n_samples: int | None = None,
         shared: bool = False,
     ) -> None:
         if transform is not None and transform_factory is not None:
             raise TypeError(describe(self, "takes transform or transform_factory, not both"))
+        if consume_after_n_samples is not None:
+            if sampler is not None:
+                raise TypeError(
+                    describe(self, "takes sampler or consume_after_n_samples, not both")
+                )
+            sampler = partial(ConsumingSampler, consume_after_n_samples)
         if transform_factory is not None:
             transform = transform_factory()
-        self._storage: Storage = _made(storage, Storage, lambda: ListStorage(1000))
-        if checkpointer is not None:
-            self._storage.checkpointer = checkpointer
-        self._sampler: Sampler = _made(sampler, Sampler, RandomSampler)
-        self._writer: Writer = _made(writer, Writer, self._default_writer)
-        self._writer.register_storage(self._storage)
         self._transform = Pipeline([transform] if transform is not None else [])
         self._collate_fn, self._pin_memory = collate_fn, pin_memory
         self.batch_size, self._ran_out = batch_size, False
-        self.dim_extend = self._storage.ndim - 1 if dim_extend is None else dim_extend
-        self._generator: torch.Generator | None = None
-        self.set_rng(generator)
+        self._generator = generator
+        self._recipe: Any = (storage, sampler, writer, checkpointer, dim_extend)
+        if not delayed_init:
+            self._make_parts()
+        elif shared or any(isinstance(part, _PARTS) for part in (storage, sampler, writer)):
+            raise TypeError(
+                describe(
+                    self,
+                    "delayed_init makes the parts later, and each process its own",
+                    expected="functions that make storage, sampler and writer, and shared=False",
+                    mend="A LazyMemmapStorage with existsok=True is found by every process.",
+                )
+            )
         self.prefetch = prefetch or 0
         self._prefetcher = (
             Prefetcher(self.prefetch, self._draw, self._make) if self.prefetch else None
@@ -101,6 +120,27 @@ class ReplayBuffer(SavedBuffer):
         self.shared = shared
         if shared:
             self.share()
+
+    def _make_parts(self) -> None:
+        storage, sampler, writer, checkpointer, dim_extend = self.__dict__.pop("_recipe")
+        self._storage: Storage = _made(storage, Storage, partial(ListStorage, 1000))
+        if checkpointer is not None:
+            self._storage.checkpointer = checkpointer
+        self._sampler: Sampler = _made(sampler, Sampler, self._default_sampler)
+        self._sampler.generator = self._generator
+        self._writer: Writer = _made(writer, Writer, self._default_writer)
+        self._writer.register_storage(self._storage)
+        self.dim_extend: int = self._storage.ndim - 1 if dim_extend is None else dim_extend
+
+    def __getattr__(self, name: str) -> Any:
+        """Make the parts, if they were not made yet and one of them is asked for."""
+        if name in _MADE and "_recipe" in self.__dict__:
+            self._make_parts()
+            return self.__dict__[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _default_sampler(self) -> Sampler:
+        return RandomSampler()
 
     def _default_writer(self) -> Writer:
         return RoundRobinWriter()
@@ -131,6 +171,9 @@ class ReplayBuffer(SavedBuffer):
             self._storage, self._collate_fn = storage, collate_fn
             self._writer.register_storage(storage)
             self.dim_extend = storage.ndim - 1
+            if self.shared:
+                storage.share()
+                self._lock.look = storage.mend
 
     def set_sampler(self, sampler: Sampler) -> None:
         """Replace the sampler; it knows nothing of the items that are already stored."""
@@ -313,6 +356,25 @@ class ReplayBuffer(SavedBuffer):
 
     def __next__(self) -> Any:
         return self.sample()
+
+    next = __next__
+
+    def can_sample(self, batch_size: int | None = None) -> bool:
+        """Say whether :meth:`sample` would find items, without drawing any."""
+        with self._lock:
+            return len(self._storage) > 0 and self._sampler.can_sample(
+                self._storage, self._size(batch_size)
+            )
+
+    def stats(self) -> dict[str, Any]:
+        """Return how many items there are, can be, and were ever written, and the parts' names."""
+        parts = {"storage": self._storage, "sampler": self._sampler, "writer": self._writer}
+        return {
+            "items": len(self),
+            "max_size": self._storage.max_size,
+            "write_count": self.write_count,
+            **{name: type(part).__name__ for name, part in parts.items()},
+        }
 
     @property
     def write_count(self) -> int:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from torchrl._core.errors import describe
 
 CURRENT = "CURRENT"  # the file that names the current folder
 META = "storage.json"
+Convert = Callable[[Any], Any]
 CHUNK = 1 << 16  # rows written at a time
 
 
@@ -145,3 +146,49 @@ class ListStorageCheckpointer(StorageCheckpointerBase):
     def loads(self, storage: Any, path: str | Path) -> None:
         """Take over the rows of a save."""
         storage.load_state_dict(torch.load(Path(path) / "rows.pt", weights_only=False))
+
+
+class ConvertingCheckpointer(StorageCheckpointerBase):
+    """One file with what functions make of the rows. Load only what you have saved.
+
+    Args:
+        save_hooks: Functions, run in order: ``rows [R, *W] -> anything`` that ``torch.save`` takes.
+        load_hooks: Functions that undo that, run in order.
+
+    >>> import tempfile
+    >>> from tensordict import TensorDict
+    >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+    >>> half = ConvertingCheckpointer([lambda td: td.half()], [lambda td: td.float()])
+    >>> buffer = ReplayBuffer(storage=LazyTensorStorage(3), checkpointer=half)
+    >>> _ = buffer.extend(TensorDict(a=torch.tensor([0.1, 0.2]), batch_size=[2]))
+    >>> folder = tempfile.mkdtemp()
+    >>> buffer.dumps(folder); buffer.loads(folder); buffer[:]["a"]
+    tensor([0.1000, 0.2000])
+    """
+
+    def __init__(
+        self, save_hooks: Iterable[Convert] = (), load_hooks: Iterable[Convert] = ()
+    ) -> None:
+        self.save_hooks, self.load_hooks = list(save_hooks), list(load_hooks)
+
+    def dumps(self, storage: Any, path: str | Path) -> None:
+        """Write what the save hooks make of the rows."""
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = storage.get(slice(None)) if storage.rows else None
+        if rows is not None:
+            for hook in self.save_hooks:
+                rows = hook(rows)
+        state = {"counts": storage.counts, "row_shape": list(storage.row_shape)}
+        torch.save({**state, "rows": rows}, folder / "converted.pt")
+
+    def loads(self, storage: Any, path: str | Path) -> None:
+        """Take over what the load hooks make of a save."""
+        state = torch.load(Path(path) / "converted.pt", weights_only=False)
+        storage.empty()
+        if state["rows"] is not None:
+            rows = state["rows"]
+            for hook in self.load_hooks:
+                rows = hook(rows)
+            storage.write_run(0, *storage.prepare(rows, True))
+        storage.load_counts(state["counts"], state["row_shape"])

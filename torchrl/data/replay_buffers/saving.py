@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from torchrl.data.replay_buffers.checkpointers import current, replacing
+from torchrl.data.replay_buffers.checkpointers import (
+    ConvertingCheckpointer,
+    current,
+    replacing,
+)
 from torchrl.data.replay_buffers.pipeline import Pipeline
 from torchrl.data.replay_buffers.prefetch import Prefetcher
 from torchrl.data.replay_buffers.samplers.base import Sampler
@@ -22,6 +28,7 @@ class SavedBuffer(ABC):
 
     Hooks:
         _writing: a context in which nobody else reads or writes.
+        empty: forgets all items; extend: ``rows [N] -> slots [N]``.
     """
 
     _storage: Storage
@@ -34,6 +41,12 @@ class SavedBuffer(ABC):
 
     @abstractmethod
     def _writing(self) -> AbstractContextManager[Any]: ...
+
+    @abstractmethod
+    def empty(self) -> None: ...
+
+    @abstractmethod
+    def extend(self, data: Any) -> Tensor: ...
 
     def set_rng(self, generator: torch.Generator | None) -> None:
         """Take randomness from ``generator``; from the default one of torch if ``None``."""
@@ -96,3 +109,33 @@ class SavedBuffer(ABC):
 
     dump = save = dumps
     load = loads
+
+    def register_save_hook(self, hook: Callable[[Any], Any]) -> None:
+        """Let ``hook``, ``rows [R, *W] -> anything``, change what :meth:`dumps` writes of the rows.
+
+        Hooks run one after the other; those of :meth:`register_load_hook` must undo them.
+        """
+        self._converter().save_hooks.append(hook)
+
+    def register_load_hook(self, hook: Callable[[Any], Any]) -> None:
+        """Let ``hook`` undo, in :meth:`loads`, what a save hook does; the last one undone first."""
+        self._converter().load_hooks.insert(0, hook)
+
+    def _converter(self) -> ConvertingCheckpointer:
+        checkpointer = self._storage.checkpointer
+        if not isinstance(checkpointer, ConvertingCheckpointer):
+            checkpointer = self._storage.checkpointer = ConvertingCheckpointer()
+        return checkpointer
+
+    def read_all_in_order(self) -> Any:
+        """Return all rows ``[R, *W]``, the oldest first."""
+        with self._writing():
+            rows, written = self._storage.rows, self._storage.written
+            oldest = written % rows if rows and self._storage.is_full else 0
+            return self._storage.get((torch.arange(rows) + oldest) % max(rows, 1))
+
+    def write_all(self, data: Any) -> Tensor:
+        """Forget all items, and store these ``[N]`` in their place; return their slots ``[N]``."""
+        with self._writing():
+            self.empty()
+            return self.extend(data)

@@ -1,5 +1,5 @@
-"""An old path: trajectories in a storage are found by ``samplers.episodes``."""
+"""Where trajectories in a storage are found, under an older path."""
 
-from torchrl.data.replay_buffers.samplers.episodes import find_start_stop_traj
+from torchrl._core.legacy import moved
 
-__all__ = ["find_start_stop_traj"]
+__getattr__ = moved(__name__, "torchrl.data.replay_buffers.samplers.episodes")

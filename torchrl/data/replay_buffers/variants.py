@@ -11,8 +11,9 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl._core.keys import require
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
+from torchrl.data.replay_buffers.samplers.base import Sampler
 from torchrl.data.replay_buffers.samplers.prioritized import PrioritizedSampler
-from torchrl.data.replay_buffers.storages.list import ListStorage
+from torchrl.data.replay_buffers.storages.base import Storage
 from torchrl.data.replay_buffers.writers.base import Writer
 from torchrl.data.replay_buffers.writers.round_robin import TensorDictRoundRobinWriter
 
@@ -133,8 +134,12 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         dtype: torch.dtype = torch.float32,
         **kwargs: Any,
     ) -> None:
-        _prioritize(self, kwargs, alpha=alpha, beta=beta, eps=eps, dtype=dtype)
+        _refuse_sampler(self, kwargs)
+        self._of_sampler = {"alpha": alpha, "beta": beta, "eps": eps, "dtype": dtype}
         super().__init__(**kwargs)
+
+    def _default_sampler(self) -> Sampler:
+        return PrioritizedSampler(_item_capacity(self._storage), **self._of_sampler)
 
 
 class TensorDictPrioritizedReplayBuffer(TensorDictReplayBuffer):
@@ -169,13 +174,16 @@ class TensorDictPrioritizedReplayBuffer(TensorDictReplayBuffer):
         reduction: str = "max",
         **kwargs: Any,
     ) -> None:
-        _prioritize(self, kwargs, alpha=alpha, beta=beta, eps=eps, reduction=reduction)
+        _refuse_sampler(self, kwargs)
+        self._of_sampler = {"alpha": alpha, "beta": beta, "eps": eps, "reduction": reduction}
         super().__init__(priority_key=priority_key, **kwargs)
 
+    def _default_sampler(self) -> Sampler:
+        return PrioritizedSampler(_item_capacity(self._storage), **self._of_sampler)
 
-def _prioritize(buffer: ReplayBuffer, kwargs: dict[str, Any], **of_sampler: Any) -> None:
-    """Put a prioritized sampler that fits the storage into the arguments of a buffer."""
-    if "sampler" in kwargs:
+
+def _refuse_sampler(buffer: ReplayBuffer, kwargs: dict[str, Any]) -> None:
+    if "sampler" in kwargs or "consume_after_n_samples" in kwargs:
         raise TypeError(
             describe(
                 buffer,
@@ -183,16 +191,9 @@ def _prioritize(buffer: ReplayBuffer, kwargs: dict[str, Any], **of_sampler: Any)
                 mend="Hand another one to ReplayBuffer or TensorDictReplayBuffer.",
             )
         )
-    storage = kwargs.get("storage")
-    if storage is None:
-        storage = ListStorage(1000)
-    elif callable(storage):
-        storage = storage()
-    kwargs["storage"] = storage
-    kwargs["sampler"] = PrioritizedSampler(_item_capacity(storage), **of_sampler)
 
 
-def _item_capacity(storage: Any) -> int:
+def _item_capacity(storage: Storage) -> int:
     """Return the number of items that a storage holds."""
     if isinstance(storage.max_size, float):
         raise ValueError(

@@ -27,6 +27,7 @@ class Sampler(ABC):
         sample: ``(storage, batch_size) -> (positions [B], info)``; ``info`` joins the sample.
         extend: ``positions [N] -> None``; told which items were just written.
         update_priority: ``(positions [N], priority [N] or []) -> None``.
+        can_sample: ``(storage, batch_size) -> bool``.
         _empty: told that the storage was emptied.
         state_dict, load_state_dict: what a sampler must know to go on where it stopped.
     """
@@ -39,6 +40,10 @@ class Sampler(ABC):
 
     def extend(self, positions: Tensor) -> None:
         """Take note of items that were just written."""
+
+    def can_sample(self, storage: Storage, batch_size: int) -> bool:
+        """Say whether there is something to sample in a storage that is not empty."""
+        return True
 
     @property
     def listens(self) -> bool:

@@ -86,6 +86,10 @@ class PrioritizedSliceSampler(PrioritizedSampler):
         weight = self._weights(start).repeat_interleave(torch.from_numpy(steps))
         return positions, {"priority_weight": weight, **info}
 
+    def can_sample(self, storage: Storage, batch_size: int) -> bool:
+        """Say whether an episode is long enough."""
+        return self._slices.can_sample(storage, batch_size)
+
     def _starts(self, storage: Storage, count: int, least: int) -> np.ndarray:
         """Draw the positions ``[S]`` of starts that ``least`` steps of their episode follow."""
         found = np.empty(0, dtype=np.int64)

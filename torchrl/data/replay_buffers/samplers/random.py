@@ -156,6 +156,10 @@ class ConsumingSampler(Sampler):
         self.ran_out = not bool(self._left.any())
         return positions, {}
 
+    def can_sample(self, storage: Storage, batch_size: int) -> bool:
+        """Say whether items are left."""
+        return bool(self._left.any())
+
     def state_dict(self) -> dict[str, Any]:
         """Return how often each item may still be sampled."""
         return {"left": self._left.clone(), "ran_out": self.ran_out}

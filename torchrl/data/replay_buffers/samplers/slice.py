@@ -133,8 +133,7 @@ class SliceSampler(Sampler):
         """
         require_items(storage, self)
         count, length = self.sizes(batch_size)
-        self.episodes.sync(storage)
-        episodes = self.episodes.at_least(length if self.strict_length else 1)
+        episodes = self._long_enough(storage, length)
         if not len(episodes):
             raise RuntimeError(
                 describe(
@@ -148,6 +147,14 @@ class SliceSampler(Sampler):
         start = np.maximum(start, self.episodes.begin)
         first, last = self._cut(start, stop, length)
         return self.slices(storage, first, last, lane, length)
+
+    def can_sample(self, storage: Storage, batch_size: int) -> bool:
+        """Say whether an episode is long enough."""
+        return len(self._long_enough(storage, self.sizes(batch_size)[1])) > 0
+
+    def _long_enough(self, storage: Storage, length: int) -> np.ndarray:
+        self.episodes.sync(storage)
+        return self.episodes.at_least(length if self.strict_length else 1)
 
     def _choose(self, episodes: int, count: int, storage: Storage) -> np.ndarray:
         """Return which of the episodes are sliced."""

@@ -370,7 +370,13 @@ class Storage(ABC):
     @abstractmethod
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
 
-    def _load_counts(self, counts: list[int], row_shape: list[int]) -> None:
+    @property
+    def counts(self) -> list[int]:
+        """Numbers of rows written in ring order since the start, and of rows there."""
+        return self._counts[[WRITTEN, FILLED]].tolist()
+
+    def load_counts(self, counts: list[int], row_shape: list[int]) -> None:
+        """Take over the :attr:`counts` and the shape ``[*W]`` of rows that were brought in."""
         self._settle(torch.Size(row_shape))
         self._counts[WRITTEN], self._counts[FILLED] = counts
         self._counts[EDITS] += 1

@@ -10,7 +10,7 @@ from tensordict import NestedKey, TensorDict, is_tensor_collection
 from torch import Tensor
 
 from torchrl._core.errors import DTypeError, MissingKeyError, describe
-from torchrl.data.replay_buffers.storages.base import FILLED, WRITTEN, Storage
+from torchrl.data.replay_buffers.storages.base import Storage
 
 
 class ListStorage(Storage):
@@ -94,7 +94,7 @@ class ListStorage(Storage):
     def state_dict(self) -> dict[str, Any]:
         """Return the rows and the counts; tensors and tensordicts are copied."""
         rows = [_own(row, None) for row in self._list]
-        counts = self._counts[[WRITTEN, FILLED]].tolist()
+        counts = self.counts
         return {"rows": rows, "counts": counts, "row_shape": []}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -105,7 +105,7 @@ class ListStorage(Storage):
                 describe(self, "the saved rows do not fit", expected=self.max_size, found=len(rows))
             )
         self._list = [_own(row, self.device) for row in rows]
-        self._load_counts(state_dict["counts"], state_dict["row_shape"])
+        self.load_counts(state_dict["counts"], state_dict["row_shape"])
 
 
 class LazyStackStorage(ListStorage):

@@ -202,7 +202,7 @@ class TensorStorage(Storage):
 
     def state_dict(self, copy: bool = True) -> dict[str, Any]:
         """Return the rows, by entry, and the counts; ``copy=False`` returns views of the rows."""
-        counts = self._counts[[WRITTEN, FILLED]].tolist()
+        counts = self.counts
         state: dict[str, Any] = {"counts": counts, "row_shape": list(self.row_shape)}
         if self.rows:
             rows = slice(0, self.rows)
@@ -227,7 +227,7 @@ class TensorStorage(Storage):
             self._check_state(schema, state_dict)
             for mine, theirs in zip(self._columns, columns, strict=True):
                 mine[: len(theirs)] = theirs.to(mine.device)
-        self._load_counts(state_dict["counts"], state_dict["row_shape"])
+        self.load_counts(state_dict["counts"], state_dict["row_shape"])
 
     def _check_state(self, schema: Schema, state: dict[str, Any]) -> None:
         filled = state["counts"][1]
