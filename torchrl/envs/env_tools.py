@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 
 from torchrl._core.errors import MissingKeyError, describe, nearest
@@ -134,14 +135,7 @@ class EnvTools:
 
     def fake_tensordict(self: Any) -> TensorDictBase:
         """Return a step of zeros, with every entry that a real step has."""
-        specs = self._get_specs()
-        root = TensorDict({}, self.batch_size, device=self.device)
-        following = root.copy()
-        for group in (*INPUTS, "observation", "done"):
-            root.update(specs[group].zero())
-        for group in ("observation", "reward", "done"):
-            following.update(specs[group].zero())
-        return root.set("next", following)
+        return fake_step(self._get_specs(), self.batch_size, self.device)
 
     # --- the same, elsewhere ---------------------------------------------------------------------
 
@@ -217,6 +211,19 @@ class EnvTools:
     def collector(self) -> Any:
         """The collector that drives this environment, ``None`` if there is none."""
         return None if self._collector is None else self._collector()
+
+
+def fake_step(
+    specs: dict[str, Composite], batch_size: torch.Size, device: torch.device | None
+) -> TensorDictBase:
+    """Return a step of zeros of the five groups of specs."""
+    root = TensorDict({}, batch_size, device=device)
+    following = root.copy()
+    for group in (*INPUTS, "observation", "done"):
+        root.update(specs[group].zero())
+    for group in ("observation", "reward", "done"):
+        following.update(specs[group].zero())
+    return root.set("next", following)
 
 
 def _entry(env: Any, record: Any, key: NestedKey) -> Any:

@@ -313,6 +313,23 @@ def test_words_travel(kind, closing):
     assert td["next"][1]["word"] == f"{td['count'][1].item():.0f}"
 
 
+@pytest.mark.parametrize("kind", ["serial", "parallel"])
+def test_words_of_rows_that_are_not_reset_stay(kind, closing):
+    env = closing(SerialEnv(2, Talk) if kind == "serial" else ParallelEnv(2, Talk))
+    td = env.step_mdp(env.step(env.rand_action(env.reset())))
+    td["_reset"] = torch.tensor([[True], [False]])
+    words = [row["word"] for row in env.reset(td).unbind(0)]
+    assert words[0] == "begin"
+    assert words[1] != "begin"
+
+
+def test_a_fake_step_of_environments_that_differ(closing):
+    env = closing(SerialEnv(2, [lambda: Count(width=2), lambda: Count(width=3)]))
+    shapes = [row["next", "count"].shape for row in env.fake_tensordict().unbind(0)]
+    assert shapes == [(2,), (3,)]
+    check_env_specs(env)
+
+
 def test_gradients_flow_through_records():
     env = SerialEnv(2, Count, use_buffers=False)
     td = env.reset()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torchrl.envs.batched_envs.crew import Crew
+from torchrl.envs.batched_envs.view import EnvView
 from torchrl.envs.batched_envs.worker import METHOD, MISSING
 
 
@@ -36,31 +38,42 @@ class EnvAccess:
         try:
             return super().__getattr__(name)
         except AttributeError:
-            crew = self.__dict__.get("_crew")
             if name.startswith("_") or "_recipes" not in self.__dict__:
                 raise
-            if crew is None or crew.is_closed:
-                raise AttributeError(
-                    f"{type(self).__name__} has no {name!r}, and cannot ask its environments "
-                    "before start() or reset()."
-                ) from None
-        return self._of_each(crew, name)
+        return self.ask(name, range(self.num_envs))
 
-    def _of_each(self, crew: Crew, name: str) -> Any:
-        values = crew.scatter("get_attribute", None, name)
+    def ask(self, name: str, numbers: Sequence[int]) -> Any:
+        """Return an attribute of some environments, a list; for a method, a call of each.
+
+        Raises:
+            AttributeError: if one of them has none of that name, or they do not stand yet.
+        """
+        crew = self.__dict__.get("_crew")
+        if crew is None or crew.is_closed:
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r}, and cannot ask its environments "
+                "before start() or reset()."
+            )
+        wanted = [number in numbers for number in range(self.num_envs)]
+
+        def scatter(method: str, *args: Any) -> list[Any]:
+            found = crew.scatter(method, wanted, *args)
+            return [found[number] for number in numbers]
+
+        values = scatter("get_attribute", name)
         kinds = [value if isinstance(value, str) else "" for value in values]
         if MISSING in kinds:
             raise AttributeError(
-                f"neither {type(self).__name__} nor environment {kinds.index(MISSING)} of it has "
-                f"{name!r}"
+                f"neither {type(self).__name__} nor environment {numbers[kinds.index(MISSING)]} of "
+                f"it has {name!r}"
             )
         if METHOD not in kinds:
             return values
+        return lambda *args, **kwargs: scatter("call_method", name, args, kwargs)
 
-        def call(*args: Any, **kwargs: Any) -> list[Any]:
-            return crew.scatter("call_method", None, name, args, kwargs)
-
-        return call
+    def __getitem__(self, index: Any) -> EnvView:
+        """Return some of the environments as an environment; see :class:`~.view.EnvView`."""
+        return EnvView(self, index)  # type: ignore[arg-type]
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         states: Any = list(self._pending_state.items())

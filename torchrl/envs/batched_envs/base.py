@@ -15,10 +15,16 @@ from torchrl._core.errors import ResetError, SpecError, describe
 from torchrl.data import Composite
 from torchrl.envs.batched_envs.access import EnvAccess
 from torchrl.envs.batched_envs.crew import Crew
-from torchrl.envs.batched_envs.exchange import BlockExchange, Exchange, RecordExchange
+from torchrl.envs.batched_envs.exchange import (
+    BlockExchange,
+    Exchange,
+    RecordExchange,
+    stack_rows,
+)
 from torchrl.envs.batched_envs.options import BatchOptions
 from torchrl.envs.common import EnvBase
 from torchrl.envs.env_creator import EnvCreator
+from torchrl.envs.env_tools import fake_step
 from torchrl.envs.metadata import EnvMeta, meta_of
 from torchrl.envs.spec_access import GROUPS
 
@@ -145,6 +151,16 @@ class BatchedEnvBase(EnvAccess, EnvBase):
             specs[group] = self._lock(spec if self._device is None else spec.to(self._device))
         self.__dict__["_specs"] = specs
         self.empty_cache()
+
+    def fake_tensordict(self) -> TensorDictBase:
+        """Return a step of zeros, with every entry that a real step of each environment has."""
+        self._learn()
+        assert self._metas is not None
+        if all(meta.specs == self._metas[0].specs for meta in self._metas[1:]):
+            return super().fake_tensordict()
+        device = self.device
+        rows = [fake_step(meta.specs, meta.batch_size, meta.device) for meta in self._metas]
+        return stack_rows(rows if device is None else [row.to(device) for row in rows])
 
     def _get_specs(self) -> dict[str, Composite]:
         self._learn()

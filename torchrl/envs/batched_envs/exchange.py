@@ -31,6 +31,7 @@ from torchrl.envs.batched_envs.worker import (
     Request,
 )
 from torchrl.envs.metadata import EnvMeta
+from torchrl.envs.partial_reset import entry_names
 from torchrl.envs.spec_access import GROUPS
 from torchrl.envs.step_plan import StepPlan
 
@@ -440,9 +441,10 @@ class RecordExchange(Exchange):
         if model is None:
             return outcomes
         for row in outcomes:
-            for key in model.keys(True, True):
+            for key in entry_names(model):
                 if row.get(key, None) is None:
-                    row.set(key, torch.zeros_like(model.get(key)))
+                    new = model.get(key)  # what is no tensor has no zero
+                    row.set(key, torch.zeros_like(new) if isinstance(new, Tensor) else new)
         return outcomes
 
     def _begin(self, requests: list[Request | None]) -> None:
@@ -455,7 +457,7 @@ class RecordExchange(Exchange):
         if any(root is None for root in roots) and like is not None:
             before = like.unbind(0)
             roots = [b if r is None else r for r, b in zip(roots, before, strict=True)]
-            names = [set(root.keys(True, True)) for root in roots]
+            names = [set(entry_names(root)) for root in roots]
             common = set.intersection(*names)
             if any(name != common for name in names):
                 roots = [root.select(*common) for root in roots]
@@ -488,8 +490,8 @@ class RecordExchange(Exchange):
 def stack_rows(rows: list[Any]) -> Any:
     """Stack records; lazily if they differ in entries or shapes."""
     first = rows[0]
-    names = set(first.keys(True, True))
-    if all(set(row.keys(True, True)) == names for row in rows[1:]):
+    names = set(entry_names(first))
+    if all(set(entry_names(row)) == names for row in rows[1:]):
         try:
             return torch.stack(rows, 0)
         except RuntimeError:

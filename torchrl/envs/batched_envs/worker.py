@@ -294,14 +294,29 @@ class Team:
             seed = seat.env.set_seed(seed, static_seed=static_seed)
         return seed
 
-    def get_attribute(self, name: str) -> list[Any]:
+    def seed_some(self, seeds: Sequence[tuple[int | None] | None]) -> list[None]:
+        """Seed the environments that have a seed."""
+        for seat, seed in zip(self._take_turns(), seeds, strict=True):
+            if seed is not None:
+                seat.env.set_seed(*seed)
+        return [None] * len(self.seats)
+
+    def get_attribute(self, wanted: Sequence[bool], name: str) -> list[Any]:
         """Return an attribute of each: :data:`METHOD` for a method, :data:`MISSING` for none."""
-        values = [getattr(seat.env, name, MISSING) for seat in self._take_turns()]
+        values = [
+            getattr(seat.env, name, MISSING) if want else None
+            for seat, want in zip(self._take_turns(), wanted, strict=True)
+        ]
         return [METHOD if callable(value) else value for value in values]
 
-    def call_method(self, name: str, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
-        """Call a method of each environment."""
-        return [getattr(seat.env, name)(*args, **kwargs) for seat in self._take_turns()]
+    def call_method(
+        self, wanted: Sequence[bool], name: str, args: tuple, kwargs: dict[str, Any]
+    ) -> list[Any]:
+        """Call a method of each."""
+        return [
+            getattr(seat.env, name)(*args, **kwargs) if want else None
+            for seat, want in zip(self._take_turns(), wanted, strict=True)
+        ]
 
     def state_dict(self) -> list[dict[str, Any]]:
         """Return the state of each environment."""

@@ -1,0 +1,123 @@
+"""Some environments of a batch, as an environment of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict import TensorDict
+
+from torchrl.envs.batched_envs.exchange import stack_rows
+from torchrl.envs.common import EnvBase, next_seed
+from torchrl.envs.partial_reset import entry_names
+from torchrl.envs.spec_access import GROUPS
+
+if TYPE_CHECKING:
+    from torchrl.envs.batched_envs.base import BatchedEnvBase
+
+
+class EnvView(EnvBase):
+    """Steps and resets some environments of a batch; the others stand still.
+
+    The environments are those of the batch, not copies: what is done here is done there. Attributes
+    and methods are those of the environments, one value each, or the value alone of a single one.
+
+    Args:
+        parent: The batch.
+        index: Which of its environments: a number, a slice, a list or a mask.
+
+    >>> from torchrl.envs import GymEnv, SerialEnv
+    >>> env = SerialEnv(3, lambda: GymEnv("CartPole-v1"))
+    >>> env[1:].rollout(2).batch_size, env[0].rollout(2).batch_size
+    (torch.Size([2, 2]), torch.Size([2]))
+    """
+
+    def __init__(self, parent: BatchedEnvBase, index: Any) -> None:
+        chosen = torch.arange(parent.num_envs)[index]  # [n], or [] for a single one
+        rows = torch.zeros(parent.num_envs, dtype=torch.bool)
+        rows[chosen] = True
+        size = (*chosen.shape, *parent.batch_size[1:])
+        super().__init__(
+            device=parent.device,
+            batch_size=size,
+            allow_done_after_reset=parent._allow_done_after_reset,
+        )
+        self.__dict__.update(_parent=parent)  # not a part of us
+        self.numbers: list[int] = chosen.reshape(-1).tolist()
+        self._alone, self._rows = chosen.ndim == 0, rows
+        where = self.numbers[0] if self._alone else chosen
+        specs = parent._get_specs()
+        picked = {group: self._pick(specs[group], where) for group in GROUPS}
+        self.__dict__["_specs"] = {group: self._lock(spec) for group, spec in picked.items()}
+
+    def _pick(self, whole: Any, where: Any = None) -> Any:
+        """Return our rows of a record or a spec ``[N, *B]``."""
+        if self._alone:
+            return whole[self.numbers[0]]
+        parts = [whole[number] for number in self.numbers]
+        return torch.stack(parts, 0) if where is not None else stack_rows(parts)
+
+    def _whole(self, record: Any) -> Any:
+        """Return a root ``[N, *B]`` with ours in it; the other rows are zero."""
+        parent = self._parent
+        rows = list(parent.fake_tensordict().exclude("next").unbind(0))
+        own_rows = [record] if self._alone else record.unbind(0)
+        for number, own in zip(self.numbers, own_rows, strict=True):
+            rows[number] = rows[number].update(own)
+        return stack_rows(rows)
+
+    def _step(self, tensordict: Any) -> Any:
+        whole = self._whole(tensordict)
+        shape = (*self._parent.batch_size, 1)
+        mask = self._rows.reshape(-1, *(1,) * (len(shape) - 1)).expand(shape)
+        own = tensordict.get("_step", None)
+        if own is not None:
+            mask = mask.clone()
+            mask[self.numbers] &= own.unsqueeze(0) if self._alone else own
+        self._parent.count_move()
+        return self._pick(self._parent._step(whole.set("_step", mask)))
+
+    def _reset(self, tensordict: Any, **kwargs: Any) -> Any:
+        parent = self._parent.start()
+        if tensordict is None:
+            tensordict = TensorDict({}, self.batch_size, device=self.device)
+        whole = self._whole(tensordict)
+        for group in parent.plan.groups:
+            mask = torch.zeros(group.shape, dtype=torch.bool, device=group.device)
+            own = tensordict.get(group.reset, None)
+            rows = mask[self.numbers]
+            mask[self.numbers] = True if own is None else own.expand_as(rows)
+            whole.set(group.reset, mask)
+        parent.count_move()
+        root = self._pick(parent._reset(whole, **kwargs))
+        kept = set(self.plan.observation_keys + self.plan.done_keys + self.plan.state_keys)
+        return root.select(*(key for key in entry_names(root) if key in kept))
+
+    def _set_state(self, tensordict: Any) -> Any:
+        return self._reset(tensordict, set_state=True)
+
+    def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
+        """Seed our environments, each with the seed that follows; return the one after the last."""
+        seeds: list[Any] = [None] * self._parent.num_envs
+        for number in self.numbers:
+            seeds[number] = (seed,)
+            seed = seed if static_seed or seed is None else next_seed(seed)
+        self._parent.start()._crew.scatter("seed_some", seeds)
+        return seed
+
+    def _set_seed(self, seed: int | None) -> None:
+        self.set_seed(seed)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name.startswith("_") or "_parent" not in self.__dict__:
+                raise
+        found = self._parent.ask(name, self.numbers)
+        if not self._alone:
+            return found
+        return (lambda *args, **kwargs: found(*args, **kwargs)[0]) if callable(found) else found[0]
+
+    def close(self, *, raise_if_closed: bool = False) -> None:
+        """Do nothing: the environments belong to the batch."""
