@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,10 @@ import torchrl
 
 PAGE = Path(__file__).with_name("old_names.md")
 SOURCE = Path(torchrl.__path__[0])
+GONE = "taken and not needed"
 HEAD = """# Old names
 
-Names and keywords of earlier releases keep working, silently and for life. Our own code and
+Names, keywords and paths of earlier releases keep working, silently and for life. Our own code and
 documentation use the new ones. This page is made from the tables in the source: `make docs`.
 """
 
@@ -37,6 +39,16 @@ def tables() -> dict[str, dict[str, str]]:
     return {package: table for package, table in found.items() if table}
 
 
+def paths() -> Iterator[tuple[str, str]]:
+    """Yield old path and new, of modules whose whole content lives elsewhere now."""
+    for path in sorted(SOURCE.rglob("*.py")):
+        for home in re.findall(
+            r'^__getattr__ = moved\(__name__, "(.*)"\)$', path.read_text(), re.M
+        ):
+            parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+            yield ".".join(part for part in parts if part != "__init__"), home
+
+
 def keywords() -> Iterator[tuple[str, str, str]]:
     """Yield callable, old keyword and new, from the decorators in the source."""
     for path in sorted(SOURCE.rglob("*.py")):
@@ -49,7 +61,8 @@ def keywords() -> Iterator[tuple[str, str, str]]:
                     and ast.unparse(decorator.func) == "old_keywords"
                 ):
                     for keyword in decorator.keywords:
-                        yield name, str(keyword.arg), ast.literal_eval(keyword.value)
+                        new = ast.literal_eval(keyword.value)
+                        yield name, str(keyword.arg), new or GONE
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -70,7 +83,10 @@ def page() -> str:
         lines += [f"| `{old}` | `{new.replace(':', '.')}` |" for old, new in table.items()]
         lines.append("")
     lines += ["## Keywords", "", "| of | old | new |", "| --- | --- | --- |"]
-    lines += [f"| `{owner}` | `{old}` | `{new}` |" for owner, old, new in sorted(set(keywords()))]
+    for owner, old, new in sorted(set(keywords())):
+        lines.append(f"| `{owner}` | `{old}` | {new if new == GONE else f'`{new}`'} |")
+    lines += ["", "## Paths", "", "| old | new |", "| --- | --- |"]
+    lines += [f"| `{old}` | `{new}` |" for old, new in paths()]
     return "\n".join(lines) + "\n"
 
 

@@ -1,5 +1,5 @@
-"""The environments of :mod:`torchrl.envs.batched_envs`, under an older path."""
+"""Environments in batches, under an older path."""
 
-from torchrl.envs.batched_envs import ParallelEnv, SerialEnv
+from torchrl._core.legacy import moved
 
-__all__ = ["ParallelEnv", "SerialEnv"]
+__getattr__ = moved(__name__, "torchrl.envs.batched_envs")

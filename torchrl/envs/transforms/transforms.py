@@ -1,4 +1,5 @@
 """The transforms, under the path of their first home."""
 
-from torchrl.envs.transforms import *  # noqa: F403
-from torchrl.envs.transforms import __all__  # noqa: F401
+from torchrl._core.legacy import moved
+
+__getattr__ = moved(__name__, "torchrl.envs.transforms")

@@ -1,6 +1,5 @@
-"""Where the networks once stood in one file; they are re-exported here."""
+"""The networks, under the path of their first home."""
 
-from torchrl.modules.models.conv import Conv3dNet, ConvNet
-from torchrl.modules.models.mlp import MLP
+from torchrl._core.legacy import moved
 
-__all__ = ["Conv3dNet", "ConvNet", "MLP"]
+__getattr__ = moved(__name__, "torchrl.modules.models")

@@ -1,0 +1,154 @@
+"""The same as ``ppo.py``, with the loop left to the trainer: what happens in it is a list of hooks.
+
+    python examples/trainer.py
+    python examples/trainer.py --resume true  # goes on from the last save, if it was broken off
+
+Source: Schulman et al., 2017, https://arxiv.org/abs/1707.06347.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from experiment import evaluate, parse
+from tensordict.nn import TensorDictModule
+from torch import nn
+
+from torchrl.collectors import Collector
+from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
+from torchrl.envs import GymEnv, RewardSum, TransformedEnv
+from torchrl.modules import MLP, OneHotCategorical, ProbabilisticActor, ValueOperator
+from torchrl.objectives import ClipPPOLoss
+from torchrl.objectives.value import GAE
+from torchrl.record import get_logger
+from torchrl.trainers import (
+    LogScalar,
+    LogValidationReward,
+    LRSchedulerHook,
+    ReplayBufferTrainer,
+    Trainer,
+    ValueEstimatorHook,
+)
+
+
+@dataclass
+class Args:
+    """Everything one may want to change; the defaults solve CartPole-v1."""
+
+    env: str = "CartPole-v1"
+    seed: int = 0
+    total_frames: int = 100_000
+    num_envs: int = 8
+    frames_per_batch: int = 400
+    minibatch_size: int = 100
+    num_epochs: int = 10
+    lr: float = 1e-3
+    gamma: float = 0.98
+    lmbda: float = 0.9
+    max_grad_norm: float = 0.5
+    num_cells: int = 64
+    eval_episodes: int = 100
+    video: bool = False
+    resume: bool = False
+    progress_bar: bool = True
+    logger: str = "csv"
+    log_dir: str = "runs"
+
+
+def make_env(args: Args, num_envs: int) -> TransformedEnv:
+    """Return ``num_envs`` environments in one, with the returns of their episodes."""
+    return TransformedEnv(GymEnv(args.env, num_envs=num_envs), RewardSum())
+
+
+def make_loss(env: TransformedEnv, args: Args) -> ClipPPOLoss:
+    """Return the loss, which holds the policy and the critic."""
+    spec = env.action_spec_unbatched
+    num_obs, cells = env.observation_spec["observation"].shape[-1], [args.num_cells] * 2
+    policy_net = MLP(num_obs, spec.shape[-1], num_cells=cells, activation_class=nn.Tanh)
+    critic_net = MLP(num_obs, 1, num_cells=cells, activation_class=nn.Tanh)
+    policy = ProbabilisticActor(
+        TensorDictModule(policy_net, in_keys=["observation"], out_keys=["logits"]),
+        in_keys=["logits"],
+        spec=spec,
+        distribution_class=OneHotCategorical,
+        return_log_prob=True,
+    )
+    return ClipPPOLoss(
+        policy,
+        ValueOperator(critic_net, in_keys=["observation"]),
+        entropy_coeff=0.0,
+        critic_coeff=0.5,
+        loss_critic_type="l2",
+        normalize_advantage=True,
+    )
+
+
+def make_trainer(args: Args) -> Trainer:
+    """Return the loop: its parts, and what happens in it."""
+    env = make_env(args, args.num_envs)
+    loss_module = make_loss(env, args)
+    policy, critic = loss_module.actor_network, loss_module.critic_network
+    collector = Collector(
+        env, policy, frames_per_batch=args.frames_per_batch, total_frames=args.total_frames
+    )
+    optimizer = torch.optim.Adam(loss_module.parameters(), lr=args.lr, eps=1e-5)
+    name = f"trainer_{args.env}_seed{args.seed}"
+    trainer = Trainer(
+        collector=collector,
+        total_frames=args.total_frames,
+        optim_steps_per_batch=None,  # an epoch ends when every row of the batch was learned from
+        num_epochs=args.num_epochs,
+        loss_module=loss_module,
+        optimizer=optimizer,
+        clip_norm=args.max_grad_norm,
+        logger=get_logger(args.logger, args.log_dir, name),
+        log_interval=args.frames_per_batch,
+        save_trainer_file=Path(args.log_dir, name, "trainer.pt"),
+        progress_bar=args.progress_bar,
+        seed=args.seed,
+    )
+
+    # Advantages, once a batch; rows in random order, anew in every epoch
+    gae = GAE(gamma=args.gamma, lmbda=args.lmbda, value_network=critic)
+    trainer.register_op("batch_process", ValueEstimatorHook(gae))
+    buffer = TensorDictReplayBuffer(
+        storage=LazyTensorStorage(args.frames_per_batch),
+        sampler=SamplerWithoutReplacement(),
+        batch_size=args.minibatch_size,
+    )
+    ReplayBufferTrainer(buffer, flatten_tensordicts=True, iterate=True).register(trainer)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, len(collector))
+    LRSchedulerHook(scheduler).register(trainer)
+
+    # Numbers
+    LogScalar(("next", "reward"), "train/reward").register(trainer)
+    LogValidationReward(
+        record_interval=25,
+        record_frames=500,
+        policy_exploration=policy,
+        environment=make_env(args, 4),
+        exploration_type="deterministic",
+        out_keys={("next", "reward"): "eval"},
+        log_pbar=True,
+    ).register(trainer)
+    return trainer
+
+
+def main(args: Args) -> float:
+    """Train; return the mean return of the evaluation."""
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(1)  # small networks are faster so
+    trainer = make_trainer(args)
+    if args.resume and trainer.save_trainer_file.exists():
+        trainer.load_from_file(trainer.save_trainer_file)
+    trainer.train()
+    env, policy = trainer.collector.env, trainer.loss_module.actor_network
+    returns = evaluate(env, policy, args)
+    print(f"evaluation: {returns.mean():.1f} ± {returns.std():.1f} over {len(returns)} episodes")
+    return returns.mean().item()
+
+
+if __name__ == "__main__":
+    main(parse(Args, __doc__))
