@@ -143,6 +143,16 @@ def test_a_network_that_does_not_fit_is_named():
         actor(TensorDict(observation=torch.zeros(4)))
 
 
+@pytest.mark.parametrize("spec", [OneHot(4), Categorical(4), MultiOneHot([2, 2])], ids=str)
+def test_one_value_for_each_choice(spec):
+    values = TensorDict(action_value=torch.zeros(3, 5), batch_size=[3])
+    with pytest.raises(ShapeError, match="one value for each choice; expected 4, found 5"):
+        QValueModule(spec=spec)(values.copy())
+    if not isinstance(spec, MultiOneHot):
+        loose = QValueActor(nn.Linear(3, 5), spec=spec, strict_shape=False)
+        assert loose(TensorDict(observation=torch.zeros(3)))["action_value"].shape == (5,)
+
+
 SUPPORT = torch.tensor([-1.0, 0.0, 2.0])
 
 
@@ -222,3 +232,15 @@ def test_random_choices_are_uniform_over_what_is_allowed(spec):
     expected = 4000 / allowed.sum()
     assert (counts[: len(allowed)][allowed] > expected * 0.85).all()
     assert (counts[: len(allowed)][~allowed] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["one_hot", "mult_one_hot", "categorical", "mult_categorical"])
+def test_choices_vectorise(name):
+    space = ActionSpace(name, [2, 3])
+    values = torch.randn(4, 5)
+    torch.testing.assert_close(torch.vmap(space.greedy)(values), space.greedy(values))
+    mask = torch.tensor([True, False, False, True, False])
+    draw = torch.vmap(lambda v: space.random(mask & (v == v)), randomness="different")
+    found = space.index(draw(values))
+    expected = [[0, 1]] * 4 if space.is_product else None
+    assert found.tolist() == expected or bool(mask[found].all())

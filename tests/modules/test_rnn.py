@@ -136,6 +136,55 @@ def test_plain_and_fused_networks_swap(kind):
     assert again.equal(fused)
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # a word of torch about speed
+@pytest.mark.parametrize("resets", [0.0, 0.4])
+def test_a_projected_sequence_equals_its_steps(backend, resets):
+    module = make("lstm", proj_size=2, **backend)
+    data, outs = sequence(B, T, resets=resets), []
+    state = module.state_spec.zero().expand(B)
+    for t in range(T):
+        step = module(data[:, t].select("observation", "is_init").update(state))
+        state = {key: step["next", key] for key in STATES["lstm"]}
+        outs.append(step)
+    expected = torch.stack(outs, -1)
+    with set_recurrent_mode():
+        found = module(data.clone())
+    for key, shape in (
+        ("hidden", (B, T, 2)),
+        (("next", "recurrent_state_h"), (B, T, L, 2)),
+        (("next", "recurrent_state_c"), (B, T, L, H)),
+    ):
+        assert found[key].shape == shape
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-5, atol=1e-5)
+    assert module.state_spec["recurrent_state_h"].shape == (L, 2)
+    assert module.state_spec["recurrent_state_c"].shape == (L, H)
+    python_based = module.make_python_based()
+    with set_recurrent_mode():
+        torch.testing.assert_close(
+            python_based(data.clone())["hidden"], found["hidden"], rtol=1e-5, atol=1e-5
+        )
+
+
+def test_both_directions_of_each_episode_equal_torch_s(kind, backend):
+    """Each stretch between restarts, by itself, through torch's own bidirectional network."""
+    module, data = make(kind, bidirectional=True, **backend), sequence(B, T)
+    theirs = {"lstm": nn.LSTM, "gru": nn.GRU}[kind](F, H, L, batch_first=True, bidirectional=True)
+    theirs.load_state_dict(module.rnn.state_dict())
+    with set_recurrent_mode():
+        found = module(data.clone())
+    assert found["hidden"].shape == (B, T, 2 * H)
+    assert found["next", STATES[kind][0]].shape == (B, T, 2 * L, H)
+    for row in range(B):
+        cuts = [t for t in range(1, T) if data["is_init"][row, t]]
+        for start, stop in zip([0, *cuts], [*cuts, T], strict=True):
+            expected = theirs(data["observation"][row, start:stop])[0]
+            torch.testing.assert_close(
+                found["hidden"][row, start:stop], expected, rtol=1e-5, atol=1e-5
+            )
+    with pytest.raises(ValueError, match=r"a step does not know what follows.*set_recurrent_mode"):
+        module(data[:, 0])
+
+
 def test_a_network_of_one_s_own(kind):
     rnn = {"lstm": nn.LSTM, "gru": nn.GRU}[kind](F, H, batch_first=True)
     module = MODULES[kind](**{kind: rnn}, in_key="observation", out_key="hidden")
@@ -217,18 +266,28 @@ def test_dropout_between_layers_is_on_in_training_only(kind, backend):
         assert module(data.clone())["hidden"].equal(module(data.clone())["hidden"])
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")  # a word of torch about speed
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("ours", "theirs"), [(LSTM, nn.LSTM), (GRU, nn.GRU)])
-def test_plain_networks_equal_torch_s(ours, theirs, num_layers, batch_first, bias):
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    ("ours", "theirs", "proj_size"), [(LSTM, nn.LSTM, 0), (LSTM, nn.LSTM, 3), (GRU, nn.GRU, 0)]
+)
+def test_plain_networks_equal_torch_s(
+    ours, theirs, proj_size, bidirectional, num_layers, batch_first, bias
+):
     sizes = {"num_layers": num_layers, "batch_first": batch_first, "bias": bias}
+    sizes["bidirectional"] = bidirectional
+    if proj_size:
+        sizes["proj_size"] = proj_size
     one, other = ours(F, H, **sizes), theirs(F, H, **sizes)
     one.load_state_dict(other.state_dict())
     x = torch.randn(B, T, F)
-    start = torch.randn(num_layers, B if batch_first else T, H)
-    for hx in (None, (start, start.tanh()) if theirs is nn.LSTM else start):
-        torch.testing.assert_close(one(x, hx), other(x, hx), rtol=1e-5, atol=1e-6)
+    lead = num_layers * (1 + bidirectional), B if batch_first else T
+    start, cell = torch.randn(*lead, proj_size or H), torch.randn(*lead, H)
+    for hx in (None, (start, cell) if theirs is nn.LSTM else start):
+        torch.testing.assert_close(one(x, hx), other(x, hx), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(one(x[0]), other(x[0]), rtol=1e-5, atol=1e-6)
 
 

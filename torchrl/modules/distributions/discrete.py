@@ -33,9 +33,10 @@ class ReparamGradientStrategy(Enum):
     RelaxedOneHot = "relaxed_one_hot"
 
 
-def one_hot(index: Tensor, num_choices: int) -> Tensor:
-    """Return ``index [*B, 1]`` as int64 one-hot vectors ``[*B, N]``; the range is not checked."""
-    return index.new_zeros((*index.shape[:-1], num_choices)).scatter_(-1, index, 1)
+def one_hot(index: Tensor, num_choices: int, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Return ``index [*B, 1]`` as one-hot vectors ``[*B, N]``; the range is not checked."""
+    zeros = index.new_zeros((*index.shape[:-1], num_choices), dtype=dtype)
+    return zeros.scatter(-1, index, 1)  # not in place, so that it vectorises
 
 
 def probs_to_logits(probs: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ class ActionSpace:
         sizes: Number of choices of each space of a product.
         dtype: Dtype of one-hot actions.
 
+    Its ``num_choices`` is the number ``N`` of choices, ``None`` if only the values tell.
+
     Raises:
         ValueError: if the name is unknown, or a product comes without sizes.
 
@@ -57,6 +59,7 @@ class ActionSpace:
         self.name, self.sizes = name, list(sizes) if self.is_product and sizes else None
         self.is_one_hot = name.endswith("one_hot")
         self.dtype = dtype or torch.int64
+        self.num_choices = None if self.sizes is None else sum(self.sizes)
 
     @classmethod
     def of(cls, spec: TensorSpec) -> ActionSpace:
@@ -69,7 +72,9 @@ class ActionSpace:
             if isinstance(spec, kind):
                 nvec = getattr(spec, "nvec", None)
                 sizes = None if nvec is None else torch.as_tensor(nvec).tolist()
-                return cls(name, sizes, spec.dtype)
+                space = cls(name, sizes, spec.dtype)
+                space.num_choices = _count(spec)
+                return space
         raise SpecError(
             describe(
                 cls.__name__,
@@ -87,7 +92,7 @@ class ActionSpace:
         if self.sizes is None:
             value, index = values.max(-1, keepdim=True)
             return self._written(index, values), value
-        self._check(values)
+        self.check(values)
         best = [part.max(-1, keepdim=True) for part in values.split(self.sizes, -1)]
         value = torch.cat([v for v, _ in best], -1).sum(-1, keepdim=True)
         return self._joined([i for _, i in best]), value
@@ -127,30 +132,38 @@ class ActionSpace:
         return self._joined(draws)
 
     def _written(self, index: Tensor, like: Tensor) -> Tensor:
-        """Return choices ``[*B, 1]`` as actions; one-hot ones have the shape of ``like``."""
+        """Return choices ``[*B, 1]`` as actions; one-hot ones are as wide as ``like``."""
         if not self.is_one_hot:
             return index.squeeze(-1)
-        return torch.zeros_like(like, dtype=self.dtype).scatter_(-1, index, 1)
+        return one_hot(index, like.shape[-1], self.dtype)
 
     def _joined(self, indices: list[Tensor]) -> Tensor:
         if not self.is_one_hot:
             return torch.cat(indices, -1)
         assert self.sizes is not None
         pairs = zip(indices, self.sizes, strict=True)
-        return torch.cat([one_hot(index, n) for index, n in pairs], -1).to(self.dtype)
+        return torch.cat([one_hot(index, n, self.dtype) for index, n in pairs], -1)
 
-    def _check(self, values: Tensor) -> None:
-        assert self.sizes is not None
-        if values.shape[-1] != sum(self.sizes):
+    def check(self, values: Tensor) -> None:
+        """Raise :class:`ShapeError` unless there is one value for each choice."""
+        if self.num_choices not in (None, values.shape[-1]):
             raise ShapeError(
                 describe(
                     self,
                     "has one value for each choice",
-                    expected=sum(self.sizes),
+                    expected=self.num_choices,
                     found=values.shape[-1],
-                    mend="Compare var_nums with the output of the network.",
+                    mend="Compare var_nums, or the spec, with the output of the network.",
                 )
             )
+
+
+def _count(spec: TensorSpec | None) -> int | None:
+    """Return the number of choices that a spec tells, if it does."""
+    if isinstance(spec, MultiOneHot | MultiCategorical):
+        return int(torch.as_tensor(spec.nvec).sum())
+    n = getattr(spec, "n", None)
+    return n if isinstance(n, int) and n > 0 else None
 
 
 def _draw_allowed(mask: Tensor) -> Tensor:
@@ -174,7 +187,9 @@ def resolve(
         action_space, spec = None, action_space if spec is None else spec
     leaf = spec.get(action_key) if isinstance(spec, Composite) else spec
     if action_space is not None:
-        return ActionSpace(action_space, var_nums, None if leaf is None else leaf.dtype), spec
+        space = ActionSpace(action_space, var_nums, None if leaf is None else leaf.dtype)
+        space.num_choices = space.num_choices or _count(leaf)
+        return space, spec
     if leaf is None:
         raise ValueError(
             describe(owner, "needs an action space", mend="Give spec, or action_space by name.")

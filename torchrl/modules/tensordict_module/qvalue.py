@@ -37,6 +37,7 @@ class QValueModule(HasSpec, TensorDictModuleBase):
         var_nums: Number of choices of each space of a product.
         spec: Spec of the action, or a composite of the outputs; tells the action space.
         safe: Project the action on its spec.
+        strict_shape: Refuse another number of values than the spec has choices.
 
     Reads: ``action_value [*B, N]``, and the mask ``[*B, N]``.
     Writes: ``action`` (one-hot ``[*B, N]`` or index ``[*B]``), ``action_value [*B, N]``,
@@ -63,8 +64,10 @@ class QValueModule(HasSpec, TensorDictModuleBase):
         var_nums: Sequence[int] | None = None,
         spec: TensorSpec | None = None,
         safe: bool = False,
+        strict_shape: bool = True,
     ) -> None:
         super().__init__()
+        self.strict_shape = strict_shape
         self.action_value_key = action_value_key if action_value_key else "action_value"
         self.action_mask_key, self.var_nums = action_mask_key, var_nums
         reads: Any = [self.action_value_key, *as_keys(action_mask_key)]
@@ -85,6 +88,8 @@ class QValueModule(HasSpec, TensorDictModuleBase):
         if values is None:
             require(td, self.in_keys, self, "Put the network before this module.")
         scores = self._scores(values)
+        if self.strict_shape:
+            self.action_space.check(scores)
         if self.action_mask_key is not None:
             scores = self._masked(scores, td)
         action, chosen = self.action_space.best(scores)
@@ -286,6 +291,7 @@ class QValueActor(SafeSequential):
         chosen_action_value_key: Where its value goes.
         action_mask_key: Where the mask of allowed actions is, if there is one.
         var_nums: Number of choices of each space of a product.
+        strict_shape: See :class:`QValueModule`.
 
     Reads: ``observation [*B, O]``. Writes: what :class:`QValueModule` writes.
 
@@ -311,11 +317,12 @@ class QValueActor(SafeSequential):
         chosen_action_value_key: NestedKey | None = None,
         action_mask_key: NestedKey | None = None,
         var_nums: Sequence[int] | None = None,
+        strict_shape: bool = True,
     ) -> None:
         value_key = action_value_key if action_value_key else "action_value"
         out_keys = [action_key or "action", value_key, chosen_action_value_key or CHOSEN]
         choice = QValueModule(
-            action_space, value_key, action_mask_key, out_keys, var_nums, spec, safe
+            action_space, value_key, action_mask_key, out_keys, var_nums, spec, safe, strict_shape
         )
         super().__init__(_values(module, in_keys, value_key), choice)
 

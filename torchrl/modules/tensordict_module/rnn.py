@@ -1,6 +1,7 @@
 """Recurrent modules: one step at a time in an environment, whole sequences in a loss.
 
-``*B`` batch, ``T`` time (the last batch dimension), ``F`` input, ``H`` hidden, ``L`` layers.
+``*B`` batch, ``T`` time (the last batch dimension), ``F`` input, ``H`` hidden, ``P`` output (``H``
+without a projection), ``D`` directions, ``L`` layers of all directions.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from torchrl._core.errors import describe
 from torchrl._core.keys import as_keys, next_key, require
 from torchrl._core.plan import Record
 from torchrl.data import Composite, Unbounded
-from torchrl.modules.tensordict_module.rnn_cells import GRU, LSTM, State, run_layers
+from torchrl.modules.tensordict_module.rnn_cells import (
+    GRU,
+    LSTM,
+    State,
+    run_layer,
+    run_layers,
+    state_shapes,
+)
 from torchrl.modules.tensordict_module.rnn_fused import run_fused
 
 Device = torch.device | str | None
@@ -98,7 +106,7 @@ class RecurrentModule(TensorDictModuleBase):
     fused_class: ClassVar[type[nn.RNNBase]]
     plain_class: ClassVar[type[nn.RNNBase]]
 
-    def _setup(
+    def __init__(
         self,
         rnn: nn.RNNBase | None,
         sizes: dict[str, Any],
@@ -107,6 +115,7 @@ class RecurrentModule(TensorDictModuleBase):
         keys: tuple[Any, Any, Any, Any],
         default_recurrent_mode: bool | str | None,
     ) -> None:
+        super().__init__()
         name = self.kind.lower()
         if rnn is None:
             rnn_class: Any = self.plain_class if python_based else self.fused_class
@@ -114,14 +123,9 @@ class RecurrentModule(TensorDictModuleBase):
             if missing:
                 raise ValueError(describe(self, f"needs {missing}", mend=f"Or give {name}=..."))
             rnn = rnn_class(**sizes)
-        if not rnn.batch_first or rnn.bidirectional or rnn.proj_size:
+        if not rnn.batch_first:
             raise ValueError(
-                describe(
-                    self,
-                    f"cannot step such a {name}",
-                    expected="batch_first, one direction, no projection",
-                    found=rnn,
-                )
+                describe(self, f"cannot step such a {name}", expected="batch_first", found=rnn)
             )
         if recurrent_backend not in BACKENDS:
             raise ValueError(
@@ -174,10 +178,9 @@ class RecurrentModule(TensorDictModuleBase):
     @property
     def state_spec(self) -> Composite:
         """Spec of the state of one environment: what a primer must write at resets."""
-        shape = (self.rnn.num_layers, self.rnn.hidden_size)
         dtype = next(self.rnn.parameters()).dtype
         spec = Composite()
-        for key in self.in_keys[1:-1]:
+        for key, shape in zip(self.in_keys[1:-1], state_shapes(self.rnn), strict=True):
             spec.set(key, Unbounded(shape, dtype=dtype))
         return spec
 
@@ -197,6 +200,7 @@ class RecurrentModule(TensorDictModuleBase):
 
     def _replace(self, rnn_class: Any) -> RecurrentModule:
         old = self.rnn
+        sizes = {"proj_size": old.proj_size} if self.kind == "LSTM" else {}
         new = rnn_class(
             input_size=old.input_size,
             hidden_size=old.hidden_size,
@@ -204,6 +208,8 @@ class RecurrentModule(TensorDictModuleBase):
             bias=old.bias,
             batch_first=True,
             dropout=old.dropout,
+            bidirectional=old.bidirectional,
+            **sizes,
         )
         new = new.to(next(old.parameters()))
         new.load_state_dict(old.state_dict())
@@ -232,7 +238,16 @@ class RecurrentModule(TensorDictModuleBase):
             td.set(key, value)
 
     def _step(self, x: Tensor, state: list[Any], is_init: Tensor | None) -> tuple[Tensor, State]:
-        """Return output ``[*B, H]`` and state ``[*B, L, H]`` after one step."""
+        """Return output ``[*B, P]`` and states ``[*B, L, P or H]`` after one step."""
+        if self.rnn.bidirectional:
+            raise ValueError(
+                describe(
+                    self,
+                    "runs backwards too, and a step does not know what follows",
+                    expected="sequences [*B, T, F]",
+                    mend="Call it under set_recurrent_mode(), or build it with one direction.",
+                )
+            )
         batch = x.shape[:-1]
         flat = x.reshape(-1, x.shape[-1])
         states = self._states(state, flat, len(flat))
@@ -255,7 +270,7 @@ class RecurrentModule(TensorDictModuleBase):
     def _sequence(
         self, x: Tensor, state: list[Any], is_init: Tensor | None
     ) -> tuple[Tensor, State]:
-        """Return output ``[*B, T, H]`` and states ``[*B, T, L, H]`` after each step."""
+        """Return output ``[*B, T, D P]`` and states ``[*B, T, L, P or H]`` after each step."""
         if x.ndim < 2:
             raise ValueError(
                 describe(
@@ -274,16 +289,17 @@ class RecurrentModule(TensorDictModuleBase):
         ]
         states = self._states(first, flat, len(flat))
         restart = None if is_init is None else is_init.reshape(flat.shape[:2])
-        if isinstance(self.rnn, self.plain_class) or self.recurrent_backend == "scan":
-            out, after = run_layers(self.rnn, flat, states, restart)
-        else:
-            out, after = run_fused(self.rnn, flat, states, restart)
+        is_plain = isinstance(self.rnn, self.plain_class) or self.recurrent_backend == "scan"
+        run = run_layer if is_plain else run_fused
+        out, after = run_layers(self.rnn, flat, states, restart, run)
         return out.reshape(*batch, -1), tuple(s.reshape(*batch, *s.shape[2:]) for s in after)
 
     def _states(self, state: Sequence[Any], like: Tensor, size: int) -> State:
-        """Return states ``[N, L, H]``, zeros where there are none."""
-        shape = (size, self.rnn.num_layers, self.rnn.hidden_size)
-        return tuple(like.new_zeros(shape) if s is None else s.reshape(shape) for s in state)
+        """Return states ``[N, L, P or H]``, zeros where there are none."""
+        return tuple(
+            like.new_zeros(size, *shape) if s is None else s.reshape(size, *shape)
+            for s, shape in zip(state, state_shapes(self.rnn), strict=True)
+        )
 
 
 class LSTMModule(RecurrentModule):
@@ -300,6 +316,9 @@ class LSTMModule(RecurrentModule):
         bias: Whether there are biases.
         batch_first: True: entries have their batch first; false is refused.
         dropout: Probability of dropping an output between layers, in training.
+        proj_size: Size ``P`` of the output; ``H``, without a projection, if 0.
+        bidirectional: Run a second set of layers backwards, over whole sequences only; the output
+            has both.
         python_based: Run the LSTM in plain torch, which compiles and vectorises.
         recurrent_backend: How a fused network takes sequences: ``"pad"`` cuts them at restarts and
             runs the pieces side by side; ``"scan"`` runs them step by step in plain torch.
@@ -311,9 +330,9 @@ class LSTMModule(RecurrentModule):
         lstm: A :class:`torch.nn.LSTM` or :class:`LSTM` to use, instead of sizes.
         default_recurrent_mode: Whether to take sequences where no mode is set.
 
-    Reads: input ``[*B, F]``, ``recurrent_state_h [*B, L, H]``, ``recurrent_state_c [*B, L, H]``
+    Reads: input ``[*B, F]``, ``recurrent_state_h [*B, L, P]``, ``recurrent_state_c [*B, L, H]``
     (zeros if absent), ``is_init [*B, 1]``.
-    Writes: output ``[*B, H]``, and both states under ``"next"``.
+    Writes: output ``[*B, D P]``, and both states under ``"next"``.
 
     Raises:
         ValueError: if sizes or keys are missing, or the LSTM is not batch first.
@@ -338,6 +357,8 @@ class LSTMModule(RecurrentModule):
         bias: bool = True,
         batch_first: bool = True,
         dropout: float = 0.0,
+        proj_size: int = 0,
+        bidirectional: bool = False,
         python_based: bool = False,
         recurrent_backend: str = "pad",
         *,
@@ -349,7 +370,6 @@ class LSTMModule(RecurrentModule):
         lstm: nn.RNNBase | None = None,
         default_recurrent_mode: bool | str | None = None,
     ) -> None:
-        super().__init__()
         sizes = {
             "input_size": input_size,
             "hidden_size": hidden_size,
@@ -357,10 +377,12 @@ class LSTMModule(RecurrentModule):
             "bias": bias,
             "batch_first": batch_first,
             "dropout": dropout,
+            "proj_size": proj_size,
+            "bidirectional": bidirectional,
             "device": device,
         }
         keys = (in_key, in_keys, out_key, out_keys)
-        self._setup(lstm, sizes, python_based, recurrent_backend, keys, default_recurrent_mode)
+        super().__init__(lstm, sizes, python_based, recurrent_backend, keys, default_recurrent_mode)
 
 
 class GRUModule(RecurrentModule):
@@ -373,6 +395,8 @@ class GRUModule(RecurrentModule):
         bias: Whether there are biases.
         batch_first: True: entries have their batch first; false is refused.
         dropout: Probability of dropping an output between layers, in training.
+        bidirectional: Run a second set of layers backwards, over whole sequences only; the output
+            has both.
         python_based: Run the GRU in plain torch, which compiles and vectorises.
         recurrent_backend: ``"pad"`` or ``"scan"``.
         in_key: The input; the other entries have their default names.
@@ -384,7 +408,7 @@ class GRUModule(RecurrentModule):
         default_recurrent_mode: Whether to take sequences where no mode is set.
 
     Reads: input ``[*B, F]``, ``recurrent_state [*B, L, H]`` (zeros if absent), ``is_init [*B, 1]``.
-    Writes: output ``[*B, H]``, and the state under ``"next"``.
+    Writes: output ``[*B, D H]``, and the state under ``"next"``.
 
     Raises:
         ValueError: if sizes or keys are missing, or the GRU is not batch first.
@@ -410,6 +434,7 @@ class GRUModule(RecurrentModule):
         bias: bool = True,
         batch_first: bool = True,
         dropout: float = 0.0,
+        bidirectional: bool = False,
         python_based: bool = False,
         recurrent_backend: str = "pad",
         *,
@@ -421,7 +446,6 @@ class GRUModule(RecurrentModule):
         gru: nn.RNNBase | None = None,
         default_recurrent_mode: bool | str | None = None,
     ) -> None:
-        super().__init__()
         sizes = {
             "input_size": input_size,
             "hidden_size": hidden_size,
@@ -429,7 +453,8 @@ class GRUModule(RecurrentModule):
             "bias": bias,
             "batch_first": batch_first,
             "dropout": dropout,
+            "bidirectional": bidirectional,
             "device": device,
         }
         keys = (in_key, in_keys, out_key, out_keys)
-        self._setup(gru, sizes, python_based, recurrent_backend, keys, default_recurrent_mode)
+        super().__init__(gru, sizes, python_based, recurrent_backend, keys, default_recurrent_mode)

@@ -1,11 +1,13 @@
 """LSTM and GRU in plain torch: they compile, vectorise and restart within a sequence.
 
-``T`` time, ``B`` batch, ``F`` input size, ``H`` hidden size, ``L`` layers. Parameters and results
-are those of :class:`torch.nn.LSTM` and :class:`torch.nn.GRU`.
+``T`` time, ``B`` batch, ``F`` input size, ``H`` hidden size, ``P`` output size (``H`` without a
+projection), ``D`` directions, ``L`` layers of all directions. Parameters and results are those of
+:class:`torch.nn.LSTM` and :class:`torch.nn.GRU`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,11 +20,12 @@ Device = torch.device | str | None
 State = tuple[Tensor, ...]
 
 
-def lstm_step(gates: Tensor, state: State) -> State:
-    """Return ``(h, c) [B, H]`` of one step from its gates ``[B, 4 H]`` and the state before."""
+def lstm_step(gates: Tensor, state: State, projection: Tensor | None = None) -> State:
+    """Return ``h [B, P], c [B, H]`` after a step, from its gates ``[B, 4 H]`` and the state."""
     i, f, g, o = gates.chunk(4, -1)
     c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
-    return o.sigmoid() * c.tanh(), c
+    h = o.sigmoid() * c.tanh()
+    return (h if projection is None else linear(h, projection)), c
 
 
 def gru_step(from_input: Tensor, from_state: Tensor, state: State) -> State:
@@ -104,72 +107,102 @@ class GRUCell(nn.RNNCellBase):
         return gru_step(from_input, linear(hx, self.weight_hh, self.bias_hh), (hx,))[0]
 
 
+def layer_weights(rnn: nn.RNNBase, layer: int, direction: int = 0) -> list[Tensor | None]:
+    """Return input and hidden weights and biases, and the projection, of one layer."""
+    suffix = f"_l{layer}" + ("_reverse" if direction else "")
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+    return [getattr(rnn, name + suffix, None) for name in names]
+
+
+def state_shapes(rnn: nn.RNNBase) -> list[tuple[int, int]]:
+    """Return the shapes ``(L, P)`` and, of an LSTM, ``(L, H)`` of the state of one row."""
+    layers = rnn.num_layers * (2 if rnn.bidirectional else 1)
+    sizes = [rnn.proj_size or rnn.hidden_size, rnn.hidden_size]
+    return [(layers, size) for size in sizes[: 2 if rnn.mode == "LSTM" else 1]]
+
+
+RunLayer = Callable[
+    [nn.RNNBase, Tensor, State, list[Tensor | None], Tensor | None], tuple[Tensor, ...]
+]
+
+
 def run_layer(
-    kind: str, x: Tensor, state: State, weights: list[Tensor | None], restart: Tensor | None
+    rnn: nn.RNNBase,
+    x: Tensor,
+    state: State,
+    weights: list[Tensor | None],
+    restart: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """Run one layer over time.
+    """Run one layer over time in plain torch.
 
     Args:
-        kind: ``"LSTM"`` or ``"GRU"``.
-        x: Input ``[T, B, F]``.
-        state: State ``[B, H]`` before the first step: ``(h, c)`` or ``(h,)``.
-        weights: Input and hidden weights and biases.
-        restart: Where the state is zero before a step, ``[T, B, 1]``; nowhere if ``None``.
+        rnn: What it belongs to.
+        x: Input ``[B, T, F]``.
+        state: State before the first step: ``h [B, P]`` and, of an LSTM, ``c [B, H]``.
+        weights: Its parameters, from :func:`layer_weights`.
+        restart: Where the state is zero before a step, ``[B, T]``; nowhere if ``None``.
 
-    Returns: the states after each step, each ``[T, B, H]``, the output first.
+    Returns: the states after each step, ``[B, T, P]`` and ``[B, T, H]``, the output first.
     """
-    w_ih, w_hh, b_ih, b_hh = weights
+    w_ih, w_hh, b_ih, b_hh, projection = weights
     assert w_ih is not None
     assert w_hh is not None
-    from_input = linear(x, w_ih, b_ih)  # [T, B, gates * H], all steps at once
+    from_input = linear(x, w_ih, b_ih)  # [B, T, gates * H], all steps at once
     history: list[State] = []
-    for t in range(x.shape[0]):
+    for t in range(x.shape[1]):
         if restart is not None:
-            state = tuple(s.masked_fill(restart[t], 0.0) for s in state)
+            state = tuple(s.masked_fill(restart[:, t, None], 0.0) for s in state)
         from_state = linear(state[0], w_hh, b_hh)
-        if kind == "LSTM":
-            state = lstm_step(from_input[t] + from_state, state)
+        if rnn.mode == "LSTM":
+            state = lstm_step(from_input[:, t] + from_state, state, projection)
         else:
-            state = gru_step(from_input[t], from_state, state)
+            state = gru_step(from_input[:, t], from_state, state)
         history.append(state)
-    return tuple(torch.stack(parts) for parts in zip(*history, strict=True))
-
-
-def layer_weights(rnn: nn.RNNBase, layer: int) -> list[Tensor | None]:
-    """Return input and hidden weights and biases of one layer."""
-    names = [f"weight_ih_l{layer}", f"weight_hh_l{layer}"]
-    biases = [f"bias_ih_l{layer}", f"bias_hh_l{layer}"]
-    return [getattr(rnn, name) for name in names] + [
-        getattr(rnn, name) if rnn.bias else None for name in biases
-    ]
+    return tuple(torch.stack(parts, 1) for parts in zip(*history, strict=True))
 
 
 def run_layers(
-    rnn: nn.RNNBase, x: Tensor, state: State, restart: Tensor | None = None
+    rnn: nn.RNNBase,
+    x: Tensor,
+    state: State,
+    restart: Tensor | None = None,
+    run: RunLayer = run_layer,
 ) -> tuple[Tensor, State]:
-    """Run all layers over time in plain torch.
+    """Run all layers over time.
+
+    A layer that runs backwards starts anew, from zero, where the one that runs forwards will.
 
     Args:
         rnn: Its parameters.
         x: Input ``[B, T, F]``.
-        state: State before the first step, each ``[B, L, H]``.
+        state: State before the first step (of a layer that runs backwards, after the last), each
+            ``[B, L, P or H]``.
         restart: Where the state is zero before a step, ``[B, T]``; nowhere if ``None``.
+        run: What runs one layer; see :func:`run_layer`.
 
-    Returns: output ``[B, T, H]``; states after each step, each ``[B, T, L, H]``.
+    Returns: output ``[B, T, D P]``; states after each step, each ``[B, T, L, P or H]``.
     """
-    x = x.transpose(0, 1)
-    if restart is not None:
-        restart = restart.transpose(0, 1).unsqueeze(-1)  # [T, B, 1]
-    layers = []
+    ends = None
+    if rnn.bidirectional and restart is not None:
+        last = torch.zeros_like(restart[:, :1])
+        ends = torch.cat([restart[:, 1:], last], 1).flip(1)
+    histories = []
     for layer in range(rnn.num_layers):
         if layer and rnn.dropout:
             x = dropout(x, rnn.dropout, rnn.training)
-        before = tuple(s[:, layer] for s in state)
-        history = run_layer(rnn.mode, x, before, layer_weights(rnn, layer), restart)
-        x = history[0]
-        layers.append(history)
-    states = tuple(torch.stack(parts, 2).transpose(0, 1) for parts in zip(*layers, strict=True))
-    return x.transpose(0, 1), states
+        outs = []
+        for direction in range(2 if rnn.bidirectional else 1):
+            before = tuple(s[:, len(histories)] for s in state)
+            weights = layer_weights(rnn, layer, direction)
+            if direction:
+                backwards = run(rnn, x.flip(1), before, weights, ends)
+                history = tuple(s.flip(1) for s in backwards)
+            else:
+                history = run(rnn, x, before, weights, restart)
+            histories.append(history)
+            outs.append(history[0])
+        x = torch.cat(outs, -1) if len(outs) > 1 else outs[0]
+    return x, tuple(torch.stack(parts, 2) for parts in zip(*histories, strict=True))
 
 
 class _PlainRNN(nn.RNNBase):
@@ -189,6 +222,8 @@ class _PlainRNN(nn.RNNBase):
         bias: bool = True,
         batch_first: bool = True,
         dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -200,6 +235,8 @@ class _PlainRNN(nn.RNNBase):
             bias,
             batch_first,
             dropout,
+            bidirectional,
+            proj_size,
             device=device,
             dtype=dtype,
         )
@@ -208,7 +245,7 @@ class _PlainRNN(nn.RNNBase):
         """Do nothing: there is no fused kernel to prepare for."""
 
     def _run(self, x: Tensor, state: State | None) -> tuple[Tensor, State]:
-        """Return output and final states as torch's own do: ``[L, B, H]``."""
+        """Return output and final states as torch's own do: ``[L, B, P or H]``."""
         if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
             raise ShapeError(
                 describe(
@@ -220,18 +257,22 @@ class _PlainRNN(nn.RNNBase):
             )
         is_single = x.ndim == 2
         x = x.unsqueeze(0) if is_single else x if self.batch_first else x.transpose(0, 1)
-        count = 2 if self.kind == "LSTM" else 1
         if state is None:
-            zeros = x.new_zeros(x.shape[0], self.num_layers, self.hidden_size)
-            state = (zeros,) * count
+            state = tuple(x.new_zeros(x.shape[0], *shape) for shape in state_shapes(self))
         else:
             state = tuple(s.unsqueeze(0) if is_single else s.transpose(0, 1) for s in state)
         out, states = run_layers(self, x, state)
-        last = tuple(s[:, -1] for s in states)
+        final = tuple(self._final(s) for s in states)
         if is_single:
-            return out[0], tuple(s[0] for s in last)
+            return out[0], tuple(s[0] for s in final)
         out = out if self.batch_first else out.transpose(0, 1)
-        return out, tuple(s.transpose(0, 1) for s in last)
+        return out, tuple(s.transpose(0, 1) for s in final)
+
+    def _final(self, states: Tensor) -> Tensor:
+        """Return the states ``[B, L, ...]`` at the end that each layer runs to."""
+        if not self.bidirectional:
+            return states[:, -1]
+        return torch.stack([states[:, -1, 0::2], states[:, 0, 1::2]], 2).flatten(1, 2)
 
 
 class LSTM(_PlainRNN):
@@ -244,6 +285,8 @@ class LSTM(_PlainRNN):
         batch_first: Input is ``[B, T, F]``, not ``[T, B, F]``; note the default.
         bias: Whether there are biases.
         dropout: Probability of dropping an output between layers, in training.
+        bidirectional: Run a second set of layers backwards; the output has both.
+        proj_size: Size ``P`` of the output; ``H``, without a projection, if 0.
         device: Where the parameters live.
         dtype: Their dtype.
 
@@ -265,11 +308,22 @@ class LSTM(_PlainRNN):
         batch_first: bool = True,
         bias: bool = True,
         dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, device, dtype
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
         )
 
     def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, State]:
@@ -287,6 +341,7 @@ class GRU(_PlainRNN):
         bias: Whether there are biases.
         batch_first: Input is ``[B, T, F]``, not ``[T, B, F]``; note the default.
         dropout: Probability of dropping an output between layers, in training.
+        bidirectional: Run a second set of layers backwards; the output has both.
         device: Where the parameters live.
         dtype: Their dtype.
 
@@ -299,6 +354,30 @@ class GRU(_PlainRNN):
     """
 
     kind = "GRU"
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = True,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device=device,
+            dtype=dtype,
+        )
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the output and the final ``h``, as :class:`torch.nn.GRU`."""

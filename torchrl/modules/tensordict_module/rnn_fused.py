@@ -1,6 +1,6 @@
 """Sequences through torch's fused RNN kernels, with restarts in the middle.
 
-``B`` rows, ``T`` time, ``S`` pieces, ``L`` layers, ``H`` hidden. A row is cut where its state
+``B`` rows, ``T`` time, ``S`` pieces, ``H`` hidden, ``P`` output. A row is cut where its state
 restarts; the pieces are padded to one length and run side by side.
 """
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear
+from torch.nn.functional import linear
 
-from torchrl.modules.tensordict_module.rnn_cells import State, layer_weights
+from torchrl.modules.tensordict_module.rnn_cells import State
 
 
 class Pieces:
@@ -55,35 +55,22 @@ class Pieces:
 
 
 def run_fused(
-    rnn: nn.RNNBase, x: Tensor, state: State, restart: Tensor | None
-) -> tuple[Tensor, State]:
-    """Run all layers over time with fused kernels.
-
-    Args:
-        rnn: A :class:`torch.nn.LSTM` or :class:`torch.nn.GRU`, batch first.
-        x: Input ``[B, T, F]``.
-        state: State before the first step, each ``[B, L, H]``.
-        restart: Where the state is zero before a step, ``[B, T]``; nowhere if ``None``.
-
-    Returns: output ``[B, T, H]``; states after each step, each ``[B, T, L, H]``.
-    """
+    rnn: nn.RNNBase,
+    x: Tensor,
+    state: State,
+    weights: list[Tensor | None],
+    restart: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Run one layer over time with a fused kernel; see :func:`~.rnn_cells.run_layer`."""
     pieces = None
     if restart is not None:
-        state = tuple(s.masked_fill(restart[:, :1, None], 0.0) for s in state)
+        state = tuple(s.masked_fill(restart[:, :1], 0.0) for s in state)
         pieces = Pieces(restart) if bool(restart[:, 1:].any()) else None
-    layers = []
-    for layer in range(rnn.num_layers):
-        if layer and rnn.dropout:
-            x = dropout(x, rnn.dropout, rnn.training)
-        before = tuple(s[:, layer] for s in state)
-        weights = layer_weights(rnn, layer)
-        out = _outputs(rnn, x, before, weights, pieces)
-        history: State = (out,)
-        if rnn.mode == "LSTM":
-            history = (out, _cells(x, out, before, weights, restart if pieces else None))
-        x = out
-        layers.append(history)
-    return x, tuple(torch.stack(parts, 2) for parts in zip(*layers, strict=True))
+    out = _outputs(rnn, x, state, weights, pieces)
+    if rnn.mode == "GRU":
+        return (out,)
+    cells = _cells(x, out, state, weights, restart if pieces else None, rnn.hidden_size)
+    return out, cells
 
 
 def _outputs(
@@ -93,7 +80,7 @@ def _outputs(
     weights: list[Tensor | None],
     pieces: Pieces | None,
 ) -> Tensor:
-    """Return the outputs ``[B, T, H]`` of one layer."""
+    """Return the outputs ``[B, T, P]`` of one layer."""
     if pieces is not None:
         x, before = pieces.cut(x), tuple(pieces.states(s) for s in before)
     flat: Any = [w for w in weights if w is not None]
@@ -111,13 +98,14 @@ def _cells(
     before: State,
     weights: list[Tensor | None],
     restart: Tensor | None,
+    hidden_size: int,
 ) -> Tensor:
     """Return the cell states ``[B, T, H]``, which the kernel keeps to itself but for the last.
 
     With the outputs known, the gates of all steps are two products; what is left is a recursion of
     elementwise operations.
     """
-    w_ih, w_hh, b_ih, b_hh = (None if w is None else w[: 3 * out.shape[-1]] for w in weights)
+    w_ih, w_hh, b_ih, b_hh = (None if w is None else w[: 3 * hidden_size] for w in weights[:4])
     assert w_ih is not None
     assert w_hh is not None
     h = torch.cat([before[0].unsqueeze(1), out[:, :-1]], 1)
