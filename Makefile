@@ -27,7 +27,7 @@ test: check
 
 # 3000 frames show that the long one runs; it judges what it learned only when it runs in full.
 scripts: $(READY)
-	SCRIPTS=$(SCRIPTS) SEED_TOTAL_FRAMES=3000 bash .ci/scripts $(abspath $(BIN))/python 002_ppo 003_modules
+	PYTHONDONTWRITEBYTECODE=1 MPLBACKEND=Agg SEED_TOTAL_FRAMES=3000 $(SCRIPTS)/run $(abspath $(BIN))/python
 
 train: $(READY)
 	$(BIN)/python examples/ppo.py $(ARGS)

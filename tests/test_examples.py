@@ -21,6 +21,11 @@ RUNS = {
     "ddpg": OFF_POLICY,
     "dqn": DQN,
     "dqn, all on": [*DQN, "--rainbow", "true", "--num_cells", "16"],
+    "dreamer": [
+        *("--total_frames", "200", "--frames_per_batch", "100", "--learning_starts", "100"),
+        *("--updates_per_batch", "1", "--slices_per_batch", "2", "--imagination_horizon", "3"),
+        *("--eval_episodes", "2", "--video", "false"),
+    ],
     "ppo": [*SMALL, "--frames_per_batch", "120", "--num_epochs", "2"],
     "redq": [*OFF_POLICY, "--num_critics", "3"],
     "sac": OFF_POLICY,

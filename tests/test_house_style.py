@@ -28,6 +28,7 @@ LONG_SIGNATURES = {
     ),
     "torchrl/modules/tensordict_module/rnn.py:GRUModule.__init__": "those of torch's, and keys",
     "torchrl/modules/tensordict_module/rnn.py:LSTMModule.__init__": "those of torch's, and keys",
+    "torchrl/trainers/trainer.py:Trainer.__init__": "the parts of the loop, what to keep of it",
     "torchrl/objectives/actor_critic.py:ActorCriticLoss.__init__": "coefficients of three terms",
 }
 

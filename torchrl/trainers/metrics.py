@@ -72,7 +72,7 @@ class Means:
     def add(self, losses: TensorDictBase) -> None:
         """Take in what one step gave."""
         for name, value in losses.items():
-            mean = value if value.ndim == 0 else value.float().mean()
+            mean: Any = value if value.ndim == 0 else value.float().mean()
             self._sums[name] = self._sums[name] + mean if name in self._sums else mean
             self._counts[name] = self._counts.get(name, 0) + 1
 

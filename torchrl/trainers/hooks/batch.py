@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
@@ -31,6 +32,16 @@ def num_frames(batch: TensorDictBase) -> int:
     """Return the number of frames of a batch, padding left out."""
     mask = rows(batch)
     return batch.numel() if mask is None else int(mask.sum())
+
+
+def entry_name(key: NestedKey) -> str:
+    """Return what a number that stands for an entry is called.
+
+    >>> entry_name(("next", "reward")), entry_name(("agents", "speed"))
+    ('reward', 'agents/speed')
+    """
+    parts: tuple[Any, ...] = (key,) if isinstance(key, str) else key
+    return "/".join(parts[parts[0] == "next" :])
 
 
 class SelectKeys(TrainerHookBase):

@@ -14,7 +14,7 @@ from torchrl._core.keys import require
 from torchrl._core.legacy import old_keywords
 from torchrl._core.timing import timeit
 from torchrl.trainers.hooks.base import TrainerHookBase
-from torchrl.trainers.hooks.batch import num_frames, rows
+from torchrl.trainers.hooks.batch import entry_name, num_frames, rows
 
 if TYPE_CHECKING:
     from torchrl.trainers.trainer import Trainer
@@ -64,9 +64,7 @@ class LogScalar(TrainerHookBase):
                 f"LogScalar: expected reduction to be one of {list(REDUCTIONS)}, found "
                 f"{reduction!r}. {nearest(reduction, REDUCTIONS)}".rstrip()
             )
-        parts = (key,) if isinstance(key, str) else key
-        self.key = key
-        self.logname = logname or "/".join(parts[parts[0] == "next" :])
+        self.key, self.logname = key, logname or entry_name(key)
         self.log_pbar, self.include_std, self.reduction = log_pbar, include_std, reduction
 
     def __call__(self, batch: TensorDictBase) -> dict[str, Tensor | bool]:

@@ -17,6 +17,7 @@ from torchrl._core.legacy import old_keywords
 from torchrl.envs import EnvBase, Transform, TransformedEnv
 from torchrl.record import TensorDictRecorder, VideoRecorder
 from torchrl.trainers.hooks.base import TrainerHookBase
+from torchrl.trainers.hooks.batch import entry_name
 
 if TYPE_CHECKING:
     from torchrl.trainers.trainer import Trainer
@@ -86,8 +87,8 @@ class LogValidationReward(TrainerHookBase):
         self.frame_skip, self.policy_exploration = frame_skip, policy_exploration
         self.environment, self.exploration_type = environment, exploration_type
         self.log_keys = [REWARD] if log_keys is None else list(log_keys)
-        names = {key: _name(key) for key in self.log_keys}
-        self.out_keys = {**names, **(out_keys or {})}
+        names = {key: entry_name(key) for key in self.log_keys}
+        self.out_keys = {**names, REWARD: "r_evaluation", **(out_keys or {})}
         self.suffix, self.log_pbar = suffix, log_pbar
         self._count = 0
         self._trainer: Trainer | None = None
@@ -141,11 +142,6 @@ class LogValidationReward(TrainerHookBase):
         """Join a trainer, whose frames count the videos."""
         self._trainer = trainer
         super().register(trainer, name)
-
-
-def _name(key: NestedKey) -> str:
-    parts = (key,) if isinstance(key, str) else key
-    return "r_evaluation" if parts == REWARD else "/".join(parts[parts[0] == "next" :])
 
 
 def _leaves(transform: Transform) -> Iterator[Transform]:
