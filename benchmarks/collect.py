@@ -1,22 +1,24 @@
-"""Frames per second of a collector, as a ratio to the hand-written loop with the same network.
+"""Frames per second of a collector: beside the hand-written loop, and beside a peer with this API.
 
-python benchmarks/collect.py
+[PEER_TORCHRL=path/of/its/virtual/environment] python benchmarks/collect.py
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from floors import cartpoles, collect_cartpole, network
+from peers.beside import Peer, in_turn, report, timed
+from peers.same_api import pendulum
 from tensordict.nn import TensorDictModule, TensorDictSequential
 
 from torchrl.collectors import Collector
 from torchrl.envs import GymEnv
 from torchrl.modules import QValueModule
 
-FRAMES = 8_000
+FRAMES, PENDULUM_FRAMES = 1_600, 200
 
 
 def collect(env: GymEnv, frames: int) -> Callable[[], object]:
@@ -29,20 +31,8 @@ def collect(env: GymEnv, frames: int) -> Callable[[], object]:
     return collector.rollout
 
 
-def ratio(ours: Callable[[], object], floor: Callable[[], object], repeat: int = 7) -> tuple:
-    """Return frames/s of both, each the best of several calls that take turns, and their ratio."""
-    best = {ours: float("inf"), floor: float("inf")}
-    for _ in range(repeat):
-        for function in best:
-            start = time.process_time()
-            function()
-            best[function] = min(best[function], time.process_time() - start)
-    fast, reference = FRAMES / best[ours], FRAMES / best[floor]
-    return fast, reference, fast / reference
-
-
-def main() -> None:
-    torch.set_num_threads(1)
+def beside_by_hand() -> None:
+    """Collect CartPole, one and eight in a native vector, with a library and without."""
     policy = network()
     rows = {
         "CartPole-v1, one": (
@@ -55,8 +45,28 @@ def main() -> None:
         ),
     }
     for name, (ours, floor) in rows.items():
-        fast, reference, share = ratio(ours, floor)
-        print(f"{name:40s} {fast:8,.0f} frames/s, by hand {reference:8,.0f}, ratio {share:.2f}")
+        print(name)
+        rounds = {"by hand": partial(timed, floor), "torchrl": partial(timed, ours)}
+        report(in_turn(rounds, repeat=9), FRAMES, "by hand")
+
+
+def beside_a_peer() -> None:
+    """Collect with the same program in both: tanh-normal actor, log-probability, two transforms."""
+    print("Pendulum-v1, tanh-normal actor with log-probabilities, two transforms")
+    batches, peer = iter(pendulum(PENDULUM_FRAMES)), Peer("PEER_TORCHRL", "same_api.py")
+
+    rounds = {
+        "peer": lambda: peer.round(PENDULUM_FRAMES),
+        "torchrl": lambda: timed(lambda: next(batches)),
+    }
+    report(in_turn(rounds, repeat=9), PENDULUM_FRAMES, "peer")
+    peer.close()
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    beside_by_hand()
+    beside_a_peer()
 
 
 if __name__ == "__main__":
