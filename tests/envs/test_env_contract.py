@@ -1,11 +1,14 @@
 """Every environment obeys every law of torchrl.testing.env."""
 
+import cloudpickle
 import gymnasium as gym
 import pytest
+import torch
 
 import torchrl.envs
 from torchrl.data import Unbounded
 from torchrl.envs import (
+    AsyncEnvPool,
     DoubleToFloat,
     EnvBase,
     GymEnv,
@@ -14,14 +17,16 @@ from torchrl.envs import (
     InitTracker,
     ModelBasedEnvBase,
     ObservationNorm,
+    ParallelEnv,
     RewardScaling,
     RewardSum,
+    SerialEnv,
     StepCounter,
     TensorDictPrimer,
     TransformedEnv,
 )
 from torchrl.testing import mocks
-from torchrl.testing.env import LAWS, begin
+from torchrl.testing.env import LAWS, assert_same, begin
 from torchrl.testing.mocks import (
     CountingEnv,
     EntrywiseCountingEnv,
@@ -37,7 +42,9 @@ def everything(env):
     scaling = RewardScaling(1.0, 2.0, in_keys=env.reward_keys)
     for transform in (InitTracker(), RewardSum(), scaling):
         env.append_transform(transform)
-    return env.append_transform(TensorDictPrimer(hidden=Unbounded((2,)), default_value=3.0))
+    return env.append_transform(
+        TensorDictPrimer(hidden=Unbounded((2,)), default_value=3.0, expand_specs=True)
+    )
 
 
 def normalised(env):
@@ -88,6 +95,14 @@ ENVS = {
     "gym, rows end together": lambda: GymEnv("Pendulum-v1", num_envs=2, max_episode_steps=5),
     "gym wrapper": lambda: GymWrapper(gym.make("MountainCar-v0", max_episode_steps=5)),
     "gym, transformed": lambda: everything(GymEnv("CartPole-v1")),
+    "serial": lambda: SerialEnv(2, lambda: GymEnv("CartPole-v1")),
+    "serial, of rows, transformed": lambda: everything(
+        SerialEnv(2, lambda: CountingEnv(batch_size=[2]))
+    ),
+    "serial, one of three": lambda: SerialEnv(3, lambda: GymEnv("CartPole-v1"))[1],
+    "parallel": lambda: ParallelEnv(2, [lambda: GymEnv("CartPole-v1")] * 3),
+    "parallel, transformed inside": lambda: ParallelEnv(2, lambda: everything(CountingEnv())),
+    "pool": lambda: AsyncEnvPool([CountingEnv] * 2),
 }
 
 
@@ -95,6 +110,29 @@ ENVS = {
 @pytest.mark.parametrize("make", ENVS.values(), ids=ENVS)
 def test_law(make, law):
     law(make)
+
+
+@pytest.mark.parametrize("make", ENVS.values(), ids=ENVS)
+def test_copies_are_alike(make):
+    """A copy that was pickled in the middle of an episode needs no more than a seed."""
+    env = begin(make)
+    env.rollout(2)
+    if hasattr(env, "numbers"):  # a view shares its environments, and is not copied
+        return
+    batches = []
+    for each in (env, cloudpickle.loads(cloudpickle.dumps(env))):
+        each.set_seed(3)
+        torch.manual_seed(3)
+        batches.append(each.rollout(5, break_when_any_done=False))
+    assert_same(*batches)
+
+
+@pytest.mark.parametrize("make", ENVS.values(), ids=ENVS)
+def test_what_is_moved_returns_records_from_there(make):
+    env = begin(make).to("cpu")
+    assert env.device == env.full_observation_spec.device == torch.device("cpu")
+    for record in (env.reset(), env.rollout(2)):
+        assert {leaf.device.type for leaf in record.values(True, True)} == {"cpu"}
 
 
 @pytest.mark.parametrize("make", ENVS.values(), ids=ENVS)
@@ -109,7 +147,8 @@ def test_every_public_environment_is_listed():
     classes = [*vars(torchrl.envs).values(), *vars(mocks).values()]
     public = {c for c in classes if isinstance(c, type) and issubclass(c, EnvBase)} - bases
     public -= {mocks.LyingEnv, mocks.FlagsEnv}
-    elsewhere = ("batched_envs", "custom")  # those have lists of their own
+    elsewhere = ("custom",)  # those have a list of their own
     public = {c for c in public if not any(name in c.__module__ for name in elsewhere)}
+    public -= {torchrl.envs.ProcessorAsyncEnvPool, torchrl.envs.ThreadingAsyncEnvPool}
     made = {type(getattr(make(), "base_env", make())) for make in ENVS.values()}
     assert public <= made, public - made

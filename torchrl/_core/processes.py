@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import importlib
+import math
 import multiprocessing
 import multiprocessing.process
 import os
@@ -36,6 +37,7 @@ import torch
 from torchrl._core.errors import WorkerError
 
 TICK = 1.0  # seconds between two looks at whether the other side lives
+_STALE = 0.002  # seconds after which exit codes are asked for anew
 _LENGTH = struct.Struct("!Q")
 _ends: weakref.WeakSet[Channel] = weakref.WeakSet()  # those that a fork must not keep open
 
@@ -314,6 +316,7 @@ class Launcher:
     def __init__(self, method: str, preload: str = "torchrl._core.processes") -> None:
         self.method, self.preload = method, preload
         self._codes: dict[int, int] = {}
+        self._asked = -math.inf  # when the nursery last told the codes of all
         self._nursery: tuple[subprocess.Popen, Channel] | None = None
 
     def launch(self, life: _Life, there: Channel, notes: int) -> int:
@@ -343,8 +346,9 @@ class Launcher:
         if pid not in self._codes:
             if self._nursery is None:
                 self._codes.update(_reap(pid))
-            else:
+            elif time.monotonic() - self._asked > _STALE:
                 self._codes.update(self._codes_from_nursery(pid))
+                self._asked = time.monotonic()
         return self._codes.get(pid)
 
     def _codes_from_nursery(self, pid: int) -> dict[int, int]:

@@ -57,6 +57,10 @@ class EnvView(EnvBase):
         parts = [whole[number] for number in self.numbers]
         return torch.stack(parts, 0) if where is not None else stack_rows(parts)
 
+    def _placed(self, whole: Any) -> Any:
+        own = self._pick(whole)
+        return own if self.device in (None, own.device) else own.to(self.device)
+
     def _whole(self, record: Any) -> Any:
         """Return a root ``[N, *B]`` with ours in it; the other rows are zero."""
         parent = self._parent
@@ -75,7 +79,7 @@ class EnvView(EnvBase):
             mask = mask.clone()
             mask[self.numbers] &= own.unsqueeze(0) if self._alone else own
         self._parent.count_move()
-        return self._pick(self._parent._step(whole.set("_step", mask)))
+        return self._placed(self._parent._step(whole.set("_step", mask)))
 
     def _reset(self, tensordict: Any, **kwargs: Any) -> Any:
         parent = self._parent.start()
@@ -89,7 +93,7 @@ class EnvView(EnvBase):
             mask[self.numbers] = True if own is None else own.expand_as(rows)
             whole.set(group.reset, mask)
         parent.count_move()
-        root = self._pick(parent._reset(whole, **kwargs))
+        root = self._placed(parent._reset(whole, **kwargs))
         kept = set(self.plan.observation_keys + self.plan.done_keys + self.plan.state_keys)
         return root.select(*(key for key in entry_names(root) if key in kept))
 

@@ -10,6 +10,7 @@ from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
 from torchrl.envs import (
     GymEnv,
     GymWrapper,
+    ParallelEnv,
     TransformedEnv,
     check_env_specs,
     default_info_dict_reader,
@@ -376,6 +377,16 @@ def test_backends():
     assert isinstance(make(), GymEnv)
     with pytest.raises(ValueError, match=r"expected one of \['gymnasium'\], found 'gym'"):
         set_gym_backend("gym")
+
+
+def test_workers_of_an_environment_by_name():
+    env = GymEnv("CartPole-v1", num_workers=2, num_envs=3, max_episode_steps=4)
+    assert isinstance(env, ParallelEnv)
+    batch = env.rollout(5, break_when_any_done=False)
+    assert batch.batch_size == (2, 3, 5)
+    assert batch["next", "truncated"][..., 3, 0].all()
+    env.close()
+    assert isinstance(GymEnv("CartPole-v1", num_workers=None), GymEnv)
 
 
 def test_a_missing_package_is_named(monkeypatch):

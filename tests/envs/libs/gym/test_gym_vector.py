@@ -280,6 +280,21 @@ def test_rows_that_reset_themselves_at_their_end():
         env.reset(root)
 
 
+@pytest.mark.parametrize("fill", [float("nan"), -7.0])
+def test_last_observations_that_are_not_shown_are_filled(fill, caplog):
+    class Silent(Own):
+        def step(self, action):
+            return *super().step(action)[:4], {}
+
+    env = GymWrapper(Silent(AutoresetMode.SAME_STEP), missing_obs_value=fill)
+    batch = env.rollout(6, break_when_any_done=False)
+    last = batch["next", "observation"][batch["next", "done"]]
+    assert len(last) == 5
+    assert last.isnan().all() if np.isnan(fill) else (last == fill).all()
+    assert batch["observation"][..., 0].tolist() == [[0, 1, 0, 1, 0, 1], [0, 1, 2, 0, 1, 2]]
+    assert caplog.text.count("Silent does not show the last observations of episodes") == 1
+
+
 def test_rows_that_reset_themselves_a_step_late_are_refused():
     with pytest.raises(TypeError, match=r"Own resets its rows at the step after.*Disabled"):
         GymWrapper(Own(AutoresetMode.NEXT_STEP))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,8 @@ class GymWrapper(GymLikeEnv):
         pixels_only: Leave the other observations out.
         convert_actions_to_numpy: Hand actions over as numpy arrays and Python numbers; otherwise as
             the tensors that they are.
+        missing_obs_value: Stands in for the last observation of an episode, where a vector
+            environment that resets its rows on its own does not show it; 0 for integers.
         frame_skip: Number of times each action is repeated.
         device: Device of what is returned.
         batch_size: Must be that of the environment, ``[N]`` for a vector environment; found if
@@ -71,8 +74,10 @@ class GymWrapper(GymLikeEnv):
         from_pixels: bool = False,
         pixels_only: bool | None = None,
         convert_actions_to_numpy: bool = True,
+        missing_obs_value: float = float("nan"),
         **kwargs: Any,
     ) -> None:
+        self.__dict__["_missing_obs_value"] = missing_obs_value
         self.__dict__["_categorical"] = categorical_action_encoding
         self.__dict__["_from_pixels"] = from_pixels
         self.__dict__["_pixels_only"] = from_pixels and (
@@ -116,15 +121,13 @@ class GymWrapper(GymLikeEnv):
         return env
 
     def _make_driver(self, env: Any) -> Any:
-        return driver_of(env)
+        return driver_of(env, self._missing_obs_value)
 
     def _make_specs(self, env: Any) -> None:
-        vector, batch, device = self._driver is not None, self.batch_size, self.device or "cpu"
+        batch, device = self.batch_size, self.device or "cpu"
         action_space, space = self._spaces()
         action = spec_from_space(action_space, categorical=self._categorical, device=device)
         lone = kind_of(action_space) != "Dict"
-        path = ("action",) if lone else ()
-        self._write_action = record_writer(action_space, action, batched=vector, path=path)
         observation: Any = Composite()
         if not self._pixels_only:
             observation = spec_from_space(space, categorical=self._categorical, device=device)
@@ -150,7 +153,16 @@ class GymWrapper(GymLikeEnv):
         return env.action_space, env.observation_space
 
     def _make_readers(self) -> None:
-        """Decide how observations are read; again after a move to another device."""
+        """Decide how actions are written and observations read; again after a move."""
+        action_space, _ = self._spaces()
+        self._write_action = record_writer(
+            action_space,
+            spec_from_space(
+                action_space, categorical=self._categorical, device=self.device or "cpu"
+            ),
+            batched=self._driver is not None,
+            path=() if kind_of(action_space) == "Dict" else ("action",),
+        )
         if self._pixels_only:
             self._readers: list[Any] = []
             return
@@ -225,6 +237,16 @@ class GymWrapper(GymLikeEnv):
         yield
         self.__dict__["_seeds"] = seeds
 
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        for name in ("_readers", "_write_action"):  # functions, made anew
+            state.pop(name, None)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._make_readers()
+
     def to(self, device: Any) -> GymWrapper:  # type: ignore[override]
         """Move the specs and what is returned to a device."""
         super().to(device)
@@ -264,6 +286,8 @@ class GymEnv(GymWrapper):
         env_name: Its id; ``"module:Name-v0"`` imports the module first.
         num_envs: Number of copies run as one vector environment, batch size ``[num_envs]``; a
             single environment without batch size if ``None``.
+        num_workers: Build a :class:`~torchrl.envs.ParallelEnv` with so many workers instead, each
+            with an environment of these arguments.
         vectorization_mode: ``"sync"`` steps the copies one after the other, ``"async"`` in a
             process each.
         from_pixels: Write the rendered frame, ``pixels [*B, H, W, C]``.
@@ -283,11 +307,20 @@ class GymEnv(GymWrapper):
     entrywise = True
     _pixels_only_default = True
 
+    def __new__(cls, *args: Any, num_workers: int | None = None, **kwargs: Any) -> Any:
+        """Make an environment, or several in workers."""
+        if num_workers is None:
+            return super().__new__(cls, *args, **kwargs)
+        from torchrl.envs.batched_envs import ParallelEnv
+
+        return ParallelEnv(num_workers, partial(cls, *args, **kwargs))
+
     def __init__(
         self,
         env_name: str,
         *,
         num_envs: int | None = None,
+        num_workers: None = None,
         vectorization_mode: str = "sync",
         disable_env_checker: bool = True,
         **kwargs: Any,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from torchrl._core.errors import ResetError
+from torchrl._core.log import logger
 from torchrl._core.optional import require_package
 from torchrl.envs.libs.gym.spaces import kind_of
 
@@ -24,14 +25,16 @@ class VectorDriver:
 
     Args:
         env: A ``gymnasium.vector.VectorEnv``.
+        missing: Stands in for the last observation of an episode where the environment resets its
+            rows in the step that ends them and does not show it; 0 for integers.
 
     Raises:
         TypeError: if the environment resets its rows on its own at the next step and offers no way
             to reset them before.
     """
 
-    def __init__(self, env: Any) -> None:
-        self.env = env
+    def __init__(self, env: Any, missing: float = float("nan")) -> None:
+        self.env, self._missing, self._is_told = env, missing, False
         self.num_envs: int = env.num_envs
         mode = env.metadata.get("autoreset_mode", None)
         self.mode = getattr(mode, "value", mode) or NEXT_STEP
@@ -87,8 +90,32 @@ class VectorDriver:
             if self._over.any():
                 self._fresh = observation
                 space = self.env.single_observation_space
-                observation = _with_rows(space, observation, info["final_obs"], self._over)
+                final = info.get("final_obs")
+                if final is None:
+                    final = self._unknown(observation)
+                observation = _with_rows(space, observation, final, self._over)
         return observation, reward, terminated, truncated, info
+
+    def _unknown(self, observation: Any) -> Any:
+        """Return what stands in for observations ``[N, ...]`` that are not shown."""
+        if self._is_told:
+            return self._filled(observation)
+        logger.warning(
+            "%s does not show the last observations of episodes (info['final_obs']); they are "
+            "filled with %s. What bootstraps from them learns nothing true.",
+            type(self.env.unwrapped).__name__,
+            self._missing,
+        )
+        self._is_told = True
+        return self._filled(observation)
+
+    def _filled(self, observation: Any) -> Any:
+        if isinstance(observation, Mapping):
+            return {key: self._filled(value) for key, value in observation.items()}
+        if isinstance(observation, tuple):
+            return [tuple(row) for row in zip(*map(self._filled, observation), strict=True)]
+        floating = observation.dtype.kind == "f"
+        return np.full_like(observation, self._missing if floating else 0)
 
     def hold(self, rows: np.ndarray) -> None:
         """Prepare for a step whose outcome in ``rows [N]`` will be thrown away.
@@ -143,10 +170,20 @@ class RowDriver:
     def __init__(self, env: Any) -> None:
         self.env, self.rows = env, env.envs
         self.num_envs: int = env.num_envs
-        self._join = _joiner(env.single_observation_space, self.num_envs)
-        self._split = _splitter(env.single_action_space, env.action_space)
+        self._make_converters()
         self._observations: list[Any] = [None] * self.num_envs
         self._held: np.ndarray | None = None
+
+    def _make_converters(self) -> None:
+        self._join = _joiner(self.env.single_observation_space, self.num_envs)
+        self._split = _splitter(self.env.single_action_space, self.env.action_space)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_join", "_split")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._make_converters()
 
     def step(self, action: Any, repeat: int = 1) -> tuple:
         """Step all rows that are not held, ``repeat`` times or to their end; rewards add up."""
@@ -187,9 +224,9 @@ class RowDriver:
         return self._join(self._observations), stack_infos(infos)
 
 
-def driver_of(env: Any) -> VectorDriver | RowDriver:
-    """Return what steps and resets a vector environment row by row."""
-    return RowDriver(env) if type(env).__name__ == "SyncVectorEnv" else VectorDriver(env)
+def driver_of(env: Any, missing: float = float("nan")) -> VectorDriver | RowDriver:
+    """Return what steps and resets a vector environment row by row; see :class:`VectorDriver`."""
+    return RowDriver(env) if type(env).__name__ == "SyncVectorEnv" else VectorDriver(env, missing)
 
 
 def _joiner(space: Any, num: int) -> Callable[[Any], Any]:
