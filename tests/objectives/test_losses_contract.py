@@ -202,6 +202,7 @@ LOSSES = {
             clip_value=0.2,
             normalize_advantage=True,
             max_importance_ratio=3.0,
+            delay_actor=True,
         ),
         lambda: advantage_batch(17),
     ),
@@ -256,4 +257,6 @@ def test_contract(name, check):
 def test_every_public_loss_is_listed():
     classes = (getattr(objectives, name) for name in objectives.__all__)
     public = {c for c in classes if inspect.isclass(c) and issubclass(c, LossModule)}
-    assert public - {LossModule} == {type(make()) for make, _ in LOSSES.values()}
+    # the losses of Dreamer return the data beside the losses, and are in test_dreamer.py
+    dreamer = {c for c in public if c.__name__.startswith("Dreamer")}
+    assert public - {LossModule} - dreamer == {type(make()) for make, _ in LOSSES.values()}

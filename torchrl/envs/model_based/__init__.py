@@ -1,5 +1,6 @@
 """Environments whose dynamics are learned."""
 
 from torchrl.envs.model_based.common import ModelBasedEnvBase
+from torchrl.envs.model_based.dreamer import DreamerEnv
 
-__all__ = ["ModelBasedEnvBase"]
+__all__ = ["DreamerEnv", "ModelBasedEnvBase"]
