@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("benchmarks/*.md")])
-SCRIPTS = [ROOT / "README.md", ROOT / "docs/index.md"]  # their blocks, in order, are one script
+FOLDERS = (".", "docs", "benchmarks", "examples")
+PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
+PARTS = ("index", "loggers", "trainers")
+# The blocks of each of these, in order, are one script.
+SCRIPTS = [ROOT / "README.md", *(ROOT / f"docs/{name}.md" for name in PARTS)]
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
