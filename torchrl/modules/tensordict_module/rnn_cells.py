@@ -186,7 +186,7 @@ def run_layers(
     if rnn.bidirectional and restart is not None:
         last = torch.zeros_like(restart[:, :1])
         ends = torch.cat([restart[:, 1:], last], 1).flip(1)
-    histories = []
+    histories: list[tuple[Tensor, ...]] = []
     for layer in range(rnn.num_layers):
         if layer and rnn.dropout:
             x = dropout(x, rnn.dropout, rnn.training)
