@@ -16,7 +16,15 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from torchrl._core.entries import Entries
-from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
+from torchrl.data import (
+    Bounded,
+    Categorical,
+    Composite,
+    LazyTensorStorage,
+    OneHot,
+    ReplayBuffer,
+    Unbounded,
+)
 from torchrl.envs import Compose, EnvBase, Transform, TransformedEnv
 from torchrl.envs.rollout import PreparedPolicy, Stepper
 from torchrl.testing.env import assert_same, begin, check_env
@@ -181,6 +189,32 @@ def check_partial_reset_leaves_memory_alone(make: Make, make_env: MakeEnv) -> No
     assert_same(steps[0][1:], steps[1][1:])
 
 
+def check_serves_a_buffer(make: Make, make_env: MakeEnv) -> None:
+    """In a replay buffer, entries get the shapes and dtypes that they have in an environment.
+
+    A transform that needs an environment, or whole trajectories, says so.
+    """
+    env, transform = TransformedEnv(make_env(), make()), make()
+    data = begin(make_env).rollout(6, **_ON).reshape(-1)  # [N]
+    data.update(data["next"])  # so that what is read of a step is at the root too
+    actions = [env.full_action_spec.rand() for _ in range(len(data))]
+    data.update(torch.stack(actions).reshape(-1)[: len(data)])
+    buffer = ReplayBuffer(storage=LazyTensorStorage(len(data)), transform=transform, batch_size=5)
+    try:
+        buffer.extend(data)
+        sample = buffer.sample()
+    except (RuntimeError, ValueError) as error:
+        if "append" in str(error) or "environment" in str(error):
+            return
+        raise
+    outer = env.observation_spec
+    for key in {*transform.out_keys} & {*outer.keys(True, True)}:
+        spec, found = outer[key], sample.get(key, None)
+        found = sample["next"].get(key) if found is None else found
+        assert found.shape[1:] == spec.shape[len(env.batch_size) :], (key, found.shape, spec.shape)
+        assert found.dtype == spec.dtype, (key, found.dtype, spec.dtype)
+
+
 def check_clone_has_no_place(make: Make, make_env: MakeEnv) -> None:
     """A clone can be appended elsewhere, the original cannot; the text names the class."""
     transform = make()
@@ -203,6 +237,7 @@ LAWS = (
     check_state_is_carried_over,
     check_copies_are_independent,
     check_partial_reset_leaves_memory_alone,
+    check_serves_a_buffer,
     check_clone_has_no_place,
 )
 

@@ -70,6 +70,7 @@ from torchrl.envs import (
     RewardSum,
     RNDTransform,
     SelectTransform,
+    SerialEnv,
     SignTransform,
     SqueezeTransform,
     Stack,
@@ -94,6 +95,7 @@ from torchrl.envs import (
 )
 from torchrl.testing import transform as laws
 from torchrl.testing.env import (
+    assert_same,
     check_fake_step_is_like_a_real_one,
     check_flat_records_change_nothing,
     check_keeps_to_its_specs,
@@ -129,9 +131,11 @@ TRANSFORMS = {
     "init tracker": InitTracker,
     "observation norm": lambda: ObservationNorm(1.0, 2.0, OBS),
     "observation norm, nested": lambda: ObservationNorm(1.0, 2.0, NESTED, standard_normal=True),
-    "primer": lambda: TensorDictPrimer(hidden=Unbounded((2,)), default_value=3.0),
+    "primer": lambda: TensorDictPrimer(
+        hidden=Unbounded((2,)), default_value=3.0, expand_specs=True
+    ),
     "primer, early": lambda: TensorDictPrimer(
-        hidden=Unbounded((2,)), random=True, call_before_env_reset=True
+        hidden=Unbounded((2,)), random=True, expand_specs=True, call_before_env_reset=True
     ),
     "primer, noise": lambda: gSDENoise(state_dim=3, action_dim=2),
     "dtype cast": lambda: DTypeCastTransform(torch.uint8, torch.float32, ["pixels"]),
@@ -306,6 +310,40 @@ def test_laws_of_environments_in_a_batch(name):
 def test_laws_without_a_batch(name):
     for law in SEEN_THROUGH[:2]:
         law(lambda: TransformedEnv(World(), TRANSFORMS[name]()))
+
+
+# They draw at random, take all rows together, or record in the environment that they belong to.
+TOGETHER = {
+    *EXCUSED[laws.check_partial_reset_leaves_memory_alone],
+    "primer, early",
+    "primer, noise",
+    "random truncation",
+    "discretizer, recorded",
+    "trajectory counter",
+    "no-ops, all",
+    "module",  # rounds otherwise
+}
+
+
+@pytest.mark.parametrize("name", [name for name in TRANSFORMS if name not in TOGETHER])
+def test_around_a_batch_is_inside_of_it(name):
+    make = TRANSFORMS[name]
+
+    def rollout(env):
+        env.set_seed(0)
+        root, steps = env.reset(), []
+        for action in actions:
+            steps.append(env.step(root.update(action)))
+            root = env.step_mdp(steps[-1])
+            if env.any_done(root):
+                root = env.reset(root)
+        return torch.stack(steps, -1)
+
+    around = TransformedEnv(SerialEnv(2, World), make())
+    inside = SerialEnv(2, lambda: TransformedEnv(World(), make()))
+    torch.manual_seed(0)
+    actions = [around.full_action_spec.rand() for _ in range(6)]
+    assert_same(rollout(inside), rollout(around))
 
 
 @pytest.mark.parametrize("batch_size", [(), (4,)], ids=["one", "batch"])

@@ -3,19 +3,36 @@
 import pytest
 import torch
 
+from torchrl.data import Unbounded
 from torchrl.envs import (
+    ActionScaling,
     CatFrames,
+    CatTensors,
     Compose,
+    DoubleToFloat,
     EnvCreator,
+    ExcludeTransform,
+    FiniteTensorDictCheck,
+    FlattenObservation,
     FrameSkipTransform,
+    GrayScale,
+    InitTracker,
     NoopResetEnv,
     ObservationNorm,
     ParallelEnv,
+    RenameTransform,
+    Resize,
+    RewardClipping,
+    RewardScaling,
     RewardSum,
     SerialEnv,
     StepCounter,
+    TargetReturn,
+    TensorDictPrimer,
+    TimeMaxPool,
     ToTensorImage,
     TransformedEnv,
+    VecNormV2,
 )
 from torchrl.testing.env import assert_same
 from torchrl.testing.transform import World
@@ -26,6 +43,29 @@ CHAINS = {
     ),
     "frames": lambda: CatFrames(3, -1, ["observation"]),
     "driven": lambda: Compose(StepCounter(), FrameSkipTransform(2)),
+    "many": lambda: Compose(
+        StepCounter(3),
+        InitTracker(),
+        RewardSum(),
+        TargetReturn(5.0),
+        DoubleToFloat(),
+        ToTensorImage(),
+        GrayScale(),
+        Resize(4, 5, "area"),
+        CatFrames(2, -3),
+        CatTensors(["observation", "double"], out_key="all", del_keys=False),
+        TimeMaxPool(["all"], T=2),
+        FlattenObservation(-2, -1, [("agents", "state")]),
+        ObservationNorm(1.0, 2.0, ["observation"]),
+        VecNormV2(["double"], decay=1.0),
+        TensorDictPrimer(hidden=Unbounded((2,)), default_value=3.0, expand_specs=True),
+        RewardScaling(0.0, 0.5),
+        RewardClipping(-0.1, 0.1),
+        ActionScaling(),
+        RenameTransform(["success"], ["won"]),
+        ExcludeTransform("action_mask"),
+        FiniteTensorDictCheck(),
+    ),
     "no-ops": lambda: Compose(StepCounter(), NoopResetEnv(1, random=False)),
 }
 
@@ -40,7 +80,7 @@ def played(make_env):
     return batch
 
 
-@pytest.mark.parametrize("name", ["flat", "frames", "driven"])
+@pytest.mark.parametrize("name", ["flat", "frames", "driven", "many"])
 def test_around_is_inside(name):
     chain = CHAINS[name]
     around = played(lambda: TransformedEnv(SerialEnv(2, World), chain()))
@@ -49,7 +89,7 @@ def test_around_is_inside(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["flat", "frames", "driven"])
+@pytest.mark.parametrize("name", ["flat", "frames", "driven", "many"])
 def test_around_processes_is_inside_them(name):
     chain = CHAINS[name]
     around = played(lambda: TransformedEnv(ParallelEnv(2, World), chain()))
