@@ -1,6 +1,10 @@
-"""Replay buffers against hand-written indexing, as ratios from one run on one thread.
+"""Replay buffers against hand-written indexing and cpprb, as ratios from one run on one thread.
 
-python benchmarks/replay_buffers.py [--capacity 1000000]
+python benchmarks/replay_buffers.py [--capacity 1000000] [--long 10000000] [--budget 3]
+
+``CPPRB_ENV`` names a virtual environment that has cpprb; without it cpprb is left out. Everything
+that is compared takes turns, a few calls at a time, and the best turn of each counts, in processor
+time: so the ratios hold on a machine that is busy with other things.
 """
 
 from __future__ import annotations
@@ -10,30 +14,60 @@ import time
 from collections.abc import Callable
 
 import torch
+from peers.beside import Peer
 from tensordict import TensorDict
 
 from torchrl.data import (
+    CompactStorage,
     LazyMemmapStorage,
     LazyTensorStorage,
     PrioritizedReplayBuffer,
     ReplayBuffer,
     SliceSampler,
+    Storage,
 )
 
-OBS, ACT, BATCH = 17, 6, 256
+OBS, ACT, BATCH, CALLS = 17, 6, 256, 20
+SAMPLE, EXTEND, ADD, PRIORITIZED = range(4)  # the work of the peer
+Call = Callable[[], object]
 
 
-def seconds(function: Callable[[], object], budget: float = 0.2, repeat: int = 5) -> float:
-    """Return seconds a call, the best of ``repeat`` runs."""
-    function()
-    best = float("inf")
-    for _ in range(repeat):
-        calls, start = 0, time.perf_counter()
-        while (passed := time.perf_counter() - start) < budget / repeat * 2:
-            function()
-            calls += 1
-        best = min(best, passed / max(calls, 1))
-    return best
+def turn_of(call: Call) -> float:
+    start = time.process_time()
+    for _ in range(CALLS):
+        call()
+    return (time.process_time() - start) / CALLS
+
+
+class Race:
+    """Times what is compared, in turns.
+
+    Args:
+        budget: Seconds that a comparison takes.
+        peer: Times cpprb.
+    """
+
+    def __init__(self, budget: float, peer: Peer) -> None:
+        self.budget, self.peer = budget, peer
+
+    def __call__(self, title: str, ours: Call, work: int | None = None, **others: Call) -> None:
+        """Print the seconds of a call, and its ratio to the others."""
+        turns: dict[str, Callable[[], float]] = {
+            name: (lambda call=call: turn_of(call)) for name, call in {"": ours, **others}.items()
+        }
+        if work is not None:
+            turns["cpprb"] = lambda: self.peer.round(work)
+        best, end = {name: turn() for name, turn in turns.items()}, time.perf_counter()
+        while time.perf_counter() < end + self.budget:
+            for name, turn in turns.items():
+                best[name] = min(best[name], turn())
+        mine = best.pop("")
+        ratios = "".join(
+            f"   {name.replace('_', ' ')} {seconds * 1e6:8.1f} us, ratio {mine / seconds:5.2f}"
+            for name, seconds in best.items()
+            if seconds == seconds  # a peer that is not there
+        )
+        print(f"{title:34s} {mine * 1e6:8.1f} us{ratios}", flush=True)
 
 
 def transitions(rows: int) -> TensorDict:
@@ -52,27 +86,22 @@ def transitions(rows: int) -> TensorDict:
     )
 
 
-def show(name: str, ours: float, floor: float, floor_name: str = "by hand") -> None:
-    print(
-        f"{name:34s} {ours * 1e6:9.1f} us   {floor_name} {floor * 1e6:9.1f} us"
-        f"   ratio {ours / floor:5.2f}"
-    )
-
-
-def fill(buffer: ReplayBuffer, capacity: int) -> None:
+def filled(
+    storage: Storage, kind: Callable[..., ReplayBuffer] = ReplayBuffer, **kwargs: object
+) -> ReplayBuffer:
+    buffer = kind(storage=storage, batch_size=BATCH, **kwargs)
+    capacity = int(storage.max_size)
+    chunk = transitions(min(capacity, 100_000))
     for _ in range(0, capacity, 100_000):
-        buffer.extend(transitions(min(capacity, 100_000)))
+        buffer.extend(chunk)
+    return buffer
 
 
-def uniform(capacity: int) -> None:
+def uniform(capacity: int, race: Race) -> None:
     """Sample, extend and add, against columns indexed and written by hand."""
     columns = transitions(capacity)
-    leaves = list(columns.keys(True, True))
-    by_key = {key: columns[key] for key in leaves}
-    ram = ReplayBuffer(storage=LazyTensorStorage(capacity), batch_size=BATCH)
-    disk = ReplayBuffer(storage=LazyMemmapStorage(capacity), batch_size=BATCH)
-    fill(ram, capacity)
-    fill(disk, capacity)
+    by_key = {key: columns[key] for key in columns.keys(True, True)}
+    ram, disk = filled(LazyTensorStorage(capacity)), filled(LazyMemmapStorage(capacity))
     rows, row = transitions(1000), transitions(1)[0]
     cursor = [0]
 
@@ -90,24 +119,18 @@ def uniform(capacity: int) -> None:
         for key, column in by_key.items():
             column[at] = row[key]
 
-    floor = seconds(sample_by_hand)
-    in_ram = seconds(ram.sample)
-    show(f"sample({BATCH})", in_ram, floor)
-    show(f"sample({BATCH}), memmap", seconds(disk.sample), in_ram, "in RAM")
-    extend = seconds(lambda: ram.extend(rows))
-    show("extend(1000)", extend, seconds(extend_by_hand))
-    print(f"{'':34s} {1000 / extend / 1e6:9.1f} M items/s")
-    show("add", seconds(lambda: ram.add(row)), seconds(add_by_hand))
+    race(f"sample({BATCH})", ram.sample, SAMPLE, by_hand=sample_by_hand)
+    race(f"sample({BATCH}), memmap", disk.sample, in_RAM=ram.sample)
+    race("extend(1000)", lambda: ram.extend(rows), EXTEND, by_hand=extend_by_hand)
+    race("add", lambda: ram.add(row), ADD, by_hand=add_by_hand)
+    compact = filled(CompactStorage(LazyTensorStorage(capacity // 10)))
+    race(f"sample({BATCH}), next stored once", compact.sample, in_RAM=ram.sample)
 
 
-def prioritized(capacity: int) -> None:
+def prioritized(capacity: int, race: Race) -> None:
     """Sample and update, against a cumulated sum and a binary search by hand."""
-    buffer = PrioritizedReplayBuffer(
-        alpha=0.6, beta=0.4, storage=LazyTensorStorage(capacity), batch_size=BATCH
-    )
-    fill(buffer, capacity)
-    every = torch.arange(capacity)
-    buffer.update_priority(every, torch.rand(capacity) + 0.1)
+    buffer = filled(LazyTensorStorage(capacity), PrioritizedReplayBuffer, alpha=0.6, beta=0.4)
+    buffer.update_priority(torch.arange(capacity), torch.rand(capacity) + 0.1)
     mass = (torch.rand(capacity, dtype=torch.float64) + 0.1) ** 0.6
     tree = buffer.sampler._sum_tree  # type: ignore[attr-defined]
 
@@ -122,47 +145,40 @@ def prioritized(capacity: int) -> None:
 
     def bare_tree() -> None:
         index = tree.find(torch.rand(BATCH, dtype=torch.float64).numpy())
-        tree.set(index, torch.rand(BATCH, dtype=torch.float64).numpy())
+        tree.set(index, tree.take(index))
 
-    floor = seconds(by_hand)
-    show("prioritized sample + update", seconds(ours), floor, "cumsum")
-    show("the bare tree, find + set", seconds(bare_tree), floor, "cumsum")
+    race("prioritized sample + update", ours, PRIORITIZED, cumsum=by_hand, bare_tree=bare_tree)
 
 
-def slices(capacities: tuple[int, ...]) -> None:
-    """16 slices of 16 steps, against as many drawn by hand from starts known beforehand."""
+def slices(capacities: tuple[int, ...], race: Race) -> None:
+    """16 slices of 16 steps, whatever the capacity, against uniform samples of as many steps."""
+    samples: dict[str, Call] = {}
     for capacity in capacities:
-        buffer = ReplayBuffer(
-            storage=LazyTensorStorage(capacity),
-            sampler=SliceSampler(num_slices=16),
-            batch_size=BATCH,
-        )
-        fill(buffer, capacity)
-        columns = transitions(capacity)
-        by_key = {key: columns[key] for key in columns.keys(True, True)}
-        starts, offsets = torch.randint(capacity - 16, (1000,)), torch.arange(16)
-
-        def by_hand(
-            by_key: dict = by_key, starts: torch.Tensor = starts, offsets: torch.Tensor = offsets
-        ) -> TensorDict:
-            first = starts[torch.randint(1000, (16,))]
-            index = (first.unsqueeze(-1) + offsets).flatten()
-            return TensorDict({key: column[index] for key, column in by_key.items()}, [BATCH])
-
-        show(f"16 slices of 16 of {capacity:,}", seconds(buffer.sample), seconds(by_hand))
+        buffer = filled(LazyTensorStorage(capacity), sampler=SliceSampler(num_slices=16))
+        samples[f"of_{capacity}"] = buffer.sample
+    first, *others = samples
+    race(
+        f"16 slices of 16 {first.replace('_', ' ')}",
+        samples[first],
+        **{n: samples[n] for n in others},
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--capacity", type=int, default=1_000_000)
-    capacity = parser.parse_args().capacity
+    parser.add_argument("--long", type=int, default=10_000_000, help="of slices, a third capacity")
+    parser.add_argument("--budget", type=float, default=3.0, help="seconds of a comparison")
+    args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    uniform(capacity)
-    prioritized(capacity)
-    slices(
-        (capacity // 10, capacity, capacity * 10) if capacity <= 300_000 else (100_000, capacity)
-    )
+    sizes = [str(size) for size in (args.capacity, OBS, ACT, BATCH, CALLS)]
+    peer = Peer("CPPRB_ENV", "cpprb_buffers.py", *sizes)
+    race = Race(args.budget, peer)
+    uniform(args.capacity, race)
+    prioritized(args.capacity, race)
+    peer.close()
+    slices((args.capacity // 10, args.capacity, args.long), race)
 
 
 if __name__ == "__main__":

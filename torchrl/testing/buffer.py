@@ -54,9 +54,14 @@ def transitions(first: int, count: int, row_shape: Sequence[int] = ()) -> Tensor
 
 def check_agrees_with_a_queue(make: Callable[[], Any], row_shape: Sequence[int] = ()) -> None:
     """A buffer of 12 rows holds, and hands out, what a queue of that length would."""
-    buffer, width = make(), int(torch.Size(row_shape).numel())
+    _check_queue(make(), (1, 5, 4, 7, 0, 12, 3, 30, 1), row_shape)
+    _check_queue(make(), (17, 2), row_shape)
+
+
+def _check_queue(buffer: Any, sizes: Sequence[int], row_shape: Sequence[int]) -> None:
+    width = int(torch.Size(row_shape).numel())
     queue, row = deque[int](maxlen=12), 0
-    for size in (1, 5, 4, 7, 0, 12, 3, 30, 1):
+    for size in sizes:
         if size:
             _extend(buffer, row, size, row_shape)
             queue.extend(range(row, row + size))

@@ -7,9 +7,16 @@ from tensordict import TensorDict
 from torchrl.data import (
     LazyTensorStorage,
     OfflineToOnlineReplayBuffer,
+    RandomSampler,
     ReplayBuffer,
     ReplayBufferEnsemble,
+    RoundRobinWriter,
+    SamplerEnsemble,
+    SamplerWithoutReplacement,
+    StorageEnsemble,
     TensorDictReplayBuffer,
+    TensorDictRoundRobinWriter,
+    WriterEnsemble,
     prefill_replay_buffer,
 )
 from torchrl.testing.buffer import assert_same
@@ -87,6 +94,54 @@ def test_refusals():
         ReplayBufferEnsemble(*parts(), p=[1, 1, 1], sample_from_all=True)
     with pytest.raises(ValueError, match=r"odds for each buffer; expected 3 numbers"):
         ReplayBufferEnsemble(*parts(), p=[1, 2])
+
+
+def test_an_ensemble_is_made_of_storages_samplers_and_writers():
+    storages = StorageEnsemble(
+        LazyTensorStorage(4),
+        LazyTensorStorage(4),
+        transforms=[None, lambda td: td.set("late", td["item"])],
+    )
+    samplers = SamplerEnsemble(
+        SamplerWithoutReplacement(shuffle=False), RandomSampler(), sample_from_all=True
+    )
+    writers = WriterEnsemble(RoundRobinWriter(), TensorDictRoundRobinWriter())
+    seen = []
+    ensemble = ReplayBufferEnsemble(
+        storages=storages,
+        samplers=samplers,
+        writers=writers,
+        collate_fns=[None, lambda td: seen.append(td) or td],
+        collate_fn=list,
+        batch_size=4,
+    )
+    rows = TensorDict(item=torch.arange(3), batch_size=[3])
+    ensemble[0].extend(rows)
+    assert writers.extend(1, rows).tolist() == [0, 1, 2]
+    assert writers.add(1, rows[0]) == 3
+    plain, late = ensemble.sample()
+    assert plain["item"].tolist() == [0, 1]
+    assert len(seen) == 1
+    assert "late" in late
+    assert len(storages) == len(ensemble) == 7
+    assert storages[1, 2]["index"] == 2
+    assert "late" in storages[1, 2]
+    assert storages[0] is ensemble[0].storage
+
+
+def test_parts_of_an_ensemble_that_do_not_fit():
+    with pytest.raises(ValueError, match="a transform, or None, for each storage"):
+        StorageEnsemble(LazyTensorStorage(4), transforms=[])
+    with pytest.raises(TypeError, match="either buffers, or storages with samplers and writers"):
+        ReplayBufferEnsemble(*parts(), storages=StorageEnsemble())
+    with pytest.raises(TypeError, match="either buffers, or storages with samplers and writers"):
+        ReplayBufferEnsemble(*parts(), collate_fns=[None] * 3)
+    with pytest.raises(TypeError, match="the choice of buffers is that of the given samplers"):
+        ReplayBufferEnsemble(
+            storages=StorageEnsemble(LazyTensorStorage(4)),
+            samplers=SamplerEnsemble(RandomSampler()),
+            p=[1.0],
+        )
 
 
 def old(n=30):

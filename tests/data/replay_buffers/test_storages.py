@@ -1,5 +1,6 @@
 """Storages: layouts in memory and on disk, indexing, refusals."""
 
+import io
 from typing import NamedTuple
 
 import pytest
@@ -58,6 +59,8 @@ def test_every_dtype_and_shape_comes_back(make, extra, count):
     sample = storage.take(positions)
     assert (sample == buffer[:][positions]).all()
     assert all(leaf[0].is_contiguous() for leaf in sample.values(True, True))
+    torch.save(sample, file := io.BytesIO())
+    assert (torch.load(io.BytesIO(file.getvalue()), weights_only=False) == sample).all()
 
 
 class Point(NamedTuple):

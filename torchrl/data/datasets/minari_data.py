@@ -71,12 +71,13 @@ class MinariExperienceReplay(BaseDatasetExperienceReplay):
                     mend="Let it be fetched with download=True.",
                 )
             ) from error
+        episodes, steps = int(dataset.total_episodes), int(dataset.total_steps)
         notes = {
             "dataset_id": self.dataset_id,
-            "total_episodes": int(dataset.total_episodes),
-            "total_steps": int(dataset.total_steps),
+            "total_episodes": episodes,
+            "total_steps": steps,
         }
-        write_dataset(home, _episodes(dataset), notes["total_steps"], notes)
+        write_dataset(home, _episodes(dataset), steps, notes)
 
 
 def _episodes(dataset: Any) -> Iterator[TensorDictBase]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensordict import is_tensor_collection
 from torch import Tensor
 
 from torchrl._core.errors import describe
@@ -177,6 +178,7 @@ class ConvertingCheckpointer(StorageCheckpointerBase):
         folder.mkdir(parents=True, exist_ok=True)
         rows = storage.get(slice(None)) if storage.rows else None
         if rows is not None:
+            rows = rows.clone() if is_tensor_collection(rows) else rows  # packed rows are views
             for hook in self.save_hooks:
                 rows = hook(rows)
         state = {"counts": storage.counts, "row_shape": list(storage.row_shape)}

@@ -12,7 +12,10 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
 from torchrl.data.replay_buffers.checkpointers import current, replacing
+from torchrl.data.replay_buffers.samplers.ensemble import SamplerEnsemble
+from torchrl.data.replay_buffers.storages.ensemble import StorageEnsemble
 from torchrl.data.replay_buffers.storages.schema import stack_rows
+from torchrl.data.replay_buffers.writers.ensemble import WriterEnsemble
 
 
 class ReplayBufferEnsemble:
@@ -20,9 +23,13 @@ class ReplayBufferEnsemble:
 
     Args:
         *rbs: The buffers; each keeps its sampler and its transforms.
+        storages: What to make the buffers of, in place of ``rbs``.
+        samplers: Their samplers and the choice among them; uniform samplers if ``None``.
+        writers: Their writers; the oldest row first if ``None``.
         transform: Applied to the stack of their samples; any callable ``data -> data``.
         batch_size: Items of a sample, over all buffers together.
         collate_fn: Makes a batch ``[n, B / n]`` of ``n`` samples ``[B / n]``; stacks if ``None``.
+        collate_fns: For each buffer that is made of ``storages``, its ``collate_fn`` or ``None``.
         p: Odds of each buffer; all alike if ``None``.
         sample_from_all: Take the same number of items from every buffer.
         num_buffer_sampled: How many draws of a buffer a sample is made of; as many as there are
@@ -32,7 +39,8 @@ class ReplayBufferEnsemble:
     Writes: ``info["buffer_ids"] [n]``, and ``info["index"] [n, B / n]`` within each.
 
     Raises:
-        TypeError: if ``sample_from_all`` comes with ``p`` or ``num_buffer_sampled``.
+        TypeError: if ``sample_from_all`` comes with ``p`` or ``num_buffer_sampled``, buffers come
+            with parts to make some of, or the choice is given twice.
         ValueError: if ``p`` is not one number, zero or more, for each buffer.
 
     >>> from torchrl.data import ReplayBuffer
@@ -46,33 +54,37 @@ class ReplayBufferEnsemble:
     def __init__(
         self,
         *rbs: ReplayBuffer,
+        storages: StorageEnsemble | None = None,
+        samplers: SamplerEnsemble | None = None,
+        writers: WriterEnsemble | None = None,
         transform: Callable[[Any], Any] | None = None,
         batch_size: int | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
+        collate_fns: Sequence[Callable[[Any], Any] | None] | None = None,
         p: Sequence[float] | Tensor | None = None,
         sample_from_all: bool = False,
         num_buffer_sampled: int | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        if sample_from_all and (p is not None or num_buffer_sampled is not None):
+        parts = (samplers, writers, collate_fns)
+        if bool(rbs) == (storages is not None) or (rbs and any(x is not None for x in parts)):
             raise TypeError(
-                describe(self, "sample_from_all leaves no choice, so it takes no p and no number")
+                describe(self, "takes either buffers, or storages with samplers and writers")
             )
-        self.buffers, self.batch_size = list(rbs), batch_size
+        if samplers is not None and (p is not None or sample_from_all or num_buffer_sampled):
+            raise TypeError(describe(self, "the choice of buffers is that of the given samplers"))
+        self.buffers = list(rbs)
+        if storages is not None:
+            self.buffers = _buffers(storages, samplers, writers, collate_fns)
+        self.samplers = samplers or SamplerEnsemble(
+            *(buffer.sampler for buffer in self.buffers),
+            p=p,
+            sample_from_all=sample_from_all,
+            num_buffer_sampled=num_buffer_sampled,
+        )
+        self.samplers.generator = generator
+        self.batch_size = batch_size
         self.transform, self.collate_fn = transform, collate_fn or stack_rows
-        self.sample_from_all, self.generator = sample_from_all, generator
-        self.num_buffer_sampled = num_buffer_sampled or len(rbs)
-        odds = torch.ones(len(rbs)) if p is None else torch.as_tensor(p, dtype=torch.float64)
-        if odds.shape != (len(rbs),) or not (odds >= 0).all() or not odds.sum() > 0:
-            raise ValueError(
-                describe(
-                    self,
-                    "p must give odds for each buffer",
-                    expected=f"{len(rbs)} numbers, zero or more",
-                    found=odds.tolist(),
-                )
-            )
-        self.p = odds / odds.sum()
 
     def sample(self, batch_size: int | None = None, return_info: bool = False) -> Any:
         """Return a batch ``[n, B / n]``; with ``return_info``, what is known about it too.
@@ -81,7 +93,7 @@ class ReplayBufferEnsemble:
             ValueError: if the batch does not divide by the number ``n`` of buffers drawn.
         """
         size = self.batch_size if batch_size is None else batch_size
-        number = self.num_buffer_sampled
+        number = self.samplers.num_buffer_sampled
         if size is None or size < number or size % number:
             raise ValueError(
                 describe(
@@ -91,7 +103,7 @@ class ReplayBufferEnsemble:
                     found=size,
                 )
             )
-        chosen = self._choose()
+        chosen = self.samplers.choose()
         parts = [self.buffers[i].sample(size // number, return_info=True) for i in chosen.tolist()]
         data = self.collate_fn([part for part, _ in parts])
         if self.transform is not None:
@@ -100,13 +112,6 @@ class ReplayBufferEnsemble:
             return data
         index = stack_rows([info["index"] for _, info in parts])
         return data, {"buffer_ids": chosen, "index": index, "parts": [info for _, info in parts]}
-
-    def _choose(self) -> Tensor:
-        if self.sample_from_all:
-            return torch.arange(len(self.buffers))
-        return torch.multinomial(
-            self.p, self.num_buffer_sampled, replacement=True, generator=self.generator
-        )
 
     def __getitem__(self, index: Any) -> Any:
         """Return a buffer, or, of a pair, the rows ``index[1]`` of buffer ``index[0]``."""
@@ -123,35 +128,55 @@ class ReplayBufferEnsemble:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of each buffer, and of the choice among them."""
-        generator = None if self.generator is None else self.generator.get_state()
         return {
             "buffers": [buffer.state_dict() for buffer in self.buffers],
-            "p": self.p.clone(),
-            "generator": generator,
+            "choice": self.samplers.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the ensemble stood whose :meth:`state_dict` this is."""
         for buffer, state in zip(self.buffers, state_dict["buffers"], strict=True):
             buffer.load_state_dict(state)
-        self._load_choice(state_dict)
-
-    def _load_choice(self, state: dict[str, Any]) -> None:
-        self.p = state["p"].clone()
-        if state["generator"] is not None:
-            self.generator = (self.generator or torch.Generator()).set_state(state["generator"])
+        self.samplers.load_state_dict(state_dict["choice"])
 
     def dumps(self, path: str | Path) -> None:
         """Write the state of each buffer, and of the choice among them, to a folder."""
         with replacing(path) as folder:
             for number, buffer in enumerate(self.buffers):
                 buffer.dumps(folder / f"buffer_{number}")
-            generator = None if self.generator is None else self.generator.get_state()
-            torch.save({"p": self.p, "generator": generator}, folder / "choice.pt")
+            torch.save(self.samplers.state_dict(), folder / "choice.pt")
 
     def loads(self, path: str | Path) -> None:
         """Go on where the ensemble stood that wrote to this folder."""
         folder = current(path)
         for number, buffer in enumerate(self.buffers):
             buffer.loads(folder / f"buffer_{number}")
-        self._load_choice(torch.load(folder / "choice.pt"))
+        self.samplers.load_state_dict(torch.load(folder / "choice.pt"))
+
+
+def _buffers(
+    storages: StorageEnsemble,
+    samplers: SamplerEnsemble | None,
+    writers: WriterEnsemble | None,
+    collate_fns: Sequence[Callable[[Any], Any] | None] | None,
+) -> list[ReplayBuffer]:
+    """Make buffers of their parts."""
+    nothing = [None] * len(storages.storages)
+    parts = zip(
+        storages.storages,
+        storages.transforms,
+        nothing if samplers is None else samplers.samplers,
+        nothing if writers is None else writers.writers,
+        nothing if collate_fns is None else collate_fns,
+        strict=True,
+    )
+    return [
+        ReplayBuffer(
+            storage=storage,
+            transform=transform,
+            sampler=sampler,
+            writer=writer,
+            collate_fn=collate_fn,
+        )
+        for storage, transform, sampler, writer, collate_fn in parts
+    ]

@@ -40,13 +40,13 @@ class SumTree:
 
     def set(self, index: np.ndarray, value: np.ndarray | float) -> None:
         """Set leaves ``index [N]`` to ``value [N]``; of doubles, the last one counts."""
-        nodes, pairs = self._nodes, self._nodes.reshape(-1, 2)
+        nodes, pairs = self._nodes, self._nodes.view(np.complex128)  # two children in one number
         node = index + self._leaves
         nodes[node] = value
         for _ in range(self._depth):
             node >>= 1
-            children = pairs.take(node, 0)  # [N, 2]
-            nodes[node] = children[:, 0] + children[:, 1]
+            children = pairs.take(node)
+            nodes[node] = children.real + children.imag
 
     def fill(self, values: np.ndarray) -> None:
         """Set all leaves to ``values [N]``."""
@@ -111,7 +111,9 @@ class SumTree:
 class Extreme:
     """The least, or the greatest, of the values ``[N]`` in an array that others write to.
 
-    Each block of values knows its own, and is looked at again when that one is overwritten.
+    Each block of values has a bound, that none of its values is beyond. The best bound is held
+    against its block before it is believed, so that a bound is looked at again once for each time
+    that it became too good, and only then.
 
     Args:
         values: The array that is watched.
@@ -121,11 +123,11 @@ class Extreme:
 
     >>> values = np.array([0.0, 3.0, 0.0, 0.0, 2.0])
     >>> least = Extreme(values, np.minimum, absent=0.0, neutral=np.inf)
-    >>> float(least.total)
+    >>> least.total
     2.0
     >>> values[4] = 9.0
-    >>> least.update(np.array([4]), before=np.array([2.0]))
-    >>> float(least.total)
+    >>> least.update(np.array([4]), np.array([9.0]))
+    >>> least.total
     3.0
     """
 
@@ -138,26 +140,27 @@ class Extreme:
 
     def refresh(self) -> None:
         """Look at all values."""
-        starts = np.arange(0, len(self._values), BLOCK)
-        self._tops = self._combine.reduceat(self._counted(self._values), starts)
+        counted = np.where(self._values == self._absent, self._neutral, self._values)
+        starts = np.arange(0, len(counted), BLOCK)
+        self._bounds = self._combine.reduceat(counted, starts)
 
-    def update(self, index: np.ndarray, before: np.ndarray) -> None:
-        """Take note that the values ``index [N]``, which were ``before [N]``, were written."""
-        tops, block = self._tops, index // BLOCK
-        after, top = self._counted(self._values.take(index)), tops.take(block)
-        beyond = self._combine(after, top) != top
+    def update(self, index: np.ndarray, values: np.ndarray) -> None:
+        """Take note that ``values [N]`` were written to ``index [N]``."""
+        block = index // BLOCK
+        bounds = self._bounds.take(block)
+        beyond = self._combine(values, bounds) != bounds
         if beyond.any():
-            self._combine.at(tops, block[beyond], after[beyond])
-        lost = before == top
-        if lost.any():
-            again = block[lost]
-            rows = self._values.take(again[:, None] * BLOCK + np.arange(BLOCK), mode="clip")
-            tops[again] = self._combine.reduce(self._counted(rows), 1)
-
-    def _counted(self, values: np.ndarray) -> np.ndarray:
-        return np.where(values == self._absent, self._neutral, values)
+            self._combine.at(self._bounds, block[beyond], values[beyond])
 
     @property
     def total(self) -> float:
         """The extreme of all values."""
-        return self._combine.reduce(self._tops)
+        bounds = self._bounds
+        best = bounds.argmin if self._combine is np.minimum else bounds.argmax
+        while True:
+            block = int(best())
+            values = self._values[block * BLOCK : (block + 1) * BLOCK]
+            exact = self._combine.reduce(values[values != self._absent], initial=self._neutral)
+            if exact == bounds[block]:
+                return float(exact)
+            bounds[block] = exact

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -135,11 +136,13 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         **kwargs: Any,
     ) -> None:
         _refuse_sampler(self, kwargs)
-        self._of_sampler = {"alpha": alpha, "beta": beta, "eps": eps, "dtype": dtype}
+        self._make_sampler = partial(
+            PrioritizedSampler, alpha=alpha, beta=beta, eps=eps, dtype=dtype
+        )
         super().__init__(**kwargs)
 
     def _default_sampler(self) -> Sampler:
-        return PrioritizedSampler(_item_capacity(self._storage), **self._of_sampler)
+        return self._make_sampler(_item_capacity(self._storage))
 
 
 class TensorDictPrioritizedReplayBuffer(TensorDictReplayBuffer):
@@ -175,11 +178,13 @@ class TensorDictPrioritizedReplayBuffer(TensorDictReplayBuffer):
         **kwargs: Any,
     ) -> None:
         _refuse_sampler(self, kwargs)
-        self._of_sampler = {"alpha": alpha, "beta": beta, "eps": eps, "reduction": reduction}
+        self._make_sampler = partial(
+            PrioritizedSampler, alpha=alpha, beta=beta, eps=eps, reduction=reduction
+        )
         super().__init__(priority_key=priority_key, **kwargs)
 
     def _default_sampler(self) -> Sampler:
-        return PrioritizedSampler(_item_capacity(self._storage), **self._of_sampler)
+        return self._make_sampler(_item_capacity(self._storage))
 
 
 def _refuse_sampler(buffer: ReplayBuffer, kwargs: dict[str, Any]) -> None:

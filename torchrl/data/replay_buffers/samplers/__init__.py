@@ -1,6 +1,7 @@
 """Samplers: which items a replay buffer hands out."""
 
 from torchrl.data.replay_buffers.samplers.base import Sampler
+from torchrl.data.replay_buffers.samplers.ensemble import SamplerEnsemble
 from torchrl.data.replay_buffers.samplers.episodes import find_start_stop_traj
 from torchrl.data.replay_buffers.samplers.prioritized import PrioritizedSampler
 from torchrl.data.replay_buffers.samplers.prioritized_slice import PrioritizedSliceSampler
@@ -13,6 +14,7 @@ from torchrl.data.replay_buffers.samplers.slice import (
     SliceSampler,
     SliceSamplerWithoutReplacement,
 )
+from torchrl.data.replay_buffers.samplers.staleness import StalenessAwareSampler
 
 __all__ = [
     "ConsumingSampler",
@@ -20,8 +22,10 @@ __all__ = [
     "PrioritizedSliceSampler",
     "RandomSampler",
     "Sampler",
+    "SamplerEnsemble",
     "SamplerWithoutReplacement",
     "SliceSampler",
     "SliceSamplerWithoutReplacement",
+    "StalenessAwareSampler",
     "find_start_stop_traj",
 ]

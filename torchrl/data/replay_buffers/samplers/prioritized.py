@@ -146,13 +146,12 @@ class PrioritizedSampler(Sampler):
         self._write(positions.numpy(), np.full(len(positions), self.default_priority))
 
     def _write(self, index: np.ndarray, priority: np.ndarray) -> None:
-        raw, tree = self._raw, self._sum_tree
-        mass_before, before = tree.take(index), raw.take(index)
-        tree.set(index, self._mass(priority))
-        self._min.update(index, mass_before)
-        raw[index] = priority
+        mass = self._mass(priority)
+        self._raw[index] = priority
+        self._sum_tree.set(index, mass)
+        self._min.update(index, mass)
         if self.max_priority_within_buffer:
-            self._max.update(index, before)
+            self._max.update(index, priority)
 
     def update_priority(self, index: Tensor, priority: Tensor) -> None:
         """Set the priorities of items; slots where nothing is stored are left alone.
@@ -168,7 +167,7 @@ class PrioritizedSampler(Sampler):
         slots = index.detach().cpu().reshape(-1).numpy()
         if not len(slots):
             return
-        values = self._reduced(priority.detach().double().cpu(), len(slots))
+        values = self._reduced(priority.detach().cpu().double(), len(slots))
         highest = float(values.max())
         if not (values.min() >= 0 and highest < np.inf):  # false for what is not a number, too
             raise ValueError(
@@ -179,23 +178,30 @@ class PrioritizedSampler(Sampler):
                     mend="Pass the absolute error.",
                 )
             )
-        if slots.max() >= self.max_capacity:
-            raise IndexError(
-                describe(
-                    self,
-                    "position out of range",
-                    expected=f"[0, {self.max_capacity})",
-                    found=int(slots.max()),
-                )
-            )
-        stored = (slots >= 0) & (self._raw.take(slots) >= 0)
+        stored = self._stored(slots)
         if not stored.all():
             slots, values = slots[stored], values[stored]
             highest = float(values.max(initial=0.0))
         self._max_priority = max(self._max_priority, highest)
         self._write(slots, values)
 
+    def _stored(self, slots: np.ndarray) -> np.ndarray:
+        """Say of which slots ``[N]`` something is stored in."""
+        try:
+            return (self._raw.take(slots) >= 0) & (slots >= 0)
+        except IndexError:
+            raise IndexError(
+                describe(
+                    self,
+                    "position out of range",
+                    expected=f"[0, {self.max_capacity})",
+                    found=int(np.abs(slots).max()),
+                )
+            ) from None
+
     def _reduced(self, priority: Tensor, count: int) -> np.ndarray:
+        if priority.shape == (count,):
+            return priority.numpy()
         if priority.numel() == 1:
             return np.full(count, float(priority))
         values = priority.reshape(count, -1)  # [N, *]

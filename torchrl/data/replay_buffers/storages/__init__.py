@@ -3,6 +3,7 @@
 from torchrl.data.replay_buffers.storages.base import Storage
 from torchrl.data.replay_buffers.storages.compact import CompactStorage
 from torchrl.data.replay_buffers.storages.compressed import CompressedListStorage
+from torchrl.data.replay_buffers.storages.ensemble import StorageEnsemble
 from torchrl.data.replay_buffers.storages.list import LazyStackStorage, ListStorage
 from torchrl.data.replay_buffers.storages.memmap import LazyMemmapStorage
 from torchrl.data.replay_buffers.storages.tensor import LazyTensorStorage, TensorStorage
@@ -15,5 +16,6 @@ __all__ = [
     "LazyTensorStorage",
     "ListStorage",
     "Storage",
+    "StorageEnsemble",
     "TensorStorage",
 ]

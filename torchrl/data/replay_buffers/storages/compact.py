@@ -163,7 +163,7 @@ class CompactStorage(Storage):
         """Note what follows ``items [N]``: in the pool, unless the next slots begin with it."""
         after, same = self._after(items), torch.ones(len(items), dtype=torch.bool)
         for number, value in values.items():
-            same &= _equal_bits(value, self._beginnings(number)[after]).cpu()
+            same &= _equal_bits(self._beginnings(number)[after], value).cpu()
         places = self._place_of[items]
         self._free = torch.cat([self._free, places[same & (places >= 0)]])
         places[same] = DERIVED
@@ -189,10 +189,11 @@ class CompactStorage(Storage):
         """Return what follows ``items [N]``, by the number of its entry."""
         places, after = self._place_of[items], self._after(items)
         pooled = (places >= 0).nonzero().squeeze(-1)
-        values = {n: self._beginnings(n)[after] for n in self._pool}
+        leaves = self._inner._gather(after)
+        values = {n: leaves[self._inner_of[twin]] for n, twin in self._derived.items()}
         if len(pooled):
             for number, value in values.items():
-                value[pooled] = self._pool[number][places[pooled]]
+                value[pooled] = self._pool[number][places[pooled]].to(value.device)
         return values
 
     def _after(self, items: Tensor) -> Tensor:
@@ -206,7 +207,7 @@ class CompactStorage(Storage):
         inner = self._inner._gather(positions)
         following = self._following(positions)
         leaves = [
-            self._inner._send(following[n]) if n in following else inner[self._inner_of[n]]
+            following[n] if n in following else inner[self._inner_of[n]]
             for n in range(len(schema.leaves))
         ]
         return schema.build(leaves, positions.shape, self.device)

@@ -42,6 +42,8 @@ class ListStorage(Storage):
         if part is not None:
             rows = rows[part]
         if isinstance(place, slice):
+            gap = place.start - len(self._list)  # filled by the second half of a run
+            self._list.extend([None] * gap)
             self._list[place] = rows
             return
         for slot, row in zip(

@@ -101,8 +101,11 @@ class GroupReader:
         if packed.device != device:
             packed = packed.to(device, non_blocking=True)
         for cut in self._cuts:
-            typed = packed if cut.dtype is self._dtype else packed.view(cut.dtype)
-            parts = typed.split_with_sizes(cut.sizes, 1)
+            same = cut.dtype is self._dtype
+            section = (packed if same else packed.view(cut.dtype))[:, cut.first : cut.stop]
+            if not same:  # torch.save refuses memory that is seen as two dtypes
+                section = section.contiguous()
+            parts = section.split_with_sizes(cut.sizes, 1)
             for number, place, shape in cut.entries:
                 part = parts[place]
                 if shape is not None:
@@ -113,24 +116,26 @@ class GroupReader:
 class _Cut(NamedTuple):
     """The entries of one dtype in a packed row.
 
-    ``sizes`` cut the row, as numbers of that dtype, into what stands before them, the entries, and
-    what follows; ``entries`` says which entry is which piece, and its shape unless it is flat.
+    They stand from number ``first`` of that dtype to ``stop``, with ``sizes``; ``entries`` says
+    which entry is which piece, and its shape unless it is flat.
     """
 
     dtype: torch.dtype
+    first: int
+    stop: int
     sizes: list[int]
     entries: list[tuple[int, int, torch.Size | None]]
 
     @classmethod
     def of(cls, schema: Schema, group: Group, dtype: torch.dtype, places: list[int]) -> _Cut:
-        before = group.offsets[places[0]] // dtype.itemsize
+        first = group.offsets[places[0]] // dtype.itemsize
         leaves = [(group.numbers[i], schema.leaves[group.numbers[i]].shape) for i in places]
-        sizes = [before, *(shape.numel() for _, shape in leaves)]
+        sizes = [shape.numel() for _, shape in leaves]
         entries = [
             (number, i, None if len(shape) == 1 else shape)
-            for i, (number, shape) in enumerate(leaves, 1)
+            for i, (number, shape) in enumerate(leaves)
         ]
-        return cls(dtype, [*sizes, group.stride // dtype.itemsize - sum(sizes)], entries)
+        return cls(dtype, first, first + sum(sizes), sizes, entries)
 
 
 class RowWriter:

@@ -1,6 +1,7 @@
 """Writers: which slots the next rows fill."""
 
 from torchrl.data.replay_buffers.writers.base import Writer
+from torchrl.data.replay_buffers.writers.ensemble import WriterEnsemble
 from torchrl.data.replay_buffers.writers.max_value import (
     ImmutableDatasetWriter,
     TensorDictMaxValueWriter,
@@ -16,4 +17,5 @@ __all__ = [
     "TensorDictMaxValueWriter",
     "TensorDictRoundRobinWriter",
     "Writer",
+    "WriterEnsemble",
 ]
