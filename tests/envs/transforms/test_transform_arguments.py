@@ -5,20 +5,25 @@ import hashlib
 import pytest
 import torch
 from tensordict import NonTensorStack, TensorDict, is_non_tensor
+from tensordict.nn import TensorDictModule
 
 from torchrl._core.errors import MissingKeyError, ShapeError
-from torchrl.data import LazyTensorStorage, ReplayBuffer, Unbounded
+from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer, Unbounded
 from torchrl.envs import (
+    ActionDiscretizer,
     BatchSizeTransform,
     CatFrames,
     Compose,
     DTypeCastTransform,
     EnvCreator,
     Hash,
+    ModuleTransform,
     MultiAction,
     ParallelEnv,
+    Reward2GoTransform,
     RewardScaling,
     RewardSum,
+    RNDTransform,
     SqueezeTransform,
     StepCounter,
     TargetReturn,
@@ -28,6 +33,7 @@ from torchrl.envs import (
     UnaryTransform,
     UnsqueezeTransform,
 )
+from torchrl.envs.transforms.functional import rgb_to_grayscale
 from torchrl.testing.env import assert_same, begin
 from torchrl.testing.mocks import EntrywiseCountingEnv, MultiAgentEnv, StatelessEnv
 from torchrl.testing.transform import World
@@ -266,3 +272,64 @@ def test_rewards_of_a_tolerated_name_may_come_later():
     assert scaling.missing_tolerance
     assert "bonus" not in TransformedEnv(World(), scaling).reset()
     assert Unbounded((1,)).shape == (1,)
+
+
+# --- what was once wrong -------------------------------------------------------------------------
+
+
+def test_a_module_runs_without_gradients_where_its_caller_wants_none():
+    module = TensorDictModule(torch.nn.Linear(3, 2), ["observation"], ["embedding"])
+    env = TransformedEnv(World(), ModuleTransform(module=module))
+    with torch.no_grad():
+        assert not env.reset()["embedding"].requires_grad
+    assert env.reset()["embedding"].requires_grad
+
+
+def test_bytes_are_rounded_to_gray():
+    frame = torch.tensor([[[0]], [[1]], [[0]]], dtype=torch.uint8)
+    assert rgb_to_grayscale(frame).item() == 1  # 0.587
+
+
+def test_returns_to_go_of_agents():
+    data = TensorDict(
+        next=TensorDict(
+            agents=TensorDict(reward=torch.ones(2, 4, 3, 1), batch_size=[2, 4, 3]),
+            done=torch.tensor([False, True, False, True]).reshape(1, 4, 1).expand(2, 4, 1),
+            batch_size=[2, 4],
+        ),
+        batch_size=[2, 4],
+    )
+    sums = Reward2GoTransform(0.5, [("next", "agents", "reward")]).inv(data)
+    expected = torch.tensor([1.5, 1.0, 1.5, 1.0]).reshape(1, 4, 1, 1).expand(2, 4, 3, 1)
+    torch.testing.assert_close(sums["next", "agents", "reward"], expected)
+
+
+def test_frames_of_agents_tell_which_are_real():
+    stack = CatFrames(2, -1, [("agents", "observation")], mask_key="real")
+    env = TransformedEnv(MultiAgentEnv(root_done=False, batch_size=[2]), stack)
+    batch = env.rollout(4, **ON)
+    assert batch["real"].shape == (2, 4, 2)
+    assert batch["real"][:, 0].tolist() == [[False, True]] * 2
+
+
+def test_the_end_of_an_interval_is_within_the_bounds():
+    env = World((64,))
+    env.action_spec = Bounded(-0.1, 0.7, shape=(64, 2))
+    high = TransformedEnv(env, ActionDiscretizer(7, sampling="high"))
+    choice = torch.full((64, 2), 6)
+    played = high.transform.inv(TensorDict(action=choice, batch_size=[64]))["action"]
+    assert env.action_spec.is_in(played)
+
+
+def test_novelty_is_measured_on_rows_that_move():
+    networks = torch.nn.Linear(3, 4), torch.nn.Linear(3, 4)
+    rnd = RNDTransform(*networks)
+    env = TransformedEnv(World((4,)), rnd)
+    batch = env.rollout(3)
+    count = rnd.observation_statistics.count.item()
+    assert count == pytest.approx(4 * 4, abs=1e-3)  # a reset and three steps
+    rows = torch.tensor([[True], [False], [False], [False]])
+    root = env.reset(env.step_mdp(batch[:, -1]).set("_reset", rows))
+    assert rnd.observation_statistics.count.item() == pytest.approx(count + 1)
+    env.step(env.rand_action(root).set("_step", ~rows))
+    assert rnd.observation_statistics.count.item() == pytest.approx(count + 4)

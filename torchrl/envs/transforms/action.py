@@ -79,6 +79,7 @@ class ActionDiscretizer(Transform):
         name = str(getattr(sampling, "value", sampling or "median"))
         self.sampling = SamplingStrategy(name.lower())
         self.register_buffer("low", None)
+        self.register_buffer("high", None)
         self.register_buffer("width", None)
         self.__dict__["_played"] = None
 
@@ -88,8 +89,8 @@ class ActionDiscretizer(Transform):
         return self.in_keys_inv != self.out_keys_inv
 
     def _inv_apply_transform(self, value: Tensor) -> Tensor:
-        low, width = self._buffers["low"], self._buffers["width"]
-        if low is None or width is None:
+        low, high, width = (self._buffers[name] for name in ("low", "high", "width"))
+        if low is None or high is None or width is None:
             raise RuntimeError(
                 "ActionDiscretizer: the bounds are unknown; append it to an environment first."
             )
@@ -99,7 +100,7 @@ class ActionDiscretizer(Transform):
         place: float | Tensor = {"low": 0.0, "median": 0.5, "high": 1.0}.get(self.sampling.value, 0)
         if self.sampling is SamplingStrategy.RANDOM:
             place = torch.rand(value.shape, device=value.device, dtype=width.dtype)
-        number = low + (value + place) * width
+        number = (low + (value + place) * width).minimum(high)  # rounding may lead beyond it
         self.__dict__["_played"] = number
         return number
 
@@ -126,7 +127,8 @@ class ActionDiscretizer(Transform):
                 )
             )
         count = torch.as_tensor(self.num_intervals, device=inner.device).expand(inner.shape[-1:])
-        self.low, self.width = inner.low.clone(), (inner.high - inner.low) / count
+        self.low, self.high = inner.low.clone(), inner.high.clone()
+        self.width = (inner.high - inner.low) / count
         self._sizes = count.tolist()
         del specs["action"][self.in_keys_inv[0]]
         if self.is_recorded:

@@ -41,7 +41,7 @@ def rgb_to_grayscale(img: Tensor, num_output_channels: int = 1) -> Tensor:
         )
     red, green, blue = img.unbind(-3)
     gray = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue  # [*B, H, W]
-    gray = gray.to(img.dtype).unsqueeze(-3)
+    gray = (gray if img.is_floating_point() else gray.round()).to(img.dtype).unsqueeze(-3)
     return gray if num_output_channels == 1 else gray.expand(img.shape)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs.spec_access import leaf_names
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.images import unbounded_image
+from torchrl.envs.transforms.inside import Inside
 from torchrl.envs.transforms.pixels import Keys
 from torchrl.envs.transforms.running_stats import RunningMeanStd
 
@@ -143,7 +145,9 @@ class Hash(Transform):
     def _rows(self, value: Any, depth: int) -> Tensor:
         if depth:
             return torch.stack([self._rows(row, depth - 1) for row in value])
-        return self._hash(value.tolist() if isinstance(value, Tensor) else value)
+        if isinstance(value, Tensor):
+            return self._hash(value.tolist()).to(value.device)
+        return self._hash(value)
 
     def _apply_transform(self, value: Any) -> Tensor:
         if self.use_raw_nontensor and is_non_tensor(value):
@@ -217,7 +221,7 @@ class ModuleTransform(Transform):
         read = tensordict.select(*self.module.in_keys)
         if self.device is not None:
             read = read.to(self.device)
-        with torch.no_grad() if self.no_grad else torch.enable_grad():
+        with torch.no_grad() if self.no_grad else nullcontext():
             written = self.module(read).select(*self.module.out_keys)
         return tensordict.update(written.to(tensordict.device) if self.device else written)
 
@@ -289,6 +293,8 @@ class RNDTransform(Transform):
     """
 
     entrywise = True
+    _inside: Inside
+    _rows: Tensor | None = None  # those that count, in the call that is under way
 
     def __init__(
         self,
@@ -323,17 +329,35 @@ class RNDTransform(Transform):
         value = value if value.is_floating_point() else value.to(torch.get_default_dtype())
         if self.normalize_obs:
             statistics = self._allocate(value.shape[self._batch_ndim :], value.device)
-            if self.training:
-                statistics.update(value)
+            self._follow(statistics, value)
             value = statistics.normalize(value, self.obs_clip)
         error = self.predictor_network(value) - self.target_network(value)  # [*B, E]
         reward = error.square().mean(-1, True)  # [*B, 1]
         if self.normalize_reward:
-            if self.training:
-                self.reward_statistics.update(reward)
+            self._follow(self.reward_statistics, reward)
             deviation = self.reward_statistics.std.clamp_min(1e-8).to(reward.dtype)
             reward = (reward / deviation).clamp(-self.reward_clip, self.reward_clip)
         return reward
+
+    def _follow(self, statistics: RunningMeanStd, value: Tensor) -> None:
+        """Let the statistics follow the rows that have moved, or were reset."""
+        if self.training:
+            rows = self._rows
+            moved = value if rows is None else value[rows.reshape(value.shape[: self._batch_ndim])]
+            statistics.update(moved)
+
+    def _of_rows(self, rows: Tensor | None, record: Any) -> Any:
+        self.__dict__["_rows"] = rows
+        try:
+            return self._call(record)
+        finally:
+            self.__dict__["_rows"] = None
+
+    def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
+        return self._of_rows(tensordict.get("_step", None), next_tensordict)
+
+    def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
+        return self._of_rows(self._inside.being_reset(tensordict), tensordict_reset)
 
     def prediction_error(self, observation: Tensor) -> Tensor:
         """Return the loss of the predictor ``[*B]``, with gradients; statistics stand still."""
@@ -349,6 +373,7 @@ class RNDTransform(Transform):
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Add the reward to the observations."""
+        self.__dict__["_inside"] = Inside(specs)
         self._batch_ndim = len(specs["observation"].shape)
         return super().transform_specs(specs)
 

@@ -19,6 +19,7 @@ from torchrl.envs.transforms.compose import Compose
 from torchrl.envs.transforms.episode import done_keys, nearest_reset
 from torchrl.envs.transforms.functional import windows
 from torchrl.envs.transforms.images import rearranged
+from torchrl.envs.transforms.inside import Inside
 from torchrl.envs.transforms.pixels import PIXELS, Keys
 
 NEXT_DONE = ("next", "done")
@@ -243,6 +244,7 @@ class CatFrames(Windowed):
         self.__dict__["_real"] = None
 
     _real: Tensor | None
+    _inside: Inside
 
     def get_extra_state(self) -> Any:
         """Return the frames at hand, and which of them exist."""
@@ -280,10 +282,12 @@ class CatFrames(Windowed):
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
         super()._reset(tensordict, tensordict_reset)
         if self.mask_key is not None:
-            done = tensordict_reset.get("done")
-            real = torch.zeros_like(done).repeat(*(1,) * (done.ndim - 1), self.N)
+            rows = self._inside.over(tensordict_reset)  # [*B, 1]
+            real = torch.zeros_like(rows).repeat(*(1,) * (rows.ndim - 1), self.N)
             real[..., -1] = True
-            mask = self._mask(self.in_keys[0], tensordict)
+            mask = self._inside.being_reset(tensordict)
+            if self.reset_key is not None and tensordict is not None:
+                mask = tensordict.get(self.reset_key, mask)
             if mask is not None and self._real is not None:
                 real = torch.where(mask, real, self._real)
             self.__dict__["_real"] = real
@@ -328,8 +332,10 @@ class CatFrames(Windowed):
             )
         super().transform_specs(specs)
         if self.mask_key is not None:
-            shape = (*specs["done"].shape, self.N)
-            specs["observation"][self.mask_key] = Binary(shape=shape, dtype=torch.bool)
+            shape, device = (*specs["done"].shape, self.N), specs["done"].device
+            self.__dict__["_inside"] = Inside(specs)
+            mask = Binary(shape=shape, dtype=torch.bool, device=device)
+            specs["observation"][self.mask_key] = mask
         return specs
 
     def make_rb_transform_and_sampler(

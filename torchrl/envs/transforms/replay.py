@@ -17,6 +17,7 @@ from torchrl._core.keys import as_keys, leaf_keys, next_key, require, sibling
 from torchrl._core.mdp import DONE, last_name
 from torchrl._core.returns import reward2go
 from torchrl.data import Composite
+from torchrl.envs.step_plan import expand_flag
 from torchrl.envs.transforms.base import Transform
 
 
@@ -280,7 +281,7 @@ class Reward2GoTransform(OfBuffers):
         out = tensordict.copy()
         for source, destination in zip(self.in_keys, self.out_keys, strict=True):
             reward = tensordict.get(source)
-            ends = done.expand(reward.shape)
+            ends = expand_flag(done, reward.shape)
             time = tensordict.ndim - 1 - reward.ndim  # negative
             out.set(destination, reward2go(reward, ends, self.gamma, time_dim=time))
         return out
