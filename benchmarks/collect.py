@@ -53,8 +53,10 @@ def beside_by_hand() -> None:
 def beside_a_peer() -> None:
     """Collect with the same program in both: tanh-normal actor, log-probability, two transforms."""
     print("Pendulum-v1, tanh-normal actor with log-probabilities, two transforms")
-    batches, peer = iter(pendulum(PENDULUM_FRAMES)), Peer("PEER_TORCHRL", "same_api.py")
-
+    peer = Peer("PEER_TORCHRL", "same_api.py")
+    if not peer.is_there:
+        return
+    batches = iter(pendulum(PENDULUM_FRAMES))
     rounds = {
         "peer": lambda: peer.round(PENDULUM_FRAMES),
         "torchrl": lambda: timed(lambda: next(batches)),

@@ -115,7 +115,10 @@ class SAC:
 
 def ppo() -> None:
     print("PPO, CartPole-v1: 8 environments x 128 steps, 4 epochs of 4 minibatches, 64 x 64")
-    ours, peer = PPO(), Peer("PEER_SB3", "sb3.py", "ppo")
+    peer = Peer("PEER_SB3", "sb3.py", "ppo")
+    if not peer.is_there:
+        return
+    ours = PPO()
     rounds = {
         "Stable-Baselines3": lambda: peer.round(PPO_FRAMES),
         "torchrl": lambda: timed(lambda: ours.train(PPO_FRAMES)),
@@ -126,7 +129,10 @@ def ppo() -> None:
 
 def sac() -> None:
     print("SAC, Pendulum-v1: 256 x 256, batches of 256, one update a frame")
-    ours, fused, peer = SAC(fused=False), SAC(fused=True), Peer("PEER_SB3", "sb3.py", "sac")
+    peer = Peer("PEER_SB3", "sb3.py", "sac")
+    if not peer.is_there:
+        return
+    ours, fused = SAC(fused=False), SAC(fused=True)
     rounds = {
         "Stable-Baselines3": lambda: peer.round(SAC_FRAMES),
         "torchrl": lambda: timed(lambda: ours.train(SAC_FRAMES)),

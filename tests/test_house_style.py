@@ -12,6 +12,7 @@ MAX_FILE, MAX_CLASS, MAX_FUNCTION, MAX_ARGS = 600, 400, 80, 12
 
 # Signatures that users of the API rely on, and why they are long.
 LONG_SIGNATURES = {
+    "torchrl/collectors/evaluator.py:Evaluator.__init__": "which episodes, what becomes of them",
     "torchrl/collectors/multi.py:MultiCollector.__init__": "those of one collector, and of workers",
     "torchrl/collectors/single.py:Collector.__init__": "three devices, limits, what batches become",
     "torchrl/data/replay_buffers/buffer.py:ReplayBuffer.__init__": "its parts, prefetching",

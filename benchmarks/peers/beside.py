@@ -27,7 +27,7 @@ class Peer:
         self._process: subprocess.Popen | None = None
         place = os.environ.get(variable)
         if place is None:
-            print(f"{script}: left out; {variable}=PATH names its virtual environment")
+            print(f"left out: {variable}=PATH names the virtual environment of the peer")
             return
         self._process = subprocess.Popen(
             [Path(place) / "bin" / "python", HERE / script, *args],
@@ -39,11 +39,15 @@ class Peer:
             cwd="/",
         )
 
+    @property
+    def is_there(self) -> bool:
+        """Say whether there is such a peer."""
+        return self._process is not None
+
     def round(self, frames: int) -> float:
         """Return the processor seconds of a round."""
         process = self._process
-        if process is None:
-            return float("nan")
+        assert process is not None
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(f"{frames}\n")
