@@ -328,11 +328,11 @@ class LossModule(TensorDictModuleBase):
 
     def _convert_scalars(self, out: TensorDict) -> None:
         """Leave out what has no samples, or return it as numbers."""
-        for name, value in list(out.items()):
-            if not value.ndim:
-                out.pop(name)
-                if self.scalar_output_mode == "non_tensor":
-                    out.set_non_tensor(name, value.item())
+        scalars: Any = [item for item in out.items() if not item[1].ndim]
+        for name, value in scalars:
+            out.pop(name)
+            if self.scalar_output_mode == "non_tensor":
+                out.set_non_tensor(name, value.item())
 
     def _as_data(self, td: TensorDictBase, mask: Tensor | None) -> TensorDictBase:
         """Check the batch, and return it as what it is: data, which takes no gradient.

@@ -117,8 +117,9 @@ class MaxEntropyLoss(CriticLoss):
                     found=type(dist).__name__,
                 )
             )
-        sample, ndim = dist.rsample(), self._log_prob_ndim(td)
+        sample: Any = dist.rsample()
         value: Any = dist.log_prob(sample)
+        ndim = self._log_prob_ndim(td)
         if isinstance(dist, CompositeDistribution):
             actions = {key: sample.get(key) for key in actor.dist_sample_keys}
             log_prob = value if isinstance(value, Tensor) else sum_leaves(value, ndim)

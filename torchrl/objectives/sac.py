@@ -246,7 +246,7 @@ class DiscreteSACLoss(MaxEntropyLoss):
     def _policy(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Return probabilities and their logarithms ``[*B, A]``; impossible actions have zeros."""
         actor = self.actor_network
-        dist = distribution(actor, td)
+        dist: Any = distribution(actor, td)
         log_probs = dist.logits.log_softmax(-1)
         return log_probs.exp(), log_probs.clamp_min(torch.finfo(log_probs.dtype).min)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -80,7 +81,7 @@ class DreamerEnv(ModelBasedEnvBase):
             raise ValueError(describe(self, "has no obs_decoder", mend="Give it one."))
         return self.obs_decoder(tensordict)
 
-    def _reset(self, tensordict: TensorDictBase | None) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None, **_: Any) -> TensorDictBase:
         spec = self.observation_spec
         if tensordict is not None and not self.batch_size:
             spec = spec.expand(tensordict.batch_size)

@@ -314,15 +314,14 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         with use_params(network, params):
             return self._evaluate(place)
 
-    def _evaluate(self, inputs: TensorDictBase) -> Tensor:
+    def _evaluate(self, inputs: Any) -> Tensor:
         """Return the critic's values, found piece by piece if so chosen."""
         network, key, dim = self.value_network, self.tensor_keys.value, self.value_chunk_dim
         size, count = self.value_chunk_size, self.num_chunks
         if size is None and count is None:
             return take(network, inputs, key)
-        dim = dim % inputs.ndim
-        inputs = inputs.select(*network.in_keys)
-        pieces = inputs.chunk(count, dim) if size is None else inputs.split(size, dim)
+        dim, inputs = dim % inputs.ndim, inputs.select(*network.in_keys)
+        pieces: Any = inputs.split(size, dim) if count is None else inputs.chunk(count, dim)
         return torch.cat([take(network, piece, key) for piece in pieces], dim)
 
     def _shifted_values(

@@ -125,7 +125,8 @@ def build_value_estimator(
     classes = {entry.cls: name for name, entry in _REGISTRY.items()}
     if isinstance(value_type, type) and value_type not in classes:
         return value_type(**{"value_network": networks["value_network"], **given, **hyperparams})
-    entry = get_value_estimator_entry(classes.get(value_type, value_type))  # type: ignore[call-overload]
+    name: Any = classes[value_type] if isinstance(value_type, type) else value_type
+    entry = get_value_estimator_entry(name)
     if not issubclass(entry.cls, VTrace):
         networks.pop("actor_network", None)
     given = {name: value for name, value in given.items() if name in entry.default_kwargs}

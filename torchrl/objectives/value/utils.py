@@ -1,5 +1,6 @@
-"""Trajectories apart, under the path where estimators once had them."""
+"""What estimators are built from, under a path of their own."""
 
-from torchrl._core.legacy import moved
+from torchrl._core.returns import discounted_scan
+from torchrl.objectives.value.base import standardized
 
-__getattr__ = moved(__name__, "torchrl.data.trajectories")
+__all__ = ["discounted_scan", "standardized"]
