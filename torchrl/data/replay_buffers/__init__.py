@@ -2,12 +2,24 @@
 
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
 from torchrl.data.replay_buffers.checkpointers import (
+    ConvertingCheckpointer,
+    FlatStorageCheckpointer,
+    H5StorageCheckpointer,
     ListStorageCheckpointer,
+    NestedStorageCheckpointer,
     StorageCheckpointerBase,
     TensorStorageCheckpointer,
 )
 from torchrl.data.replay_buffers.ensemble import ReplayBufferEnsemble
 from torchrl.data.replay_buffers.her import HERReplayBuffer, HindsightStrategy
+from torchrl.data.replay_buffers.layouts import (
+    Flat2TED,
+    H5Combine,
+    H5Split,
+    Nested2TED,
+    TED2Flat,
+    TED2Nested,
+)
 from torchrl.data.replay_buffers.offline_to_online import (
     OfflineToOnlineReplayBuffer,
     prefill_replay_buffer,
@@ -61,6 +73,12 @@ __all__ = [
     "CompactStorage",
     "CompressedListStorage",
     "ConsumingSampler",
+    "ConvertingCheckpointer",
+    "Flat2TED",
+    "FlatStorageCheckpointer",
+    "H5Combine",
+    "H5Split",
+    "H5StorageCheckpointer",
     "HERReplayBuffer",
     "HindsightStrategy",
     "ImmutableDatasetWriter",
@@ -71,6 +89,8 @@ __all__ = [
     "LinearScheduler",
     "ListStorage",
     "ListStorageCheckpointer",
+    "Nested2TED",
+    "NestedStorageCheckpointer",
     "OfflineToOnlineReplayBuffer",
     "ParameterScheduler",
     "PrioritizedReplayBuffer",
@@ -89,8 +109,10 @@ __all__ = [
     "StalenessAwareSampler",
     "StepScheduler",
     "Storage",
-    "StorageEnsemble",
     "StorageCheckpointerBase",
+    "StorageEnsemble",
+    "TED2Flat",
+    "TED2Nested",
     "TensorDictMaxValueWriter",
     "TensorDictPrioritizedReplayBuffer",
     "TensorDictReplayBuffer",

@@ -16,10 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import is_tensor_collection
+from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
 
 from torchrl._core.errors import describe
+from torchrl._core.optional import require_package
+from torchrl.data.replay_buffers.layouts import (
+    Flat2TED,
+    H5Combine,
+    H5Split,
+    Nested2TED,
+    TED2Flat,
+    TED2Nested,
+)
 
 CURRENT = "CURRENT"  # the file that names the current folder
 META = "storage.json"
@@ -182,11 +191,11 @@ class ConvertingCheckpointer(StorageCheckpointerBase):
             for hook in self.save_hooks:
                 rows = hook(rows)
         state = {"counts": storage.counts, "row_shape": list(storage.row_shape)}
-        torch.save({**state, "rows": rows}, folder / "converted.pt")
+        self._write({**state, "rows": rows}, folder)
 
     def loads(self, storage: Any, path: str | Path) -> None:
         """Take over what the load hooks make of a save."""
-        state = torch.load(Path(path) / "converted.pt", weights_only=False)
+        state = self._read(Path(path))
         storage.empty()
         if state["rows"] is not None:
             rows = state["rows"]
@@ -194,3 +203,70 @@ class ConvertingCheckpointer(StorageCheckpointerBase):
                 rows = hook(rows)
             storage.write_run(0, *storage.prepare(rows, True))
         storage.load_counts(state["counts"], state["row_shape"])
+
+    def _write(self, state: dict[str, Any], folder: Path) -> None:
+        torch.save(state, folder / "converted.pt")
+
+    def _read(self, folder: Path) -> dict[str, Any]:
+        return torch.load(folder / "converted.pt", weights_only=False)
+
+
+class FlatStorageCheckpointer(ConvertingCheckpointer):
+    """Saves what follows a step once: see :class:`TED2Flat`."""
+
+    def __init__(self) -> None:
+        super().__init__([TED2Flat()], [Flat2TED()])
+
+
+class NestedStorageCheckpointer(ConvertingCheckpointer):
+    """Saves runs of steps as nested tensors: see :class:`TED2Nested`."""
+
+    def __init__(self) -> None:
+        super().__init__([TED2Nested()], [Nested2TED()])
+
+
+class H5StorageCheckpointer(ConvertingCheckpointer):
+    """Saves runs of steps as groups of an HDF5 file, ``rows.h5``: see :class:`H5Split`.
+
+    Raises:
+        ImportError: when something is saved or loaded without h5py.
+    """
+
+    def __init__(self) -> None:
+        super().__init__([H5Split()], [H5Combine()])
+
+    def _write(self, state: dict[str, Any], folder: Path) -> None:
+        h5py = require_package("h5py", needed_by=self, extra="offline")
+        with h5py.File(folder / "rows.h5", "w") as file:
+            file.attrs["counts"], file.attrs["row_shape"] = state["counts"], state["row_shape"]
+            if state["rows"] is not None:
+                _write_group(file.create_group("rows"), state["rows"])
+
+    def _read(self, folder: Path) -> dict[str, Any]:
+        h5py = require_package("h5py", needed_by=self, extra="offline")
+        with h5py.File(folder / "rows.h5") as file:
+            rows = _read_group(h5py, file["rows"]) if "rows" in file else None
+            counts, row_shape = (file.attrs[name].tolist() for name in ("counts", "row_shape"))
+        shape = [int(size) for size in row_shape]
+        return {"counts": counts, "row_shape": shape, "rows": rows}
+
+
+def _write_group(group: Any, data: TensorDictBase) -> None:
+    for name, value in data.items():
+        if is_tensor_collection(value):
+            child = group.create_group(name)
+            child.attrs["batch_size"] = list(value.batch_size)
+            _write_group(child, value)
+        else:
+            group.create_dataset(name, data=value.numpy(force=True))
+
+
+def _read_group(h5py: Any, group: Any) -> TensorDict:
+    size = [int(size) for size in group.attrs.get("batch_size", [])]
+    entries = {
+        name: _read_group(h5py, child)
+        if isinstance(child, h5py.Group)
+        else torch.as_tensor(child[()])
+        for name, child in group.items()
+    }
+    return TensorDict(entries, size)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchrl._core.errors import DTypeError, ShapeError, describe
 from torchrl._core.keys import next_key
+from torchrl.data.replay_buffers.layouts import equal_bits
 from torchrl.data.replay_buffers.storages.base import Place, Storage
 from torchrl.data.replay_buffers.storages.schema import Schema, lead_shape, stack_rows
 from torchrl.data.replay_buffers.storages.tensor import LazyTensorStorage
@@ -163,7 +164,7 @@ class CompactStorage(Storage):
         """Note what follows ``items [N]``: in the pool, unless the next slots begin with it."""
         after, same = self._after(items), torch.ones(len(items), dtype=torch.bool)
         for number, value in values.items():
-            same &= _equal_bits(self._beginnings(number)[after], value).cpu()
+            same &= equal_bits(self._beginnings(number)[after], value).cpu()
         places = self._place_of[items]
         self._free = torch.cat([self._free, places[same & (places >= 0)]])
         places[same] = DERIVED
@@ -301,15 +302,3 @@ class CompactStorage(Storage):
         self._pool = {
             n: values.to(self._pool[n].device) for n, values in state_dict["pool"].items()
         }
-
-
-def _equal_bits(left: Tensor, right: Tensor) -> Tensor:
-    """Say of which rows ``[N, *F]`` all bits are the same."""
-    count = len(left)
-    if not left.numel():
-        return torch.ones(count, dtype=torch.bool)
-    bits = [
-        side.contiguous().view(count, -1).view(torch.uint8)
-        for side in (left.to(right.device), right)
-    ]
-    return (bits[0] == bits[1]).all(1)
