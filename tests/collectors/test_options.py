@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -133,6 +133,16 @@ def test_what_a_recurrent_policy_reads_is_appended(kind):
     torch.testing.assert_close(batch["recurrent_state"][:, 1:][~begins[:, 1:]], carried)
 
 
+def test_lazy_layers_get_their_shapes_from_what_is_appended():
+    gru = GRUModule(2, 4, in_key="observation", out_key="hidden")
+    policy = TensorDictSequential(gru, TensorDictModule(nn.LazyLinear(1), ["hidden"], ["action"]))
+    with MultiSyncCollector(
+        [counting] * 2, policy, frames_per_batch=8, auto_register_policy_transforms=True
+    ) as collector:
+        assert collector.next().shape == (2, 4)
+    assert policy[1].module.in_features == 4
+
+
 def test_what_is_there_is_not_appended_again():
     gru = GRUModule(2, 1, in_key="observation", out_key="action")
     env = TransformedEnv(counting(), InitTracker()).append_transform(gru.make_tensordict_primer())
@@ -161,6 +171,9 @@ def test_weights_for_some_workers():
         assert (batch["action"] == 2.0).all()
         assert (batch["policy_version"] == 2).all()
         assert collector.policy_version == 2
+        collector.update_policy_weights_(constant(3.0))
+        collector.update_policy_weights_(constant(4.0), worker_ids=[0])
+        assert collector.next()["action"].squeeze(-1).tolist() == [[4.0] * 4, [3.0] * 4]
         with pytest.raises(ValueError, match=r"no such workers; expected numbers from 0 to 1, fou"):
             collector.update_policy_weights_(worker_ids=[1, 2])
     with pytest.raises(ValueError, match="Collector: it has no workers to choose from"):

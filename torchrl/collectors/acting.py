@@ -90,6 +90,7 @@ class ActingPolicy:
     def take(self, weights: dict[str, Tensor], version: int) -> None:
         """Act with these weights until newer ones are found."""
         assert self._receiver is not None
+        self._receiver.poll()  # what was sent before is not to come after
         self._receiver.take(weights, version)
 
     def _looking(self) -> PreparedPolicy:

@@ -113,7 +113,7 @@ def materialize(policy: nn.Module, recipe: Factory, kwargs: Mapping[str, Any] | 
     env: Any = recipe if given else recipe(**(kwargs or {}))
     try:
         with torch.no_grad():
-            policy(env.fake_tensordict().exclude("next"))
+            policy(with_needs_of(policy, env).fake_tensordict().exclude("next"))
     finally:
         if not given:
             env.close()
