@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from torchrl.objectives.calls import merge, value_of
-from torchrl.objectives.max_entropy import MaxEntropyLoss
+from torchrl.objectives.max_entropy import OUT_KEYS, MaxEntropyLoss
 from torchrl.objectives.networks import frozen
 
 
@@ -37,11 +36,6 @@ class CrossQLoss(MaxEntropyLoss):
     Source: Bhatt et al., 2024, https://arxiv.org/abs/1902.05605, figure 2.
     """
 
-    network_inputs: Mapping[str, str] = {
-        "actor_network": "root next",
-        "qvalue_network": "root next",
-    }
-
     def __init__(
         self,
         actor_network: Any,
@@ -57,11 +51,7 @@ class CrossQLoss(MaxEntropyLoss):
         self.convert_to_functional(qvalue_network, "qvalue_network", num_qvalue_nets)
         self._set_target_entropy(target_entropy, action_spec)
         self.out_keys = [
-            "loss_actor",
-            "loss_qvalue",
-            "loss_alpha",
-            "alpha",
-            "entropy",
+            *OUT_KEYS,
             "log_prob",
             "td_error",
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from torchrl.objectives.distributions import check_actor, heads, sum_leaves, sum
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss, spec_leaf
 
 Actions = dict[NestedKey, Tensor]
+OUT_KEYS = ("loss_actor", "loss_qvalue", "loss_alpha", "alpha", "entropy")
 
 
 @dataclass
@@ -50,6 +51,10 @@ class MaxEntropyLoss(CriticLoss):
     """
 
     _AcceptedKeys = MaxEntropyKeys
+    network_inputs: Mapping[str, str] = {
+        "actor_network": "root next",
+        "qvalue_network": "root next",
+    }
     log_alpha: Tensor
     target_entropy: Tensor
     actor_network: Any

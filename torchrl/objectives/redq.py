@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torchrl._core.errors import describe
 from torchrl._core.keys import next_key
 from torchrl.modules import gSDEModule
 from torchrl.objectives.calls import value_of
-from torchrl.objectives.max_entropy import Actions, MaxEntropyLoss
+from torchrl.objectives.max_entropy import OUT_KEYS, Actions, MaxEntropyLoss
 from torchrl.objectives.networks import frozen
 
 NOISE = "_eps_gSDE"
@@ -50,11 +49,6 @@ class REDQLoss(MaxEntropyLoss):
     Source: Chen et al., 2021, https://arxiv.org/abs/2101.05982, algorithm 1.
     """
 
-    network_inputs: Mapping[str, str] = {
-        "actor_network": "root next",
-        "qvalue_network": "root next",
-    }
-
     def __init__(
         self,
         actor_network: Any,
@@ -90,11 +84,7 @@ class REDQLoss(MaxEntropyLoss):
         self.num_qvalue_nets, self.sub_sample_len = num_qvalue_nets, sub_sample_len
         self._set_target_entropy(target_entropy, action_spec)
         self.out_keys = [
-            "loss_actor",
-            "loss_qvalue",
-            "loss_alpha",
-            "alpha",
-            "entropy",
+            *OUT_KEYS,
             "state_action_value_actor",
             "action_log_prob_actor",
             "next.state_value",

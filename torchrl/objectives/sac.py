@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +17,7 @@ from torchrl._core.errors import describe
 from torchrl._core.keys import write
 from torchrl.modules.tensordict_module.choices import resolve
 from torchrl.objectives.calls import distribution, take, value_of
-from torchrl.objectives.max_entropy import Actions, MaxEntropyKeys, MaxEntropyLoss
+from torchrl.objectives.max_entropy import OUT_KEYS, Actions, MaxEntropyKeys, MaxEntropyLoss
 from torchrl.objectives.networks import frozen
 from torchrl.objectives.off_policy import spec_leaf
 
@@ -60,11 +59,6 @@ class SACLoss(MaxEntropyLoss):
         network https://arxiv.org/abs/1801.01290, eq. 5, 7, 12.
     """
 
-    network_inputs: Mapping[str, str] = {
-        "actor_network": "root next",
-        "qvalue_network": "root next",
-    }
-
     def __init__(
         self,
         actor_network: Any,
@@ -100,7 +94,7 @@ class SACLoss(MaxEntropyLoss):
             create_target_params=delay_qvalue and not self.has_value,
         )
         self._set_target_entropy(target_entropy, action_spec)
-        self.out_keys = ["loss_actor", "loss_qvalue", "loss_alpha", "alpha", "entropy"]
+        self.out_keys = list(OUT_KEYS)
         if self.has_value:
             self.out_keys = [*self.out_keys, "loss_value"]
 
@@ -173,10 +167,6 @@ class DiscreteSACLoss(MaxEntropyLoss):
     """
 
     _AcceptedKeys = DiscreteSACKeys
-    network_inputs: Mapping[str, str] = {
-        "actor_network": "root next",
-        "qvalue_network": "root next",
-    }
 
     def __init__(
         self,
@@ -215,7 +205,7 @@ class DiscreteSACLoss(MaxEntropyLoss):
                 )
             target_entropy = target_entropy_weight * math.log(num_actions)
         self._set_target_entropy(target_entropy, None)
-        self.out_keys = ["loss_actor", "loss_qvalue", "loss_alpha", "alpha", "entropy"]
+        self.out_keys = list(OUT_KEYS)
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         self._limit_alpha()

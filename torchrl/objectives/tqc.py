@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl.objectives.calls import take
 from torchrl.objectives.dqn import quantile_huber
-from torchrl.objectives.max_entropy import MaxEntropyLoss
+from torchrl.objectives.max_entropy import OUT_KEYS, MaxEntropyLoss
 from torchrl.objectives.networks import frozen
 
 
@@ -45,11 +44,6 @@ class TQCLoss(MaxEntropyLoss):
     Source: Kuznetsov et al., 2020, https://arxiv.org/abs/2005.04269, eq. 6 to 12.
     """
 
-    network_inputs: Mapping[str, str] = {
-        "actor_network": "root next",
-        "qvalue_network": "root next",
-    }
-
     def __init__(
         self,
         actor_network: Any,
@@ -71,7 +65,7 @@ class TQCLoss(MaxEntropyLoss):
         )
         self.top_quantiles_to_drop = top_quantiles_to_drop_per_net * num_qvalue_nets
         self._set_target_entropy(target_entropy, action_spec)
-        self.out_keys = ["loss_actor", "loss_qvalue", "loss_alpha", "alpha", "entropy"]
+        self.out_keys = list(OUT_KEYS)
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         self._limit_alpha()
