@@ -46,9 +46,19 @@ class Wrong(CountingEnv):
         (LyingEnv("float64"), r"'observation' has another dtype .*float32, found torch.float64"),
         (LyingEnv("shape"), r"'observation' has another shape .*\(2,\), found \(1,\)"),
         (LyingEnv("reward"), r"'reward' is not in what _step\(\) returned"),
-        (LyingEnv("late"), r"\('next', 'observation'\) .*torch.float32, found torch.float64"),
-        (Wrong({"extra": torch.zeros(1)}), r"\('next', 'extra'\): in the data, but not"),
-        (Wrong({"_extra": torch.zeros(1), "more": torch.zeros(1)}), r"- entry 'more': in the data"),
+        (
+            LyingEnv("late"),
+            r"entry \('next', 'observation'\) \(observation_spec\): has another dtype; expected "
+            r"torch.float32, found torch.float64. Call to\(torch.float32\).*DoubleToFloat",
+        ),
+        (
+            Wrong({"extra": torch.zeros(1)}),
+            r"\('next', 'extra'\): is in the data, but not in the specs; expected no such entry",
+        ),
+        (
+            Wrong({"_extra": torch.zeros(1), "more": torch.zeros(1)}),
+            r"- entry 'more': is in the data",
+        ),
     ],
 )
 def test_faults(env, words):
@@ -69,8 +79,38 @@ def test_every_fault_is_told():
     env.observation_spec = Composite(observation=Bounded(5, 6, (2,)))
     with pytest.raises(AssertionError, match="outside") as info:
         check_env_specs(env)
+    assert str(info.value).count("('next', 'reward')") == 1
+    assert "expected values from 100.0 to 101.0, found [" in str(info.value)
+    assert "Widen reward_spec" in str(info.value)
     for name in ("entry 'observation' (obs", "('next', 'observation')", "('next', 'reward')"):
         assert name in str(info.value)
+
+
+class Late(CountingEnv):
+    """Goes wrong in its second step."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def _step(self, tensordict):
+        out = super()._step(tensordict)
+        return out if self.count < 2 else self.change(out)
+
+
+def test_the_mend_is_to_the_point():
+    turned = Late(lambda td: td.set("observation", td["observation"].unsqueeze(0)))
+    with pytest.raises(
+        AssertionError, match=r"expected \(2,\), found \(1, 2\). Call reshape\(2,\)"
+    ):
+        check_env_specs(turned)
+    renamed = Late(lambda td: td.rename_key_("observation", "observations"))
+    with pytest.raises(
+        AssertionError,
+        match=r"'observation'\): is in the specs, but not in the data.*Did you mean "
+        r"\('next', 'observations'\)\? Return it from _step\(\)",
+    ):
+        check_env_specs(renamed)
 
 
 def test_dtypes_can_be_passed_over():

@@ -8,9 +8,17 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, SpecError
+from torchrl._core.errors import (
+    DTypeError,
+    MissingKeyError,
+    ShapeError,
+    SpecError,
+    describe,
+    nearest,
+)
 from torchrl._core.log import logger
 from torchrl.envs.partial_reset import entry_names
+from torchrl.envs.spec_access import leaf_names
 from torchrl.envs.step_plan import differs_within
 
 if TYPE_CHECKING:
@@ -42,7 +50,7 @@ def check_env_specs(
 
     Raises:
         SpecCheckError: (an ``AssertionError``) if they differ; it names each entry, what was
-            expected and what was found.
+            expected, what was found and how to mend it.
 
     >>> from torchrl.envs import GymEnv
     >>> check_env_specs(GymEnv("CartPole-v1"))
@@ -51,7 +59,7 @@ def check_env_specs(
         torch.manual_seed(seed)
         env.set_seed(seed)
     modes = [True, False] if break_when_any_done == "both" else [break_when_any_done]
-    problems: dict[str, None] = {}
+    problems: dict[str, str] = {}
     for mode in modes:
         try:
             steps = env.rollout(
@@ -61,35 +69,40 @@ def check_env_specs(
                 tensordict=tensordict,
             )
         except (DTypeError, MissingKeyError, ShapeError) as error:
-            problems[str(error)] = None
+            problems[""] = str(error)
             break
         for step in steps.unbind(steps.ndim - 1):
-            problems |= dict.fromkeys(_deviations(env, step, check_dtype))
+            for text in _deviations(env, step, check_dtype):
+                problems.setdefault(text.partition(";")[0], text)  # each entry once
     if problems:
         raise SpecCheckError(
-            f"{type(env).__name__} does not keep to its specs:\n- " + "\n- ".join(problems)
+            f"{type(env).__name__} does not keep to its specs:\n- " + "\n- ".join(problems.values())
         )
     logger.info("check_env_specs succeeded!")
 
 
 def _deviations(env: EnvBase, step: TensorDictBase, check_dtype: bool) -> list[str]:
-    found = []
-    expected_keys, keys = set(entry_names(env.fake_tensordict())), set(entry_names(step))
+    promised, present = set(entry_names(env.fake_tensordict())), set(entry_names(step))
+    found = [_absent(key, present - promised) for key in sorted(promised - present, key=str)]
     found += [
-        f"entry {key!r}: in the specs, but not in the data; expected among {_texts(keys)}"
-        for key in sorted(expected_keys - keys, key=str)
-    ]
-    found += [
-        f"entry {key!r}: in the data, but not in the specs; add it to a spec or leave it out"
-        for key in sorted(keys - expected_keys, key=str)
+        _unpromised(key, promised - present)
+        for key in sorted(present - promised, key=str)
         if not _is_private(key)
     ]
-    following = step.get("next")
-    specs = env._get_specs()
-    for group in ("action", "state", "observation", "done"):
-        found += _compare(step, (), specs[group], group, check_dtype, env.batch_locked)
-    for group in ("observation", "reward", "done"):
-        found += _compare(following, ("next",), specs[group], group, check_dtype, env.batch_locked)
+    specs, following = env._get_specs(), step.get("next")
+    sides = (
+        ((), step, ("action", "state", "observation", "done")),
+        (("next",), following, ("observation", "reward", "done")),
+    )
+    for path, record, groups in sides:
+        for group in groups:
+            for key in leaf_names(specs[group]):
+                spec = specs[group][key]
+                value = None if differs_within(record, key, spec) else record.get(key, None)
+                if isinstance(value, Tensor):
+                    name = (*path, *((key,) if isinstance(key, str) else key))
+                    entry = name[0] if len(name) == 1 else name
+                    found += _differs(env, entry, group, spec, value, check_dtype)
     return found
 
 
@@ -97,36 +110,53 @@ def _is_private(key: NestedKey) -> bool:
     return any(str(part).startswith("_") for part in ((key,) if isinstance(key, str) else key))
 
 
-def _texts(keys: set[NestedKey]) -> list[str]:
-    return sorted(map(str, keys))
+def _absent(key: NestedKey, others: set[NestedKey]) -> str:
+    hook = "_step()" if key[0] == "next" else "_reset(), and carry it on"
+    return describe(
+        f"entry {key!r}",
+        "is in the specs, but not in the data",
+        expected="an entry of that name",
+        found=sorted(others, key=str) or None,
+        mend=f"{nearest(key, others)} Return it from {hook}, or take it out of its spec.".lstrip(),
+    )
 
 
-def _compare(
-    record: Any, path: tuple[str, ...], specs: Any, group: str, check_dtype: bool, locked: bool
+def _unpromised(key: NestedKey, others: set[NestedKey]) -> str:
+    return describe(
+        f"entry {key!r}",
+        "is in the data, but not in the specs",
+        expected=sorted(others, key=str) or "no such entry",
+        mend=f"{nearest(key, others)} Add it to observation_spec or state_spec, or leave it out; a "
+        "name that begins with '_' is private.".lstrip(),
+    )
+
+
+def _differs(
+    env: EnvBase, entry: NestedKey, group: str, spec: TensorSpec, value: Tensor, check_dtype: bool
 ) -> list[str]:
-    found = []
-    for key in specs.keys(True, True):
-        spec = specs[key]
-        value = None if differs_within(record, key, spec) else record.get(key, None)
-        if isinstance(value, Tensor):
-            name = (*path, *((key,) if isinstance(key, str) else key))
-            fact = _differs(value, spec, check_dtype, locked)
-            if fact:
-                found.append(
-                    f"entry {(name[0] if len(name) == 1 else name)!r} ({group}_spec): {fact}"
-                )
-    return found
+    """Return how a value differs from its spec, at most one way."""
 
+    def told(fact: str, expected: Any, found: Any, mend: str) -> list[str]:
+        who = f"entry {entry!r} ({group}_spec)"
+        return [describe(who, fact, expected=expected, found=found, mend=mend)]
 
-def _differs(value: Tensor, spec: TensorSpec, check_dtype: bool, locked: bool) -> str:
-    shape = value.shape if locked else value.shape[value.ndim - len(spec.shape) :]
-    if shape != spec.shape and -1 not in spec.shape:
-        return f"expected shape {tuple(spec.shape)}, found {tuple(value.shape)}"
+    own = value.shape if env.batch_locked else value.shape[value.ndim - len(spec.shape) :]
+    if own != spec.shape and -1 not in spec.shape:
+        mend = f"Return that shape, or mend {group}_spec."
+        if value.numel() == spec.shape.numel():
+            mend = f"Call reshape{tuple(spec.shape)} before it is returned, or mend {group}_spec."
+        return told("has another shape", tuple(spec.shape), tuple(value.shape), mend)
     if value.dtype != spec.dtype:
-        return f"expected dtype {spec.dtype}, found {value.dtype}" if check_dtype else ""
-    if not _without_mask(spec).is_in(value):
-        return f"found a value outside of its spec {spec}: {value}"
-    return ""
+        mend = f"Call to({spec.dtype}) before it is returned, or mend {group}_spec."
+        if (value.dtype, spec.dtype) == (torch.float64, torch.float32):
+            mend += " DoubleToFloat() casts on the way out."
+        return told("has another dtype", spec.dtype, value.dtype, mend) if check_dtype else []
+    complaint = _without_mask(spec).complaint(value)
+    if complaint is None:
+        return []
+    expected, found = _told(str(complaint))
+    mend = f"Widen {group}_spec, or keep to it; spec.project(value) brings values back."
+    return told("lies outside of its spec", expected, found, mend)
 
 
 def _without_mask(spec: TensorSpec) -> TensorSpec:
@@ -136,3 +166,10 @@ def _without_mask(spec: TensorSpec) -> TensorSpec:
     free: Any = spec.clone()
     free.update_mask(None)
     return free
+
+
+def _told(complaint: str) -> tuple[str, str]:
+    """Return what a spec's complaint says was expected and found."""
+    _, _, facts = complaint.partition("; expected ")
+    expected, _, found = facts.partition(", found ")
+    return expected, found.split(". ")[0]
