@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+EXTRAS ?= .venv-extras
 WORKERS ?= 2
 ARGS ?=
 # Small networks lose more to waking a second thread than it gives.
@@ -11,9 +12,8 @@ SCRIPTS ?= ../shared/acceptance
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PIP := $(BIN)/python -m pip -qq --disable-pip-version-check --no-input
 
-.PHONY: check test scripts train bench docs clean
+.PHONY: check test test-extras scripts train bench docs clean
 
 check: $(READY)
 	$(BIN)/ruff check
@@ -24,6 +24,10 @@ check: $(READY)
 test: check
 	$(BIN)/pytest -n $(WORKERS)
 	@if [ -d $(SCRIPTS) ]; then $(MAKE) --no-print-directory scripts; fi
+
+# What is too heavy for every day: JAX (Brax, Jumanji) and OpenSpiel.
+test-extras: $(EXTRAS)/.ready
+	$(EXTRAS)/bin/pytest -rs tests/envs/libs tests/envs/test_env_contract.py torchrl/envs/libs
 
 # 3000 frames show that the long one runs; it judges what it learned only when it runs in full.
 scripts: $(READY)
@@ -39,14 +43,21 @@ docs: $(READY)
 	$(BIN)/python docs/old_names.py
 
 clean:
-	rm -rf $(VENV) build dist .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(EXTRAS) build dist .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-# torch comes first and pinned: what depends on it must not choose another build.
-$(READY): pyproject.toml constraints.txt
+# install ENVIRONMENT,EXTRA: torch comes first and pinned, what needs it must not choose another build.
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "torchrl needs Python 3.10 or later: make PYTHON=python3.12 ...")'
-	@echo "Installing into $(VENV): a few minutes, once."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	@echo "Installing into $(1): a few minutes, once."
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1) || \
 		{ echo "$(PYTHON) cannot make environments; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	@$(PIP) install -c constraints.txt torch
-	@$(PIP) install -c constraints.txt -e '.[tests]'
+	@$(1)/bin/python -m pip -qq --disable-pip-version-check --no-input install -c constraints.txt torch
+	@$(1)/bin/python -m pip -qq --disable-pip-version-check --no-input install -c constraints.txt -e '.[$(2)]'
 	@touch $@
+endef
+
+$(READY): pyproject.toml constraints.txt
+	$(call install,$(VENV),tests)
+
+$(EXTRAS)/.ready: pyproject.toml constraints.txt
+	$(call install,$(EXTRAS),tests_extras)

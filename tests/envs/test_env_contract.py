@@ -1,32 +1,44 @@
 """Every environment obeys every law of torchrl.testing.env."""
 
-import cloudpickle
+import functools
+
 import gymnasium as gym
 import pytest
-import torch
 
 import torchrl.envs
 from torchrl.data import Unbounded
 from torchrl.envs import (
     AsyncEnvPool,
+    BraxEnv,
+    CartPoleEnv,
+    DMControlEnv,
     DoubleToFloat,
     EnvBase,
     GymEnv,
     GymLikeEnv,
     GymWrapper,
     InitTracker,
+    JumanjiEnv,
+    MarlGroupMapType,
     ModelBasedEnvBase,
+    MultiThreadedEnv,
     ObservationNorm,
+    OpenSpielEnv,
     ParallelEnv,
+    PendulumEnv,
+    PettingZooEnv,
     RewardScaling,
     RewardSum,
     SerialEnv,
     StepCounter,
     TensorDictPrimer,
+    TicTacToeEnv,
     TransformedEnv,
+    VmasEnv,
 )
+from torchrl.envs.libs.catalogue import is_installed
 from torchrl.testing import mocks
-from torchrl.testing.env import LAWS, assert_same, begin
+from torchrl.testing.env import LAWS, begin
 from torchrl.testing.mocks import (
     CountingEnv,
     EntrywiseCountingEnv,
@@ -103,39 +115,67 @@ ENVS = {
     "parallel": lambda: ParallelEnv(2, [lambda: GymEnv("CartPole-v1")] * 3),
     "parallel, transformed inside": lambda: ParallelEnv(2, lambda: everything(CountingEnv())),
     "pool": lambda: AsyncEnvPool([CountingEnv] * 2),
+    "cartpole": lambda: CartPoleEnv([2]),
+    "pendulum": lambda: everything(PendulumEnv()),
+    "tictactoe": lambda: TicTacToeEnv(),
+    "serial, agents": lambda: SerialEnv(2, MultiAgentEnv),
 }
+# What starts processes or simulates physics costs more, and is built once: a law resets and seeds.
+COSTLY = {
+    "atari": ("ale_py", lambda: GymEnv("ALE/Pong-v5", max_num_frames_per_episode=24)),
+    "box2d": ("Box2D", lambda: GymEnv("LunarLander-v3", max_episode_steps=5)),
+    "toy text": ("", lambda: GymEnv("FrozenLake-v1", max_episode_steps=5)),
+    "minigrid": ("minigrid", lambda: GymEnv("MiniGrid-Empty-5x5-v0", max_episode_steps=5)),
+    "dm_control": ("dm_control", lambda: DMControlEnv("cartpole", "swingup", time_limit=0.05)),
+    "pettingzoo, at once": (
+        "pettingzoo",
+        lambda: PettingZooEnv("rps_v2", parallel=True, max_cycles=4),
+    ),
+    "pettingzoo, in turns": (
+        "pettingzoo",
+        lambda: PettingZooEnv("tictactoe_v3", parallel=False, use_mask=True),
+    ),
+    "vmas": ("vmas", lambda: VmasEnv("simple", num_envs=2, max_steps=4)),
+    "vmas, agents that differ": (
+        "vmas",
+        lambda: VmasEnv(
+            "simple_adversary",
+            num_envs=2,
+            max_steps=4,
+            group_map=MarlGroupMapType.ALL_IN_ONE_GROUP,
+        ),
+    ),
+    "envpool": ("envpool", lambda: MultiThreadedEnv(2, "CartPole-v1", create_env_kwargs=SHORT)),
+    "open_spiel": ("pyspiel", lambda: OpenSpielEnv("kuhn_poker")),
+    "brax": ("brax", lambda: BraxEnv("fast", batch_size=[2], episode_length=4)),
+    "jumanji": ("jumanji", lambda: JumanjiEnv("Snake-v1", batch_size=[2], time_limit=4)),
+}
+SHORT = {"max_episode_steps": 4}
+JAX_SAYS = "ignore:JAXopt is no longer maintained:DeprecationWarning"
+SWIG_SAYS = "ignore:builtin type .* has no __module__ attribute:DeprecationWarning"
 
 
+def costly(name):
+    """Return a case that is skipped where its library is absent; its environment is made once."""
+    module, make = COSTLY[name]
+    absent = module and not is_installed(module)
+    skip = pytest.mark.skipif(bool(absent), reason=f"{module} is not installed")
+    return pytest.param(functools.cache(make), id=name, marks=skip)
+
+
+CASES = [pytest.param(make, id=name) for name, make in ENVS.items()]
+CASES += [costly(name) for name in COSTLY]
+
+
+@pytest.mark.filterwarnings(JAX_SAYS, SWIG_SAYS)
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("make", ENVS.values(), ids=ENVS)
+@pytest.mark.parametrize("make", CASES)
 def test_law(make, law):
     law(make)
 
 
-@pytest.mark.parametrize("make", ENVS.values(), ids=ENVS)
-def test_copies_are_alike(make):
-    """A copy that was pickled in the middle of an episode needs no more than a seed."""
-    env = begin(make)
-    env.rollout(2)
-    if hasattr(env, "numbers"):  # a view shares its environments, and is not copied
-        return
-    batches = []
-    for each in (env, cloudpickle.loads(cloudpickle.dumps(env))):
-        each.set_seed(3)
-        torch.manual_seed(3)
-        batches.append(each.rollout(5, break_when_any_done=False))
-    assert_same(*batches)
-
-
-@pytest.mark.parametrize("make", ENVS.values(), ids=ENVS)
-def test_what_is_moved_returns_records_from_there(make):
-    env = begin(make).to("cpu")
-    assert env.device == env.full_observation_spec.device == torch.device("cpu")
-    for record in (env.reset(), env.rollout(2)):
-        assert {leaf.device.type for leaf in record.values(True, True)} == {"cpu"}
-
-
-@pytest.mark.parametrize("make", ENVS.values(), ids=ENVS)
+@pytest.mark.filterwarnings(JAX_SAYS, SWIG_SAYS)
+@pytest.mark.parametrize("make", CASES)
 def test_episodes_end_on_the_way(make):
     """Otherwise the laws say little."""
     batch = begin(make).rollout(40, break_when_any_done=False)
@@ -143,12 +183,13 @@ def test_episodes_end_on_the_way(make):
 
 
 def test_every_public_environment_is_listed():
-    bases = {EnvBase, GymLikeEnv, ModelBasedEnvBase, TransformedEnv}
+    """A wrapper of what is already built is a base of the class that builds."""
+    bases = {EnvBase, GymLikeEnv, ModelBasedEnvBase, TransformedEnv, torchrl.envs.DreamerEnv}
     classes = [*vars(torchrl.envs).values(), *vars(mocks).values()]
     public = {c for c in classes if isinstance(c, type) and issubclass(c, EnvBase)} - bases
     public -= {mocks.LyingEnv, mocks.FlagsEnv}
-    elsewhere = ("custom",)  # those have a list of their own
-    public = {c for c in public if not any(name in c.__module__ for name in elsewhere)}
     public -= {torchrl.envs.ProcessorAsyncEnvPool, torchrl.envs.ThreadingAsyncEnvPool}
-    made = {type(getattr(make(), "base_env", make())) for make in ENVS.values()}
-    assert public <= made, public - made
+    makes = [*ENVS.values(), *(make for _, make in COSTLY.values())]
+    named = [globals().get(name) for make in makes for name in make.__code__.co_names]
+    listed = {base for kind in named if isinstance(kind, type) for base in kind.__mro__}
+    assert public <= listed, public - listed

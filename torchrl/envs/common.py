@@ -17,8 +17,7 @@ from torchrl.envs.env_options import EnvOptions
 from torchrl.envs.env_tools import EnvTools
 from torchrl.envs.hook_wrappers import AutoReset
 from torchrl.envs.partial_reset import (
-    choose,
-    entry_names,
+    hold_rows,
     is_void,
     keep_rows,
     pop_masks,
@@ -298,12 +297,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):
         following = self.outcome_of(tensordict)
         if mask is not None:
             tensordict.pop("_step", None)
-            for key in entry_names(following):
-                new = following.get(key)
-                old = tensordict.get(key, None)
-                if old is None:  # a reward; what is no tensor has no zero
-                    old = torch.zeros_like(new) if isinstance(new, Tensor) else new
-                following.set(key, choose(mask, new, old))
+            hold_rows(tensordict, following, mask)
         return following
 
     def _refuse_same(self, record: Any, given: Any, hook: str) -> None:

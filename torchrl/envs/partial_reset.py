@@ -129,6 +129,24 @@ def keep_rows(
             root.set(name, choose(mask, new, old))
 
 
+def hold_rows(before: Any, following: Any, mask: Tensor) -> None:
+    """Put back, in ``following``, what the rows outside of ``mask [*B, 1]`` had; rewards are 0."""
+    if isinstance(following, LazyStackedTensorDict):  # its parts may differ in entries and shapes
+        dim = following.stack_dim
+        olds = [None] * len(following.tensordicts) if before is None else before.unbind(dim)
+        for i, (old, new) in enumerate(zip(olds, following.unbind(dim), strict=True)):
+            hold_rows(old, new, mask.select(dim, i) if dim < mask.ndim - 1 else mask)
+        return
+    for key in part_names(following):
+        new, old = following.get(key), None if before is None else before.get(key, None)
+        if is_lazy(new):
+            hold_rows(old, new, mask)
+            continue
+        if old is None:  # a reward; what is no tensor has no zero
+            old = torch.zeros_like(new) if isinstance(new, Tensor) else new
+        following.set(key, choose(mask, new, old))
+
+
 def part_names(record: Any) -> list[NestedKey]:
     """Return the keys of every leaf of a record, and of every lazy stack in the place of its own.
 

@@ -319,7 +319,7 @@ class StepPlan:
 def expand_flag(flag: Tensor, shape: torch.Size) -> Tensor:
     """Expand a flag ``[*B, 1]`` to ``shape [*B, *S]``: what holds for a row holds for all in it."""
     lead = flag.shape[:-1]
-    return flag.reshape(*lead, *(1,) * (len(shape) - len(lead))).expand(shape)
+    return flag.reshape((*lead, *(1,) * (len(shape) - len(lead)))).expand(shape)
 
 
 def differs_within(record: Any, key: NestedKey, spec: TensorSpec) -> bool:

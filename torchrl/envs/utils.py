@@ -9,12 +9,17 @@ from torchrl._core.exploration import (
 from torchrl._core.mdp import step_mdp, terminated_or_truncated
 from torchrl.data import RandomPolicy, make_composite_from_td
 from torchrl.envs.check import check_env_specs
+from torchrl.envs.libs.catalogue import get_available_libraries
+from torchrl.envs.marl import MarlGroupMapType, check_marl_grouping
 
 __all__ = [
     "ExplorationType",
+    "MarlGroupMapType",
     "RandomPolicy",
     "check_env_specs",
+    "check_marl_grouping",
     "exploration_type",
+    "get_available_libraries",
     "make_composite_from_td",
     "set_exploration_mode",
     "set_exploration_type",

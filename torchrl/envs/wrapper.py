@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from torchrl._core.errors import describe
 from torchrl.envs.common import EnvBase
 
 
@@ -75,3 +76,34 @@ class EnvWrapper(EnvBase):
             f"{type(self).__name__}(env={self._env}, batch_size={self.batch_size}, "
             f"device={self.device})"
         )
+
+
+def take_options(kwargs: dict[str, Any], *more: str) -> dict[str, Any]:
+    """Take the options of :class:`EnvWrapper`, and some more, out of keywords; return them.
+
+    >>> kwargs = {"device": "cpu", "size": 3}
+    >>> take_options(kwargs), kwargs
+    ({'device': 'cpu'}, {'size': 3})
+    """
+    names = ("device", "batch_size", "allow_done_after_reset", "spec_locked", *more)
+    return {name: kwargs.pop(name) for name in names if name in kwargs}
+
+
+def wrong_kind(wrapper: object, env: object, expected: str, builder: str) -> TypeError:
+    """Return the error of a wrapper that was handed something else than it wraps.
+
+    Args:
+        wrapper: The wrapper.
+        env: What it was handed.
+        expected: What it wraps.
+        builder: The class that builds environments from their names.
+    """
+    return TypeError(
+        describe(
+            wrapper,
+            "cannot present that",
+            expected=expected,
+            found=type(env).__name__,
+            mend=f"To build an environment from its name use {builder}.",
+        )
+    )

@@ -6,15 +6,18 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
+import cloudpickle
 import torch
 from tensordict import LazyStackedTensorDict, TensorDictBase, is_leaf_nontensor
 from torch import Tensor
 
 from torchrl._core.keys import next_key
 from torchrl._core.mdp import step_mdp
+from torchrl.data import RandomPolicy
 from torchrl.envs import EnvBase, check_env_specs
 from torchrl.envs.partial_reset import is_lazy, part_names
 
@@ -159,6 +162,68 @@ def check_partial_reset_touches_nothing_else(make: Make) -> None:
     assert_same(after[~rows], before[~rows])
 
 
+def check_ted_layout(make: Make) -> None:
+    """Time is the last batch dimension; rewards are only under next, flags on both sides."""
+    env = begin(make)
+    batch = env.rollout(STEPS, break_when_any_done=False)
+    assert batch.batch_size[:-1] == env.batch_size
+    assert batch.names[-1] == "time"
+    for key in env.reward_keys:
+        assert (key in names(batch)) == (key in env.state_keys), key
+    for key in env.done_keys:
+        flag = batch.get(next_key(key))
+        assert flag.dtype is torch.bool
+        assert flag.shape[-1] == 1
+        assert not batch[..., 0].get(key).any(), key
+
+
+def check_rollout_options(make: Make) -> None:
+    """What a rollout does is what its options say."""
+    expected = begin(make).rollout(STEPS)
+    env = begin(make)
+    roots = []
+    found = env.rollout(
+        STEPS,
+        RandomPolicy(env.full_action_spec) if env.plan.batch_locked else env.rand_action,
+        lambda _, root: roots.append(root),
+        auto_reset=False,
+        tensordict=env.reset(),
+    )
+    assert_same(found, expected)
+    assert len(roots) == found.shape[-1] - 1
+    until_all = begin(make).rollout(STEPS, break_when_all_done=True)
+    assert bool(env.plan.all_ended(until_all[..., -1]["next"])) or until_all.shape[-1] == STEPS
+    short = begin(make).rollout(2, break_when_any_done=False, return_contiguous=False)
+    assert short.shape[-1] == 2
+
+
+def check_moves_to_a_device(make: Make) -> None:
+    expected = begin(make).rollout(3)
+    env = make().to("cpu")
+    env.set_seed(0)
+    torch.manual_seed(0)
+    assert env.device == torch.device("cpu")
+    found = env.rollout(3)
+    assert found.device == env.device
+    for spec in env._get_specs().values():
+        assert spec.device in (None, env.device)
+    assert_same(found, expected.to("cpu"))
+
+
+def check_travels(make: Make) -> None:
+    """A copy that was pickled in the middle of an episode needs no more than a seed."""
+    env = begin(make)
+    env.rollout(2)
+    if hasattr(env, "numbers"):  # a view shares its environments, and is not copied
+        return
+    batches = []
+    for each in (env, pickle.loads(cloudpickle.dumps(env))):
+        each.set_seed(3)
+        torch.manual_seed(3)
+        batches.append(each.rollout(5, break_when_any_done=False))
+    assert_same(*batches)
+
+
 LAWS = (
     check_keeps_to_its_specs,
     check_fake_step_is_like_a_real_one,
@@ -168,6 +233,10 @@ LAWS = (
     check_flat_records_change_nothing,
     check_next_is_the_following_root,
     check_partial_reset_touches_nothing_else,
+    check_ted_layout,
+    check_rollout_options,
+    check_moves_to_a_device,
+    check_travels,
 )
 
 

@@ -208,7 +208,7 @@ class MultiAgentEnv(EnvBase):
 
     def _record(self, entries: dict[Any, Any]) -> TensorDict:
         entries |= {("agents", "observation"): self.count, "state": self.state}
-        return TensorDict(entries, self.batch_size)
+        return TensorDict(entries, self.batch_size, device=self.device)
 
 
 class FlagsEnv(EnvBase):
@@ -311,7 +311,9 @@ class StatelessEnv(EnvBase):
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
         batch = torch.Size([]) if tensordict is None else tensordict.batch_size
         return TensorDict(
-            position=torch.rand(*batch, 1, generator=self._generator), batch_size=batch
+            position=torch.rand(*batch, 1, generator=self._generator),
+            batch_size=batch,
+            device=self.device,
         )
 
     def _set_state(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -325,6 +327,7 @@ class StatelessEnv(EnvBase):
             reward=-distance,
             terminated=distance > 2,
             batch_size=tensordict.batch_size,
+            device=self.device,
         )
 
 

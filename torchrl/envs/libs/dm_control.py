@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from tensordict import NestedKey
 
 from torchrl._core.entries import Entries
 from torchrl._core.errors import ResetError, describe
 from torchrl._core.optional import require_package
-from torchrl.data import Bounded, Categorical, Composite, OneHot, TensorSpec, Unbounded
+from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
 from torchrl.envs.gym_like import GymLikeEnv
+from torchrl.envs.libs.array_specs import action_spec, array_leaves, key_of, observation_spec
 from torchrl.envs.libs.catalogue import Catalogue
-from torchrl.envs.libs.gym.spaces import torch_dtype
 from torchrl.envs.spec_access import flag_spec
+from torchrl.envs.wrapper import take_options, wrong_kind
 
 _HEIGHT, _WIDTH = 240, 320  # of a frame, where nothing else is asked for
 
@@ -37,8 +39,7 @@ class DMControlWrapper(GymLikeEnv):
         pixels_only: With ``from_pixels``, leave the other observations out.
         camera_id: The camera that sees: its number or its name.
         render_kwargs: More keywords of ``physics.render``, such as ``height`` and ``width``.
-        categorical_action_encoding: Encode discrete actions and observations as integers instead of
-            one-hot vectors.
+        categorical_action_encoding: Encode discrete actions as integers instead of one-hot vectors.
         kwargs: Those of :class:`~torchrl.envs.GymLikeEnv`: ``frame_skip``, ``device`` and so on.
 
     Reads: ``action``, with the shape and dtype of the environment's own (doubles, mostly).
@@ -83,15 +84,7 @@ class DMControlWrapper(GymLikeEnv):
     def _build_env(self, env: Any = None) -> Any:  # type: ignore[override]
         dm_env = require_package("dm_env", needed_by=self, extra="dm_control")
         if not isinstance(env, dm_env.Environment):
-            raise TypeError(
-                describe(
-                    self,
-                    "wraps environments of dm_env",
-                    expected="a dm_env.Environment",
-                    found=type(env).__name__,
-                    mend="For the name of a domain and of a task use DMControlEnv.",
-                )
-            )
+            raise wrong_kind(self, env, "a dm_env.Environment", "DMControlEnv")
         if self._from_pixels and not hasattr(env, "physics"):
             raise TypeError(
                 describe(
@@ -106,58 +99,21 @@ class DMControlWrapper(GymLikeEnv):
     def _make_specs(self, env: Any) -> None:
         device = self.device or torch.device("cpu")
         observation = Composite()
-        self._readers: list[tuple[Any, Callable[[Any], Any]]] = []
-        for path, array in () if self._pixels_only else self._leaves(env.observation_spec()):
-            key = path[0] if len(path) == 1 else path
-            observation[key] = self._spec_of(array)
-            self._readers.append((key, _reader(path, array, observation[key])))
+        self._readers: list[tuple[NestedKey, Callable[[Any], Any]]] = []
+        for path, array in () if self._pixels_only else array_leaves(env.observation_spec()):
+            key = key_of(path)
+            observation[key] = observation_spec(array)
+            self._readers.append((key, _reader(path, array, observation[key].shape)))
         if self._from_pixels:
             height = self._render_kwargs.get("height", _HEIGHT)
             width = self._render_kwargs.get("width", _WIDTH)
             observation["pixels"] = Bounded(0, 255, (height, width, 3), dtype=torch.uint8)
         self.observation_spec = observation.to(device)
-        self.action_spec = self._spec_of(env.action_spec(), is_action=True).to(device)
+        action = action_spec(env.action_spec(), categorical=self._categorical)
+        self.action_spec = action.to(device)
         self.reward_spec = Unbounded((1,), device=device)
         names = ("done", "terminated", "truncated")
         self.done_spec = Composite({name: flag_spec((1,), device) for name in names})
-
-    def _leaves(self, spec: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Any]]:
-        """Yield the path and the array of each observation."""
-        if isinstance(spec, Mapping):
-            for name, child in spec.items():
-                yield from self._leaves(child, (*path, name))
-        else:
-            yield path or ("observation",), spec
-
-    def _spec_of(self, array: Any, is_action: bool = False) -> TensorSpec:
-        """Return the spec of an array of ``dm_env``."""
-        kinds = {kind.__name__ for kind in type(array).__mro__}
-        if "DiscreteArray" in kinds:
-            n = int(array.num_values)
-            if self._categorical:
-                return Categorical(n, shape=(), dtype=torch.int64)
-            return OneHot(n, dtype=torch.int64)
-        if "Array" not in kinds or array.dtype.kind not in "biuf":
-            raise TypeError(
-                describe(
-                    self,
-                    f"has no spec for this {'action' if is_action else 'observation'}",
-                    expected="an array of numbers",
-                    found=array,
-                    mend="Wrap the environment in one that offers an array.",
-                )
-            )
-        shape = array.shape if is_action else array.shape or (1,)
-        dtype = torch_dtype(array.dtype)
-        if "BoundedArray" not in kinds:
-            return Unbounded(shape, dtype=dtype)
-        low, high = (
-            torch.as_tensor(np.broadcast_to(end, array.shape).copy(), dtype=dtype).reshape(shape)
-            for end in (array.minimum, array.maximum)
-        )
-        if dtype is torch.bool:
-            return Categorical(2, shape=shape, dtype=dtype)
-        return Bounded(low, high, shape=shape, dtype=dtype)
 
     # --- stepping --------------------------------------------------------------------------------
 
@@ -230,7 +186,6 @@ class DMControlEnv(DMControlWrapper):
     """
 
     entrywise = True
-    _OURS = ("device", "batch_size", "allow_done_after_reset", "spec_locked", "frame_skip")
 
     def __init__(
         self,
@@ -247,7 +202,7 @@ class DMControlEnv(DMControlWrapper):
         **kwargs: Any,
     ) -> None:
         self.__dict__["env_name"], self.__dict__["task_name"] = env_name, task_name
-        ours = {name: kwargs.pop(name) for name in self._OURS if name in kwargs}
+        ours = take_options(kwargs, "frame_skip")
         super().__init__(
             from_pixels=from_pixels,
             pixels_only=pixels_only,
@@ -285,16 +240,13 @@ class DMControlEnv(DMControlWrapper):
         )
 
 
-def _reader(path: tuple[str, ...], array: Any, spec: TensorSpec) -> Callable[[Any], Any]:
+def _reader(path: tuple[str, ...], array: Any, shape: torch.Size) -> Callable[[Any], Any]:
     """Return how one observation is read out of all of them."""
 
     def read(observation: Any) -> Any:
-        for part in path if isinstance(observation, Mapping) else ():
+        for part in path:
             observation = observation[part]
-        if isinstance(spec, OneHot):
-            return spec.encode(observation)
-        dtype = np.int64 if spec.dtype is torch.int64 else array.dtype
         # A simulator may reuse its buffer, hence the copy.
-        return torch.from_numpy(np.array(observation, dtype)).reshape(spec.shape)
+        return torch.from_numpy(np.array(observation, array.dtype)).reshape(shape)
 
     return read

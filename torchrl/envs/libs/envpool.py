@@ -15,6 +15,7 @@ from torchrl._core.errors import describe
 from torchrl._core.optional import require_package
 from torchrl.envs.libs.catalogue import Catalogue
 from torchrl.envs.libs.gym.env import GymWrapper
+from torchrl.envs.wrapper import wrong_kind
 
 
 def _tasks() -> list[str]:
@@ -80,27 +81,24 @@ class MultiThreadedEnvWrapper(GymWrapper):
             **kwargs,
         )
 
-    def _make_driver(self, env: Any) -> PoolDriver:
+    def _build_env(self, env: Any = None, **kwargs: Any) -> Any:
         if not hasattr(env, "config") or not hasattr(env, "single_action_space"):
-            raise TypeError(
-                describe(
-                    self,
-                    "wraps pools of EnvPool that speak gymnasium",
-                    expected="what envpool.make_gymnasium returns",
-                    found=type(env).__name__,
-                    mend="For the name of a task use MultiThreadedEnv.",
-                )
-            )
-        if env.config["batch_size"] != env.config["num_envs"]:
+            expected = "a pool of envpool.make_gymnasium"
+            raise wrong_kind(self, env, expected, "MultiThreadedEnv")
+        rows, answers = env.config["num_envs"], env.config["batch_size"]
+        if rows != answers:
             raise TypeError(
                 describe(
                     self,
                     "steps all rows of a pool at once",
-                    expected=f"batch_size={env.config['num_envs']}, as many as num_envs",
-                    found=f"batch_size={env.config['batch_size']}",
+                    expected=f"batch_size={rows}, as many as num_envs",
+                    found=f"batch_size={answers}",
                     mend="Leave batch_size out of envpool.make_gymnasium.",
                 )
             )
+        return super()._build_env(env, **kwargs)
+
+    def _make_driver(self, env: Any) -> PoolDriver:
         return PoolDriver(env)
 
     def _call_reset(self, mask: np.ndarray | None, **kwargs: Any) -> tuple:

@@ -12,14 +12,14 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.errors import describe
+from torchrl._core.errors import ResetError, describe
 from torchrl._core.optional import require_package
 from torchrl.data import Composite, MultiOneHot, OneHot, TensorSpec, Unbounded
 from torchrl.envs.libs.catalogue import Catalogue
 from torchrl.envs.libs.gym.spaces import spec_from_space
 from torchrl.envs.marl import Group, MarlGroupMapType, group_by_name, group_specs, resolve_groups
 from torchrl.envs.spec_access import flag_spec
-from torchrl.envs.wrapper import EnvWrapper
+from torchrl.envs.wrapper import EnvWrapper, take_options, wrong_kind
 
 FLAGS = ("done", "terminated", "truncated")
 
@@ -33,7 +33,8 @@ class VmasWrapper(EnvWrapper):
     """Presents a ``vmas.simulator.environment.Environment``, one row a world.
 
     Agents whose observations or actions differ in shape may share a group; its records are then a
-    lazy stack.
+    lazy stack. All environments of VMAS in one process draw from one source of chance, which
+    ``set_seed`` seeds for all.
 
     Args:
         env: The environment, already built. It is told to keep the end of the task and the end of
@@ -53,6 +54,7 @@ class VmasWrapper(EnvWrapper):
     Raises:
         TypeError: if ``env`` is no such environment.
         ValueError: if ``group_map`` does not place every agent once.
+        ResetError: if ``_step`` holds back a world in mid-episode.
 
     Source: Bettini et al., 2022, https://arxiv.org/abs/2207.03530.
 
@@ -83,15 +85,7 @@ class VmasWrapper(EnvWrapper):
     def _build_env(self, env: Any = None) -> Any:  # type: ignore[override]
         simulator = require_package("vmas.simulator.environment", needed_by=self, extra="marl")
         if not isinstance(env, simulator.Environment):
-            raise TypeError(
-                describe(
-                    self,
-                    "wraps environments of VMAS",
-                    expected="a vmas.simulator.environment.Environment",
-                    found=type(env).__name__,
-                    mend="Build one without wrapper=, or use VmasEnv for the name of a scenario.",
-                )
-            )
+            raise wrong_kind(self, env, "what vmas.make_env returns without wrapper=", "VmasEnv")
         env.terminated_truncated = True
         self._batch_size = torch.Size([env.num_envs])
         if self._device is None:
@@ -110,6 +104,7 @@ class VmasWrapper(EnvWrapper):
             agent.name: self._agent_specs(env, agent, info)
             for agent, info in zip(env.agents, infos, strict=True)
         }
+        self._over = torch.zeros(batch, dtype=torch.bool, device=self.device)
         self._order = {name: i for i, name in enumerate(names)}
         self._groups = [
             Group(
@@ -161,6 +156,9 @@ class VmasWrapper(EnvWrapper):
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
         env = self._env
         mask = None if tensordict is None else tensordict.get("_reset", None)
+        self._over = (
+            torch.zeros_like(self._over) if mask is None else self._over & ~mask.squeeze(-1)
+        )
         if mask is None:
             env.reset(return_observations=False, **kwargs)
         else:
@@ -177,6 +175,7 @@ class VmasWrapper(EnvWrapper):
         return self._record(observations, [_zeros(info) for info in infos])
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        self._refuse_to_hold(tensordict.get("_step", None))
         actions: list[Any] = [None] * len(self._order)
         for group in self._groups:
             for name, record in zip(group.agents, group.unbind(tensordict), strict=True):
@@ -188,9 +187,25 @@ class VmasWrapper(EnvWrapper):
                 list(table.values()) for table in (observations, rewards, infos)
             )
         record = self._record(observations, infos, rewards)
+        self._over = terminated | truncated
         record.set("terminated", terminated.unsqueeze(-1))
         record.set("truncated", truncated.unsqueeze(-1))
-        return record.set("done", (terminated | truncated).unsqueeze(-1))
+        return record.set("done", self._over.unsqueeze(-1))
+
+    def _refuse_to_hold(self, mask: Tensor | None) -> None:
+        """Refuse to hold back worlds whose episodes go on: all move at once."""
+        if mask is None:
+            return
+        live = (~mask.reshape(-1) & ~self._over).nonzero().flatten()
+        if len(live):
+            raise ResetError(
+                describe(
+                    self,
+                    "moves all worlds at once and cannot hold some back in mid-episode",
+                    key="_step",
+                    found=live.tolist(),
+                )
+            )
 
     def _record(
         self, observations: Sequence[Any], infos: Sequence[Any], rewards: Any = None
@@ -212,6 +227,7 @@ class VmasWrapper(EnvWrapper):
     def to(self, device: Any) -> VmasWrapper:  # type: ignore[override]
         """Move the simulator, the specs and what is returned to a device."""
         self._env.to(torch.device(device))
+        self._over = self._over.to(device)
         super().to(device)
         return self
 
@@ -235,8 +251,6 @@ class VmasEnv(VmasWrapper):
     (['adversary', 'agent'], [[False, False, True], [False, False, True]])
     """
 
-    _OURS = ("batch_size", "allow_done_after_reset", "spec_locked")
-
     def __init__(
         self,
         scenario: Any,
@@ -251,7 +265,7 @@ class VmasEnv(VmasWrapper):
         **kwargs: Any,
     ) -> None:
         self.__dict__["scenario_name"] = scenario if isinstance(scenario, str) else repr(scenario)
-        ours = {name: kwargs.pop(name) for name in self._OURS if name in kwargs}
+        ours = take_options(kwargs)
         super().__init__(
             categorical_actions=categorical_actions,
             group_map=group_map,

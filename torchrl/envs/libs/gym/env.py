@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDictBase
 
 from torchrl._core.entries import Entries
+from torchrl._core.optional import require_package
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs.common import next_seed
 from torchrl.envs.gym_like import GymLikeEnv
@@ -20,6 +21,13 @@ from torchrl.envs.libs.gym.backend import gym_backend
 from torchrl.envs.libs.gym.spaces import kind_of, leaf_readers, record_writer, spec_from_space
 from torchrl.envs.libs.gym.vector import SAME_STEP, driver_of, render_rows
 from torchrl.envs.spec_access import flag_spec, leaf_names
+
+# Names that gymnasium learns when a package is imported, and the extra that brings it.
+_BROUGHT = {
+    "ALE/": ("ale_py", "atari"),
+    "MiniGrid-": ("minigrid", "minigrid"),
+    "BabyAI-": ("minigrid", "minigrid"),
+}
 
 
 def _ids() -> list[str]:
@@ -171,7 +179,7 @@ class GymWrapper(GymLikeEnv):
             space,
             spec_from_space(space, categorical=self._categorical),
             batched=self._driver is not None,
-            device=self.device or "cpu",
+            device=self.device,
             path=() if kind_of(space) == "Dict" else ("observation",),
         )
 
@@ -338,6 +346,9 @@ class GymEnv(GymWrapper):
         self, env_name: str, num_envs: int | None, vectorization_mode: str, **kwargs: Any
     ) -> Any:
         gym = gym_backend()
+        for prefix, (package, extra) in _BROUGHT.items():
+            if env_name.startswith(prefix):
+                require_package(package, needed_by=f"GymEnv({env_name!r})", extra=extra)
         if self._from_pixels:
             kwargs.setdefault("render_mode", "rgb_array")
         if num_envs is None:

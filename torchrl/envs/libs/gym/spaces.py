@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -166,12 +167,12 @@ def leaf_readers(
         space: The space of one environment.
         spec: Its spec, without batch dimensions, on the CPU.
         batched: Whether samples carry one leading dimension, environments.
-        device: Where the tensors go.
+        device: Where the entries go; ``None`` for the CPU, and for objects of no device.
         path: Where the space stands in the record.
     """
     children = _children(space)
     if children is None:
-        read = _reader(space, spec, batched=batched, device=torch.device(device))
+        read = _reader(space, spec, batched=batched, device=device)
         return [(path[0] if len(path) == 1 else path, read)]
     options = {"batched": batched, "device": device}
     return [
@@ -194,15 +195,16 @@ def _descend(index: Any, read: Reader) -> Reader:
     return lambda sample: read(sample[index])
 
 
-def _reader(space: Any, spec: TensorSpec, *, batched: bool, device: torch.device) -> Reader:
-    move = device.type != "cpu"
+def _reader(space: Any, spec: TensorSpec, *, batched: bool, device: Any) -> Reader:
+    move = device is not None and torch.device(device).type != "cpu"
 
     def finish(tensor: Tensor) -> Tensor:
         return tensor.to(device) if move else tensor
 
     kind = kind_of(space)
     if isinstance(spec, NonTensor):
-        return _objects if batched else NonTensorData
+        one = partial(NonTensorData, device=device)
+        return (lambda samples: NonTensorStack(*map(one, samples))) if batched else one
     if kind == "Discrete":
         start, n, one_hot = int(space.start), int(space.n), isinstance(spec, OneHot)
         eye = torch.eye(n, dtype=spec.dtype)
@@ -228,10 +230,6 @@ def _reader(space: Any, spec: TensorSpec, *, batched: bool, device: torch.device
         return lambda sample: finish(spec.encode(sample))
     # A simulator may reuse its buffer, hence the copy.
     return lambda sample: finish(torch.from_numpy(np.array(sample, dtype)))
-
-
-def _objects(samples: Any) -> NonTensorStack:
-    return NonTensorStack(*(NonTensorData(sample) for sample in samples))
 
 
 def record_writer(

@@ -19,7 +19,7 @@ from torchrl.envs.libs.gym.spaces import kind_of, leaf_readers, record_writer, s
 from torchrl.envs.libs.pettingzoo.moves import AllAtOnce, InTurns, Outcome
 from torchrl.envs.marl import Group, MarlGroupMapType, group_by_name, group_specs, resolve_groups
 from torchrl.envs.spec_access import flag_spec
-from torchrl.envs.wrapper import EnvWrapper
+from torchrl.envs.wrapper import EnvWrapper, take_options, wrong_kind
 
 ACTION_MASK = "action_mask"
 FLAGS = ("done", "terminated", "truncated")
@@ -98,15 +98,7 @@ class PettingZooWrapper(EnvWrapper):
         zoo = require_package("pettingzoo", needed_by=self, extra="marl")
         self.parallel = isinstance(env, zoo.ParallelEnv)
         if not isinstance(env, zoo.ParallelEnv | zoo.AECEnv):
-            raise TypeError(
-                describe(
-                    self,
-                    "wraps environments of PettingZoo",
-                    expected="a ParallelEnv or an AECEnv",
-                    found=type(env).__name__,
-                    mend="For the name of a task use PettingZooEnv.",
-                )
-            )
+            raise wrong_kind(self, env, "a ParallelEnv or an AECEnv", "PettingZooEnv")
         self._moves_of_agents = AllAtOnce(env) if self.parallel else InTurns(env)
         if self.done_on_any is None:
             self.__dict__["done_on_any"] = self.parallel and not self.use_mask
@@ -246,8 +238,6 @@ class PettingZooEnv(PettingZooWrapper):
     torch.Size([3, 2, 1])
     """
 
-    _OURS = ("device", "batch_size", "allow_done_after_reset", "spec_locked")
-
     def __init__(
         self,
         task: str,
@@ -261,7 +251,7 @@ class PettingZooEnv(PettingZooWrapper):
         **kwargs: Any,
     ) -> None:
         self.__dict__["task"] = task
-        ours = {name: kwargs.pop(name) for name in self._OURS if name in kwargs}
+        ours = take_options(kwargs)
         super().__init__(
             return_state=return_state,
             group_map=group_map,
@@ -323,7 +313,7 @@ class _Sheet:
             self._mask_from = "info"
         spec = spec_from_space(space)
         self._readers: list[tuple[NestedKey, Callable[[Any], Any]]] = leaf_readers(
-            space, spec, batched=False, device="cpu", path=("observation",)
+            space, spec, batched=False, device=None, path=("observation",)
         )
         self._infos: dict[str, Tensor] = {}
         for name, value in info.items():

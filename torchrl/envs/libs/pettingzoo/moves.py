@@ -70,9 +70,12 @@ class InTurns:
         env = self.env
         env.step(actions[env.agent_selection])
         outcome = self._outcome()
-        # Those who died take their leave, each with a step that does nothing.
+        # Those who died take their leave, each with a step that does nothing; then it is the turn
+        # of another, which the others may see.
         while self._living() and self._is_over(env.agent_selection):
             env.step(None)
+            outcome.observations |= {agent: env.observe(agent) for agent in env.agents}
+            outcome.infos |= env.infos
         return outcome
 
     def _outcome(self) -> Outcome:
