@@ -2,6 +2,9 @@
 
     python examples/ddpg.py
 
+Pendulum-v1: mean return -143, -131 of 100 deterministic episodes after 20 000 frames,
+seeds 0, 1; about 2 minutes each on one core.
+
 Source: Lillicrap et al., 2016, https://arxiv.org/abs/1509.02971.
 """
 
