@@ -310,7 +310,7 @@ class Launcher:
 
     Args:
         method: ``"fork"`` or ``"spawn"``.
-        preload: A module that the fresh interpreter imports, besides this one.
+        preload: Modules that the fresh interpreter imports besides this one, commas between.
     """
 
     def __init__(self, method: str, preload: str = "torchrl._core.processes") -> None:
@@ -475,9 +475,10 @@ def run_nursery(file: int, preload: str) -> None:
 
     Args:
         file: Descriptor of its end of the channel.
-        preload: A module to import once, for all workers.
+        preload: Modules to import once, for all workers, commas between.
     """
-    importlib.import_module(preload)
+    for name in preload.split(","):
+        importlib.import_module(name)
     channel = Channel(socket.socket(fileno=file))
     _ends.add(channel)
     tick = check_parent(os.getppid())

@@ -1,6 +1,8 @@
 """Recipes, arguments, and access to the environments inside."""
 
 import copy
+import inspect
+import multiprocessing
 import pickle
 
 import cloudpickle
@@ -20,6 +22,7 @@ from torchrl.envs import (
     vec_envs,
 )
 from torchrl.envs.batched_envs.worker import Team
+from torchrl.testing.mocks import CountingEnv
 
 BOTH = pytest.mark.parametrize("make", [SerialEnv, ParallelEnv])
 
@@ -221,6 +224,48 @@ def test_threads(closing):
     assert torch.get_num_threads() == 2
     env.close()
     assert torch.get_num_threads() == before
+
+
+class Family(CountingEnv):
+    """Says whether its process may have children."""
+
+    def may_have_children(self):
+        return not multiprocessing.current_process().daemon
+
+
+@pytest.mark.parametrize("daemon", [True, False])
+def test_daemons_have_no_children(daemon, closing):
+    env = closing(ParallelEnv(1, Family, daemon=daemon)).start()
+    assert env.may_have_children() == [not daemon]
+    assert not multiprocessing.current_process().daemon
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pin_memory": True},
+        {"memmap": True},
+        {"non_blocking": True, "device": "cpu"},
+        {"shared_memory": False, "consolidate": False},
+        {"shared_memory": False, "consolidate": True},
+        {"share_individual_td": True},
+    ],
+)
+def test_how_numbers_travel_does_not_change_them(make, options, closing):
+    batches = []
+    for env in (make(2, CountingEnv, **options), SerialEnv(2, CountingEnv)):
+        closing(env).set_seed(0)
+        torch.manual_seed(0)
+        batches.append(env.rollout(7, break_when_any_done=False)["next", "observation"])
+    assert torch.equal(*batches)
+
+
+def test_either_takes_the_arguments_of_the_other():
+    options = inspect.signature(ParallelEnv).parameters
+    assert inspect.signature(SerialEnv).parameters == options
+    for name in ("mp_start_method", "num_sub_threads", "daemon", "consolidate"):
+        assert name in options
 
 
 def test_other_paths():

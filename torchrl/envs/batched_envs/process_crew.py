@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import select
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,11 @@ from torchrl.envs.common import EnvBase
 from torchrl.envs.env_creator import EnvCreator
 
 _AFTER_FAILURE = 1.0  # seconds that the other workers get to close their environments
+
+
+def _preload() -> str:
+    """Return what a fresh interpreter imports once for all workers: what each would import."""
+    return "torchrl.envs,gymnasium" if "gymnasium" in sys.modules else "torchrl.envs"
 
 
 class ProcessCrew(AsyncCrew):
@@ -44,7 +50,7 @@ class ProcessCrew(AsyncCrew):
         options: BatchOptions,
     ) -> None:
         self._name, self._options = owner, options
-        self._launcher = Launcher(start_method(options.mp_start_method), preload="torchrl.envs")
+        self._launcher = Launcher(start_method(options.mp_start_method), preload=_preload())
         self._at: Any = None
         self._pid = os.getpid()
         self._workers: list[WorkerProcess] = []
