@@ -197,8 +197,8 @@ def check_serves_a_buffer(make: Make, make_env: MakeEnv) -> None:
     env, transform = TransformedEnv(make_env(), make()), make()
     data = begin(make_env).rollout(6, **_ON).reshape(-1)  # [N]
     data.update(data["next"])  # so that what is read of a step is at the root too
-    actions = [env.full_action_spec.rand() for _ in range(len(data))]
-    data.update(torch.stack(actions).reshape(-1)[: len(data)])
+    actions: Any = torch.stack([env.full_action_spec.rand() for _ in range(len(data))])
+    data.update(actions.reshape(-1)[: len(data)])
     buffer = ReplayBuffer(storage=LazyTensorStorage(len(data)), transform=transform, batch_size=5)
     try:
         buffer.extend(data)

@@ -204,7 +204,17 @@ class ActionMask(Transform):
         return specs
 
 
-class ActionScaling(Transform):
+class _OfActions(Transform):
+    """Base of transforms that are undone in a replay buffer only: environments emit no actions."""
+
+    def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
+        return next_tensordict  # an environment emits no actions
+
+    def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
+        return tensordict_reset
+
+
+class ActionScaling(_OfActions):
     r"""Lets the policy act between -1 and 1 (or 0 and 1) whatever the bounds of the environment.
 
     On the way in, :math:`a \leftarrow a \cdot s + l`. As a module or in a replay buffer, the
@@ -273,12 +283,6 @@ class ActionScaling(Transform):
     def _inv_apply_transform(self, value: Tensor) -> Tensor:
         loc, scale = self._pair()
         return torch.addcmul(loc, value, scale)
-
-    def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
-        return next_tensordict  # an environment emits no actions
-
-    def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
-        return tensordict_reset
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Derive shift and factor from the bounds, where not given, and map the bounds."""
@@ -364,7 +368,7 @@ class ClipTransform(Transform):
     _inv_transform_spec = _transform_spec
 
 
-class DiscreteActionProjection(Transform):
+class DiscreteActionProjection(_OfActions):
     """Lets a policy with many actions play in an environment with fewer.
 
     An action that the environment does not have is replaced by a random one.
@@ -412,12 +416,6 @@ class DiscreteActionProjection(Transform):
         index = torch.where(index < self.num_actions_effective, index, other)
         return one_hot(index, self.num_actions_effective).to(value.dtype)
 
-    def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
-        return next_tensordict  # an environment emits no actions
-
-    def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
-        return tensordict_reset
-
     def _inv_transform_spec(self, spec: TensorSpec) -> TensorSpec:
         if not isinstance(spec, OneHot) or spec.n != self.num_actions_effective:
             raise SpecError(
@@ -433,7 +431,7 @@ class DiscreteActionProjection(Transform):
         return OneHot(self.max_actions, shape, spec.device, spec.dtype or torch.bool)
 
 
-class FlattenAction(Transform):
+class FlattenAction(_OfActions):
     """Lets the policy see neighbouring dimensions of the action as one.
 
     Args:
@@ -496,12 +494,6 @@ class FlattenAction(Transform):
             )
         _, last = self._range(value.ndim + len(self._sizes) - 1)
         return value.unflatten(last, self._sizes)
-
-    def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
-        return next_tensordict  # an environment emits no actions
-
-    def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
-        return tensordict_reset
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Flatten the actions of a record."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -152,6 +152,23 @@ class Transform(nn.Module):
     def inv(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Apply to a copy of a record on its way into an environment or a replay buffer."""
         return self._inv_call(tensordict.copy())
+
+    def _read(
+        self, record: Any, *, tolerant: bool | None = None
+    ) -> Iterator[tuple[NestedKey, NestedKey, Any]]:
+        """Yield key read, key written and value of each entry of ``in_keys``.
+
+        Raises:
+            MissingKeyError: for an absent entry, unless such are passed over.
+        """
+        if tolerant is None:
+            tolerant = self.missing_tolerance
+        for source, destination in zip(self.in_keys, self.out_keys, strict=True):
+            value = record.get(source, None)
+            if value is not None:
+                yield source, destination, value
+            elif not tolerant:
+                raise self._missing(source, record)
 
     def _missing(self, key: NestedKey, record: Any) -> MissingKeyError:
         present = leaf_keys(record) if isinstance(record, TensorDictBase) else list(record)

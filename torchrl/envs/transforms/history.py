@@ -77,12 +77,7 @@ class Windowed(Transform):
 
     def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
         moving = tensordict.get("_step", None)
-        for source, destination in zip(self.in_keys, self.out_keys, strict=True):
-            frame = next_tensordict.get(source, None)
-            if frame is None:
-                if self.missing_tolerance:
-                    continue
-                raise self._missing(source, next_tensordict)
+        for source, destination, frame in self._read(next_tensordict):
             before = self._frames.get(source)
             if before is None or before[-1].shape != frame.shape:
                 raise ResetError(
@@ -101,12 +96,7 @@ class Windowed(Transform):
         return next_tensordict
 
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
-        for source, destination in zip(self.in_keys, self.out_keys, strict=True):
-            frame = tensordict_reset.get(source, None)
-            if frame is None:
-                if self.missing_tolerance:
-                    continue
-                raise self._missing(source, tensordict_reset)
+        for source, destination, frame in self._read(tensordict_reset):
             frames, before = self._begin(frame), self._frames.get(source)
             mask = self._mask(source, tensordict)
             if mask is not None and before is not None and before[-1].shape == frame.shape:
@@ -156,12 +146,7 @@ class Windowed(Transform):
         done = tensordict.get(self.done_key or NEXT_DONE, None)
         ends = None if done is None else done.squeeze(-1)  # [*B, T]
         values: dict[NestedKey, Tensor] = {}
-        for source, destination in zip(self.in_keys, self.out_keys, strict=True):
-            frame = tensordict.get(source, None)
-            if frame is None:
-                if self.missing_tolerance:
-                    continue
-                raise self._missing(source, tensordict)
+        for source, destination, frame in self._read(tensordict):
             values[destination] = self._along_time(tensordict, source, frame, time, ends)
         for destination, value in values.items():
             tensordict.set(destination, value)

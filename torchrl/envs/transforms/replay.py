@@ -194,22 +194,18 @@ class MultiStepTransform(OfBuffers):
         steps, delay = tensordict.shape[time], self.n_steps - 1
         known = max(steps - delay, 0)
         self.__dict__["_kept"] = tensordict[..., known:].clone() if delay else None
-        return multi_step(
-            tensordict,
-            self.n_steps,
-            self.gamma,
-            reward_keys=self.reward_keys,
-            done_key=self.done_key,
-            mask_key=self.mask_key,
-        )[..., :known]
+        return self._ahead(tensordict)[..., :known]
 
     def flush(self) -> TensorDictBase | None:
         """Return the steps that were kept back, as far as they can look, and forget them."""
         kept, self.__dict__["_kept"] = self._kept, None
         if kept is None or not kept.numel():
             return None
+        return self._ahead(kept)
+
+    def _ahead(self, tensordict: TensorDictBase) -> TensorDictBase:
         return multi_step(
-            kept,
+            tensordict,
             self.n_steps,
             self.gamma,
             reward_keys=self.reward_keys,

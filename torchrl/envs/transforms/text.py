@@ -99,20 +99,15 @@ class Tokenizer(Transform):
         return out.reshape(*shape, size), real.reshape(*shape, size)
 
     def _call(self, tensordict: Any) -> Any:
-        masks: Sequence[Any] = self.mask_keys or [None] * len(self.in_keys)
-        for source, destination, mask_key in zip(self.in_keys, self.out_keys, masks, strict=True):
-            value = tensordict.get(source, None)
-            if value is None:
-                if self.missing_tolerance:
-                    continue
-                raise self._missing(source, tensordict)
+        masks = dict(zip(self.in_keys, self.mask_keys, strict=False))
+        for source, destination, value in self._read(tensordict):
             device = getattr(tensordict, "device", None)
             tokens, real = (x.to(device) for x in self._tokens(value))
             if source == destination:
                 tensordict.pop(source)
             tensordict.set(destination, tokens)
-            if mask_key is not None:
-                tensordict.set(mask_key, real)
+            if source in masks:
+                tensordict.set(masks[source], real)
         return tensordict
 
     def _text(self, tokens: Tensor) -> str:

@@ -175,12 +175,7 @@ class VecNormV2(Transform):
     # --- data ------------------------------------------------------------------------------------
 
     def _each(self, record: Any, before: Any, rows: Tensor | None, *, tolerant: bool) -> Any:
-        for source, destination in zip(self.in_keys, self.out_keys, strict=True):
-            value = record.get(source, None)
-            if value is None:
-                if tolerant:
-                    continue
-                raise self._missing(source, record)
+        for source, destination, value in self._read(record, tolerant=tolerant):
             with self.lock or nullcontext():
                 statistics = self._recall(source, before, value)
                 if self.training and not self.frozen:
