@@ -126,3 +126,33 @@ def test_picture_errors():
         TransformedEnv(DrawnEnv(), PixelRenderTransform(render_method="nothing"))
     with pytest.raises(RuntimeError, match="has no environment to draw"):
         PixelRenderTransform()(CountingEnv().reset())
+
+
+def test_what_is_drawn_may_stay_as_it_is():
+    camera = PixelRenderTransform(["text"], lambda drawn: str(drawn[0, 0, 0]), as_non_tensor=True)
+    env = TransformedEnv(DrawnEnv(horizon=9), camera)
+    check_env_specs(env)
+    steps = env.rollout(3)
+    assert [step["next", "text"] for step in steps] == ["1", "2", "3"]
+
+
+def test_each_row_of_a_batch_may_keep_an_object():
+    camera = PixelRenderTransform(["text"], lambda drawn: ["a", "b"], as_non_tensor=True)
+    env = TransformedEnv(DrawnEnv(horizon=9, batch_size=[2]), camera)
+    assert env.reset()["text"] == ["a", "b"]
+    assert env.rollout(3)[1]["next", "text"] == ["b"] * 3
+
+
+def test_frames_go_on_under_another_name():
+    class Deaf:
+        def log_video(self, *args, **kwargs):
+            pass
+
+    recorder = VideoRecorder(Deaf(), "run", out_keys=["seen"])
+    env = TransformedEnv(DrawnEnv(horizon=9), Compose(PixelRenderTransform(), recorder))
+    check_env_specs(env)
+    steps = env.rollout(3)
+    assert torch.equal(steps["next", "seen"], steps["next", "pixels"])
+    recorder.dump()
+    assert torch.equal(recorder(steps.exclude("seen"))["seen"], steps["pixels"])
+    assert len(recorder.frames) == 3

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, NonTensorData, NonTensorStack, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import as_keys, leaf_keys, require
 from torchrl._core.optional import require_package
-from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
+from torchrl.data import Bounded, Composite, NonTensor, TensorSpec, Unbounded
 from torchrl.envs.transforms.base import Transform
 from torchrl.record.loggers import Logger
 
@@ -34,11 +34,12 @@ class VideoRecorder(Transform):
         center_crop: Height and width of the centre that is kept, or one number for both.
         make_grid: Lay the frames of a batched environment out as a grid (the default), instead of
             one video each.
+        out_keys: Another name for the frames, under which they go on as well; none if ``None``.
         fps: Frames per second; the logger's own if ``None``.
         max_frames: Keep no more than this many.
         dump_on_done: Write the video at each end of an episode (of all rows at once).
 
-    Reads: ``pixels``. Writes nothing.
+    Reads: ``pixels``. Writes: ``out_keys``.
 
     >>> import tempfile
     >>> from torchrl.envs import GymEnv, TransformedEnv
@@ -61,12 +62,13 @@ class VideoRecorder(Transform):
         skip: int | None = None,
         center_crop: int | tuple[int, int] | None = None,
         make_grid: bool | None = None,
+        out_keys: Sequence[NestedKey] | None = None,
         *,
         fps: float | None = None,
         max_frames: int | None = None,
         dump_on_done: bool = False,
     ) -> None:
-        super().__init__(["pixels"] if in_keys is None else in_keys)
+        super().__init__(["pixels"] if in_keys is None else in_keys, out_keys)
         if len(self.in_keys) != 1:
             raise ValueError(f"VideoRecorder: expected one entry to record, found {self.in_keys}.")
         for name, value in (("skip", skip), ("max_frames", max_frames)):
@@ -90,6 +92,8 @@ class VideoRecorder(Transform):
         self._seen += 1
         if keep and (self.max_frames is None or len(self.frames) < self.max_frames):
             self.frames.append(self._picture(value))
+        if self.out_keys != self.in_keys:
+            tensordict.set(self.out_keys[0], value)
         return tensordict
 
     def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
@@ -101,12 +105,16 @@ class VideoRecorder(Transform):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Keep the frame of a record, or the frames ``[T]`` of a batch of them."""
         for step in tensordict.unbind(0) if tensordict.ndim else [tensordict]:
-            self._call(step)
+            self._call(step.copy())
+        if self.out_keys != self.in_keys:
+            tensordict.set(self.out_keys[0], tensordict.get(self.in_keys[0]))
         return tensordict
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
-        """Look for the frames; no spec changes."""
+        """Look for the frames, and give their spec to their other name."""
         self._check_keys(specs)
+        if self.out_keys != self.in_keys:
+            specs["observation"][self.out_keys[0]] = specs["observation"][self.in_keys[0]].clone()
         return specs
 
     def _picture(self, value: Tensor) -> Tensor:
@@ -253,6 +261,7 @@ class PixelRenderTransform(Transform):
     Args:
         out_keys: Where the picture goes, one entry; ``pixels`` if ``None``.
         preproc: Applied to what the environment returns: ``array -> array`` or tensor.
+        as_non_tensor: Keep what is drawn as it is, a Python object; made a tensor if ``None``.
         render_method: Name of the method that draws. It returns ``[H, W, C]``, or one such for
             each row of a batched environment.
         pass_tensordict: Hand the record to that method.
@@ -273,6 +282,7 @@ class PixelRenderTransform(Transform):
         self,
         out_keys: Sequence[NestedKey] | None = None,
         preproc: Callable[[Any], Any] | None = None,
+        as_non_tensor: bool | None = None,
         *,
         render_method: str = "render",
         pass_tensordict: bool = False,
@@ -286,6 +296,7 @@ class PixelRenderTransform(Transform):
             )
         self.preproc, self.render_method = preproc, render_method
         self.pass_tensordict, self.kwargs = pass_tensordict, kwargs
+        self.as_non_tensor = bool(as_non_tensor)
         self.is_on = True
         self._spec: TensorSpec | None = None
 
@@ -313,7 +324,8 @@ class PixelRenderTransform(Transform):
         """Add the picture to the observations, as large as the first one was."""
         if self.is_on:
             if self._spec is None:
-                self._spec = _spec_of(self._picture(self._owner().base_env.reset()))
+                env = self._owner().base_env
+                self._spec = _spec_of(self._picture(env.reset()), env.batch_size)
             specs["observation"][self.out_keys[0]] = self._spec.clone()
         return specs
 
@@ -327,7 +339,7 @@ class PixelRenderTransform(Transform):
             raise RuntimeError(describe(self, "has no environment to draw", mend=mend))
         return place
 
-    def _picture(self, tensordict: TensorDictBase) -> Tensor:
+    def _picture(self, tensordict: TensorDictBase) -> Any:
         env = self._owner().base_env
         draw = getattr(env, self.render_method)
         value = draw(tensordict, **self.kwargs) if self.pass_tensordict else draw(**self.kwargs)
@@ -335,15 +347,22 @@ class PixelRenderTransform(Transform):
             mend = "Build the environment with render_mode='rgb_array', perhaps."
             fact = f"got nothing from {self.render_method}() of {type(env).__name__}"
             raise RuntimeError(describe(self, fact, mend=mend))
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple) and not self.as_non_tensor:
             value = torch.stack([torch.as_tensor(np.array(row)) for row in value])
         if self.preproc is not None:
             value = self.preproc(value)
+        if self.as_non_tensor:
+            if not env.batch_size:
+                return NonTensorData(value)
+            return NonTensorStack(*(NonTensorData(row) for row in value))
         # a copy: simulators reuse and flip their arrays
         return value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
 
 
-def _spec_of(picture: Tensor) -> TensorSpec:
+def _spec_of(picture: Any, batch: torch.Size) -> TensorSpec:
+    if not isinstance(picture, Tensor):
+        example = picture[0] if batch else picture
+        return NonTensor(batch, example_data=example.data, batched=bool(batch))
     if picture.dtype == torch.uint8:
         return Bounded(0, 255, shape=picture.shape, dtype=torch.uint8)
     return Unbounded(picture.shape, dtype=picture.dtype)
