@@ -4,9 +4,10 @@ python benchmarks/batched_envs.py
 
 Eight CartPoles with the greedy action of a small network. In one process the measure is the
 hand-written loop over gymnasium's ``SyncVectorEnv``; over two workers it is the same loop over its
-``AsyncVectorEnv``, which runs a process an environment. Calls take turns and the best of each
-counts, on the clock. A machine that others use too hands out its cores by the number of processes;
-what does not depend on that is the processor time of all processes together, shown beside it.
+``AsyncVectorEnv``, which runs a process an environment. A single environment with random actions is
+measured against gymnasium bare. Calls take turns and the best of each counts, on the clock. A
+machine that others use too hands out its cores by the number of processes; what does not depend on
+that is the processor time of all processes together, shown beside it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,16 @@ FRAMES, NUM_ENVS = 4_000, 8
 
 def cartpole() -> GymEnv:
     return GymEnv("CartPole-v1")
+
+
+def random_steps() -> None:
+    """Step one CartPole at random by hand; nothing is kept."""
+    env = gymnasium.make("CartPole-v1")
+    env.reset(seed=0)
+    for _ in range(FRAMES):
+        *_, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            env.reset()
 
 
 class AsyncLoop:
@@ -113,18 +124,27 @@ def main() -> None:
     }
     loop = AsyncLoop(policy)
     calls: dict[str, Callable[[], object]] = {name: collect(env) for name, env in envs.items()}
+    single = cartpole()
+    calls["GymEnv, random actions"] = lambda: single.rollout(FRAMES, break_when_any_done=False)
+    calls["gymnasium, random actions"] = random_steps
     calls["SyncVectorEnv by hand"] = partial(cartpoles, policy, FRAMES)
     calls["AsyncVectorEnv by hand"] = loop
     found, spent = measure(calls)
     for env in envs.values():
         env.close()
     loop.env.close()
+    floors = {
+        "S": "SyncVectorEnv by hand",
+        "P": "AsyncVectorEnv by hand",
+        "A": "AsyncVectorEnv by hand",
+        "G": "gymnasium, random actions",
+        "g": "gymnasium, random actions",
+    }
     for name, fast in found.items():
-        floor = "Sync" if name.startswith("S") else "Async"
-        by_hand = f"{floor}VectorEnv by hand"
+        floor = floors[name[0]]
         print(
-            f"{name:26s} {fast:8,.0f} frames/s, {fast / found[by_hand]:5.2f} x {floor}VectorEnv; "
-            f"{spent[name]:5.0f} us of processors a frame, {spent[by_hand] / spent[name]:5.2f} x"
+            f"{name:26s} {fast:8,.0f} frames/s, {fast / found[floor]:5.2f} x {floor}; "
+            f"{spent[name]:5.0f} us of processors a frame, {spent[floor] / spent[name]:5.2f} x"
         )
     for method in ("fork", "spawn"):
         print(f"start-up of {NUM_ENVS} workers, {method}: {start_up(method):.2f} s")
