@@ -381,14 +381,15 @@ def test_random_frames_come_first_and_are_counted_together(kind):
     assert (actions != 0.5).sum() == 20
 
 
-def test_preempted_shares_are_filled_up():
-    class Slow(CountingEnv):
-        def _step(self, tensordict):
-            time.sleep(0.02)
-            return super()._step(tensordict)
+class SlowEnv(CountingEnv):
+    def _step(self, tensordict):
+        time.sleep(0.02)
+        return super()._step(tensordict)
 
+
+def test_preempted_shares_are_filled_up():
     with MultiSyncCollector(
-        [lambda: CountingEnv(4), lambda: Slow(4)],
+        [lambda: CountingEnv(4), lambda: SlowEnv(4)],
         frames_per_batch=100,
         total_frames=100,
         preemptive_threshold=0.5,
@@ -405,6 +406,22 @@ def test_preempted_shares_are_filled_up():
     assert not batch["next", "observation"][~mask].any()
     pieces = split_trajectories(batch)
     assert pieces["collector", "mask"].sum() == mask.sum()
+
+
+@pytest.mark.parametrize("split", [True, False])
+def test_what_fills_up_preempted_shares_does_not_reach_a_buffer(split):
+    buffer = ReplayBuffer(storage=LazyMemmapStorage(400), shared=True)
+    with MultiSyncCollector(
+        [lambda: CountingEnv(4), lambda: SlowEnv(4)],
+        frames_per_batch=60,
+        total_frames=60,
+        preemptive_threshold=0.5,
+        replay_buffer=buffer,
+        split_trajs=split,
+    ) as collector:
+        assert set(collector) == {None}
+        assert len(buffer) == collector.stats()["frames"] >= 60
+    assert (buffer[:]["next", "observation"][:, 0] > 0).all()  # a count, from one after a step
 
 
 def test_split_and_postproc(kind):

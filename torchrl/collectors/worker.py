@@ -119,10 +119,8 @@ class CollectorWorker:
         """Return the next batch, or the number of frames that went into the replay buffer."""
         collector, job = self.collector, self.job
         batch, frames = collector._collect(random=random)
-        if job.pads:
-            batch = pad_time(batch, collector._steps)
         if job.replay_buffer is None:
-            return batch
+            return pad_time(batch, collector._steps) if job.pads else batch
         if frames < collector.frames_per_batch and not job.pads:
             return 0  # we are being shut down: nobody counts these any more
         extend(job.replay_buffer, batch)
