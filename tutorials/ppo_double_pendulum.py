@@ -145,7 +145,7 @@ for i, batch in enumerate(collector):
 print(max(history["kl"]) < 0.5, len(history["return"]) == len(collector))  # True True
 
 # %%
-# Random pushes keep the tip up for six steps, a return of about 55. After 50 000 frames this run
-# stands at several hundred to a few thousand; given a million, the most there is, about 9 350.
+# Random pushes keep the tip up for six steps, a return of about 55. Watch how many times as long it
+# is after 50 000 frames; the most there is, a thousand steps, is worth about 9 350.
 #
 # Read next: ``examples/ppo.py`` is this script as a program, with settings, a log and a video.
