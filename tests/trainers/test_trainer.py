@@ -209,65 +209,52 @@ def test_a_stepper_does_the_whole_step():
         assert moved.any()
 
 
-def test_a_collector_may_fill_the_buffer_itself():
+def make_filling_trainer(total, per_batch=10, policy=None, samples=True, **kwargs):
+    """A trainer whose collector fills the buffer itself."""
     env = CartPoleEnv(seed=0)
     loss = make_loss(env)
-    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(100), batch_size=4)
-    policy = loss.value_network
-    collector = Collector(env, policy, frames_per_batch=10, total_frames=30, replay_buffer=buffer)
-    trainer = Trainer(
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(1000), batch_size=4)
+    collector = Collector(
+        env,
+        policy or loss.value_network,
+        frames_per_batch=per_batch,
+        total_frames=total,
+        replay_buffer=buffer,
+    )
+    return Trainer(
         collector=collector,
-        total_frames=30,
+        total_frames=total,
         loss_module=loss,
         optimizer=torch.optim.SGD(loss.parameters(), lr=0.1),
-        replay_buffer=buffer,
+        replay_buffer=buffer if samples else None,
         progress_bar=False,
+        **kwargs,
     )
+
+
+def test_a_collector_may_fill_the_buffer_itself():
+    trainer = make_filling_trainer(30)
     trainer.train()
-    assert (trainer.collected_frames, trainer.num_optim_steps, len(buffer)) == (30, 3, 30)
+    assert (trainer.collected_frames, trainer.num_optim_steps) == (30, 3)
+    assert len(trainer.collector.replay_buffer) == 30
 
 
 @pytest.mark.slow
 def test_collects_in_the_background():
-    env = CartPoleEnv(seed=0)
-    loss = make_loss(env)
-    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(1000), batch_size=4)
-    policy = loss.value_network
-    collector = Collector(env, policy, frames_per_batch=10, total_frames=300, replay_buffer=buffer)
-    trainer = Trainer(
-        collector=collector,
-        total_frames=300,
-        loss_module=loss,
-        optimizer=torch.optim.SGD(loss.parameters(), lr=0.1),
-        replay_buffer=buffer,
-        async_collection=True,
-        progress_bar=False,
-    )
+    trainer = make_filling_trainer(300, async_collection=True)
     trainer.register_op("post_optim_log", LogScalar(logname="r"))
     trainer.train()
-    assert trainer.collected_frames == len(buffer) == 300
+    assert trainer.collected_frames == len(trainer.collector.replay_buffer) == 300
     assert trainer.num_optim_steps > 0
     assert trainer.metrics["r"] == 1
-    assert collector.is_closed
+    assert trainer.collector.is_closed
 
 
 def test_what_ends_background_collection_is_raised():
     def fails(td):
         raise OSError("no power")
 
-    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(10), batch_size=4)
-    env = CartPoleEnv()
-    collector = Collector(env, fails, frames_per_batch=10, replay_buffer=buffer)
-    loss = make_loss(env)
-    trainer = Trainer(
-        collector=collector,
-        total_frames=300,
-        loss_module=loss,
-        optimizer=torch.optim.SGD(loss.parameters(), lr=0.1),
-        replay_buffer=buffer,
-        async_collection=True,
-        progress_bar=False,
-    )
+    trainer = make_filling_trainer(300, policy=fails, async_collection=True)
     with pytest.raises(OSError, match="no power"):
         trainer.train()
 
@@ -308,20 +295,12 @@ def test_parts_that_do_not_go_together_are_refused():
 
 
 def test_hooks_that_need_batches_are_refused_where_there_are_none():
-    env = CartPoleEnv()
-    loss = make_loss(env)
-    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(10), batch_size=4)
-    policy = loss.value_network
-    collector = Collector(env, policy, frames_per_batch=5, total_frames=5, replay_buffer=buffer)
-    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
-    kwargs = dict(collector=collector, total_frames=5, loss_module=loss, optimizer=optimizer)
-    trainer = Trainer(**kwargs, replay_buffer=buffer, progress_bar=False)
+    trainer = make_filling_trainer(10)
     LogScalar().register(trainer)
     with pytest.raises(ValueError, match=r"'pre_steps_log' need batches.*'post_optim_log'"):
         trainer.train()
-    trainer = Trainer(**kwargs, progress_bar=False)
     with pytest.raises(ValueError, match=r"nothing to learn from.*Pass replay_buffer"):
-        trainer.train()
+        make_filling_trainer(10, samples=False).train()
 
 
 def test_a_loss_without_terms_is_told_what_is_expected():

@@ -2,28 +2,23 @@
 
 from torchrl._core.legacy import old_names
 from torchrl.trainers._legacy import OLD
-from torchrl.trainers.hooks import (
-    BatchSubSampler,
-    ClearCudaCache,
-    CountFramesLog,
+from torchrl.trainers.hooks.base import TrainerHookBase
+from torchrl.trainers.hooks.batch import SelectKeys, mask_batch
+from torchrl.trainers.hooks.logging import CountFramesLog, LogScalar, LogTiming, UTDRHook
+from torchrl.trainers.hooks.memory import ClearCudaCache
+from torchrl.trainers.hooks.optimization import (
     DefaultOptimizationStepper,
-    EarlyStopping,
-    LogScalar,
-    LogTiming,
-    LogValidationReward,
     LRSchedulerHook,
     OptimizationStepper,
     OptimizerHook,
-    ReplayBufferTrainer,
-    RewardNormalizer,
-    SelectKeys,
-    TargetNetUpdaterHook,
-    TrainerHookBase,
-    UpdateWeights,
-    UTDRHook,
-    ValueEstimatorHook,
-    mask_batch,
 )
+from torchrl.trainers.hooks.replay import ReplayBufferTrainer
+from torchrl.trainers.hooks.reward import RewardNormalizer
+from torchrl.trainers.hooks.stopping import EarlyStopping
+from torchrl.trainers.hooks.subsample import BatchSubSampler
+from torchrl.trainers.hooks.validation import LogValidationReward
+from torchrl.trainers.hooks.values import ValueEstimatorHook
+from torchrl.trainers.hooks.weights import TargetNetUpdaterHook, UpdateWeights
 from torchrl.trainers.trainer import Trainer
 
 __getattr__ = old_names(__name__, OLD)

@@ -18,15 +18,12 @@ from torchrl.collectors import BaseCollector
 from torchrl.data import ReplayBuffer
 from torchrl.objectives.targets import TargetNetUpdater
 from torchrl.record import Logger
-from torchrl.trainers.hooks import (
-    BatchSubSampler,
-    LogTiming,
-    OptimizationStepper,
-    OptimizerHook,
-    ReplayBufferTrainer,
-    TargetNetUpdaterHook,
-    TrainerHookBase,
-)
+from torchrl.trainers.hooks.base import TrainerHookBase
+from torchrl.trainers.hooks.logging import LogTiming
+from torchrl.trainers.hooks.optimization import OptimizationStepper, OptimizerHook
+from torchrl.trainers.hooks.replay import ReplayBufferTrainer
+from torchrl.trainers.hooks.subsample import BatchSubSampler
+from torchrl.trainers.hooks.weights import TargetNetUpdaterHook
 from torchrl.trainers.metrics import Means, Metrics
 from torchrl.trainers.progress import Progress
 from torchrl.trainers.saving import Modules, random_state, save_whole, set_random_state

@@ -86,14 +86,8 @@ class OptimizerHook(TrainerHookBase):
             raise ValueError("OptimizerHook: loss_components is empty; leave it out to take all.")
         self.optimizer, self.loss_components = optimizer, loss_components
 
-    def __call__(
-        self,
-        losses: TensorDictBase,
-        clip_grad_norm: bool = True,
-        clip_norm: float | None = None,
-        index: int = 0,
-    ) -> TensorDictBase:
-        losses = self.take_gradients(losses, clip_grad_norm, clip_norm, index)
+    def __call__(self, losses: TensorDictBase, *args: Any, **kwargs: Any) -> TensorDictBase:
+        losses = self.take_gradients(losses, *args, **kwargs)
         self.step()
         return losses
 
