@@ -178,7 +178,7 @@ class AsyncEnvPool(BatchedEnvBase):
         _choose("backend", backend, ("threading", "multiprocessing"))
         _choose("stack", stack, ("dense", "maybe_dense", "lazy"))
         _choose("exchange", exchange or "auto", ("auto", "shm", "queue"))
-        makers = [env_makers] if callable(env_makers) else list(env_makers)
+        makers: list[Any] = [env_makers] if callable(env_makers) else list(env_makers)
         if envs_per_worker < 1:
             raise ValueError(
                 f"AsyncEnvPool: envs_per_worker must be at least 1, found {envs_per_worker}."
@@ -400,10 +400,11 @@ class AsyncEnvPool(BatchedEnvBase):
     def _marked(self, record: Any, env: int) -> Any:
         return record.set(INDEX, torch.full(record.batch_size, env))
 
-    def _stacked(self, rows: list[Any]) -> TensorDictBase:
+    def _stacked(self, rows: list[Any]) -> Any:
         if self.stack == "lazy":
             return LazyStackedTensorDict.lazy_stack(rows, 0)
-        return stack_rows(rows) if self.stack == "maybe_dense" else torch.stack(rows, 0)
+        dense: Any = torch.stack if self.stack == "dense" else stack_rows
+        return dense(rows)
 
 
 class ThreadingAsyncEnvPool(AsyncEnvPool):

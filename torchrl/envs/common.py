@@ -37,7 +37,7 @@ def next_seed(seed: int) -> int:
     return int.from_bytes(np.random.default_rng(seed).bytes(8), "big") % (2**32 - 1)
 
 
-class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):
+class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[misc]
     """One or many Markov decision processes that read and write tensordicts.
 
     Name the specs in ``__init__`` (``observation_spec``, ``action_spec``, and where they differ

@@ -29,7 +29,7 @@ class EnvOptions:
         if issubclass(cls, TransformedEnv):  # it has a place for them
             return super().__new__(cls)
         env = cls(*args, **kwargs)
-        return TransformedEnv(env, Compose(*transforms_for(policy, env)))  # type: ignore[arg-type]
+        return TransformedEnv(env, Compose(*transforms_for(policy, env)))
 
 
 def _names(function: Callable[..., Any], argument: str) -> bool:

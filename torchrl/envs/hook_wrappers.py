@@ -62,7 +62,7 @@ class AutoReset:
     def _seen(self) -> Any:
         """Return what tells the episodes apart; it learns the specs when they are known."""
         if self._transform is None:
-            from torchrl.envs.transforms.resets import AutoResetTransform  # noqa: PLC0415 - above us
+            from torchrl.envs.transforms import AutoResetTransform  # noqa: PLC0415 - above us
 
             self._transform = AutoResetTransform(replace=self.replace)
             self._transform.transform_specs(dict(self.env._get_specs()))

@@ -36,7 +36,7 @@ class EnvAccess:
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return super().__getattr__(name)
+            return super().__getattr__(name)  # type: ignore[misc]
         except AttributeError:
             if name.startswith("_") or "_recipes" not in self.__dict__:
                 raise

@@ -31,7 +31,7 @@ from torchrl.envs.spec_access import GROUPS
 Factory = Callable[..., EnvBase] | EnvBase
 
 
-class BatchedEnvBase(EnvAccess, EnvBase):
+class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]
     """Several environments stepped as one, batch size ``[N, *B]``.
 
     Until :meth:`start`, or the first reset, it is a recipe: it holds no environment, and can be
