@@ -58,16 +58,20 @@ def test_a2c(actions, normalize):
 
 
 @pytest.mark.parametrize("actions", [1, 2, 17])
-def test_reinforce(actions):
+@pytest.mark.parametrize("bonus", [False, True])
+def test_reinforce(actions, bonus):
     actor, value = gaussian_actor(actions), critic()
     td = advantage_batch(actions, batch=(64,))
-    log_prob, _ = gaussian_log_prob(actor, td)
+    log_prob, entropy = gaussian_log_prob(actor, td)
     error = (value.module(td["observation"]) - td["value_target"]).squeeze(-1)
     expected = {
         "loss_actor": -(log_prob * td["advantage"].squeeze(-1)).mean(),
         "loss_value": huber(error).mean(),
     }
-    assert_same(ReinforceLoss(actor, value), td, expected)
+    if bonus:
+        expected["loss_entropy"] = -0.2 * entropy.mean()
+    loss = ReinforceLoss(actor, value, entropy_bonus=bonus, entropy_coeff=0.2)
+    assert_same(loss, td, expected)
 
 
 def test_reinforce_with_a_delayed_critic_takes_advantages_from_it():

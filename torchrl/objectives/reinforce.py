@@ -23,12 +23,13 @@ class ReinforceLoss(ActorCriticLoss):
         critic_network: Reads observations, writes ``state_value [*B, 1]``.
         delay_value: Estimate advantages with a target copy of the critic.
         options: Arguments of :class:`~torchrl.objectives.actor_critic.ActorCriticLoss`: ``gamma``,
-            ``loss_critic_type``, ``clip_value``, ``separate_losses``, ``reduction``, names of
-            entries.
+            ``loss_critic_type``, ``clip_value``, ``entropy_bonus`` (off by default),
+            ``separate_losses``, ``reduction``, names of entries.
 
     Reads: ``action``, ``advantage [*B, 1]``, ``value_target [*B, 1]`` and the inputs of both
         networks.
-    Returns: ``loss_actor``, ``loss_value``.
+    Returns: ``loss_actor``, ``loss_value``; with ``entropy_bonus`` also ``loss_entropy``,
+        ``entropy``.
 
     Source: Williams, 1992, https://doi.org/10.1007/BF00992696, section 4.
     """
@@ -45,8 +46,9 @@ class ReinforceLoss(ActorCriticLoss):
         super().__init__(actor_network, critic_network, delay_value=delay_value, **options)
         self.out_keys = ["loss_actor"]
         if self.has_critic:
-            clip = ["value_clip_fraction"] * self.clips_value
-            self.out_keys = ["loss_actor", "loss_value", *clip]
+            self.out_keys += ["loss_value", *["value_clip_fraction"] * self.clips_value]
+        if self.entropy_bonus:
+            self.out_keys += ["loss_entropy", "entropy"]
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         mask = self._mask(td)
@@ -57,4 +59,5 @@ class ReinforceLoss(ActorCriticLoss):
         out = self._critic_losses(td, mask)
         if self.has_critic:
             out["loss_value"] = out.pop("loss_critic")
+        out.update(self._entropy_losses(dist, advantage.ndim - 1, mask))
         return {"loss_actor": -log_prob * advantage, **out}
