@@ -39,6 +39,7 @@ def pendulum(frames: int) -> Collector:
 
 
 def main() -> None:
+    """Collect a batch for each line of the input, the first of which says how large; time it."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     frames = int(sys.stdin.readline())

@@ -14,6 +14,7 @@ from stable_baselines3.common.env_util import make_vec_env
 
 
 def main(name: str) -> None:
+    """Train for as many frames as each line of the input says; answer with the seconds."""
     torch.set_num_threads(1)
     if name == "ppo":
         env = make_vec_env("CartPole-v1", 8, seed=0)
