@@ -1,11 +1,21 @@
 """Recipes for environments travel to other processes."""
 
 import pickle
+from functools import partial
 
 import cloudpickle
 import pytest
 
-from torchrl.envs import EnvCreator, GymEnv, StepCounter, TransformedEnv, env_creator
+from torchrl.envs import (
+    EnvCreator,
+    GymEnv,
+    ParallelEnv,
+    SerialEnv,
+    StepCounter,
+    TransformedEnv,
+    VecNorm,
+    env_creator,
+)
 from torchrl.testing.mocks import CountingEnv
 
 
@@ -55,6 +65,43 @@ def closure():
 def test_lambdas_and_closures_are_pickled(dumps):
     env = pickle.loads(dumps(closure()))()
     assert env.rollout(20)["next", "step_count"].max() <= 5
+
+
+def normalised():
+    return TransformedEnv(CountingEnv(9), VecNorm(["observation"], decay=1.0))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        SerialEnv,
+        partial(ParallelEnv, mp_start_method="fork"),
+        pytest.param(partial(ParallelEnv, mp_start_method="spawn"), marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("share", [True, False])
+def test_running_statistics_are_shared(make, share):
+    creator = EnvCreator(normalised, share_memory=share)
+    env = make(2, creator)
+    env.rollout(5, break_when_any_done=False)
+    state = env.state_dict()
+    counts = [state[key].item() for key in state if key.endswith("observation_count")]
+    assert counts == ([12, 12] if share else [6, 6])  # a reset and five steps of each
+    env.close()
+    later = creator().state_dict()
+    assert [v.item() for k, v in later.items() if k.endswith("count")] == [12 if share else 0]
+
+
+def test_statistics_go_on_without_the_process_that_made_them(monkeypatch):
+    creator = EnvCreator(normalised)
+    creator().rollout(3)
+    monkeypatch.setattr("os.getpid", lambda: 2**22 + 1)  # of no process
+    state = pickle.dumps(creator)
+    monkeypatch.undo()
+    twin = pickle.loads(state)
+    creator().rollout(3)
+    counts = [v.item() for k, v in twin().state_dict().items() if k.endswith("count")]
+    assert counts == [4]
 
 
 @pytest.mark.slow

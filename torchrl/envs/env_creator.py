@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cloudpickle
 
 from torchrl.envs.common import EnvBase
 from torchrl.envs.metadata import EnvMeta, build, meta_of
+from torchrl.envs.shared_statistics import SharedStatistics, has_statistics
 
 
 class EnvCreator:
@@ -17,7 +19,10 @@ class EnvCreator:
     Args:
         create_env_fn: Builds an environment.
         create_env_kwargs: Its keyword arguments.
-        kwargs: More of them.
+        share_memory: Let all environments made by this recipe, and by copies of it in other
+            processes, update the running statistics of transforms such as
+            :class:`~torchrl.envs.VecNorm` together.
+        kwargs: More of its keyword arguments.
 
     >>> from torchrl.envs import GymEnv
     >>> creator = EnvCreator(lambda **kw: GymEnv("CartPole-v1", **kw))
@@ -29,10 +34,12 @@ class EnvCreator:
         self,
         create_env_fn: Callable[..., Any],
         create_env_kwargs: dict[str, Any] | None = None,
+        share_memory: bool = True,
         **kwargs: Any,
     ) -> None:
         if isinstance(create_env_fn, EnvCreator):
-            kwargs = {**create_env_fn.create_env_kwargs, **kwargs}
+            create_env_kwargs = {**create_env_fn.create_env_kwargs, **(create_env_kwargs or {})}
+            share_memory = share_memory and create_env_fn.share_memory
             create_env_fn = create_env_fn.create_env_fn
         if isinstance(create_env_fn, EnvBase) or not callable(create_env_fn):
             raise TypeError(
@@ -41,15 +48,23 @@ class EnvCreator:
             )
         self.create_env_fn: Callable[..., Any] = create_env_fn
         self.create_env_kwargs: dict[str, Any] = {**(create_env_kwargs or {}), **kwargs}
+        self.share_memory = share_memory
         self._meta: EnvMeta | None = None
+        self._statistics: SharedStatistics | None = None
 
     def make_variant(self, **kwargs: Any) -> EnvCreator:
         """Return a recipe with some arguments replaced."""
-        return EnvCreator(self.create_env_fn, {**self.create_env_kwargs, **kwargs})
+        own = {**self.create_env_kwargs, **kwargs}
+        return EnvCreator(self.create_env_fn, own, share_memory=self.share_memory)
 
     def __call__(self, **kwargs: Any) -> Any:
         """Build an environment."""
-        return self.create_env_fn(**{**self.create_env_kwargs, **kwargs})
+        if self.share_memory:
+            self.meta_data  # noqa: B018 - the statistics that are shared are those of the first
+        env = self.create_env_fn(**{**self.create_env_kwargs, **kwargs})
+        if self._statistics is not None:
+            self._statistics.bind(env)
+        return env
 
     @property
     def meta_data(self) -> EnvMeta:
@@ -61,18 +76,24 @@ class EnvCreator:
             TypeError: if something else than an environment is built.
         """
         if self._meta is None:
-            env = build(self)
+            env = build(partial(self.create_env_fn, **self.create_env_kwargs))
             try:
                 self._meta = meta_of(env)
+                if self.share_memory and has_statistics(env):
+                    self._statistics = SharedStatistics(env)
             finally:
                 env.close()
         return self._meta
 
     def __getstate__(self) -> bytes:
-        return cloudpickle.dumps((self.create_env_fn, self.create_env_kwargs, self._meta))
+        made_of = (self.create_env_fn, self.create_env_kwargs, self.share_memory)
+        return cloudpickle.dumps((*made_of, self._meta, self._statistics))
 
     def __setstate__(self, state: bytes) -> None:
-        self.create_env_fn, self.create_env_kwargs, self._meta = cloudpickle.loads(state)
+        self.create_env_fn, self.create_env_kwargs, self.share_memory, *known = cloudpickle.loads(
+            state
+        )
+        self._meta, self._statistics = known
 
     def __repr__(self) -> str:
         return f"EnvCreator({self.create_env_fn}, {self.create_env_kwargs})"

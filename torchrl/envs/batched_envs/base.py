@@ -215,6 +215,9 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]
         if self._options.num_threads is not None:
             self._threads_before = torch.get_num_threads()
             torch.set_num_threads(self._options.num_threads)
+        for recipe in self._recipes:
+            if isinstance(recipe, EnvCreator) and recipe.share_memory:
+                recipe.meta_data  # noqa: B018 - what is shared must be there before the workers
         crew = self._make_crew(self._recipes)
         try:
             self._check_metas(crew.metas)
@@ -466,7 +469,9 @@ def _recipes(
         elif isinstance(factory, EnvCreator) and not own:
             made[id(factory), id(own)] = factory  # it may know already what it builds
         else:
-            made.setdefault((id(factory), id(own)), EnvCreator(factory, own))
+            shares = isinstance(factory, EnvCreator)
+            recipe = EnvCreator(factory, own, share_memory=shares)
+            made.setdefault((id(factory), id(own)), recipe)
     recipes = [made[id(factory), id(own)] for factory, own in zip(factories, kwargs, strict=True)]
     built = [recipe for recipe in recipes if isinstance(recipe, EnvBase)]
     if len(built) != len({id(recipe) for recipe in built}):
