@@ -27,7 +27,8 @@ test: check
 
 # What is too heavy for every day: JAX (Brax, Jumanji) and OpenSpiel.
 test-extras: $(EXTRAS)/.ready
-	$(EXTRAS)/bin/pytest -rs tests/envs/libs tests/envs/test_env_contract.py torchrl/envs/libs
+	$(EXTRAS)/bin/pytest -rs -k 'jax or brax or jumanji or open' tests/envs/libs tests/envs/test_env_contract.py \
+		torchrl/envs/libs
 
 # 3000 frames show that the long one runs; it judges what it learned only when it runs in full.
 scripts: $(READY)

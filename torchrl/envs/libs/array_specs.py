@@ -29,12 +29,13 @@ def array_leaves(spec: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
     >>> [path for path, _ in array_leaves({"arm": {"angle": Array((), float)}})]
     [('arm', 'angle')]
     """
-    children = spec if isinstance(spec, Mapping) else getattr(spec, "_specs", None)
-    if children is None:
+    if "Array" in _kinds(spec):
         yield path, spec
-    else:
-        for name, child in children.items():
-            yield from array_leaves(child, (*path, name))
+        return
+    # Jumanji's specs are mappings that keep to themselves.
+    children = spec if isinstance(spec, Mapping) else getattr(spec, "_specs", {})
+    for name, child in children.items():
+        yield from array_leaves(child, (*path, name))
 
 
 def key_of(path: tuple[str, ...]) -> NestedKey:

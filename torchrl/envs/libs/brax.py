@@ -122,6 +122,9 @@ class BraxEnv(BraxWrapper):
 
     Raises:
         ValueError: if there is no such environment.
+
+    >>> "fast" in BraxEnv.available_envs
+    True
     """
 
     entrywise = True

@@ -145,6 +145,9 @@ class JumanjiEnv(JumanjiWrapper):
 
     Raises:
         ValueError: if there is no such environment.
+
+    >>> "Snake-v1" in JumanjiEnv.available_envs
+    True
     """
 
     entrywise = True
