@@ -253,11 +253,12 @@ class H5StorageCheckpointer(ConvertingCheckpointer):
 
 def _write_group(group: Any, data: TensorDictBase) -> None:
     for name, value in data.items():
-        if is_tensor_collection(value):
+        if isinstance(value, TensorDictBase):
             child = group.create_group(name)
             child.attrs["batch_size"] = list(value.batch_size)
             _write_group(child, value)
         else:
+            assert isinstance(value, Tensor)
             group.create_dataset(name, data=value.numpy(force=True))
 
 

@@ -15,6 +15,7 @@ from torchrl._core.errors import WorkerError, describe
 with contextlib.suppress(ImportError):  # there is none where there is no fork
     import fcntl
 
+LOCK, TURNSTILE = 0, 1  # bytes of the file
 Identity = tuple[int, int]  # device and inode of a file
 
 
@@ -90,17 +91,26 @@ class _Gate:
         self._threads.acquire()
         if not self._depth:
             try:
-                fcntl.lockf(self.file, fcntl.LOCK_EX)
+                self._wait_for_turn()
             except BaseException:
                 self._threads.release()
                 raise
         self._depth += 1
         return self._depth == 1
 
+    def _wait_for_turn(self) -> None:
+        """Take the lock through a turnstile, so that who just left cannot pass those who wait."""
+        fcntl.lockf(self.file, fcntl.LOCK_EX, 1, TURNSTILE)
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX, 1, LOCK)
+        finally:
+            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, TURNSTILE)
+
     def leave(self) -> None:
+        """Give the lock back, once for each time that it was taken."""
         self._depth -= 1
         if not self._depth:
-            fcntl.lockf(self.file, fcntl.LOCK_UN)
+            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, LOCK)
         self._threads.release()
 
     def address(self) -> tuple[str, Identity]:
