@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 import torch
-from tensordict import LazyStackedTensorDict, NestedKey, TensorDict, TensorDictBase
+from tensordict import LazyStackedTensorDict, TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import describe
@@ -120,7 +120,7 @@ class Group:
         self,
         name: str,
         agents: Sequence[str],
-        specs: Mapping[str, Sequence[Composite]],
+        specs: Mapping[str, Sequence[Any]],
         batch_size: torch.Size,
     ) -> None:
         self.name, self.agents = name, list(agents)
@@ -136,7 +136,7 @@ class Group:
         """Return one agent's part of a kind of spec."""
         return self._each[kind][self.agents.index(agent)]
 
-    def stack(self, records: Sequence[Mapping[NestedKey, Any]]) -> TensorDictBase:
+    def stack(self, records: Sequence[Mapping[Any, Any]]) -> TensorDictBase:
         """Return the group's record ``[*B, A]``, of the entries ``[*B, ...]`` of its agents."""
         if self.is_dense:
             entries = {
@@ -170,5 +170,5 @@ def group_specs(
     groups: Iterable[Group], kind: str, batch_size: torch.Size, **shared: Any
 ) -> Composite:
     """Return one kind of spec of an environment: that of each group, and what all share."""
-    nested: dict[str, Any] = {group.name: group.specs[kind] for group in groups}
-    return Composite({**nested, **shared}, shape=batch_size)
+    entries: dict[Any, Any] = {group.name: group.specs[kind] for group in groups}
+    return Composite(entries | shared, shape=batch_size)

@@ -87,7 +87,7 @@ def is_void(env: EnvBase, masks: Masks) -> bool:
 
 
 def keep_rows(
-    env: EnvBase, before: Any, root: Any, masks: Masks, path: tuple[str, ...] = ()
+    env: EnvBase, before: Any, root: Any, masks: Masks, path: tuple[Any, ...] = ()
 ) -> None:
     """Put back, in ``root``, what the rows that are not reset had in ``before``.
 

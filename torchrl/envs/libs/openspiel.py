@@ -176,8 +176,8 @@ class OpenSpielWrapper(EnvWrapper):
                 actions = actions.long().argmax(-1)  # [A]
             for player, move in zip(group.agents, actions.tolist(), strict=True):
                 moves[self._number[player]] = move
-        for player in self._movers():
-            self._refuse_illegal(player, moves[player])
+        for number in self._movers():
+            self._refuse_illegal(number, moves[number])
         if state.is_simultaneous_node():
             state.apply_actions(moves)
         else:
@@ -237,7 +237,8 @@ class OpenSpielWrapper(EnvWrapper):
             group.mask_actions(self, [entry["action_mask"] for entry in entries])
         record.set("current_player", torch.tensor(int(state.current_player()), device=self.device))
         if self.return_state:
-            record.set("state", NonTensorData(state.serialize()))
+            text: Any = NonTensorData(state.serialize())
+            record.set("state", text)
         return record
 
     def __repr__(self) -> str:

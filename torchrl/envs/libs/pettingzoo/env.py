@@ -332,7 +332,7 @@ class _Sheet:
         if self._masked:
             seen["mask"] = Categorical(2, shape=(), dtype=torch.bool)
         if self._infos:
-            specs = {
+            specs: dict[Any, Any] = {
                 n: Unbounded(value.shape, dtype=value.dtype) for n, value in self._infos.items()
             }
             seen["info"] = Composite(specs)
