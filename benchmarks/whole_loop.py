@@ -15,7 +15,7 @@ from torch import nn
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.envs import GymEnv
-from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
+from torchrl.modules import MLP, OneHotCategorical, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import ClipPPOLoss, SACLoss, SoftUpdate
 from torchrl.objectives.value import GAE
 
@@ -28,14 +28,13 @@ class PPO:
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        env = GymEnv("CartPole-v1", num_envs=ENVS, categorical_action_encoding=True)
+        env = GymEnv("CartPole-v1", num_envs=ENVS)
         cells = {"num_cells": [64, 64], "activation_class": nn.Tanh}
         actor = ProbabilisticActor(
             TensorDictModule(MLP(4, 2, **cells), ["observation"], ["logits"]),
             in_keys=["logits"],
             spec=env.action_spec_unbatched,
-            distribution_class=torch.distributions.Categorical,
-            distribution_kwargs={"validate_args": False},  # as in the peer
+            distribution_class=OneHotCategorical,
             return_log_prob=True,
         )
         critic = ValueOperator(MLP(4, 1, **cells), in_keys=["observation"])

@@ -81,8 +81,8 @@ def main(args: Args) -> float:
         actor,
         critic,
         action_spec=env.action_spec,
-        policy_noise=args.policy_noise,
-        noise_clip=args.noise_clip,
+        policy_noise=args.policy_noise * half_range,
+        noise_clip=args.noise_clip * half_range,
         loss_function="l2",
         gamma=args.gamma,
     )

@@ -123,7 +123,7 @@ def test_td3(actions, delay, behaviour):
     t1, t2 = (q_of(n) for n in loss.target("qvalue_network"))
     torch.manual_seed(0)
     with torch.no_grad():
-        noise = (torch.randn(32, actions) * 0.2).clamp(-0.5, 0.5) * (high - low) / 2
+        noise = (torch.randn(32, actions) * 0.2).clamp(-0.5, 0.5)
         smoothed = loss.target("actor_network").module(after) + noise
         smoothed = torch.max(torch.min(smoothed, high), low)
         ahead = torch.min(t1(after, smoothed), t2(after, smoothed))

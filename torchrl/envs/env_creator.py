@@ -39,7 +39,7 @@ class EnvCreator:
     ) -> None:
         if isinstance(create_env_fn, EnvCreator):
             create_env_kwargs = {**create_env_fn.create_env_kwargs, **(create_env_kwargs or {})}
-            share_memory = share_memory and create_env_fn.share_memory
+            share_memory &= create_env_fn.share_memory
             create_env_fn = create_env_fn.create_env_fn
         if isinstance(create_env_fn, EnvBase) or not callable(create_env_fn):
             raise TypeError(
@@ -48,7 +48,7 @@ class EnvCreator:
             )
         self.create_env_fn: Callable[..., Any] = create_env_fn
         self.create_env_kwargs: dict[str, Any] = {**(create_env_kwargs or {}), **kwargs}
-        self.share_memory = share_memory
+        self.share_memory: bool = share_memory
         self._meta: EnvMeta | None = None
         self._statistics: SharedStatistics | None = None
 

@@ -31,7 +31,7 @@ class TD3Loss(CriticLoss):
         action_spec: Spec of the action; it or ``bounds`` tells the range of the actions.
         bounds: The lowest and the highest action.
         num_qvalue_nets: Number of critics.
-        policy_noise: Standard deviation of the smoothing noise, in halves of the action's range.
+        policy_noise: Standard deviation of the smoothing noise, in units of the action.
         noise_clip: Its limit, in the same unit.
         loss_function: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
         delay_actor: Take the next action from a frozen copy of the actor.
@@ -44,8 +44,7 @@ class TD3Loss(CriticLoss):
     Returns: ``loss_actor``, ``loss_qvalue``, ``pred_value [N, *B]``,
         ``state_action_value_actor [*B]``, ``next_state_value [*B]``, ``target_value [*B]``.
 
-    Source: Fujimoto et al., 2018, https://arxiv.org/abs/1802.09477, algorithm 1; the unit of the
-        noise is that of the authors' code, and makes no difference for actions in [-1, 1].
+    Source: Fujimoto et al., 2018, https://arxiv.org/abs/1802.09477, algorithm 1.
     """
 
     _AcceptedKeys = DDPGKeys
@@ -118,7 +117,7 @@ class TD3Loss(CriticLoss):
         keys, low, high = self.tensor_keys, self.action_low, self.action_high
         action = take(self.target("actor_network"), following, keys.action)
         noise = torch.randn_like(action) * self.policy_noise
-        noise = noise.clamp(-self.noise_clip, self.noise_clip) * (high - low) / 2
+        noise = noise.clamp(-self.noise_clip, self.noise_clip)
         action = torch.minimum(torch.maximum(action + noise, low), high)
         critics = self.target("qvalue_network")
         return value_of(critics, following, keys.state_action_value, {keys.action: action}).amin(0)

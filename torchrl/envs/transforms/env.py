@@ -145,8 +145,9 @@ class TransformedEnv(EnvBase):
         They are those whose entries neither ``read`` names nor another transform touches.
         """
         chain = leaves(self.transform)
-        touched = [part.entries_touched() for part in chain]
-        if self._nested is not None or self._is_checked_now() or None in touched:
+        touched = [keys for part in chain if (keys := part.entries_touched()) is not None]
+        all_known = len(touched) == len(chain)
+        if self._nested is not None or self._is_checked_now() or not all_known:
             return []
         sums, without = self.base_env.postpone({*read}.union(*touched)), []
         for part in chain:
