@@ -93,7 +93,7 @@ def test_around_is_inside(name):
 def test_around_processes_is_inside_them(name):
     chain = CHAINS[name]
     around = played(lambda: TransformedEnv(ParallelEnv(2, World), chain()))
-    make = EnvCreator(lambda: TransformedEnv(World(), chain()))
+    make = EnvCreator(lambda: TransformedEnv(World(), chain()), share_memory=False)
     inside = played(lambda: ParallelEnv(2, make))
     assert_same(around, inside)
 
