@@ -26,6 +26,7 @@ from tests.objectives.oracles import (
     without_gradient,
 )
 from torchrl.data import Bounded, Composite, OneHot
+from torchrl.modules import ProbabilisticActor, TanhNormal
 from torchrl.objectives import (
     CrossQLoss,
     DiscreteSACLoss,
@@ -179,6 +180,38 @@ def test_sac_on_a_squashed_policy():
         log_prob = gaussian - 2 * (math.log(2) - u - nn.functional.softplus(-2 * u)).sum(-1)
     torch.manual_seed(0)
     torch.testing.assert_close(loss(td)["entropy"], -log_prob.mean(), atol=1e-4, rtol=1e-4)
+
+
+def certain_of_an_edge(actions, loc=20.0, scale=1e-3):
+    """A squashed policy whose draws all round to an end of the range."""
+
+    class Edge(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.offset = nn.Parameter(torch.zeros(actions))
+
+        def forward(self, observation):
+            at = (loc + self.offset).expand(*observation.shape[:-1], actions)
+            return at, torch.full_like(at, scale)
+
+    return ProbabilisticActor(
+        TensorDictModule(Edge(), ["observation"], ["loc", "scale"]),
+        ["loc", "scale"],
+        distribution_class=TanhNormal,
+        return_log_prob=True,
+        spec=Bounded(-1, 1, (actions,)),
+    )
+
+
+@pytest.mark.parametrize("make", [SACLoss, REDQLoss, CrossQLoss])
+def test_actions_at_an_edge_are_scored_by_the_noise_that_drew_them(make):
+    torch.manual_seed(0)
+    loss = make(certain_of_an_edge(2), q_critic(2), alpha_init=1.0)
+    out = loss(transitions(actions=2))
+    # each of two actions: log N(noise) - log scale - log(1 - tanh(x)^2), x = 20
+    density = -0.5 - 0.5 * math.log(2 * math.pi) + math.log(1e3) - 2 * (math.log(2) - 20)
+    assert (-out["entropy"]).item() == pytest.approx(2 * density, rel=0.05)
+    assert all(value.abs().max() < 1e5 for key, value in out.items() if "loss" in key)
 
 
 @pytest.mark.parametrize("actions", [2, 17])

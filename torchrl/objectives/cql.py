@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from torchrl.modules.distributions.utils import rsample_and_log_prob
 from torchrl.objectives.calls import distribution, value_of
 from torchrl.objectives.distributions import log_prob
 from torchrl.objectives.dqn import DQNLoss
@@ -86,7 +87,7 @@ class CQLLoss(SACLoss):
         actor, keys = self.actor_network, self.tensor_keys
         dist = distribution(actor, td)
         of_data = log_prob(dist, td, keys.action, td.ndim)
-        entropy = dist.log_prob(dist.rsample()).reshape(td.batch_size)
+        entropy = rsample_and_log_prob(dist)[1].reshape(td.batch_size)
         out["loss_actor_bc"] = self.alpha * entropy - of_data
         penalty = self._weigh(td, self._penalty(td))  # [*B]
         out["loss_cql"] = penalty

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from torchrl._core.errors import describe
+from torchrl.modules.distributions.utils import sample_and_log_prob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,10 +85,8 @@ def entropy(dist: Distribution, ndim: int, samples: int = 1) -> Tensor:
         return sum_to(dist.entropy(), ndim)
     except NotImplementedError:
         pass
-    if dist.has_rsample:
-        value = dist.log_prob(dist.rsample(torch.Size((samples,))))
-    else:
-        value = dist.log_prob(dist.sample(torch.Size((samples,))))
+    _, value = sample_and_log_prob(dist, (samples,), reparameterize=dist.has_rsample)
+    if not dist.has_rsample:
         # the gradient of an entropy is -E[log p * grad(log p)]; this has it, and the value -log p
         value = value + value.detach() * (value - value.detach())
     return -sum_to(value.mean(0), ndim)

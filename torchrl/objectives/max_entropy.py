@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import write
+from torchrl.modules.distributions.utils import rsample_and_log_prob
 from torchrl.objectives.calls import distribution
 from torchrl.objectives.distributions import check_actor, heads, sum_leaves, sum_to
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss, spec_leaf
@@ -122,8 +123,9 @@ class MaxEntropyLoss(CriticLoss):
                     found=type(dist).__name__,
                 )
             )
-        sample: Any = dist.rsample()
-        value: Any = dist.log_prob(sample)
+        sample: Any
+        value: Any
+        sample, value = rsample_and_log_prob(dist)  # exact where a squashed action saturates
         ndim = self._log_prob_ndim(td)
         if isinstance(dist, CompositeDistribution):
             actions = {key: sample.get(key) for key in actor.dist_sample_keys}
