@@ -2,8 +2,8 @@
 
     python examples/redq.py
 
-Pendulum-v1: mean return -146 of 100 deterministic episodes after 8 000 frames,
-seed 0; about 4 minutes each on one core.
+Pendulum-v1: mean return -142, -130, -152 of 100 deterministic episodes after 12 000 frames,
+seeds 0, 1, 2; about 5 minutes each on one core.
 
 Source: Chen et al., 2021, https://arxiv.org/abs/2101.05982.
 """
@@ -30,7 +30,7 @@ class Args:
 
     env: str = "Pendulum-v1"
     seed: int = 0
-    total_frames: int = 8_000
+    total_frames: int = 12_000
     frames_per_batch: int = 50
     init_random_frames: int = 500
     buffer_size: int = 100_000
