@@ -156,18 +156,19 @@ def test_cql(actions, lagrange, deterministic):
         [values(q, obs.expand(count, 32, -1), a) / heat - density for a, density in sets], 1
     )
     over = heat * (pools.exp().mean(1)).log() - values(q, obs, action)
-    penalty = weight * weight_of_penalty * over.sum(0)
+    penalty = weight * weight_of_penalty * over  # of each critic
     expected = {
         "loss_actor": (0.3 * log_prob - value).mean(),
         "loss_actor_bc": clone,
         "loss_qvalue": (weight * huber(errors).sum(0)).mean(),
         "loss_alpha": -(loss.log_alpha * (log_prob - actions).detach()).mean(),
-        "loss_cql": penalty.mean(),
+        "loss_cql": penalty.sum(0).mean(),
     }
     if lagrange:
         prime = loss.log_alpha_prime.exp()
-        expected["loss_cql"] = prime.detach() * (penalty - 0.5).mean()
-        expected["loss_alpha_prime"] = -prime * (penalty - 0.5).detach().mean()
+        gap = penalty - weight * 0.5
+        expected["loss_cql"] = prime.detach() * gap.sum(0).mean()
+        expected["loss_alpha_prime"] = -prime * gap.detach().mean()
     assert_same(loss, td, expected)
 
 

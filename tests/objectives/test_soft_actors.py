@@ -28,6 +28,7 @@ from tests.objectives.oracles import (
 from torchrl.data import Bounded, Composite, OneHot
 from torchrl.modules import ProbabilisticActor, TanhNormal
 from torchrl.objectives import (
+    CQLLoss,
     CrossQLoss,
     DiscreteSACLoss,
     REDQLoss,
@@ -36,6 +37,7 @@ from torchrl.objectives import (
 )
 from torchrl.testing.networks import (
     OBS,
+    Concat,
     critic,
     discrete_actor,
     gaussian_actor,
@@ -156,7 +158,6 @@ def test_target_entropy_of_several_heads():
     td = transitions().exclude("action")
     td["a"], td["b"] = torch.randn(6, 2), torch.randn(6, 3)
     for loss in (SACLoss(actor, q, action_spec=spec), SACLoss(actor, q)):
-        loss.set_keys(action="a")
         loss(td)
         assert loss.target_entropy == -5
 
@@ -182,36 +183,60 @@ def test_sac_on_a_squashed_policy():
     torch.testing.assert_close(loss(td)["entropy"], -log_prob.mean(), atol=1e-4, rtol=1e-4)
 
 
-def certain_of_an_edge(actions, loc=20.0, scale=1e-3):
-    """A squashed policy whose draws all round to an end of the range."""
+class Edge(nn.Module):
+    """Parameters of a squashed policy whose draws all round to an end of the range."""
 
-    class Edge(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.offset = nn.Parameter(torch.zeros(actions))
+    def __init__(self, copies):
+        super().__init__()
+        self.loc, self.copies = nn.Parameter(torch.tensor(20.0)), copies
 
-        def forward(self, observation):
-            at = (loc + self.offset).expand(*observation.shape[:-1], actions)
-            return at, torch.full_like(at, scale)
+    def forward(self, observation):
+        loc = self.loc.expand(*observation.shape[:-1], 2)
+        return (loc, torch.full_like(loc, 1e-3)) * self.copies
 
-    return ProbabilisticActor(
-        TensorDictModule(Edge(), ["observation"], ["loc", "scale"]),
-        ["loc", "scale"],
-        distribution_class=TanhNormal,
-        return_log_prob=True,
-        spec=Bounded(-1, 1, (actions,)),
+
+def certain_of_an_edge(composite):
+    if not composite:
+        return ProbabilisticActor(
+            TensorDictModule(Edge(1), ["observation"], ["loc", "scale"]),
+            ["loc", "scale"],
+            distribution_class=TanhNormal,
+            spec=Bounded(-1, 1, (2,)),
+        )
+    keys = [("params", head, name) for head in "ab" for name in ("loc", "scale")]
+    return ProbabilisticTensorDictSequential(
+        TensorDictModule(Edge(2), ["observation"], keys),
+        ProbabilisticTensorDictModule(
+            ["params"],
+            ["a", "b"],
+            distribution_class=CompositeDistribution,
+            distribution_kwargs={"distribution_map": {"a": TanhNormal, "b": TanhNormal}},
+        ),
     )
 
 
-@pytest.mark.parametrize("make", [SACLoss, REDQLoss, CrossQLoss])
-def test_actions_at_an_edge_are_scored_by_the_noise_that_drew_them(make):
+@pytest.mark.parametrize("composite", [False, True], ids=["one head", "two heads"])
+@pytest.mark.parametrize("make", [SACLoss, REDQLoss, CrossQLoss, TQCLoss])
+def test_actions_at_an_edge_are_scored_by_the_noise_that_drew_them(make, composite):
     torch.manual_seed(0)
-    loss = make(certain_of_an_edge(2), q_critic(2), alpha_init=1.0)
-    out = loss(transitions(actions=2))
-    # each of two actions: log N(noise) - log scale - log(1 - tanh(x)^2), x = 20
+    names = ["a", "b"] if composite else ["action"]
+    q = TensorDictModule(
+        Concat(OBS + 2 * len(names), 5 if make is TQCLoss else 1),
+        ["observation", *names],
+        ["state_action_value"],
+    )
+    td = transitions(actions=2)
+    for name in names:
+        td[name] = td["action"]
+    loss = make(certain_of_an_edge(composite), q, alpha_init=1.0)
+    out = loss(td.select(*loss.in_keys))
+    # each number of an action: log N(noise) - log scale - log(1 - tanh(x)^2), x = 20
     density = -0.5 - 0.5 * math.log(2 * math.pi) + math.log(1e3) - 2 * (math.log(2) - 20)
-    assert (-out["entropy"]).item() == pytest.approx(2 * density, rel=0.05)
+    assert (-out["entropy"]).item() == pytest.approx(2 * len(names) * density, rel=0.05)
     assert all(value.abs().max() < 1e5 for key, value in out.items() if "loss" in key)
+    out["loss_actor"].backward()
+    slope = 2.0 * 2 * len(names)  # of -log(1 - tanh(x)^2), far out, in each number
+    assert loss.actor_network[0].module.loc.grad.item() == pytest.approx(slope, rel=0.01)
 
 
 @pytest.mark.parametrize("actions", [2, 17])
@@ -252,3 +277,8 @@ def test_discrete_sac(actions):
         torch.testing.assert_close(told.target_entropy, torch.tensor(goal))
     with pytest.raises(ValueError, match=r"cannot tell the target entropy. Give num_actions"):
         DiscreteSACLoss(discrete_actor(), q_network(), action_space="one_hot")
+
+
+def test_cql_draws_actions_of_one_name():
+    with pytest.raises(TypeError, match=r"CQLLoss: draws uniform actions of one name.*'b'"):
+        CQLLoss(certain_of_an_edge(composite=True), q_critic())

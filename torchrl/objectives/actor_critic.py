@@ -133,9 +133,6 @@ class ActorCriticLoss(LossModule):
             keys.remove(names.value_target)
         if self.clips_value:
             keys.append(names.value)
-        if len(self.actor_network.dist_sample_keys) > 1 and names.action in keys:
-            keys.remove(names.action)
-            keys += self.actor_network.dist_sample_keys
         return keys
 
     def _check_entries(self, td: TensorDictBase) -> None:

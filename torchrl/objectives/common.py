@@ -228,11 +228,15 @@ class LossModule(TensorDictModuleBase):
                 keys.update(dict.fromkeys(input_keys(network)))
             if "next" in places:
                 keys.update((next_key(key), None) for key in input_keys(network))
-        # the action of the next step is the policy's, not the data's
         actor: Any = self._modules.get("actor_network")
-        drawn = [] if actor is None else actor.out_keys
-        for key in (getattr(self.tensor_keys, "action", "action"), *drawn):
+        action = getattr(self.tensor_keys, "action", "action")
+        # the action of the next step is the policy's, not the data's
+        for key in (action, *getattr(actor, "out_keys", ())):
             keys.pop(next_key(key), None)
+        heads = getattr(actor, "dist_sample_keys", ())
+        if len(heads) > 1 and action in keys:  # a composite policy has an action of each name
+            keys.pop(action)
+            keys.update(dict.fromkeys(heads))
         return list(keys)
 
     def _check_entries(self, td: TensorDictBase) -> None:

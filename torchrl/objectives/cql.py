@@ -12,9 +12,9 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from torchrl.modules.distributions.utils import rsample_and_log_prob
+from torchrl._core.errors import describe
 from torchrl.objectives.calls import distribution, value_of
-from torchrl.objectives.distributions import log_prob
+from torchrl.objectives.distributions import draw, log_prob
 from torchrl.objectives.dqn import DQNLoss
 from torchrl.objectives.max_entropy import Actions
 from torchrl.objectives.off_policy import action_bounds
@@ -39,7 +39,8 @@ class CQLLoss(SACLoss):
         max_q_backup: Bootstrap from the best of ``num_random`` next actions.
         deterministic_backup: Leave the entropy out of the target.
         num_random: :math:`R`.
-        with_lagrange: Learn the weight of the penalty, so that it is driven to ``lagrange_thresh``.
+        with_lagrange: Learn the weight of the penalty, so that each critic's is driven to
+            ``lagrange_thresh``.
         lagrange_thresh: See there.
         options: As in :class:`~torchrl.objectives.SACLoss`. The range of uniform actions is that of
             ``action_spec`` or of the policy's spec, and [-1, 1] without them.
@@ -72,6 +73,15 @@ class CQLLoss(SACLoss):
         self.max_q_backup, self.deterministic_backup = max_q_backup, deterministic_backup
         self.num_random, self.lagrange_thresh = num_random, lagrange_thresh
         self.with_lagrange = with_lagrange
+        if len(actor_network.dist_sample_keys) > 1:
+            raise TypeError(
+                describe(
+                    self,
+                    "draws uniform actions of one name",
+                    expected="a policy with one action",
+                    found=actor_network.dist_sample_keys,
+                )
+            )
         spec = getattr(actor_network, "spec", None) if action_spec is None else action_spec
         bounds = (-1.0, 1.0) if spec is None else None
         low, high = action_bounds(self, spec, bounds, self.tensor_keys.action)
@@ -84,22 +94,20 @@ class CQLLoss(SACLoss):
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         out = super().losses(td)
-        actor, keys = self.actor_network, self.tensor_keys
-        dist = distribution(actor, td)
-        of_data = log_prob(dist, td, keys.action, td.ndim)
-        entropy = rsample_and_log_prob(dist)[1].reshape(td.batch_size)
-        out["loss_actor_bc"] = self.alpha * entropy - of_data
-        penalty = self._weigh(td, self._penalty(td))  # [*B]
-        out["loss_cql"] = penalty
+        dist, key = distribution(self.actor_network, td), self.tensor_keys.action
+        of_data = log_prob(dist, td, key, td.ndim)
+        _, of_policy = draw(dist, key, td.ndim)
+        out["loss_actor_bc"] = self.alpha * of_policy - of_data
+        penalty = self._penalty(td)  # [N, *B]
         if self.with_lagrange:
-            weight = self.log_alpha_prime.exp().clamp(0.0, 1e6)
-            gap = penalty - self.lagrange_thresh
-            out["loss_cql"] = weight.detach() * gap
-            out["loss_alpha_prime"] = -weight * gap.detach()
+            weight, gap = self.log_alpha_prime.exp().clamp(0.0, 1e6), penalty - self.lagrange_thresh
+            out["loss_alpha_prime"] = -weight * self._weigh(td, gap.detach().mean(0))
+            penalty = weight.detach() * gap
+        out["loss_cql"] = self._weigh(td, penalty.sum(0))
         return out
 
     def _penalty(self, td: TensorDictBase) -> Tensor:
-        """Return how far sampled actions are valued above those of the data, ``[*B]``."""
+        """Return how far each critic values sampled actions above the data's, ``[N, *B]``."""
         key, count = self.tensor_keys.state_action_value, self.num_random
         with torch.no_grad():
             draws = [
@@ -114,7 +122,7 @@ class CQLLoss(SACLoss):
         ]  # [N, R, *B] each
         sampled = torch.cat(ratios, 1).logsumexp(1) - math.log(3 * count)  # [N, *B]
         gap = self.temperature * sampled - value_of(self.qvalue_network, td, key)
-        return self.min_q_weight * gap.sum(0)
+        return self.min_q_weight * gap
 
     def _uniform(self, td: TensorDictBase) -> tuple[Actions, Tensor]:
         """Return ``R`` uniform actions a sample and their log-density."""

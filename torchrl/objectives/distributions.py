@@ -11,12 +11,10 @@ from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
 from torchrl._core.errors import describe
-from torchrl.modules.distributions.utils import sample_and_log_prob
+from torchrl.modules.distributions.utils import rsample_and_log_prob, sample_and_log_prob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-ONE_HEAD = "action"
 
 
 def check_actor(component: object, actor: object) -> None:
@@ -68,19 +66,36 @@ def log_prob(dist: Distribution, sample: TensorDictBase, key: NestedKey, ndim: i
     return sum_leaves(value, ndim) if is_tensor_collection(value) else sum_to(value, ndim)
 
 
-def heads(dist: Distribution) -> Mapping[NestedKey, Distribution]:
-    """Return the distributions of each action; a plain distribution is a single head."""
-    return dist.dists if isinstance(dist, CompositeDistribution) else {ONE_HEAD: dist}
+def heads(dist: Distribution, key: NestedKey = "action") -> Mapping[NestedKey, Distribution]:
+    """Return the distributions of each action; a plain distribution is that of ``key``."""
+    return dist.dists if isinstance(dist, CompositeDistribution) else {key: dist}
+
+
+def draw(dist: Distribution, key: NestedKey, ndim: int) -> tuple[dict[NestedKey, Tensor], Tensor]:
+    """Draw actions and their log-probability ``[*B]``, both with gradients.
+
+    Every head is scored by the noise that drew it: exact where a squashed action saturates.
+
+    Args:
+        dist: Its heads all have ``rsample``.
+        key: Name of the action; a composite distribution knows its own names.
+        ndim: How many dimensions ``*B`` are.
+    """
+    drawn = {name: rsample_and_log_prob(head) for name, head in heads(dist, key).items()}
+    score: Any = sum(sum_to(log_prob, ndim) for _, log_prob in drawn.values())
+    return {name: action for name, (action, _) in drawn.items()}, score
 
 
 def entropy(dist: Distribution, ndim: int, samples: int = 1) -> Tensor:
     """Entropy ``[*B]``: in closed form where there is one, otherwise an unbiased estimate.
 
     Args:
-        dist: Not composite.
+        dist: Of any kind; the heads of a composite distribution are summed.
         ndim: How many dimensions ``*B`` are.
         samples: How many samples the estimate takes.
     """
+    if isinstance(dist, CompositeDistribution):
+        return sum(entropy(head, ndim, samples) for head in dist.dists.values())  # type: ignore[return-value]
     try:
         return sum_to(dist.entropy(), ndim)
     except NotImplementedError:

@@ -14,7 +14,7 @@ from torchrl._core.errors import describe
 from torchrl._core.keys import write
 from torchrl.modules.tensordict_module.choices import resolve
 from torchrl.objectives.calls import distribution, take, value_of
-from torchrl.objectives.distributions import check_actor, entropy, heads, log_prob
+from torchrl.objectives.distributions import check_actor, entropy, log_prob
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss
 
 MAX_WEIGHT = 100.0  # section 5.3 of the paper's appendix
@@ -102,7 +102,7 @@ class IQLLoss(CriticLoss):
         dist = distribution(actor, td)
         chosen = log_prob(dist, td, keys.action, td.ndim)
         with torch.no_grad():
-            spread: Any = sum(entropy(part, td.ndim) for part in heads(dist).values())
+            spread = entropy(dist, td.ndim)
         return {
             "loss_actor": -weight * chosen,
             "loss_qvalue": self._weigh(td, self._errors(predicted, target).sum(0)),

@@ -9,14 +9,12 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import CompositeDistribution
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import write
-from torchrl.modules.distributions.utils import rsample_and_log_prob
 from torchrl.objectives.calls import distribution
-from torchrl.objectives.distributions import check_actor, heads, sum_leaves, sum_to
+from torchrl.objectives.distributions import check_actor, draw, heads
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss, spec_leaf
 
 Actions = dict[NestedKey, Tensor]
@@ -123,15 +121,7 @@ class MaxEntropyLoss(CriticLoss):
                     found=type(dist).__name__,
                 )
             )
-        sample: Any
-        value: Any
-        sample, value = rsample_and_log_prob(dist)  # exact where a squashed action saturates
-        ndim = self._log_prob_ndim(td)
-        if isinstance(dist, CompositeDistribution):
-            actions = {key: sample.get(key) for key in actor.dist_sample_keys}
-            log_prob = value if isinstance(value, Tensor) else sum_leaves(value, ndim)
-        else:
-            actions, log_prob = {self.tensor_keys.action: sample}, sum_to(value, ndim)
+        actions, log_prob = draw(dist, self.tensor_keys.action, self._log_prob_ndim(td))
         self._infer_target_entropy(actions.values(), log_prob.ndim)
         return actions, log_prob
 
