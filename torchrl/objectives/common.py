@@ -316,12 +316,7 @@ class LossModule(TensorDictModuleBase):
         """
         mask = self._mask(tensordict)
         td = self._as_data(tensordict, mask)
-        out = TensorDict(
-            {
-                name: self._reduce(value, mask) if name.startswith("loss") else value.detach()
-                for name, value in self.losses(td).items()
-            }
-        )
+        out = self._reduced(self.losses(td), mask)
         if self.scalar_output_mode is not None and self.reduction == "none":
             self._convert_scalars(out)
         if td is not tensordict and td.batch_size == tensordict.batch_size:
@@ -329,6 +324,15 @@ class LossModule(TensorDictModuleBase):
             if priority is not None:
                 tensordict.set(priority, td.get(priority))
         return out
+
+    def _reduced(self, values: dict[str, Tensor], mask: Tensor | None) -> TensorDict:
+        """Return reduced losses, and without gradient what is reported beside them."""
+        return TensorDict(
+            {
+                name: self._reduce(value, mask) if name.startswith("loss") else value.detach()
+                for name, value in values.items()
+            }
+        )
 
     def _convert_scalars(self, out: TensorDict) -> None:
         """Leave out what has no samples, or return it as numbers."""

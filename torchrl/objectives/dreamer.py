@@ -5,12 +5,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
@@ -23,10 +24,25 @@ from torchrl.objectives.common import LossModule
 from torchrl.objectives.networks import frozen
 from torchrl.objectives.value.estimators import ValueEstimators
 
-LossesAndData = tuple[TensorDictBase, TensorDictBase]
+
+class _DreamerLoss(LossModule, ABC):
+    """Base of the losses of this file, which also return data: beliefs, dreams, values.
+
+    Hooks:
+        losses_and_data: ``td -> ({out_key: tensor}, data)``; losses as in ``LossModule.losses``.
+    """
+
+    def forward(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:  # type: ignore[override]
+        """Return the losses, and the data without gradient; the batch stays as it is."""
+        mask = self._mask(tensordict)
+        losses, data = self.losses_and_data(self._as_data(tensordict, mask))
+        return self._reduced(losses, mask), data.detach()
+
+    @abstractmethod
+    def losses_and_data(self, td: TensorDictBase) -> tuple[dict[str, Tensor], TensorDictBase]: ...
 
 
-class DreamerModelLoss(LossModule):
+class DreamerModelLoss(_DreamerLoss):
     r"""A world model predicts what is seen and rewarded, from states that it could foresee.
 
     .. math:: L = KL\big(q(s_t | b_t, o_t) \,\|\, p(s_t | b_t)\big) + d(o_t, \hat o_t)
@@ -89,35 +105,31 @@ class DreamerModelLoss(LossModule):
         self.global_average = global_average
         self.out_keys = ["loss_model_kl", "loss_model_reco", "loss_model_reward"]
 
-    def forward(self, tensordict: TensorDictBase) -> LossesAndData:  # type: ignore[override]
-        """Return the losses, and the batch with what the model believes."""
-        self._check_entries(tensordict)
-        keys, data = self.tensor_keys, tensordict.copy()
-        reward = data.get(next_key(keys.reward))
-        data.set(next_key(keys.true_reward), reward)
-        data = self.world_model(data)
-        mask = self._mask(tensordict)
-        seen, drawn = (data.get(next_key(key)) for key in (keys.pixels, keys.reco_pixels))
-        foreseen = data.get(next_key(keys.reward))
+    def losses_and_data(self, td: TensorDictBase) -> tuple[dict[str, Tensor], TensorDictBase]:
+        keys, reward = self.tensor_keys, td.get(next_key(self.tensor_keys.reward))
+        data = self.world_model(td.copy().set(next_key(keys.true_reward), reward))
+        seen, drawn, foreseen = (
+            data.get(next_key(key)) for key in (keys.pixels, keys.reco_pixels, keys.reward)
+        )
         reco = self._pooled(data, distance_loss(seen, drawn, self.reco_loss))  # [*B, T]
         gain = self._pooled(data, distance_loss(reward, foreseen, self.reward_loss))
-        out = TensorDict(
-            loss_model_kl=self.lambda_kl * self._surprise(data, mask),
-            loss_model_reco=self.lambda_reco * self._reduce(reco, mask),
-            loss_model_reward=self.lambda_reward * self._reduce(gain, mask),
-        )
-        return out, data.detach()
+        losses = {
+            "loss_model_kl": self.lambda_kl * self._surprise(data),
+            "loss_model_reco": self.lambda_reco * reco,
+            "loss_model_reward": self.lambda_reward * gain,
+        }
+        return losses, data
 
-    def _surprise(self, data: TensorDictBase, mask: Tensor | None) -> Tensor:
-        """Return how far the posterior is from the prior, where it is too far."""
+    def _surprise(self, data: TensorDictBase) -> Tensor:
+        """Return how far the posterior is from the prior, ``[*B, T]`` or on average, if too far."""
         keys = self.tensor_keys
         names = (keys.posterior_mean, keys.posterior_std, keys.prior_mean, keys.prior_std)
         mean, std, prior_mean, prior_std = (data.get(next_key(name)) for name in names)
         distance = (std.square() + (mean - prior_mean).square()) / (2 * prior_std.square())
         divergence = self._pooled(data, (prior_std / std).log() + distance - 0.5)  # [*B, T]
         if self.delayed_clamp:
-            return self._reduce(divergence, mask).clamp_min(self.free_nats)
-        return self._reduce(divergence.clamp_min(self.free_nats), mask)
+            divergence = self._mean(divergence, self._mask(data))
+        return divergence.clamp_min(self.free_nats)
 
     def _pooled(self, data: TensorDictBase, error: Tensor) -> Tensor:
         """Sum or average errors ``[*B, T, ...]`` over features."""
@@ -125,7 +137,7 @@ class DreamerModelLoss(LossModule):
         return error.mean(-1) if self.global_average else error.sum(-1)
 
 
-class DreamerActorLoss(LossModule):
+class DreamerActorLoss(_DreamerLoss):
     r"""A policy climbs the values of what a world model imagines it to do.
 
     .. math:: L = -\sum_{\tau = t}^{t + H} \gamma^{\tau - t} V_\lambda(s_\tau)
@@ -182,11 +194,9 @@ class DreamerActorLoss(LossModule):
         self._value_kwargs = {name: value for name, value in given.items() if value is not None}
         self.out_keys = ["loss_actor"]
 
-    def forward(self, tensordict: TensorDictBase) -> LossesAndData:  # type: ignore[override]
-        """Imagine from every state of the batch; return the loss, and what was imagined."""
-        self._check_entries(tensordict)
+    def losses_and_data(self, td: TensorDictBase) -> tuple[dict[str, Tensor], TensorDictBase]:
         keys, env = self.tensor_keys, self.model_based_env
-        start = tensordict.select(keys.state, keys.belief).detach().reshape(-1)
+        start = td.select(keys.state, keys.belief).reshape(-1)
         world, critic = env.world_model, self.value_model
         with frozen(world), frozen(critic), set_exploration_type(ExplorationType.RANDOM):
             imagined = env.rollout(
@@ -201,11 +211,11 @@ class DreamerActorLoss(LossModule):
         gain = target
         if self.discount_loss:
             gain = gain * discounts(target, self.value_estimator.gamma)
-        imagined = imagined.detach().set(keys.lambda_target, target.detach())
-        return TensorDict(loss_actor=-gain.sum((-2, -1)).mean()), imagined
+        loss = -gain.sum((-2, -1)).reshape(td.batch_size)
+        return {"loss_actor": loss}, imagined.set(keys.lambda_target, target)
 
 
-class DreamerValueLoss(LossModule):
+class DreamerValueLoss(_DreamerLoss):
     r"""Values follow the returns of what was imagined.
 
     .. math:: L = \sum_{\tau = t}^{t + H} \gamma^{\tau - t} d\big(v(s_\tau), V_\lambda(s_\tau)\big)
@@ -243,16 +253,13 @@ class DreamerValueLoss(LossModule):
         self.gamma = gamma
         self.out_keys = ["loss_value"]
 
-    def forward(self, tensordict: TensorDictBase) -> LossesAndData:  # type: ignore[override]
-        """Return the loss, and the batch with the values."""
-        self._check_entries(tensordict)
+    def losses_and_data(self, td: TensorDictBase) -> tuple[dict[str, Tensor], TensorDictBase]:
         keys = self.tensor_keys
-        value = take(self.value_model, tensordict, keys.value)  # [*B, H, 1]
-        error = distance_loss(value, tensordict.get(keys.lambda_target), self.value_loss)
+        value = take(self.value_model, td, keys.value)  # [*B, H, 1]
+        error = distance_loss(value, td.get(keys.lambda_target), self.value_loss)
         if self.discount_loss:
             error = error * discounts(error, self.gamma)
-        data = tensordict.copy().set(keys.value, value.detach())
-        return TensorDict(loss_value=error.sum((-2, -1)).mean()), data
+        return {"loss_value": error.sum((-2, -1))}, td.copy().set(keys.value, value)
 
 
 def discounts(like: Tensor, gamma: float | Tensor) -> Tensor:

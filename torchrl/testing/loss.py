@@ -27,10 +27,15 @@ def check_loss(make: Make, batch: Batch, skip: Iterable[str] = ()) -> None:
             check(make, batch)
 
 
-def run(loss: Callable[[TensorDictBase], TensorDictBase], td: TensorDictBase) -> TensorDictBase:
+def run(loss: Callable[[TensorDictBase], Any], td: TensorDictBase) -> TensorDictBase:
     """Call a loss, always with the same random numbers."""
     torch.manual_seed(0)
-    return loss(td)
+    return losses_alone(loss(td))
+
+
+def losses_alone(out: Any) -> TensorDictBase:
+    """Return what a loss returned, without the data that may come second."""
+    return out[0] if isinstance(out, tuple) else out
 
 
 def build(make: Make) -> LossModule:
@@ -129,7 +134,7 @@ def set_keys_renames(make: Make, batch: Batch) -> None:
         loss, td = build(make), batch()
         place = key if key in loss.in_keys else ("next", *([key] if isinstance(key, str) else key))
         networks: list[Any] = [m for m in loss.children() if hasattr(m, "in_keys")]
-        owned = any(key in (*m.in_keys, *m.out_keys) for m in networks)
+        owned = any({key, place} & {*m.in_keys, *m.out_keys} for m in networks)
         if place not in loss.in_keys or owned:
             continue
         loss.set_keys(**{name: "renamed"})
@@ -209,7 +214,7 @@ def maps_over_parameters(make: Make, batch: Batch) -> None:
 
     def call(params: TensorDictBase) -> TensorDictBase:
         with params.to_module(loss):
-            return TensorDict(losses_of(loss(batch())))
+            return TensorDict(losses_of(losses_alone(loss(batch()))))
 
     torch.manual_seed(0)
     with warnings.catch_warnings():
