@@ -44,6 +44,7 @@ from torchrl.testing import loss as contract
 from torchrl.testing.networks import (
     Concat,
     advantage_batch,
+    composite_actor,
     critic,
     deterministic_actor,
     discrete_actor,
@@ -58,6 +59,7 @@ from torchrl.testing.networks import (
     team_advantages,
     team_networks,
     transitions,
+    two_actions,
 )
 
 
@@ -71,6 +73,10 @@ def discrete():
 
 def discriminator():
     return TensorDictModule(Concat(5), ["observation", "action"], ["d_logits"])
+
+
+def q_of_two():
+    return TensorDictModule(Concat(5), ["observation", "a", "b"], ["state_action_value"])
 
 
 def features():
@@ -149,6 +155,8 @@ LOSSES = {
         weighted,
     ),
     "sac, first version": (lambda: SACLoss(gaussian_actor(), q_critic(), critic()), transitions),
+    "sac, two heads": (lambda: SACLoss(composite_actor(), q_of_two()), two_actions),
+    "iql, two heads": (lambda: IQLLoss(composite_actor(), q_of_two(), critic()), two_actions),
     "discrete sac": (
         lambda: DiscreteSACLoss(
             discrete_actor(), q_network(), action_space="one_hot", num_actions=3

@@ -38,6 +38,7 @@ from torchrl.objectives import (
 from torchrl.testing.networks import (
     OBS,
     Concat,
+    composite_actor,
     critic,
     discrete_actor,
     gaussian_actor,
@@ -45,6 +46,7 @@ from torchrl.testing.networks import (
     q_network,
     tanh_normal,
     transitions,
+    two_actions,
 )
 
 
@@ -132,34 +134,12 @@ def test_automatic_target_entropy_is_minus_the_dimension(name, kind):
 
 
 def test_target_entropy_of_several_heads():
-    spec = Composite(a=Bounded(-1, 1, (2,)), b=Bounded(-1, 1, (3,)))
-
-    class Heads(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = nn.Linear(OBS, 5)
-
-        def forward(self, x):
-            a, b = self.net(x).split([2, 3], -1)
-            return a, torch.ones_like(a), b, torch.ones_like(b)
-
-    keys = [("params", h, k) for h in "ab" for k in ("loc", "scale")]
-    actor = ProbabilisticTensorDictSequential(
-        TensorDictModule(Heads(), ["observation"], keys),
-        ProbabilisticTensorDictModule(
-            in_keys=["params"],
-            out_keys=["a", "b"],
-            distribution_class=CompositeDistribution,
-            distribution_kwargs={"distribution_map": {"a": d.Normal, "b": d.Normal}},
-        ),
-    )
-    net = q_critic(5).module
-    q = TensorDictModule(net, ["observation", "a", "b"], ["state_action_value"])
-    td = transitions().exclude("action")
-    td["a"], td["b"] = torch.randn(6, 2), torch.randn(6, 3)
-    for loss in (SACLoss(actor, q, action_spec=spec), SACLoss(actor, q)):
-        loss(td)
-        assert loss.target_entropy == -5
+    spec = Composite(a=Bounded(-1, 1, (1,)), b=Bounded(-1, 1, (1,)))
+    q = TensorDictModule(Concat(OBS + 2), ["observation", "a", "b"], ["state_action_value"])
+    for given in (spec, None):  # without a spec, the first batch tells
+        loss = SACLoss(composite_actor(), q, action_spec=given)
+        loss(two_actions())
+        assert loss.target_entropy == -2
 
 
 def test_sac_needs_actions_with_gradients():

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from tensordict import NestedKey, TensorDict
 from tensordict.nn import (
+    CompositeDistribution,
     NormalParamExtractor,
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
@@ -47,6 +48,42 @@ def gaussian_actor(
             ["loc", "scale"], ["action"], distribution_class=dist, return_log_prob=True
         ),
     )
+
+
+class Heads(nn.Module):
+    """Location and scale of one number for each of two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.split = nn.Linear(OBS, 4), NormalParamExtractor()
+
+    def forward(self, observation: Tensor) -> tuple[Tensor, ...]:
+        loc, scale = self.split(self.net(observation))
+        return loc[..., :1], scale[..., :1], loc[..., 1:], scale[..., 1:]
+
+
+def composite_actor() -> ProbabilisticTensorDictSequential:
+    """A policy with two actions, ``a`` and ``b``, of one number each."""
+    params: list[NestedKey] = [("params", head, k) for head in "ab" for k in ("loc", "scale")]
+    return ProbabilisticTensorDictSequential(
+        TensorDictModule(Heads(), ["observation"], params),
+        ProbabilisticTensorDictModule(
+            ["params"],
+            ["a", "b"],
+            distribution_class=CompositeDistribution,
+            distribution_kwargs={
+                "distribution_map": {"a": independent_normal, "b": independent_normal}
+            },
+            return_log_prob=True,
+        ),
+    )
+
+
+def two_actions() -> TensorDict:
+    """Steps of that policy."""
+    td = transitions()
+    td["a"], td["b"] = td.pop("action").chunk(2, -1)
+    return td
 
 
 def discrete_actor(actions: int = 3) -> ProbabilisticTensorDictSequential:
