@@ -1,5 +1,6 @@
 """EnvBase: specs, reset, step, and from one step to the next."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -40,6 +41,7 @@ def test_seeds_follow_a_known_chain():
     assert env.set_seed(0) == next_seed(0) == 795726461
     assert env.set_seed(7, static_seed=True) == 7
     assert env.set_seed(None) is None
+    assert env.set_seed(np.int64(0)) == env.set_seed(torch.tensor(0)) == 795726461
     assert len({next_seed(seed) for seed in range(100)}) == 100
 
 
@@ -193,6 +195,40 @@ def test_a_hook_may_not_return_what_it_was_given():
     env = LyingEnv("same_step")
     with pytest.raises(ResetError, match=r"returned from _step\(\) the tensordict it was given"):
         env.rand_step(env.reset())
+
+
+@pytest.mark.parametrize("wrong", [None, {}, torch.zeros(2), (torch.zeros(2), 0.0, False, {})])
+@pytest.mark.parametrize("hook", ["_reset", "_step"])
+def test_a_hook_returns_a_tensordict(hook, wrong):
+    env = CountingEnv()
+    setattr(env, hook, lambda td: wrong)
+    words = rf"returned from {hook}\(\) something.*found {type(wrong).__name__}.*TensorDict\("
+    with pytest.raises(TypeError, match=words):
+        env.rollout(2)
+
+
+def test_who_hands_in_an_action_or_a_seed_alone_is_told_how_it_goes():
+    env = CountingEnv()
+    with pytest.raises(TypeError, match=r"step\(\) takes a tensordict.*found Tensor.*root.set"):
+        env.step(torch.zeros(1))
+    with pytest.raises(TypeError, match=r"reset\(\) takes a tensordict.*found int.*set_seed"):
+        env.reset(0)
+
+
+def test_a_step_that_returns_next_itself_is_told_so():
+    env = CountingEnv()
+    env._step = lambda td: TensorDict(next=TensorDict(observation=td["observation"], reward=0.0))
+    with pytest.raises(MissingKeyError, match=r"who calls _step\(\) puts them under 'next'"):
+        env.rollout(2)
+
+
+def test_specs_come_after_the_constructor_of_the_base():
+    class Hasty(CountingEnv):
+        def __init__(self):
+            self.observation_spec = Unbounded((2,))
+
+    with pytest.raises(AttributeError, match=r"Hasty: .*Call super\(\).__init__\(\) before"):
+        Hasty()
 
 
 def test_a_root_of_another_batch_size_is_refused():
@@ -491,6 +527,16 @@ def test_close():
     with pytest.raises(RuntimeError, match="CountingEnv is closed already"):
         env.close()
     env.close(raise_if_closed=False)
+
+
+def test_cpu_and_cuda_are_places():
+    env = CountingEnv().cpu()
+    assert env.device == torch.device("cpu")
+    assert env.rollout(2).device == torch.device("cpu")
+    moved = []
+    env.to = moved.append
+    env.cuda(), env.cuda(1)
+    assert moved == ["cuda", "cuda:1"]
 
 
 def test_to():

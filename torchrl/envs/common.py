@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import Any
@@ -11,8 +12,8 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from torchrl._core.entries import Entries, is_entrywise
-from torchrl._core.errors import ResetError, ShapeError, describe
+from torchrl._core.entries import Entries, is_entrywise, vouches
+from torchrl._core.errors import ResetError, describe
 from torchrl.envs.env_options import EnvOptions
 from torchrl.envs.env_tools import EnvTools
 from torchrl.envs.hook_wrappers import AutoReset
@@ -23,8 +24,9 @@ from torchrl.envs.partial_reset import (
     pop_masks,
     refuse_done,
 )
+from torchrl.envs.postponed import Postponed
+from torchrl.envs.record_checks import check_given, check_returned, wrong_batch
 from torchrl.envs.rollout import rollout
-from torchrl.envs.running_sums import RunningSum
 from torchrl.envs.spec_owner import SpecOwner
 
 
@@ -90,6 +92,8 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
     batch_locked = True
     # Whether a partial _reset returns the other rows as they are; all flags stand at one level.
     resets_rows_alone = False
+    # Whether a step reads nothing of its root but the action, and a reset nothing but its mask.
+    reads_action_only = False
     entrywise: Any = False
 
     def __init__(
@@ -123,7 +127,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase: ...
 
     @abstractmethod
-    def _set_seed(self, seed: int) -> Any: ...
+    def _set_seed(self, seed: int | None) -> Any: ...
 
     def _set_state(self, tensordict: TensorDictBase) -> TensorDictBase:
         raise ResetError(
@@ -178,6 +182,8 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
                 ``tensordict``, or if the environment cannot ``set_state``.
         """
         plan = self.plan
+        if tensordict is not None:
+            check_given(self, tensordict, "reset")
         masks = {} if tensordict is None else pop_masks(self, tensordict)
         if masks and is_void(self, masks):
             return tensordict
@@ -188,9 +194,9 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
             root = self._set_state(tensordict)
         else:
             root = self._reset_rows(tensordict, masks, **kwargs)
-        self._refuse_same(root, tensordict, "_reset")
+        check_returned(self, root, tensordict, "_reset")
         if self.batch_locked and root.batch_size != self._batch_size:
-            raise self._wrong_batch("returned from _reset() a tensordict", root.batch_size)
+            raise wrong_batch(self, "returned from _reset() a tensordict", root.batch_size)
         plan.complete_reset(root)
         if self._is_checked_now():
             plan.check_outcome(root, ("observation", "done"))
@@ -256,13 +262,20 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         An environment to which every call is a journey can then begin anew on the way back.
         """
 
-    def postpone(self, read: Collection[NestedKey]) -> list[RunningSum]:
-        """Leave out, until :meth:`resume`, sums that can be written into all steps at once.
+    def entries_read(self) -> set[NestedKey] | None:
+        """Return the entries of a root that a step or a reset may read; ``None`` if unknown."""
+        plan = self.plan
+        if vouches(self, "reads_action_only"):
+            return set(plan.action_keys)
+        return {*plan.action_keys, *plan.state_keys, *plan.observation_keys, *plan.done_keys}
+
+    def postpone(self, touched: Collection[NestedKey]) -> list[Postponed]:
+        """Leave out, until :meth:`resume`, entries that can be written into all steps at once.
 
         Args:
-            read: Entries that are read while steps are taken.
+            touched: Entries that others read or write while steps are taken.
 
-        Returns: what is left out.
+        Returns: what is left out, to be written in this order.
         """
         return []
 
@@ -300,17 +313,6 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
             hold_rows(tensordict, following, mask)
         return following
 
-    def _refuse_same(self, record: Any, given: Any, hook: str) -> None:
-        if record is given:
-            raise ResetError(
-                describe(
-                    self,
-                    f"returned from {hook}() the tensordict it was given",
-                    expected="a new tensordict",
-                    mend="Build one from the entries, or copy() first.",
-                )
-            )
-
     def outcome_of(self, record: Any) -> Any:
         """Return what ``_step`` makes of a record, with every flag; the first is held to the specs.
 
@@ -318,7 +320,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         """
         following = self._step(record)
         if self._is_checked_now():
-            self._refuse_same(following, record, "_step")
+            check_returned(self, following, record, "_step")
             trusted = is_entrywise(self) and self.plan.is_complete(following)
             self.plan.complete_step(following)
             self.plan.check_outcome(following, ("observation", "reward", "done"))
@@ -338,20 +340,10 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         return "_trusted" not in self.__dict__ or self._run_type_checks
 
     def _check_batch(self, tensordict: TensorDictBase) -> None:
+        check_given(self, tensordict, "step")
         found = tensordict.batch_size
         if found != self._batch_size and (self.batch_locked or self._batch_size):
-            raise self._wrong_batch("was handed a tensordict", found)
-
-    def _wrong_batch(self, fact: str, found: torch.Size) -> ShapeError:
-        return ShapeError(
-            describe(
-                self,
-                f"{fact} of another batch size",
-                expected=tuple(self._batch_size),
-                found=tuple(found),
-                mend="Give tensordicts the batch_size of the environment, as reset() does.",
-            )
-        )
+            raise wrong_batch(self, "was handed a tensordict", found)
 
     def step_mdp(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Return the root of the next step: as :func:`~torchrl.envs.step_mdp`, with the action."""
@@ -390,7 +382,9 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
             seed: The seed; ``None`` asks the environment for fresh randomness.
             static_seed: Return ``seed`` itself.
         """
-        self._set_seed(seed)  # type: ignore[arg-type]
+        if seed is not None:
+            seed = operator.index(seed)  # numpy's integers are numbers too
+        self._set_seed(seed)
         return seed if static_seed or seed is None else next_seed(seed)
 
     def to(self, device: Any) -> EnvBase:  # type: ignore[override]

@@ -139,6 +139,14 @@ class EnvTools:
 
     # --- the same, elsewhere ---------------------------------------------------------------------
 
+    def cpu(self: Any) -> EnvBase:
+        """Move the environment to the CPU; return it."""
+        return self.to("cpu")
+
+    def cuda(self: Any, device: int | None = None) -> EnvBase:
+        """Move the environment to a CUDA device, the current one if ``None``; return it."""
+        return self.to("cuda" if device is None else f"cuda:{device}")
+
     @classmethod
     def make_parallel(
         cls, create_env_fn: Any, *, num_envs: int = 1, **parallel_kwargs: Any

@@ -30,6 +30,9 @@ class SpecOwner(SpecAccess):
         return specs
 
     def _set_specs(self, specs: dict[str, TensorSpec | None]) -> None:
+        if "_batch_size" not in self.__dict__:
+            mend = "Call super().__init__() before you name specs."
+            raise AttributeError(describe(self, "has no batch size yet", mend=mend))
         own = self.__dict__.setdefault("_specs", {})
         for group, spec in specs.items():
             own[group] = self._lock(complete_group(self, group, spec))

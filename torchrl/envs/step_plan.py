@@ -246,11 +246,13 @@ class StepPlan:
         self, record: Any, key: NestedKey, fact: str, side: str = "environment"
     ) -> MissingKeyError:
         present = leaf_keys(record) if isinstance(record, TensorDictBase) else list(record)
-        mend = (
-            f"Write {key!r} in the policy (out_keys), or rename the action of the environment."
-            if side == "policy"
-            else f"Return {key!r} from the environment, or take it out of its specs."
-        )
+        mend = f"Return {key!r} from the environment, or take it out of its specs."
+        if side == "policy":
+            mend = (
+                f"Write {key!r} in the policy (out_keys), or rename the action of the environment."
+            )
+        elif any(other[0] == "next" for other in present):
+            mend = "Return the entries themselves: who calls _step() puts them under 'next'."
         return MissingKeyError(
             describe(
                 self.name,
