@@ -36,6 +36,8 @@ SPACES = {
     "box, int16": lambda: spaces.Box(-3, 3, (2,), np.int16),
     "box, int32": lambda: spaces.Box(-3, 3, (2,), np.int32),
     "box, int64": lambda: spaces.Box(-(2**40), 2**40, (2,), np.int64),
+    "box, uint16": lambda: spaces.Box(0, 2**16 - 1, (2,), np.uint16),
+    "box, uint64": lambda: spaces.Box(0, 2**40, (2,), np.uint64),
     "box, bool": lambda: spaces.Box(0, 1, (2,), bool),
     "discrete": lambda: spaces.Discrete(3),
     "discrete, start": lambda: spaces.Discrete(3, start=-1),
@@ -58,6 +60,9 @@ SPACES = {
     ),
     "text": lambda: spaces.Text(5),
     "sequence": lambda: spaces.Sequence(spaces.Discrete(3)),
+    "sequence of arrays": lambda: spaces.Sequence(spaces.Box(0, 1, (2,))),
+    "graph": lambda: spaces.Graph(spaces.Box(0, 1, (2,)), spaces.Discrete(3)),
+    "one of": lambda: spaces.OneOf([spaces.Discrete(2), spaces.Box(0, 1, (2,))]),
     "text in dict": lambda: spaces.Dict(a=spaces.Text(3), b=spaces.Discrete(2)),
 }
 
@@ -97,7 +102,7 @@ def decode(space, record, key):
     if isinstance(space, spaces.Tuple):
         return tuple(decode(s, record, (*key, str(i))) for i, s in enumerate(space.spaces))
     value = record.get(key)
-    if isinstance(space, spaces.Text | spaces.Sequence):
+    if isinstance(space, spaces.Text | spaces.Sequence | spaces.Graph | spaces.OneOf):
         return value.data
     value = value.numpy()
     if isinstance(space, spaces.Discrete):
@@ -190,6 +195,14 @@ SPECS = [
 @pytest.mark.parametrize(("space", "spec"), SPECS)
 def test_specs(space, spec):
     assert spec_from_space(space) == spec
+
+
+def test_numbers_that_torch_has_no_place_for_become_the_greatest_that_it_has():
+    raw = Zoo(spaces.Box(0, 2**64 - 1, (1,), np.uint64), spaces.Discrete(2))
+    raw.source.sample = lambda: np.array([2**64 - 1], np.uint64)
+    env = GymWrapper(raw)
+    assert env.observation_spec["observation"].dtype == torch.int64
+    assert env.reset()["observation"].item() == 2**63 - 1
 
 
 def test_categorical_specs():

@@ -12,6 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from torchrl._core.errors import ResetError
 from torchrl.envs import GymEnv, GymWrapper, InitTracker, StepCounter, TransformedEnv
 from torchrl.envs.common import next_seed
+from torchrl.envs.libs.gym.vector import stack_infos
 
 
 class OtherSyncVectorEnv(SyncVectorEnv):
@@ -218,6 +219,16 @@ def test_infos_follow_their_rows_through_partial_resets(kind):
     batch = env.rollout(6, break_when_any_done=False)
     assert batch["time"].tolist() == [[0, 1, 0, 1, 0, 1], [0, 1, 2, 0, 1, 2]]
     assert batch["next", "time"].tolist() == [[1, 2, 1, 2, 1, 2], [1, 2, 3, 1, 2, 3]]
+
+
+def test_infos_of_rows_are_stacked_whatever_they_hold():
+    rows = [{"n": 1, "x": None, "list": [1, 2], "odd": np.zeros(1)}, {"list": [3, 4]}]
+    rows[1]["odd"] = np.zeros(2)
+    stacked = stack_infos(rows)
+    assert stacked["n"].tolist() == [1, 0]
+    assert stacked["x"].tolist() == [None, None]
+    assert stacked["list"].tolist() == [[1, 2], [3, 4]]
+    assert [len(row) for row in stacked["odd"]] == [1, 2]
 
 
 def test_transforms_follow_their_rows():

@@ -70,6 +70,7 @@ class GymWrapper(GymLikeEnv):
 
     entrywise = True
     resets_rows_alone = True
+    reads_action_only = True
     libname = "gymnasium"
     available_envs = Catalogue(_ids)
     _pixels_only_default = False
@@ -232,9 +233,11 @@ class GymWrapper(GymLikeEnv):
 
     def _row_seeds(self, seed: Any) -> Any:
         """Return a seed for each row, if there are rows."""
-        if self._driver is None or not isinstance(seed, int):
+        if not isinstance(seed, int | np.integer):
             return seed
-        seeds = [seed]
+        seeds = [int(seed)]
+        if self._driver is None:
+            return seeds[0]
         while len(seeds) < self.batch_size.numel():
             seeds.append(next_seed(seeds[-1]))
         return seeds
@@ -313,6 +316,7 @@ class GymEnv(GymWrapper):
     """
 
     entrywise = True
+    reads_action_only = True
     _pixels_only_default = True
 
     def __new__(cls, *args: Any, num_workers: int | None = None, **kwargs: Any) -> Any:

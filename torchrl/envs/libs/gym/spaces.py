@@ -88,7 +88,7 @@ def _box(space: Any, categorical: bool, device: Any) -> TensorSpec:
         return Categorical(2, shape=space.shape, dtype=dtype, device=device)
     if dtype.is_floating_point and np.isinf(space.low).all() and np.isinf(space.high).all():
         return Unbounded(space.shape, dtype=dtype, device=device)
-    low, high = torch.as_tensor(space.low), torch.as_tensor(space.high)
+    low, high = (_as_tensor(bound, space.dtype) for bound in (space.low, space.high))
     return Bounded(low, high, shape=space.shape, dtype=dtype, device=device)
 
 
@@ -109,20 +109,11 @@ def _multi_binary(space: Any, categorical: bool, device: Any) -> TensorSpec:
     return Binary(int(space.shape[-1]), shape=space.shape, dtype=torch.int8, device=device)
 
 
-def _dict(space: Any, categorical: bool, device: Any) -> TensorSpec:
+def _composite(space: Any, categorical: bool, device: Any) -> TensorSpec:
     return Composite(
         {
-            key: spec_from_space(child, categorical=categorical, device=device)
-            for key, child in space.spaces.items()
-        }
-    )
-
-
-def _tuple(space: Any, categorical: bool, device: Any) -> TensorSpec:
-    return Composite(
-        {
-            str(i): spec_from_space(child, categorical=categorical, device=device)
-            for i, child in enumerate(space.spaces)
+            name: spec_from_space(child, categorical=categorical, device=device)
+            for name, (_, child) in (_children(space) or {}).items()
         }
     )
 
@@ -138,11 +129,13 @@ _CONVERSIONS: dict[str, Callable[[Any, bool, Any], TensorSpec]] = {
     "Discrete": _discrete,
     "MultiDiscrete": _multi_discrete,
     "MultiBinary": _multi_binary,
-    "Dict": _dict,
-    "Tuple": _tuple,
+    "Dict": _composite,
+    "Tuple": _composite,
     "Text": _object,
     "MissionSpace": _object,  # minigrid's: sentences
     "Sequence": _object,
+    "Graph": _object,
+    "OneOf": _object,
 }
 
 
@@ -152,7 +145,19 @@ def torch_dtype(dtype: Any) -> torch.dtype:
     >>> torch_dtype(np.uint8)
     torch.uint8
     """
-    return torch.from_numpy(np.empty(0, dtype)).dtype
+    return torch.from_numpy(np.empty(0, _STAND_INS.get(np.dtype(dtype), dtype))).dtype
+
+
+# Torch does not compute with these: what has no place in the one that stands in is its greatest.
+_STAND_INS = {np.dtype(np.uint64): np.dtype(np.int64)}
+
+
+def _as_tensor(array: Any, dtype: Any) -> Tensor:
+    """Return a copy of an array as a tensor: a simulator may reuse its buffer."""
+    array, stand_in = np.array(array, dtype), _STAND_INS.get(np.dtype(dtype))
+    if stand_in is not None:
+        array = np.minimum(array, np.iinfo(stand_in).max).astype(stand_in)
+    return torch.from_numpy(array)
 
 
 Reader = Callable[[Any], Any]
@@ -228,6 +233,8 @@ def _reader(space: Any, spec: TensorSpec, *, batched: bool, device: Any) -> Read
     dtype = space.dtype if kind in ("Box", "MultiBinary") else None
     if dtype is None:
         return lambda sample: finish(spec.encode(sample))
+    if dtype in _STAND_INS:
+        return lambda sample: finish(_as_tensor(sample, dtype))
     # A simulator may reuse its buffer, hence the copy.
     return lambda sample: finish(torch.from_numpy(np.array(sample, dtype)))
 

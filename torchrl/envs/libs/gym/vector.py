@@ -263,13 +263,21 @@ def stack_infos(infos: Any) -> dict:
     stacked = {}
     for name in dict.fromkeys(name for info in infos for name in info):
         values = [info.get(name) for info in infos]
-        known = next(value for value in values if value is not None)
-        if isinstance(known, bool | int | float | np.generic | np.ndarray):
-            zero = np.zeros_like(known)
-            stacked[name] = np.array([zero if value is None else value for value in values])
-        else:
-            stacked[name] = np.array(values, dtype=object)
+        stacked[name] = _stack_numbers(values)
+        if stacked[name] is None:
+            stacked[name] = np.empty(len(values), object)
+            stacked[name][:] = values
     return stacked
+
+
+def _stack_numbers(values: list[Any]) -> np.ndarray | None:
+    """Return numbers, or arrays of one shape, as an array ``[N, ...]``; ``None`` for the rest."""
+    known = [value for value in values if value is not None]
+    numeric = all(isinstance(v, bool | int | float | np.generic | np.ndarray) for v in known)
+    if not known or not numeric or len({np.shape(value) for value in known}) > 1:
+        return None
+    zero = np.zeros_like(known[0])
+    return np.array([zero if value is None else value for value in values])
 
 
 def _with_rows(space: Any, observation: Any, final: Any, rows: np.ndarray) -> Any:
