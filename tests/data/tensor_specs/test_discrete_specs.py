@@ -221,6 +221,12 @@ class TestOneHot:
         with pytest.raises(SpecError, match=r"no category left.*\['up', 'down'\], found 'left'"):
             spec.encode("left")
 
+    def test_a_register_serves_rows(self):
+        spec = OneHot(2, (3, 2), use_register=True)
+        value = spec.encode(["up", "down", "up"])
+        assert value.int().tolist() == [[1, 0], [0, 1], [1, 0]]
+        assert spec.to_numpy(value).tolist() == ["up", "down", "up"]
+
     def test_its_last_dimension_stays(self):
         spec = OneHot(3, (3, 3))
         assert spec[0].shape == (3,)

@@ -118,6 +118,16 @@ def test_encoding():
         hot.encode([0, 2])
 
 
+def test_registers_number_what_appears_for_each_choice():
+    spec = MultiOneHot([2, 2], use_register=True)
+    assert spec.encode(["up", 7]).int().tolist() == [1, 0, 1, 0]
+    assert spec.encode([["down", 7], ["up", 9]]).int().tolist() == [[0, 1, 1, 0], [1, 0, 0, 1]]
+    assert spec.to_numpy(torch.tensor([0, 1, 0, 1]).bool()).tolist() == ["down", 9]
+    assert spec != MultiOneHot([2, 2])
+    with pytest.raises(SpecError, match=r"no category left.*\['up', 'down'\], found 'left'"):
+        spec.encode(["left", 7])
+
+
 @pytest.mark.parametrize("make", [MultiCategorical, MultiOneHot])
 def test_mistakes_are_named(make):
     for nvec in ([], [0, 2], [[1, 2]]):

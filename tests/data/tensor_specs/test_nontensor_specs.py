@@ -1,5 +1,6 @@
 """Objects, and choices among specs or objects."""
 
+import numpy as np
 import pytest
 import torch
 from tensordict import NonTensorData, NonTensorStack, TensorDict
@@ -50,6 +51,15 @@ class TestNonTensor:
     def test_examples_make_a_difference(self):
         assert NonTensor(example_data=1) == NonTensor(example_data=1)
         assert NonTensor(example_data=1) != NonTensor(example_data=2)
+
+    @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x, "a"), lambda x: {"k": [x]}])
+    def test_examples_may_hold_arrays(self, wrap):
+        for make in (np.array, torch.tensor):
+            spec = NonTensor(example_data=wrap(make([1, 2])))
+            assert spec == NonTensor(example_data=wrap(make([1, 2])))
+            assert spec != NonTensor(example_data=wrap(make([1, 3])))
+            assert spec != NonTensor(example_data=wrap(make([1])))
+            assert spec != NonTensor(example_data=None)
 
 
 class TestChoice:

@@ -27,6 +27,7 @@ from torchrl.data.tensor_specs.masks import (
     nearest_legal,
     pick,
 )
+from torchrl.data.tensor_specs.register import Register
 from torchrl.data.tensor_specs.shaping import Op
 from torchrl.data.tensor_specs.spaces import CategoricalBox
 from torchrl.data.tensor_specs.tools import DeviceLike, as_size, to_tensor
@@ -209,7 +210,7 @@ class OneHot(Masked):
         size = torch.Size((n,)) if shape is None else as_size(shape)
         check_last(self, size, n)
         super().__init__(size, CategoricalBox(int(n)), device, dtype, "discrete")
-        self.register: dict[Any, int] | None = {} if use_register else None
+        self.register = Register(int(n)) if use_register else None
         if n <= _MAX_ROWS:
             self._rows = torch.eye(n, dtype=dtype, device=self.device)
         self.update_mask(mask)
@@ -265,7 +266,7 @@ class OneHot(Masked):
         if isinstance(val, Tensor) and val.dtype == self.dtype and self.is_in(val):
             return self._placed(val, ignore_device)
         if self.register is not None:
-            val = self._registered(val)
+            val = self._registered(self.register, val)
         index = to_tensor(val, torch.int64)
         batch = self.shape[:-1]
         if index.shape[max(index.ndim - len(batch), 0) :] != batch:
@@ -283,28 +284,21 @@ class OneHot(Masked):
         check_categories(self, index, self.space.n)
         return self._placed(self._one_hot(index), ignore_device)
 
-    def _registered(self, val: Any) -> Any:
-        """Return the number under which a value was first seen."""
-        assert self.register is not None
-        item = val.item() if isinstance(val, np.ndarray | np.generic | Tensor) else val
-        if item not in self.register and len(self.register) == self.space.n:
-            raise SpecError(
-                describe(
-                    self,
-                    "has no category left for a new value",
-                    expected=f"one of {list(self.register)}",
-                    found=repr(item),
-                    mend="Raise n.",
-                )
-            )
-        return self.register.setdefault(item, len(self.register))
+    def _registered(self, register: Register, val: Any) -> Any:
+        """Return the number of a value, or those of a batch ``[*L, *B]`` of them."""
+        if self.shape[:-1].numel() == 1:
+            return register.number(val, self)
+        values = np.asarray(val)
+        numbers = [register.number(value, self) for value in values.flat]
+        return np.array(numbers).reshape(values.shape)
 
     def _to_numpy(self, val: Tensor) -> Any:
         index = self.to_categorical(val).numpy(force=True)[()]
         if self.register is None:
             return index
-        values = list(self.register)
-        return values[index] if index.ndim == 0 else np.array([values[i] for i in index.flat])
+        if index.ndim == 0:
+            return self.register.value(index)
+        return np.array([self.register.value(i) for i in index.flat]).reshape(index.shape)
 
     def _reshape(self, op: Op) -> OneHot:
         check_feature_kept(self, op)

@@ -24,6 +24,7 @@ from torchrl.data.tensor_specs.masks import (
     keep_legal,
     nearest_legal,
 )
+from torchrl.data.tensor_specs.register import Register
 from torchrl.data.tensor_specs.shaping import Op
 from torchrl.data.tensor_specs.spaces import BoxList
 from torchrl.data.tensor_specs.tools import DeviceLike, as_size, to_tensor
@@ -238,6 +239,7 @@ class MultiOneHot(Multi):
         shape: Shape ``[*B, K]`` of a value.
         device: Where values live.
         dtype: Dtype of values.
+        use_register: Let :meth:`encode` number any hashable values of each choice as they appear.
         mask: True where a category is legal, broadcast to ``[*B, K]``.
 
     Raises:
@@ -255,9 +257,11 @@ class MultiOneHot(Multi):
         shape: Sequence[int] | int | None = None,
         device: DeviceLike = None,
         dtype: torch.dtype = torch.bool,
+        use_register: bool = False,
         mask: Tensor | None = None,
     ) -> None:
         check_counts(self, nvec)
+        self.registers = [Register(int(n)) for n in nvec] if use_register else None
         width = sum(int(n) for n in nvec)
         size = as_size(width) if shape is None else as_size(shape)
         check_last(self, size, width)
@@ -290,6 +294,8 @@ class MultiOneHot(Multi):
     def _encode(self, val: Any, ignore_device: bool) -> Tensor:
         if isinstance(val, Tensor) and val.dtype == self.dtype and self.is_in(val):
             return self._placed(val, ignore_device)
+        if self.registers is not None:
+            val = self._registered(self.registers, val)
         index = self._numbers()._fitted(to_tensor(val, torch.int64))
         check_categories(self, index, self.nvec.to(index.device))
         assert self.dtype is not None
@@ -301,8 +307,29 @@ class MultiOneHot(Multi):
             self.counts, shape, self.device, mask=self.mask, remove_singleton=False
         )
 
+    def _registered(self, registers: list[Register], val: Any) -> np.ndarray:
+        """Return the numbers ``[*L, *B, m]`` of values, one for each choice."""
+        values = np.asarray(val, dtype=object)
+        rows = values.reshape(-1, len(registers))
+        numbers = [
+            [register.number(value, self) for register, value in zip(registers, row, strict=True)]
+            for row in rows
+        ]
+        return np.array(numbers).reshape(values.shape)
+
     def _to_numpy(self, val: Tensor) -> Any:
-        return self._categories(val).detach().cpu().numpy()
+        index = self._categories(val).numpy(force=True)
+        if self.registers is None:
+            return index
+        choices = index.reshape(-1, len(self.registers))
+        values = [
+            [register.value(i) for register, i in zip(self.registers, row, strict=True)]
+            for row in choices
+        ]
+        return np.array(values, dtype=object).reshape(index.shape)
+
+    def _same(self, other: Any) -> bool:
+        return super()._same(other) and self.registers == other.registers
 
     def enumerate(self, use_mask: bool = False) -> Tensor:
         """Return every value, stacked ``[N, *B, K]``."""

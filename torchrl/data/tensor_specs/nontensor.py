@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,8 +122,9 @@ class NonTensor(TensorSpec):
         return val.data if is_non_tensor(val) else val
 
     def _same(self, other: Any) -> bool:
-        mine = (self.example_data, self.batched, self.feature_dims)
-        return bool(mine == (other.example_data, other.batched, other.feature_dims))
+        mine = (self.batched, self.feature_dims)
+        alike = mine == (other.batched, other.feature_dims)
+        return alike and same_data(self.example_data, other.example_data)
 
     def _fields(self) -> dict[str, object]:
         fields = super()._fields()
@@ -295,6 +296,23 @@ class Choice(TensorSpec):
 
     def _fields(self) -> dict[str, object]:
         return {"choices": self.choices, "shape": self.shape, "device": self.device}
+
+
+def same_data(a: Any, b: Any) -> bool:
+    """Say whether two objects are equal, where arrays among their parts are compared whole.
+
+    >>> same_data((np.zeros(2), "a"), (np.zeros(2), "a"))
+    True
+    """
+    if a is b:
+        return True
+    if isinstance(a, np.ndarray | Tensor) or isinstance(b, np.ndarray | Tensor):
+        return type(a) is type(b) and a.dtype == b.dtype and np.array_equal(a, b)
+    if isinstance(a, list | tuple) and type(a) is type(b):
+        return len(a) == len(b) and all(map(same_data, a, b))
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return a.keys() == b.keys() and all(same_data(a[key], b[key]) for key in a)
+    return bool(a == b)
 
 
 def _plain(value: Any) -> Any:
