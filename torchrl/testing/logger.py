@@ -89,8 +89,10 @@ def all_else_is_accepted(make: Make, read: Read, folder: Path) -> None:
         for cfg in ({"lr": 0.1, "net": {"cells": [64, 64]}, "device": torch.device("cpu")}, Args()):
             logger.log_hparams(cfg)
         logger.log_str("notes", "two\nlines", 1)
-        logger.log_histogram("weights", torch.tensor([0.0, 1.0, float("nan")]), 1, bins=4)
+        for data in (torch.tensor([0.0, 1.0, float("nan")]), np.arange(5), [1.0, 2.0]):
+            logger.log_histogram("weights", data, 1, bins=4)
         logger.log_video("grey", torch.zeros(1, 3, 1, 8, 8, dtype=torch.uint8), 1)
+        logger.log_video("array", np.zeros((3, 1, 8, 8), np.uint8), 1)
         logger.log_video("colour", torch.zeros(3, 3, 9, 7, dtype=torch.uint8), 1, fps=5)
         logger.flush()
     assert read(logger) == {}

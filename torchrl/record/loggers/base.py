@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -15,6 +15,9 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import DTypeError, ShapeError, describe
+
+Numbers = Tensor | np.ndarray | Sequence[float]
+Pictures = Tensor | np.ndarray
 
 
 class Logger(ABC):
@@ -54,13 +57,13 @@ class Logger(ABC):
 
     @abstractmethod
     def log_histogram(
-        self, name: str, data: Tensor, step: int | None = None, *, bins: int = 64
+        self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64
     ) -> None:
         """Log how the finite numbers of ``data [*]`` lie, in ``bins`` bins of one width."""
 
     @abstractmethod
     def log_video(
-        self, name: str, video: Tensor, step: int | None = None, *, fps: float | None = None
+        self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None
     ) -> None:
         """Log a video.
 
@@ -173,25 +176,31 @@ def number(logger: object, name: str, value: Any) -> float:
     return float(value)
 
 
-def histogram(data: Tensor, bins: int) -> list[tuple[float, float, int]]:
+def finite(data: Numbers) -> Tensor:
+    """Return the finite numbers of ``data [*]`` as floats ``[N]`` on the CPU."""
+    data = torch.as_tensor(data).detach().cpu().float()
+    return data[data.isfinite()]
+
+
+def histogram(data: Numbers, bins: int) -> list[tuple[float, float, int]]:
     """Return ``(low, high, count)`` of each bin, for the finite numbers of ``data [*]``.
 
     >>> histogram(torch.tensor([0.0, 1.0, 1.0, float("inf")]), 2)
     [(0.0, 0.5, 1), (0.5, 1.0, 2)]
     """
-    data = data.detach().cpu().float()
-    counts, edges = torch.histogram(data[data.isfinite()], bins)
+    counts, edges = torch.histogram(finite(data), bins)
     limits = edges.tolist()
     return list(zip(limits[:-1], limits[1:], counts.long().tolist(), strict=True))
 
 
-def frames(logger: object, name: str, video: Tensor) -> Tensor:
+def frames(logger: object, name: str, video: Pictures) -> Tensor:
     """Return the frames of a video as ``[T, H, N * W, C]``, several videos side by side.
 
     Raises:
         ShapeError: if it is not ``[T, C, H, W]`` or ``[N, T, C, H, W]`` with one or three channels.
         DTypeError: if it is not uint8.
     """
+    video = torch.as_tensor(video).detach().cpu()
     if video.ndim not in (4, 5) or video.shape[-3] not in (1, 3) or 0 in video.shape:
         raise ShapeError(
             describe(
@@ -214,7 +223,6 @@ def frames(logger: object, name: str, video: Tensor) -> Tensor:
                 mend="Scale it to 0..255 and cast it.",
             )
         )
-    video = video.detach().cpu()
     rows = video.unsqueeze(0) if video.ndim == 4 else video  # [N, T, C, H, W]
     n, t, c, h, w = rows.shape
     return rows.permute(1, 3, 0, 4, 2).reshape(t, h, n * w, c)

@@ -10,7 +10,15 @@ import torch
 from tensordict import MemoryMappedTensor
 from torch import Tensor
 
-from torchrl.record.loggers.base import Logger, frames, histogram, number, settings
+from torchrl.record.loggers.base import (
+    Logger,
+    Numbers,
+    Pictures,
+    frames,
+    histogram,
+    number,
+    settings,
+)
 from torchrl.record.loggers.movies import encode_movie
 
 
@@ -80,22 +88,23 @@ class CSVLogger(Logger):
         self._file("texts", f"{name}_{self._step(name, step)}.txt").write_text(value)
 
     def log_histogram(
-        self, name: str, data: Tensor, step: int | None = None, *, bins: int = 64
+        self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64
     ) -> None:
         rows, step = histogram(data, bins), self._step(name, step)
         with self._file("histograms", f"{name}.csv").open("a") as file:
             file.writelines(f"{step},{low!r},{high!r},{count}\n" for low, high, count in rows)
 
     def log_video(
-        self, name: str, video: Tensor, step: int | None = None, *, fps: float | None = None
+        self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None
     ) -> None:
         pictures = frames(self, name, video)  # [T, H, W, C]
+        plain = torch.as_tensor(video).detach().cpu().clone()  # no more than what is seen
         step = self._step(name, step)
         path = self._file("videos", f"{name}_{step}.{self.video_format}")
         if self.video_format == "pt":
-            torch.save(video.detach().cpu(), path)
+            torch.save(plain, path)
         elif self.video_format == "memmap":
-            MemoryMappedTensor.from_tensor(video.detach().cpu(), filename=path, existsok=True)
+            MemoryMappedTensor.from_tensor(plain, filename=path, existsok=True)
         else:
             path.write_bytes(
                 encode_movie(pictures, path.suffix, fps or self.video_fps, needed_by=self)

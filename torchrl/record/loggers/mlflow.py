@@ -11,7 +11,16 @@ from typing import Any
 from torch import Tensor
 
 from torchrl._core.optional import require_package
-from torchrl.record.loggers.base import Logger, flatten, frames, histogram, number, settings
+from torchrl.record.loggers.base import (
+    Logger,
+    Numbers,
+    Pictures,
+    flatten,
+    frames,
+    histogram,
+    number,
+    settings,
+)
 from torchrl.record.loggers.movies import encode_movie
 
 
@@ -88,7 +97,7 @@ class MLFlowLogger(Logger):
         self._client.log_text(self.run_id, value, path)
 
     def log_histogram(
-        self, name: str, data: Tensor, step: int | None = None, *, bins: int = 64
+        self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64
     ) -> None:
         rows = histogram(data, bins)
         text = "".join(f"{low!r},{high!r},{count}\n" for low, high, count in rows)
@@ -96,7 +105,7 @@ class MLFlowLogger(Logger):
         self._client.log_text(self.run_id, text, path)
 
     def log_video(
-        self, name: str, video: Tensor, step: int | None = None, *, fps: float | None = None
+        self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None
     ) -> None:
         pictures = frames(self, name, video)  # [T, H, W, C]
         gif = encode_movie(pictures, ".gif", fps or self.video_fps, needed_by=self)

@@ -9,7 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from torchrl._core.optional import require_package
-from torchrl.record.loggers.base import Logger, flatten, frames, number, settings
+from torchrl.record.loggers.base import (
+    Logger,
+    Numbers,
+    Pictures,
+    finite,
+    flatten,
+    frames,
+    number,
+    settings,
+)
 from torchrl.record.loggers.movies import encode_movie
 
 
@@ -46,15 +55,14 @@ class TensorboardLogger(Logger):
         self.experiment.add_text(name, value, self._step(name, step))
 
     def log_histogram(
-        self, name: str, data: Tensor, step: int | None = None, *, bins: int = 64
+        self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64
     ) -> None:
-        data = data.detach().cpu().float()
-        finite = data[data.isfinite()].numpy()
-        if finite.size:
-            self.experiment.add_histogram(name, finite, self._step(name, step), bins=bins)
+        numbers = finite(data)
+        if len(numbers):
+            self.experiment.add_histogram(name, numbers.numpy(), self._step(name, step), bins=bins)
 
     def log_video(
-        self, name: str, video: Tensor, step: int | None = None, *, fps: float | None = None
+        self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None
     ) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 

@@ -11,7 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from torchrl._core.optional import require_package
-from torchrl.record.loggers.base import Logger, frames, histogram, number, settings
+from torchrl.record.loggers.base import (
+    Logger,
+    Numbers,
+    Pictures,
+    frames,
+    histogram,
+    number,
+    settings,
+)
 from torchrl.record.loggers.movies import encode_movie
 
 STEP = "global_step"
@@ -92,14 +100,14 @@ class WandbLogger(Logger):
         self._log(name, value, step)
 
     def log_histogram(
-        self, name: str, data: Tensor, step: int | None = None, *, bins: int = 64
+        self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64
     ) -> None:
         lows, highs, counts = zip(*histogram(data, bins), strict=True)
         edges = [*lows, highs[-1]]
         self._log(name, self._wandb.Histogram(np_histogram=(counts, edges)), step)
 
     def log_video(
-        self, name: str, video: Tensor, step: int | None = None, *, fps: float | None = None
+        self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None
     ) -> None:
         pictures = frames(self, name, video)  # [T, H, W, C]
         gif = encode_movie(pictures, ".gif", fps or self.video_fps, needed_by=self)
