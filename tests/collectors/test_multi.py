@@ -18,7 +18,13 @@ from torchrl.collectors import (
     make_collector,
     split_trajectories,
 )
-from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ReplayBuffer
+from torchrl.data import (
+    LazyMemmapStorage,
+    LazyTensorStorage,
+    PrioritizedSampler,
+    RandomSampler,
+    ReplayBuffer,
+)
 from torchrl.envs import EnvCreator, GymEnv, ParallelEnv, SerialEnv
 from torchrl.testing.mocks import CountingEnv
 
@@ -524,8 +530,16 @@ def test_batches_fill_a_buffer(kind):
     assert len(buffer) == 40
 
 
-def test_workers_write_to_a_shared_buffer(kind):
-    buffer = ReplayBuffer(storage=LazyMemmapStorage(100), shared=True)
+@pytest.mark.parametrize(
+    ("make_storage", "sampler", "method"),
+    [
+        (LazyMemmapStorage, RandomSampler(), "fork"),
+        (LazyTensorStorage, PrioritizedSampler(100, 1.0, 1.0), "fork"),
+        pytest.param(LazyTensorStorage, RandomSampler(), "spawn", marks=pytest.mark.slow),
+    ],
+)
+def test_workers_write_to_a_shared_buffer(kind, make_storage, sampler, method):
+    buffer = ReplayBuffer(storage=make_storage(100), sampler=sampler, shared=True)
     with kind(
         [CountingEnv] * 2,
         lambda td: td.set("action", torch.full((1,), float(os.getpid()))),
@@ -533,11 +547,13 @@ def test_workers_write_to_a_shared_buffer(kind):
         total_frames=40,
         replay_buffer=buffer,
         trust_policy=True,
+        mp_start_method=method,
     ) as collector:
         assert list(collector) == [None] * 4
         assert collector._frames == 40
     assert len(buffer) == 40
-    assert os.getpid() not in buffer[:]["action"].int()
+    for data in (buffer[:], buffer.sample(64)):
+        assert os.getpid() not in data["action"].int()
 
 
 def test_a_buffer_may_be_left_alone(kind):

@@ -85,7 +85,7 @@ class MultiCollector(BaseCollector):
         use_buffers: Hand batches over in shared memory; else they are pickled. Found out if
             ``None``.
         replay_buffer: Filled with each batch; iterating then yields ``None``. Workers write to it
-            themselves if it is shared and they are forked.
+            themselves if it is shared.
         extend_buffer: If ``False``, iterating yields the batches and the buffer is left alone.
         trust_policy: Call the policy with the record, whatever its signature.
         compile_policy: Compile the policy with ``torch.compile``; a dictionary holds its arguments.
@@ -195,7 +195,7 @@ class MultiCollector(BaseCollector):
         launcher = Launcher(start_method(mp_start_method), preload="torchrl.collectors")
         self._crew = CollectorCrew(
             self._name(),
-            self._jobs(job, recipes, options, launcher.method),
+            self._jobs(job, recipes, options),
             launcher=launcher,
             num_threads=num_sub_threads,
             timeout=timeout,
@@ -229,11 +229,9 @@ class MultiCollector(BaseCollector):
             )
         return list(value)
 
-    def _jobs(
-        self, job: Job, recipes: list[Factory], options: dict[str, Any], method: str
-    ) -> list[Job]:
+    def _jobs(self, job: Job, recipes: list[Factory], options: dict[str, Any]) -> list[Job]:
         """Return what each worker does: ``job``, with what is its own."""
-        if self._workers_write(method):
+        if self._workers_write():
             job = replace(job, replay_buffer=self.replay_buffer)
             options |= {"postproc": self.postproc, "split_trajs": self.split_trajs}
         each = {name: self._spread(name, value) for name, value in options.items()}
@@ -251,15 +249,14 @@ class MultiCollector(BaseCollector):
             for i, recipe in enumerate(recipes)
         ]
 
-    def _workers_write(self, method: str) -> bool:
+    def _workers_write(self) -> bool:
         buffer = self.replay_buffer
         return (
             buffer is not None
             and self.extend_buffer
             and self._whole is None
-            and method == "fork"
             and bool(getattr(buffer, "shared", False))
-            and not buffer.sampler.listens
+            and (buffer.sampler.catches_up or not buffer.sampler.listens)
         )
 
     def _connect(self, policy_factory: Any) -> SharedMemSender | None:

@@ -2,10 +2,13 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
+from functools import partial
 
+import cloudpickle
 import pytest
 import torch
 from tensordict import TensorDict
@@ -62,10 +65,7 @@ SAMPLERS = {
 def test_no_row_is_torn(make_storage, make_sampler, seconds):
     if seconds == 60 and (make_storage, make_sampler) != (LazyMemmapStorage, RandomSampler):
         pytest.skip("one long run is enough")
-    storage = make_storage(200)
-    if make_storage is LazyTensorStorage:
-        ReplayBuffer(storage=storage).extend(rows(5, None))
-    buffer = ReplayBuffer(storage=storage, sampler=make_sampler(), shared=True)
+    buffer = ReplayBuffer(storage=make_storage(200), sampler=make_sampler(), shared=True)
     stop = FORK.Event()
     writers = [FORK.Process(target=write, args=(buffer, seed, stop)) for seed in (1, 2)]
     for writer in writers:
@@ -172,20 +172,33 @@ def test_threads_take_turns():
     assert set(seen) == {1}
 
 
-def test_a_lock_whose_maker_has_ended_is_told():
-    lock = ProcessLock()
-    state = lock.__getstate__()
-    state["gate"] = ("/proc/0/fd/99", (0, 0))
+def hand_over(thing, out):
+    out.put(pickle.dumps(thing()))
+
+
+@pytest.mark.parametrize(
+    "thing", [ProcessLock, lambda: ReplayBuffer(storage=LazyTensorStorage(3), shared=True)]
+)
+def test_what_is_shared_is_gone_with_its_maker(thing):
+    out = FORK.Queue()
+    maker = FORK.Process(target=hand_over, args=(thing, out))
+    maker.start()
+    pickled = out.get(timeout=10)
+    maker.join(10)
     with pytest.raises(WorkerError, match=r"the process that handed over .* has ended"):
-        lock.__setstate__(state)
+        pickle.loads(pickled)
 
 
 def write_once(buffer):
     buffer.extend(rows(10, None))
 
 
-def test_what_another_process_wrote_first_can_be_saved_and_read():
-    buffers = [ReplayBuffer(storage=LazyMemmapStorage(20), shared=True) for _ in range(2)]
+@pytest.mark.parametrize(
+    "make_storage",
+    [LazyMemmapStorage, LazyTensorStorage, partial(LazyTensorStorage, shared_init=True)],
+)
+def test_what_another_process_wrote_first_can_be_saved_and_read(make_storage):
+    buffers = [ReplayBuffer(storage=make_storage(20), shared=True) for _ in range(2)]
     for buffer in buffers:
         writer = FORK.Process(target=write_once, args=(buffer,))
         writer.start()
@@ -199,12 +212,39 @@ def read(buffer, out):
     out.put((os.getpid(), buffer[:]["narrow"].sum().item(), len(buffer)))
 
 
+@pytest.mark.parametrize("dumps", [pickle.dumps, cloudpickle.dumps])
+@pytest.mark.parametrize("first", ["rows", "share", "shared_init"])
+def test_pickled_copies_of_a_shared_buffer_are_the_same_buffer(dumps, first):
+    storage = LazyTensorStorage(20, shared_init=first == "shared_init")
+    buffer = ReplayBuffer(storage=storage, sampler=SliceSampler(slice_len=5))
+    if first == "rows":
+        buffer.extend(rows(5, None))
+    buffer.share()
+    copy = pickle.loads(dumps(buffer))
+    for step, writer in enumerate((copy, buffer, copy)):
+        writer.extend(rows(5, None))
+        assert len(buffer) == len(copy) == min(20, 5 * (step + 1) + 5 * (first == "rows"))
+        assert (buffer[:] == copy[:]).all()
+    copy[0] = rows(1, None)[0]
+    assert (buffer[0] == copy[0]).all()
+    assert whole(buffer.sample(10))
+    buffer.empty()
+    assert len(copy) == 0
+
+
+def test_a_buffer_that_is_not_shared_is_copied():
+    buffer = ReplayBuffer(storage=LazyTensorStorage(20))
+    buffer.extend(rows(5, None))
+    copy = pickle.loads(pickle.dumps(buffer))
+    copy.extend(rows(5, None))
+    assert (len(buffer), len(copy)) == (5, 10)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("make_storage", [LazyMemmapStorage, LazyTensorStorage])
 def test_a_spawned_process_sees_the_same_rows(make_storage):
-    storage = make_storage(20)
-    ReplayBuffer(storage=storage).extend(rows(10, None))
-    buffer = ReplayBuffer(storage=storage, shared=True)
+    buffer = ReplayBuffer(storage=make_storage(20), shared=True)
+    buffer.extend(rows(10, None))
     spawn = multiprocessing.get_context("spawn")
     out = spawn.Queue()
     process = spawn.Process(target=read, args=(buffer, out))

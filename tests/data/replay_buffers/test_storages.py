@@ -259,8 +259,6 @@ def test_sizes_are_positive(size):
 def test_lists_cannot_be_shared():
     with pytest.raises(RuntimeError, match=r"ListStorage: cannot be shared.*LazyMemmapStorage can"):
         ReplayBuffer(shared=True)
-    with pytest.raises(RuntimeError, match=r"cannot be shared before the first row"):
-        ReplayBuffer(storage=LazyTensorStorage(3), shared=True)
 
 
 def test_only_tensordicts_are_stacked_lazily():

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import threading
-import weakref
 from collections.abc import Callable
-from typing import Any
 
-from torchrl._core.errors import WorkerError, describe
+from torchrl.data.replay_buffers.nameless import NamelessFile
 
 with contextlib.suppress(ImportError):  # there is none where there is no fork
     import fcntl
 
 LOCK, TURNSTILE = 0, 1  # bytes of the file
-Identity = tuple[int, int]  # device and inode of a file
 
 
 class ProcessLock:
@@ -37,7 +33,7 @@ class ProcessLock:
     """
 
     def __init__(self, look: Callable[[], None] | None = None) -> None:
-        self.look, self._gate = look, _Gate(_new_file())
+        self.look, self._gate = look, _Gate()
 
     def acquire(self) -> None:
         """Wait until nobody else holds the lock, and take it."""
@@ -59,27 +55,17 @@ class ProcessLock:
     def __exit__(self, *_: object) -> None:
         self._gate.leave()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"look": self.look, "gate": self._gate.address()}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.look, self._gate = state["look"], _Gate.at(*state["gate"])
-
-
-class _Gate:
-    """What the locks of one process that are the same lock have in common: an open file.
+class _Gate(NamelessFile):
+    """What the locks of one process that are the same lock have in common.
 
     Record locks belong to a process, so that threads need a lock besides; and closing any
     descriptor of the file frees them, so that a process keeps a single one.
     """
 
-    _known: weakref.WeakValueDictionary[Identity, _Gate] = weakref.WeakValueDictionary()
-
-    def __init__(self, file: int) -> None:
-        self.file, self.identity = file, _identity(file)
+    def __init__(self, number: int | None = None) -> None:
+        super().__init__(number)
         self._begin()
-        self._known[self.identity] = self
-        weakref.finalize(self, os.close, file)
 
     def _begin(self) -> None:
         self._process, self._threads, self._depth = os.getpid(), threading.RLock(), 0
@@ -100,51 +86,15 @@ class _Gate:
 
     def _wait_for_turn(self) -> None:
         """Take the lock through a turnstile, so that who just left cannot pass those who wait."""
-        fcntl.lockf(self.file, fcntl.LOCK_EX, 1, TURNSTILE)
+        fcntl.lockf(self.number, fcntl.LOCK_EX, 1, TURNSTILE)
         try:
-            fcntl.lockf(self.file, fcntl.LOCK_EX, 1, LOCK)
+            fcntl.lockf(self.number, fcntl.LOCK_EX, 1, LOCK)
         finally:
-            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, TURNSTILE)
+            fcntl.lockf(self.number, fcntl.LOCK_UN, 1, TURNSTILE)
 
     def leave(self) -> None:
         """Give the lock back, once for each time that it was taken."""
         self._depth -= 1
         if not self._depth:
-            fcntl.lockf(self.file, fcntl.LOCK_UN, 1, LOCK)
+            fcntl.lockf(self.number, fcntl.LOCK_UN, 1, LOCK)
         self._threads.release()
-
-    def address(self) -> tuple[str, Identity]:
-        """Return where another process finds the file."""
-        return f"/proc/{os.getpid()}/fd/{self.file}", self.identity
-
-    @classmethod
-    def at(cls, path: str, identity: Identity) -> _Gate:
-        gate = cls._known.get(identity)
-        if gate is not None:
-            return gate
-        try:
-            file = os.open(path, os.O_RDWR)
-        except OSError:
-            file = -1
-        if file < 0 or _identity(file) != identity:
-            raise WorkerError(
-                describe(
-                    "ProcessLock",
-                    "the process that handed over the shared buffer has ended",
-                    mend="Keep it running until the others have started.",
-                )
-            )
-        return cls(file)
-
-
-def _identity(file: int) -> Identity:
-    status = os.fstat(file)
-    return status.st_dev, status.st_ino
-
-
-def _new_file() -> int:
-    """Open a file that has no name, so that nothing can stay behind."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("torchrl_lock")
-    with tempfile.TemporaryFile() as file:
-        return os.dup(file.fileno())

@@ -22,6 +22,7 @@ class Sampler(ABC):
         generator: Where randomness comes from; the default one of torch if ``None``. The buffer
             sets it to its own.
         ran_out: Whether the last sample ended a pass over the items.
+        catches_up: Whether it finds out by itself what other processes have written.
 
     Hooks:
         sample: ``(storage, batch_size) -> (positions [B], info)``; ``info`` joins the sample.
@@ -34,6 +35,7 @@ class Sampler(ABC):
 
     generator: torch.Generator | None = None
     ran_out: bool = False
+    catches_up: bool = False
 
     @abstractmethod
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]: ...

@@ -54,6 +54,8 @@ class PrioritizedSampler(Sampler):
     ['startling', 'startling', 'startling']
     """
 
+    catches_up = True
+
     def __init__(
         self,
         max_capacity: int,

@@ -88,8 +88,8 @@ class GroupReader:
         first = schema.leaves[group.numbers[0]].dtype  # the widest: it divides the stride
         self._dtype = first if first in NUMPY_DTYPES else torch.uint8  # what can be gathered
         self._items = block.view(self._dtype).view(-1, group.stride // self._dtype.itemsize)
-        self._cuts = [
-            _Cut.of(schema, group, dtype, list(places))
+        self._layers = [
+            _Layer.of(schema, group, dtype, list(places))
             for dtype, places in groupby(
                 range(len(group.numbers)), lambda i: schema.leaves[group.numbers[i]].dtype
             )
@@ -97,45 +97,36 @@ class GroupReader:
 
     def take(self, positions: Tensor, device: torch.device, out: list[Any]) -> None:
         """Put the entries of the items at ``positions [B]`` into their places in ``out``."""
-        packed = self._items.index_select(0, positions)  # [B, stride]
-        if packed.device != device:
-            packed = packed.to(device, non_blocking=True)
-        for cut in self._cuts:
-            same = cut.dtype is self._dtype
-            section = (packed if same else packed.view(cut.dtype))[:, cut.first : cut.stop]
-            if not same:  # torch.save refuses memory that is seen as two dtypes
-                section = section.contiguous()
-            parts = section.split_with_sizes(cut.sizes, 1)
-            for number, place, shape in cut.entries:
-                part = parts[place]
-                if shape is not None:
-                    part = part.view(len(part), *shape)
-                out[number] = part
+        rest = self._items.index_select(0, positions)  # [B, stride]
+        if rest.device != device:
+            rest = rest.to(device, non_blocking=True)
+        dtype = self._dtype
+        for layer in self._layers:
+            if layer.dtype is not dtype:  # torch.save refuses memory that is seen as two dtypes
+                dtype = layer.dtype
+                rest = rest.clone().view(dtype)
+            *parts, rest = rest.split_with_sizes(layer.sizes, 1)
+            for (number, shape), part in zip(layer.entries, parts, strict=True):
+                out[number] = part if shape is None else part.view(len(part), *shape)
 
 
-class _Cut(NamedTuple):
-    """The entries of one dtype in a packed row.
+class _Layer(NamedTuple):
+    """The entries of one dtype in a packed row, and how wide they are, and what is left of the row.
 
-    They stand from number ``first`` of that dtype to ``stop``, with ``sizes``; ``entries`` says
-    which entry is which piece, and its shape unless it is flat.
+    ``entries`` are their numbers, and their shapes unless they are flat.
     """
 
     dtype: torch.dtype
-    first: int
-    stop: int
     sizes: list[int]
-    entries: list[tuple[int, int, torch.Size | None]]
+    entries: list[tuple[int, torch.Size | None]]
 
     @classmethod
-    def of(cls, schema: Schema, group: Group, dtype: torch.dtype, places: list[int]) -> _Cut:
-        first = group.offsets[places[0]] // dtype.itemsize
+    def of(cls, schema: Schema, group: Group, dtype: torch.dtype, places: list[int]) -> _Layer:
         leaves = [(group.numbers[i], schema.leaves[group.numbers[i]].shape) for i in places]
         sizes = [shape.numel() for _, shape in leaves]
-        entries = [
-            (number, i, None if len(shape) == 1 else shape)
-            for i, (number, shape) in enumerate(leaves)
-        ]
-        return cls(dtype, first, first + sum(sizes), sizes, entries)
+        rest = (group.stride - group.offsets[places[0]]) // dtype.itemsize - sum(sizes)
+        entries = [(number, None if len(shape) == 1 else shape) for number, shape in leaves]
+        return cls(dtype, [*sizes, rest], entries)
 
 
 class RowWriter:

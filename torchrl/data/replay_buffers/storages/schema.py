@@ -227,7 +227,7 @@ class Schema:
         if issubclass(kind, tuple):
             return kind(*values.values())
         size = torch.Size(lead + node.extra)
-        td = _trusted(values, size, device=device)
+        td = _trusted(values, size, device=device, nested=False)
         return td if kind is TensorDict else kind.from_tensordict(td)  # type: ignore[attr-defined]
 
     def lead_of(self, rows: Any, ndim: int) -> torch.Size:

@@ -16,6 +16,7 @@ from torchrl.data.replay_buffers.checkpointers import (
     TensorStorageCheckpointer,
 )
 from torchrl.data.replay_buffers.storages.base import FILLED, WRITTEN, Place, Storage
+from torchrl.data.replay_buffers.storages.homes import Home, SharedMemory
 from torchrl.data.replay_buffers.storages.packed import (
     BULK,
     NUMPY_DTYPES,
@@ -32,7 +33,7 @@ from torchrl.data.replay_buffers.storages.schema import (
     stack_rows,
 )
 
-Allocate = Callable[[str, int], Tensor]
+Allocate = Callable[[int, int], Tensor]
 
 
 class TensorStorage(Storage):
@@ -103,7 +104,7 @@ class TensorStorage(Storage):
         row_shape = lead[1:] if many else lead
         if self._schema is None:
             self._allocate(data, ndim, row_shape)
-        elif row_shape != self.row_shape:
+        if row_shape != self.row_shape:
             raise ShapeError(
                 describe(
                     self,
@@ -254,6 +255,8 @@ class LazyTensorStorage(TensorStorage):
         max_size: Number of items.
         device: Where the rows live; ``"auto"`` is where the first rows are.
         ndim: Number of leading dimensions ``[R, *W]`` that count items.
+        shared_init: Share the memory from the start: any process may write the first rows. A
+            buffer with ``shared=True`` does that too.
 
     Raises:
         MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: when rows that do not match
@@ -271,9 +274,22 @@ class LazyTensorStorage(TensorStorage):
     torchrl._core.errors.MissingKeyError: LazyTensorStorage: entry 'observation' is missing ...
     """
 
-    def __init__(self, max_size: int, *, device: torch.device | str = "cpu", ndim: int = 1) -> None:
+    def __init__(
+        self,
+        max_size: int,
+        *,
+        device: torch.device | str = "cpu",
+        ndim: int = 1,
+        shared_init: bool = False,
+    ) -> None:
         Storage.__init__(self, max_size, ndim)
         self.device: Any = device if device == "auto" else torch.device(device)
+        self._home: Home | None = None
+        self._forget_layout()
+        if shared_init:
+            self.share()
+
+    def _forget_layout(self) -> None:
         self._schema: Any = None
         self._blocks: list[Tensor] = []
         self._reader: GroupReader | None = None
@@ -281,13 +297,51 @@ class LazyTensorStorage(TensorStorage):
         self._row: RowWriter | None = None
 
     def _allocate(self, data: Any, ndim: int, row_shape: torch.Size) -> None:
+        if self._open():
+            return
         schema = Schema(type(self).__name__, data, ndim)
         self._settle(row_shape)
         if self.device == "auto":
             self.device = _device_of(data)
-        self._adopt(schema, self._reserve(schema, self._new_block))
+        self._lay_out(schema)
 
-    def _new_block(self, name: str, nbytes: int) -> Tensor:
+    def _lay_out(self, schema: Schema) -> None:
+        """Reserve memory for rows, and tell other processes what they look like."""
+        self._adopt(schema, self._reserve(schema, self._new_block))
+        if self._home is not None:
+            note = {"max_size": self.max_size, "ndim": self.ndim}
+            note |= {"row_shape": list(self.row_shape), "schema": schema.state()}
+            self._home.write(note)
+
+    def _open(self) -> bool:
+        """Map the rows that another process, or an earlier one, has begun to write, if any."""
+        note = None if self._home is None else self._home.read()
+        if note is None:
+            return False
+        mine, theirs = (self.max_size, self.ndim), (note["max_size"], note["ndim"])
+        if mine != theirs:
+            raise ShapeError(
+                describe(
+                    self,
+                    "the storage that is there has another size",
+                    expected=f"max_size, ndim = {mine}",
+                    found=theirs,
+                    mend="Open it with its own size, or choose another scratch_dir.",
+                )
+            )
+        self._settle(torch.Size(note["row_shape"]))
+        schema = Schema.from_state(type(self).__name__, note["schema"])
+        self._adopt(schema, self._reserve(schema, self._new_block))
+        return True
+
+    def _known(self, what: str) -> Schema:
+        if self._schema is None:
+            self._open()
+        return super()._known(what)
+
+    def _new_block(self, number: int, nbytes: int) -> Tensor:
+        if self._home is not None:
+            return self._home.block(number, nbytes)
         return torch.zeros(nbytes, dtype=torch.uint8, device=self.device)
 
     def _reserve(self, schema: Schema, allocate: Allocate) -> list[Tensor]:
@@ -297,7 +351,7 @@ class LazyTensorStorage(TensorStorage):
         self._blocks, self._bulk, self._reader = [], None, None
         self._alone = list(range(len(schema.leaves)))
         for number, group in enumerate(groups):
-            block = allocate(f"rows_{number}", math.prod(lead) * group.stride)
+            block = allocate(number, math.prod(lead) * group.stride)
             self._blocks.append(block)
             columns.update(group.columns(schema, block, lead))
             if len(group.numbers) > 1:
@@ -341,40 +395,49 @@ class LazyTensorStorage(TensorStorage):
             arrays[number][place] = leaves[number]
 
     def share(self) -> None:
-        """Move rows and counts to shared memory, so that processes that get this storage see it.
+        """Move rows and counts to shared memory, so that processes that get this storage see them.
 
-        Raises:
-            RuntimeError: if no row was written yet.
+        Samples still go to :attr:`device`.
         """
-        if self._schema is None:
-            raise RuntimeError(
-                describe(
-                    self,
-                    "cannot be shared before the first row",
-                    mend="Write a row first, or use LazyMemmapStorage.",
-                )
-            )
-        for block in self._blocks:
-            block.share_memory_()
-        self._map_blocks()  # arrays still point to where the rows were
-        self._marks.share_memory_()
+        if self._home is not None:
+            return
+        marks, old = self._marks, self._blocks
+        if self.device == "auto":
+            self.device = torch.device("cpu")
+        self._move_to(SharedMemory())
+        self._marks.copy_(marks)
+        if self._schema is not None:
+            self._lay_out(self._schema)
+            for block, values in zip(self._blocks, old, strict=True):
+                block.copy_(values)
+
+    def _move_to(self, home: Home) -> None:
+        """Count what stands in ``home`` from now on."""
+        self._home, self._marks = home, home.marks()
         self._counts = self._marks.numpy()
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        for name in ("_counts", "_columns", "_items", "_arrays", "_bulk", "_reader", "_row"):
+        away = ["_counts", "_columns", "_items", "_arrays", "_bulk", "_reader", "_row"]
+        if self._home is not None:
+            away += ["_marks", "_blocks", "_schema"]
+        for name in away:
             state.pop(name, None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["_home"] is not None:
+            self._forget_layout()
         self.__dict__.update(state)
+        if self._home is not None:
+            self._move_to(self._home)
+            self._open()
+            return
         self._counts = self._marks.numpy()
         if self._schema is not None:
-            self._map_blocks()
-
-    def _map_blocks(self) -> None:
-        blocks = iter(self._blocks)
-        self._adopt(self._schema, self._reserve(self._schema, lambda *_: next(blocks)))
+            blocks = self._blocks
+            columns = self._reserve(self._schema, lambda number, _: blocks[number])
+            self._adopt(self._schema, columns)
 
 
 def _flatten(column: Tensor, ndim: int, items: int) -> Tensor:
