@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,6 +22,7 @@ from tqdm import tqdm
 from torchrl.envs import GymEnv, TransformedEnv, set_exploration_type
 from torchrl.record import CSVLogger, VideoRecorder
 
+MakeEnv = Callable[[], TransformedEnv]
 Curve = list[tuple[int, float]]  # (frames, mean return of the episodes that ended then)
 A = TypeVar("A")
 
@@ -108,22 +110,26 @@ class Experiment:
         self.bar.update(batch.numel())
         self.logger.log_metrics({"train": metrics}, self.frames)
 
-    def finish(self, env: TransformedEnv, policy: nn.Module) -> float:
+    def finish(
+        self, env: TransformedEnv, policy: nn.Module, make_test: MakeEnv | None = None
+    ) -> float:
         """Write score, curve, video and weights; return the mean return of the evaluation.
 
         Args:
             env: The training environment, whose transforms are used again.
             policy: What is judged, and saved.
+            make_test: Returns an environment of ``eval_episodes`` rows that shows them as
+                ``pixels``, for a task that gymnasium does not have.
         """
         self.bar.close()
         minutes = (time.process_time() - self.start_of_work) / 60
-        returns = evaluate(env, policy, self.args)
+        returns = evaluate(env, policy, self.args, make_test)
         score = returns.mean().item()
         self.logger.log_metrics({"eval": {"return": score, "minutes": minutes}}, self.frames)
         plot({f"seed {self.args.seed}": self.curve}, self.folder / "learning_curve.png", self.title)
         torch.save(policy.state_dict(), self.folder / "policy.pt")
         if self.args.video:
-            self._film(env, policy)
+            self._film(env, policy, make_test)
         print(f"results in {self.folder}")
         print(
             f"evaluation: {score:.1f} ± {returns.std():.1f} over {len(returns)} deterministic "
@@ -131,9 +137,9 @@ class Experiment:
         )
         return score
 
-    def _film(self, env: TransformedEnv, policy: nn.Module) -> None:
+    def _film(self, env: TransformedEnv, policy: nn.Module, make_test: MakeEnv | None) -> None:
         try:
-            film(env, policy, self.logger, self.args)
+            film(env, policy, self.logger, self.args, make_test)
         except Exception as error:  # a machine that cannot draw has trained a policy all the same
             print(f"no video: {error}")
 
@@ -144,10 +150,17 @@ def _unused(folder: Path, name: str) -> str:
     return next(free for free in names if not (folder / free).exists())
 
 
+def twin(env: TransformedEnv, args: Settings, **options: Any) -> TransformedEnv:
+    """Return the task of ``env`` once more, seen in the same way; ``options`` of ``GymEnv``."""
+    return TransformedEnv(GymEnv(args.env, **options), env.transform.clone())
+
+
 @torch.no_grad()
-def evaluate(env: TransformedEnv, policy: nn.Module, args: Settings) -> Tensor:
+def evaluate(
+    env: TransformedEnv, policy: nn.Module, args: Settings, make_test: MakeEnv | None = None
+) -> Tensor:
     """Return the returns ``[N]`` of deterministic episodes, all run at once."""
-    test_env = TransformedEnv(GymEnv(args.env, num_envs=args.eval_episodes), env.transform.clone())
+    test_env = make_test() if make_test else twin(env, args, num_envs=args.eval_episodes)
     test_env.set_seed(args.seed + 1_000_000)
     with set_exploration_type("deterministic"):
         episodes = test_env.rollout(100_000, policy, break_when_all_done=True)
@@ -156,12 +169,16 @@ def evaluate(env: TransformedEnv, policy: nn.Module, args: Settings) -> Tensor:
 
 
 @torch.no_grad()
-def film(env: TransformedEnv, policy: nn.Module, logger: CSVLogger, args: Settings) -> None:
-    """Write a video of one deterministic episode."""
-    camera = TransformedEnv(
-        GymEnv(args.env, from_pixels=True, pixels_only=False), env.transform.clone()
-    )
-    recorder = VideoRecorder(logger, "policy", skip=2, max_frames=250)
+def film(
+    env: TransformedEnv,
+    policy: nn.Module,
+    logger: CSVLogger,
+    args: Settings,
+    make_test: MakeEnv | None = None,
+) -> None:
+    """Write a video of one deterministic episode, or of all rows of a test environment."""
+    camera = make_test() if make_test else twin(env, args, from_pixels=True, pixels_only=False)
+    recorder = VideoRecorder(logger, "policy", skip=1 if make_test else 2, max_frames=250)
     camera.append_transform(recorder)
     camera.set_seed(args.seed + 1_000_000)
     with set_exploration_type("deterministic"):
