@@ -22,10 +22,13 @@ from torchrl._core.exploration import set_exploration_type
 from torchrl._core.plan import plan
 from torchrl.modules import (
     MLP,
+    Actor,
     LSTMModule,
     OneHotCategorical,
     ProbabilisticActor,
+    QValueActor,
     QValueModule,
+    SafeSequential,
     TanhNormal,
     set_recurrent_mode,
 )
@@ -65,26 +68,51 @@ def q_values() -> None:
     network = MLP(4, 2, num_cells=[64, 64])
     values = TensorDictModule(network, ["observation"], ["action_value"])
     policy = TensorDictSequential(values, QValueModule("one_hot"))
-    row = torch.randn(4)
+    actor = QValueActor(network, action_space="one_hot")
+    safe = SafeSequential(*actor.module)
     run = plan(policy)
     assert run is not None
+    row = torch.randn(4)
+    td = TensorDict(observation=row)
 
-    def by_hand() -> Tensor:
-        value, index = network(row).max(-1, keepdim=True)
-        return torch.zeros(2, dtype=torch.int64).scatter_(-1, index, 1) * value
+    def choose(value: Tensor) -> tuple[Tensor, Tensor]:
+        chosen, index = value.max(-1, keepdim=True)
+        return torch.zeros(2, dtype=torch.int64).scatter_(-1, index, 1), chosen
 
+    choice = TensorDictModule(choose, ["action_value"], ["action", "chosen_action_value"])
+    tensordict_alone = TensorDictSequential(values, choice)
     compare(
         "Q-value policy, one row",
         network=lambda: network(row),
-        by_hand=by_hand,
+        by_hand=lambda: choose(network(row)),
         plan=lambda: run(Entries(observation=row)),
-        tensordict=lambda: policy(TensorDict(observation=row)),
+        tensordict_and_ours=lambda: policy(td),
+        tensordict_alone=lambda: tensordict_alone(td),
+        QValueActor=lambda: actor(td),
+        SafeSequential=lambda: safe(td),
+        SafeSequential_new_td=lambda: safe(TensorDict(observation=row)),
+    )
+
+
+def one_module() -> None:
+    """One row through a network that reads and writes entries."""
+    network = MLP(4, 2, num_cells=[64, 64])
+    module = TensorDictModule(network, ["observation"], ["action"])
+    sequence, actor = TensorDictSequential(module), Actor(network)
+    td = TensorDict(observation=torch.randn(4))
+    compare(
+        "one network, one row",
+        network=lambda: network(td["observation"]),
+        TensorDictModule=lambda: module(td),
+        TensorDictSequential=lambda: sequence(td),
+        Actor=lambda: actor(td),
     )
 
 
 def actors() -> None:
     """One row through a stochastic policy, drawn and scored."""
     row = torch.randn(4)
+    td = TensorDict(observation=row)
     for distribution, keys, layers in (
         (TanhNormal, ["loc", "scale"], [NormalParamExtractor()]),
         (OneHotCategorical, ["logits"], []),
@@ -103,7 +131,7 @@ def actors() -> None:
                 f"{distribution.__name__} actor, one row",
                 network=lambda network=network: network(row),
                 plan=lambda run=run: run(Entries(observation=row)),
-                tensordict=lambda policy=policy: policy(TensorDict(observation=row)),
+                tensordict=lambda policy=policy: policy(td),
             )
 
 
@@ -149,6 +177,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with torch.no_grad():
+        one_module()
         q_values()
         actors()
         tanh_normal()

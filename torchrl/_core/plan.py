@@ -31,7 +31,6 @@ from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
 
 Record = Any  # Entries or TensorDictBase
 Plan = Callable[[Record], Any]
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _WIDTHS = re.compile(r"\((\d+)x(\d+) and (\d+)x(\d+)\)")
 
 
@@ -81,11 +80,18 @@ def _compile(component: object) -> Plan | None:
 
 def _is_intercepted(module: nn.Module) -> bool:
     """Say whether a call of ``module`` does anything beside its class's ``forward``."""
-    return (
-        "forward" in vars(module)
-        or getattr(module, "_compiled_call_impl", None) is not None
-        or any(getattr(module, name, None) for name in _HOOKS)
-        or any(getattr(nn.modules.module, f"_global{name}", None) for name in _HOOKS)
+    everywhere = nn.modules.module
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or everywhere._global_forward_hooks
+        or everywhere._global_forward_pre_hooks
+        or everywhere._global_backward_hooks
+        or everywhere._global_backward_pre_hooks
+        or "forward" in vars(module)
+        or module._compiled_call_impl is not None
     )
 
 
@@ -112,13 +118,17 @@ def _network(module: TensorDictModule) -> Plan | None:
     return run
 
 
+def members(sequence: TensorDictSequential) -> list[Any]:
+    """Return the modules of a sequence, named or not."""
+    return list(sequence._modules["module"]._modules.values())  # type: ignore[union-attr]
+
+
 def _sequence(sequence: TensorDictSequential) -> Plan | None:
     if sequence.partial_tolerant or sequence.inplace is not None:
         return None
     if sequence.out_keys != sequence.out_keys_source:  # some of them are selected
         return None
-    inner: Any = sequence.module
-    modules = list(inner.values() if isinstance(inner, nn.ModuleDict) else inner)
+    modules = members(sequence)
     plans = []
     for module in modules:
         step = _compile(module)
@@ -174,7 +184,10 @@ def run_network(
         MissingKeyError: if the network fails because an entry is absent.
         LayerWidthError: if it fails because an entry has the wrong number of features.
     """
-    values = [_read(record, key) for key in in_keys]
+    values = []
+    for key in in_keys:
+        value = record.get(key)
+        values.append(value if type(value) is Tensor else _data(value))
     try:
         out = network(*values)
     except Exception as error:
@@ -189,9 +202,8 @@ def run_network(
         _write(record, out, out_keys)
 
 
-def _read(record: Record, key: NestedKey) -> Any:
-    value = record.get(key)
-    return value.data if type(value) is not Tensor and is_non_tensor(value) else value
+def _data(value: Any) -> Any:
+    return value.data if is_non_tensor(value) else value
 
 
 def _write(record: Record, out: Any, out_keys: Sequence[NestedKey]) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, dispatch, set_skip_existing
+from tensordict import NestedKey
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
@@ -16,6 +15,7 @@ from torchrl._core.keys import as_keys, require, sibling
 from torchrl._core.mdp import last_name
 from torchrl._core.plan import Record
 from torchrl.data import Composite, Unbounded
+from torchrl.modules.tensordict_module.calls import RecordModule
 
 
 class ConsistentDropout(nn.Module):
@@ -63,7 +63,7 @@ class ConsistentDropout(nn.Module):
         return f"p={self.p}"
 
 
-class ConsistentDropoutModule(TensorDictModuleBase):
+class ConsistentDropoutModule(RecordModule):
     """Dropout of an entry, with its mask as another entry.
 
     In training, a mask that is there is used, so that a loss sees what the policy did; where there
@@ -109,14 +109,8 @@ class ConsistentDropoutModule(TensorDictModuleBase):
         self.input_shape, self.input_dtype = input_shape, input_dtype
         self.dropout = ConsistentDropout(p)
 
-    @dispatch(auto_batch_size=False)
-    @set_skip_existing(None)
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Drop units in training."""
-        self._run(tensordict)
-        return tensordict
-
     def _run(self, td: Record) -> None:
+        """Drop units in training."""
         (read, mask_read), (written, mask_written) = self.in_keys, self.out_keys_source
         x = td.get(read)
         if x is None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, dispatch, set_skip_existing
+from tensordict import NestedKey
 
 from torchrl._core.errors import SpecError, describe
 from torchrl._core.keys import as_keys, require
@@ -14,9 +13,10 @@ from torchrl._core.plan import Record
 from torchrl.data import Bounded, Composite, TensorSpec
 from torchrl.modules.distributions.continuous import Bound, check_range, keep_inside, same_kind
 from torchrl.modules.tensordict_module.actors import agree, simplest
+from torchrl.modules.tensordict_module.calls import RecordModule
 
 
-class TanhModule(TensorDictModuleBase):
+class TanhModule(RecordModule):
     """Squashes entries into their range by a hyperbolic tangent.
 
     Args:
@@ -85,14 +85,8 @@ class TanhModule(TensorDictModuleBase):
                 )
         return simplest(leaf.low), simplest(leaf.high)
 
-    @dispatch(auto_batch_size=False)
-    @set_skip_existing(None)
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Squash each entry."""
-        self._run(tensordict)
-        return tensordict
-
     def _run(self, td: Record) -> None:
+        """Squash each entry."""
         for read, written, (low, high) in zip(
             self.in_keys, self.out_keys_source, self._ranges, strict=True
         ):

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictModule, dispatch, set_skip_existing
+from tensordict.nn import TensorDictModule
 
 from torchrl._core.errors import SpecError, describe, nearest
 from torchrl._core.keys import as_keys
 from torchrl._core.plan import Record, has_plain_call, run_network
 from torchrl.data import Composite, TensorSpec
+from torchrl.modules.tensordict_module.calls import on_tensordict
 
 Spec = TensorSpec | None
 
@@ -144,8 +145,7 @@ class SafeModule(HasSpec, TensorDictModule):
         super().__init__(module, reads, writes, inplace=inplace, **kwargs)
         self.register_spec(spec, safe)
 
-    @dispatch(auto_batch_size=False)
-    @set_skip_existing(None)
+    @on_tensordict
     def forward(
         self,
         tensordict: TensorDictBase,

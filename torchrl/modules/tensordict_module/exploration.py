@@ -7,13 +7,12 @@ any other. ``*B`` batch dimensions, ``A`` the shape of an action.
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, dispatch, set_skip_existing
+from tensordict import NestedKey
 from torch import Tensor, nn
 
 from torchrl._core.errors import ShapeError, SpecError, describe
@@ -23,6 +22,7 @@ from torchrl._core.legacy import old_names
 from torchrl._core.plan import Record
 from torchrl.data import Categorical, Composite, TensorSpec
 from torchrl.modules._legacy import EXPLORATION, elsewhere
+from torchrl.modules.tensordict_module.calls import RecordModule
 from torchrl.modules.tensordict_module.choices import ActionSpace
 
 Device = torch.device | str | None
@@ -34,7 +34,7 @@ def is_exploring() -> bool:
     return exploration_type() in (ExplorationType.RANDOM, None)
 
 
-class ExplorationModule(TensorDictModuleBase, ABC):
+class ExplorationModule(RecordModule):
     """Reads an action and writes it back disturbed.
 
     Args:
@@ -80,14 +80,8 @@ class ExplorationModule(TensorDictModuleBase, ABC):
             )
         return self._leaf
 
-    @dispatch(auto_batch_size=False)
-    @set_skip_existing(None)
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Disturb the action, if exploration is on."""
-        self._run(tensordict)
-        return tensordict
-
     def _run(self, td: Record) -> None:
+        """Disturb the action, if exploration is on."""
         if is_exploring():
             self._explore(td)
 

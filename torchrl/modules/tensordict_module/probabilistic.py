@@ -12,17 +12,22 @@ from tensordict.nn import (
     InteractionType,
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
-    dispatch,
     interaction_type,
-    set_skip_existing,
+    set_interaction_type,
 )
 from torch import Size
 from torch import distributions as d
 
 from torchrl._core.keys import as_keys
-from torchrl._core.plan import Record, explain
+from torchrl._core.plan import Record, explain, members
 from torchrl.modules.distributions import Delta, distributions_maps
 from torchrl.modules.distributions.utils import draw, draw_and_score
+from torchrl.modules.tensordict_module.calls import (
+    is_common,
+    is_plain,
+    on_tensordict,
+    run_in_turn,
+)
 from torchrl.modules.tensordict_module.common import HasSpec, Spec
 from torchrl.modules.tensordict_module.sequence import SafeSequential
 
@@ -143,8 +148,7 @@ class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": None}  # a copy has no part in it
 
-    @dispatch(auto_batch_size=False)
-    @set_skip_existing(None)
+    @on_tensordict
     def forward(
         self,
         tensordict: TensorDictBase,
@@ -202,3 +206,22 @@ class SafeProbabilisticTensorDictSequential(ProbabilisticTensorDictSequential, S
     """
 
     entrywise = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the modules in turn; as a :class:`ProbabilisticTensorDictSequential` does."""
+        *head, last = members(self)
+        if not (is_common(args, kwargs) and is_plain(self) and self._draws_once(last)):
+            return super().forward(*args, **kwargs)
+        if interaction_type() is not None:
+            return last(run_in_turn(head, args[0]))
+        # What runs before the draw sees the draw's own exploration type.
+        with set_interaction_type(last.default_interaction_type):
+            td = run_in_turn(head, args[0])
+        return last(td)
+
+    def _draws_once(self, last: Any) -> bool:
+        return (
+            isinstance(last, ProbabilisticTensorDictModule)
+            and self._requires_sample
+            and not self.return_composite
+        )

@@ -9,14 +9,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictModule, TensorDictModuleBase, dispatch, set_skip_existing
+from tensordict import NestedKey
+from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import Tensor, nn
 
 from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import as_keys, require
 from torchrl._core.plan import Record
 from torchrl.data import TensorSpec
+from torchrl.modules.tensordict_module.calls import RecordModule
 from torchrl.modules.tensordict_module.choices import resolve
 from torchrl.modules.tensordict_module.common import HasSpec, SafeModule
 from torchrl.modules.tensordict_module.sequence import SafeSequential
@@ -25,7 +26,7 @@ Space = str | TensorSpec | None
 CHOSEN = "chosen_action_value"
 
 
-class QValueModule(HasSpec, TensorDictModuleBase):
+class QValueModule(HasSpec, RecordModule):
     """Chooses the action of highest value; of equal ones, the first.
 
     Args:
@@ -76,14 +77,8 @@ class QValueModule(HasSpec, TensorDictModuleBase):
         self.action_space, spec = resolve(self, action_space, spec, var_nums, self.out_keys[0])
         self.register_spec(spec, safe)
 
-    @dispatch(auto_batch_size=False)
-    @set_skip_existing(None)
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write the best action, its value, and all values."""
-        self._run(tensordict)
-        return tensordict
-
     def _run(self, td: Record) -> None:
+        """Write the best action, its value, and all values."""
         values = td.get(self.action_value_key)
         if values is None:
             require(td, self.in_keys, self, "Put the network before this module.")

@@ -13,14 +13,14 @@ from functools import wraps
 from typing import Any, ClassVar
 
 import torch
-from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictModuleBase, dispatch, set_skip_existing
+from tensordict import NestedKey
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import as_keys, next_key, require
 from torchrl._core.plan import Record
 from torchrl.data import Composite, Unbounded
+from torchrl.modules.tensordict_module.calls import RecordModule
 from torchrl.modules.tensordict_module.rnn_cells import (
     GRU,
     LSTM,
@@ -92,7 +92,7 @@ class set_recurrent_mode:  # noqa: N801
         return call
 
 
-class RecurrentModule(TensorDictModuleBase):
+class RecurrentModule(RecordModule):
     """What recurrent modules share: keys, modes, restarts.
 
     Hooks:
@@ -216,14 +216,8 @@ class RecurrentModule(TensorDictModuleBase):
         self.add_module(self.kind.lower(), new.train(old.training))
         return self
 
-    @dispatch(auto_batch_size=False)
-    @set_skip_existing(None)
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Advance by one step, or run whole sequences."""
-        self._run(tensordict)
-        return tensordict
-
     def _run(self, td: Record) -> None:
+        """Advance by one step, or run whole sequences."""
         in_key, *state_keys, init_key = self.in_keys
         x = td.get(in_key)
         if x is None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tensordict.nn import TensorDictSequential
 
 from torchrl._core.errors import SpecError, describe
+from torchrl._core.plan import members
 from torchrl.data import Composite
+from torchrl.modules.tensordict_module.calls import is_common, is_plain, run_in_turn
 from torchrl.modules.tensordict_module.common import leaf_specs
 
 
@@ -30,6 +34,12 @@ class SafeSequential(TensorDictSequential):
     """
 
     entrywise = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the modules in turn; as a :class:`tensordict.nn.TensorDictSequential` does."""
+        if is_common(args, kwargs) and is_plain(self):
+            return run_in_turn(members(self), args[0])
+        return super().forward(*args, **kwargs)
 
     @property
     def spec(self) -> Composite | None:

@@ -1,0 +1,74 @@
+"""Calls of modules: the common one, with a tensordict alone, goes straight to the work."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any
+
+from tensordict import TensorDict, TensorDictBase
+from tensordict.nn import (
+    TensorDictModuleBase,
+    TensorDictSequential,
+    dispatch,
+    set_skip_existing,
+    skip_existing,
+)
+
+from torchrl._core.plan import Record
+
+
+def is_common(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Say whether a module is called with a tensordict and nothing else, in no special mode."""
+    return len(args) == 1 and not kwargs and type(args[0]) is TensorDict and not skip_existing()
+
+
+def on_tensordict(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a ``forward(self, tensordict)`` be called with tensors too, or skipped.
+
+    That is what :class:`tensordict.nn.dispatch` and :class:`tensordict.nn.set_skip_existing` do;
+    the common call does not pay for them.
+    """
+    general = dispatch(auto_batch_size=False)(set_skip_existing(None)(forward))
+
+    @wraps(general)
+    def call(self: TensorDictModuleBase, *args: Any, **kwargs: Any) -> Any:
+        if is_common(args, kwargs):
+            return forward(self, args[0])
+        return general(self, *args, **kwargs)
+
+    return call
+
+
+class RecordModule(TensorDictModuleBase, ABC):
+    """A module that is a function of a record, be it a tensordict or flat.
+
+    Hooks:
+        _run: ``record``, read from and written to.
+    """
+
+    @on_tensordict
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Read ``in_keys``, write ``out_keys``, return the input."""
+        self._run(tensordict)
+        return tensordict
+
+    @abstractmethod
+    def _run(self, td: Record) -> None: ...
+
+
+def is_plain(sequence: TensorDictSequential) -> bool:
+    """Say whether a sequence runs every module, on its input, and keeps all that they write."""
+    return (
+        not sequence.partial_tolerant
+        and sequence.inplace is None
+        and sequence.out_keys == sequence.out_keys_source
+    )
+
+
+def run_in_turn(modules: Iterable[Any], td: TensorDictBase) -> TensorDictBase:
+    """Call one module after the other."""
+    for module in modules:
+        td = module(td)
+    return td
