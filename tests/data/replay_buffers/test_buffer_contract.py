@@ -21,6 +21,7 @@ from torchrl.data import (
     SamplerWithoutReplacement,
     SliceSampler,
     SliceSamplerWithoutReplacement,
+    StreamingSliceSampler,
     TensorDictReplayBuffer,
     TensorDictRoundRobinWriter,
     TensorStorage,
@@ -44,6 +45,7 @@ SAMPLERS = {
     "prioritized slices": lambda: PrioritizedSliceSampler(2 * ROWS, 0.7, 0.5, slice_len=1),
     "slices without replacement": lambda: SliceSamplerWithoutReplacement(slice_len=1),
     "in order": lambda: SamplerWithoutReplacement(shuffle=False),
+    "streaming slices": lambda: StreamingSliceSampler(slice_len=1),
 }
 WRITERS = {
     "round robin": (ReplayBuffer, RoundRobinWriter),

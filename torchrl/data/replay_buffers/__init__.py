@@ -35,6 +35,7 @@ from torchrl.data.replay_buffers.samplers import (
     SliceSampler,
     SliceSamplerWithoutReplacement,
     StalenessAwareSampler,
+    StreamingSliceSampler,
     find_start_stop_traj,
 )
 from torchrl.data.replay_buffers.scheduler import (
@@ -111,6 +112,7 @@ __all__ = [
     "Storage",
     "StorageCheckpointerBase",
     "StorageEnsemble",
+    "StreamingSliceSampler",
     "TED2Flat",
     "TED2Nested",
     "TensorDictMaxValueWriter",

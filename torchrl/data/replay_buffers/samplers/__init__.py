@@ -15,6 +15,7 @@ from torchrl.data.replay_buffers.samplers.slice import (
     SliceSamplerWithoutReplacement,
 )
 from torchrl.data.replay_buffers.samplers.staleness import StalenessAwareSampler
+from torchrl.data.replay_buffers.samplers.streaming import StreamingSliceSampler
 
 __all__ = [
     "ConsumingSampler",
@@ -27,5 +28,6 @@ __all__ = [
     "SliceSampler",
     "SliceSamplerWithoutReplacement",
     "StalenessAwareSampler",
+    "StreamingSliceSampler",
     "find_start_stop_traj",
 ]

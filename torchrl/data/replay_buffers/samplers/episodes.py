@@ -188,6 +188,13 @@ class Episodes:
         self._views[steps] = view = table.view(running)
         return view
 
+    def stopping_from(self, time: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the episodes ``[E, 3]`` that stop at ``time`` or later, and which are closed."""
+        every = self.at_least(1)
+        recent = every[every[:, STOP].searchsorted(time) :]
+        running = self._running[recent[:, LANE]] < self.now
+        return recent, ~((recent[:, STOP] == self.now) & running)
+
     def locate(self, time: np.ndarray, lane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return start and stop ``[B]`` of the episodes that hold the rows at ``time [B]``."""
         if self._sorted is None:

@@ -18,6 +18,7 @@ from torchrl._core.keys import as_keys
 from torchrl._core.keys import sibling as beside
 from torchrl.data.replay_buffers.samplers.base import Sampler, require_items
 from torchrl.data.replay_buffers.samplers.episodes import Episodes
+from torchrl.data.replay_buffers.samplers.fragments import FragmentedEpisodes
 from torchrl.data.replay_buffers.storages.base import Storage
 
 MASK = ("collector", "mask")
@@ -38,6 +39,10 @@ class SliceSampler(Sampler):
         traj_key: Entry that numbers episodes; one ends where the number changes.
         ends: Flags ``[R, *W]``, in place of an entry.
         trajectories: Numbers ``[R, *W]``, in place of an entry.
+        step_key: Entry that numbers the steps of an episode; read if they are fragmented.
+        fragmented: The steps of an episode lie anywhere, as when several writers take turns:
+            ``traj_key`` and ``step_key`` tell how they follow one another. Each change of the
+            storage then sorts all of it.
         cache_values: Do not look for episodes again when rows were overwritten out of order, by
             ``buffer[i] = row``.
         truncated_key: Set where a slice ends, and ``done`` beside it; ``None`` leaves both alone.
@@ -54,7 +59,7 @@ class SliceSampler(Sampler):
 
     Raises:
         TypeError: unless exactly one of ``num_slices`` and ``slice_len`` is given, and at most one
-            way to find episodes.
+            way to find episodes; or if ``fragmented`` comes without ``traj_key``.
 
     >>> from tensordict import TensorDict
     >>> from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
@@ -75,6 +80,8 @@ class SliceSampler(Sampler):
         traj_key: NestedKey | None = None,
         ends: Tensor | None = None,
         trajectories: Tensor | None = None,
+        step_key: NestedKey = "step_count",
+        fragmented: bool = False,
         cache_values: bool = False,
         truncated_key: NestedKey | None = ("next", "truncated"),
         init_key: NestedKey | None = "is_init",
@@ -97,8 +104,14 @@ class SliceSampler(Sampler):
         self.truncated_key, self.init_key = truncated_key, init_key
         self.strict_length, self.pad_output = strict_length, pad_output
         self.span: Any = span if isinstance(span, tuple) else (span, span)
-        keys = as_keys(end_keys or end_key) or [("next", "done")]
-        self.episodes = Episodes(keys, traj_key, ends, trajectories, cache_values)
+        self.episodes: Episodes | FragmentedEpisodes
+        if fragmented:
+            if traj_key is None:
+                raise TypeError(describe(self, "finds fragments by traj_key, which is not given"))
+            self.episodes = FragmentedEpisodes(traj_key, step_key)
+        else:
+            keys = as_keys(end_keys or end_key) or [("next", "done")]
+            self.episodes = Episodes(keys, traj_key, ends, trajectories, cache_values)
         self._edges: tuple[Tensor, Tensor] | None = None
 
     def _empty(self) -> None:
@@ -133,6 +146,13 @@ class SliceSampler(Sampler):
         """
         require_items(storage, self)
         count, length = self.sizes(batch_size)
+        first, last, lane = self._pick(storage, count, length)
+        return self.slices(storage, first, last, lane, length)
+
+    def _pick(
+        self, storage: Storage, count: int, length: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return first and last (excluded) steps, and lanes, of ``count`` slices."""
         episodes = self._long_enough(storage, length)
         if not len(episodes):
             raise RuntimeError(
@@ -145,8 +165,7 @@ class SliceSampler(Sampler):
         chosen = self._choose(len(episodes), count, storage)
         start, stop, lane = episodes[chosen].T
         start = np.maximum(start, self.episodes.begin)
-        first, last = self._cut(start, stop, length)
-        return self.slices(storage, first, last, lane, length)
+        return *self._cut(start, stop, length), lane
 
     def can_sample(self, storage: Storage, batch_size: int) -> bool:
         """Say whether an episode is long enough."""
