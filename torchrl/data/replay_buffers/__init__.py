@@ -24,6 +24,7 @@ from torchrl.data.replay_buffers.offline_to_online import (
     OfflineToOnlineReplayBuffer,
     prefill_replay_buffer,
 )
+from torchrl.data.replay_buffers.sample_units import SampleUnit, Sequence, Transition
 from torchrl.data.replay_buffers.samplers import (
     ConsumingSampler,
     PrioritizedSampler,
@@ -101,10 +102,12 @@ __all__ = [
     "ReplayBuffer",
     "ReplayBufferEnsemble",
     "RoundRobinWriter",
+    "SampleUnit",
     "Sampler",
     "SamplerEnsemble",
     "SamplerWithoutReplacement",
     "SchedulerList",
+    "Sequence",
     "SliceSampler",
     "SliceSamplerWithoutReplacement",
     "StalenessAwareSampler",
@@ -121,6 +124,7 @@ __all__ = [
     "TensorDictRoundRobinWriter",
     "TensorStorage",
     "TensorStorageCheckpointer",
+    "Transition",
     "Writer",
     "WriterEnsemble",
     "find_start_stop_traj",

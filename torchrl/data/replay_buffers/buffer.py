@@ -17,6 +17,7 @@ from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
 from torchrl.data.replay_buffers.lock import ProcessLock
 from torchrl.data.replay_buffers.pipeline import Pipeline
 from torchrl.data.replay_buffers.prefetch import Batch, Prefetcher
+from torchrl.data.replay_buffers.sample_units import SampleUnit
 from torchrl.data.replay_buffers.samplers.base import Sampler
 from torchrl.data.replay_buffers.samplers.random import ConsumingSampler, RandomSampler
 from torchrl.data.replay_buffers.saving import SavedBuffer
@@ -37,6 +38,8 @@ class ReplayBuffer(SavedBuffer):
         storage: Keeps the items: a storage, or a function that makes one; a list of 1000 slots
             if ``None``.
         sampler: Chooses what :meth:`sample` returns; uniformly, with replacement, if ``None``.
+        sample_unit: What an item that the sampler draws stands for: itself if ``None``, or a window
+            of steps, :class:`Sequence`.
         writer: Chooses which slots are filled; the oldest if ``None``.
         collate_fn: Makes a batch of a list of items, or works on the batch that a storage of
             tensors makes; stacks if ``None``.
@@ -72,6 +75,7 @@ class ReplayBuffer(SavedBuffer):
         *,
         storage: Storage | Callable[[], Storage] | None = None,
         sampler: Sampler | Callable[[], Sampler] | None = None,
+        sample_unit: SampleUnit | None = None,
         writer: Writer | Callable[[], Writer] | None = None,
         collate_fn: Callable[[Any], Any] | None = None,
         pin_memory: bool = False,
@@ -99,7 +103,7 @@ class ReplayBuffer(SavedBuffer):
         self._transform = Pipeline([transform] if transform is not None else [])
         self._collate_fn, self._pin_memory = collate_fn, pin_memory
         self.batch_size, self._ran_out = batch_size, False
-        self._generator = generator
+        self._generator, self._unit = generator, sample_unit
         self._recipe: Any = (storage, sampler, writer, checkpointer, dim_extend)
         if not delayed_init:
             self._make_parts()
@@ -260,7 +264,7 @@ class ReplayBuffer(SavedBuffer):
         """Return a batch, or, with ``return_info``, the batch and what is known about it.
 
         Args:
-            batch_size: Number of items ``B``; the constructor's if ``None``.
+            batch_size: Number of items ``B``, or of windows; the constructor's if ``None``.
             return_info: Return also a dict with ``index [B]`` (``[B, ndim]`` where a storage has
                 several dimensions) and what the sampler says.
 
@@ -296,6 +300,8 @@ class ReplayBuffer(SavedBuffer):
     def _draw(self, batch_size: int) -> tuple[Tensor, dict[Any, Any], bool]:
         with self._lock:
             positions, info = self._sampler.sample(self._storage, batch_size)
+            if self._unit is not None:
+                positions, info = self._unit(self._sampler, positions, info, self._storage)
         return positions, info, self._sampler.ran_out
 
     def _make(self, drawn: tuple[Tensor, dict[Any, Any], bool]) -> Batch:

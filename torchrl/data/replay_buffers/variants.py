@@ -12,6 +12,7 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl._core.keys import require
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
+from torchrl.data.replay_buffers.sample_units import Sequence, priorities_of_anchors
 from torchrl.data.replay_buffers.samplers.base import Sampler
 from torchrl.data.replay_buffers.samplers.prioritized import PrioritizedSampler
 from torchrl.data.replay_buffers.storages.base import Storage
@@ -89,6 +90,8 @@ class TensorDictReplayBuffer(ReplayBuffer):
     def update_tensordict_priority(self, data: TensorDictBase) -> None:
         """Take the priorities of the items in ``data`` from its ``priority_key``.
 
+        Those of a window of steps, :class:`Sequence`, become one, that of its anchor.
+
         Reads: ``index``, as samples have it, and ``priority_key [B, *]``, reduced to ``[B]``.
 
         Raises:
@@ -96,6 +99,9 @@ class TensorDictReplayBuffer(ReplayBuffer):
         """
         require(data, ["index", self.priority_key], self, "Update with a sample of this buffer.")
         index, priority = data.get("index"), data.get(self.priority_key)
+        if isinstance(self._unit, Sequence):
+            self._update_anchors(data, priority)
+            return
         with self._lock:
             positions = self._storage.positions(index)  # [*batch]
             batch = positions.shape
@@ -104,6 +110,15 @@ class TensorDictReplayBuffer(ReplayBuffer):
                 positions = positions.reshape(batch[0], -1)[:, 0]
             rated = priority.reshape(positions.numel(), -1)
             self._sampler.update_priority(positions.reshape(-1), rated)
+
+    def _update_anchors(self, data: TensorDictBase, priority: Tensor) -> None:
+        """Give the steps that were drawn the priorities ``[B, *]`` of their windows."""
+        require(data, ["anchor_index", "learning_mask"], self, "Update with a whole sample.")
+        reduction = getattr(self._sampler, "reduction", "max")
+        with self._lock:
+            anchors = self._storage.positions(data.get("anchor_index"))
+            rated = priorities_of_anchors(anchors, priority, data.get("learning_mask"), reduction)
+            self._sampler.update_priority(*rated)
 
 
 class PrioritizedReplayBuffer(ReplayBuffer):
