@@ -91,16 +91,15 @@ class Args:
 
 def make_network(num_obs: int, num_act: int, args: Args) -> nn.Module:
     """Return a network of action values ``[*B, N]``, or of their ``Z`` atoms ``[*B, Z, N]``."""
-    layers = {
-        "activation_class": nn.ReLU,
-        "layer_class": NoisyLinear if args.noisy else nn.Linear,
-    }
+    plain = {"activation_class": nn.ReLU}
+    layers = plain | {"layer_class": NoisyLinear if args.noisy else nn.Linear}
     atoms = (args.num_atoms,) if args.distributional else ()
     if not args.dueling:
         return MLP(num_obs, (*atoms, num_act), num_cells=[args.num_cells] * args.depth, **layers)
     features = {"in_features": num_obs, "out_features": args.num_cells, "num_cells": []}
     heads = {"num_cells": [args.num_cells] * (args.depth - 1)}
-    return DuelingMlpDQNet((*atoms, num_act), (*atoms, 1), features | layers, heads | layers)
+    # what both heads share stays without noise
+    return DuelingMlpDQNet((*atoms, num_act), (*atoms, 1), features | plain, heads | layers)
 
 
 def make_loss(env: TransformedEnv, args: Args) -> LossModule:

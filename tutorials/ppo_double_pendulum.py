@@ -115,13 +115,13 @@ scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(collector)
 # Training
 # --------
 #
-# Watch the returns of the episodes, how far the policy has gone from the one that collected the
-# batch (a few hundredths of a nat; much more undoes what was learned), and now and then what it
-# reaches without chance.
+# Three numbers a batch: the mean reward of a step, how many steps the longest episode has lasted,
+# and how far the policy has gone from the one that collected the batch (a few hundredths of a nat;
+# much more undoes what was learned). Now and then, what it reaches without chance.
 
 from torchrl.envs import set_exploration_type
 
-history = {"return": [], "kl": [], "evaluation": []}
+history = {"reward": [], "steps": [], "kl": [], "evaluation": []}
 for i, batch in enumerate(collector):
     advantage(batch)
     buffer.extend(batch)
@@ -134,15 +134,32 @@ for i, batch in enumerate(collector):
             nn.utils.clip_grad_norm_(loss_module.parameters(), 1.0)
             optimizer.step()
     scheduler.step()
-    ended = batch["next", "episode_reward"][batch["next", "done"]]
-    history["return"].append(ended.mean().item())
+    history["reward"].append(batch["next", "reward"].mean().item())
+    history["steps"].append(batch["next", "step_count"].max().item())
     history["kl"].append(losses["kl_approx"].item())
-    if i % 10 == 0:
+    if i % 10 == 9 or i == len(collector) - 1:
         with torch.no_grad(), set_exploration_type("deterministic"):
             test = env.rollout(1_000, actor)
-        history["evaluation"].append(test["next", "episode_reward"][-1].item())
+        history["evaluation"].append((i, test["next", "step_count"].max().item()))
 
-print(max(history["kl"]) < 0.5, len(history["return"]) == len(collector))  # True True
+print(max(history["kl"]) < 0.5, len(history["steps"]) == len(collector))  # True True
+
+# %%
+# What was learned
+# ----------------
+
+from matplotlib import pyplot as plt
+
+figure, (rewards, steps, kl) = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
+rewards.plot(history["reward"])
+rewards.set(title="mean reward of a step", xlabel="batch")
+steps.plot(history["steps"], label="longest of the batch")
+steps.plot(*zip(*history["evaluation"], strict=True), "o", label="without chance")
+steps.set(title="steps of an episode", xlabel="batch")
+steps.legend()
+kl.plot(history["kl"])
+kl.set(title="divergence of a batch (nats)", xlabel="batch")
+figure.savefig("ppo_double_pendulum.png")
 
 # %%
 # Random pushes keep the tip up for six steps, a return of about 55. Watch how many times as long it
