@@ -367,8 +367,6 @@ class TensorSpec(Shaped, ABC):
             and self._same(other)
         )
 
-    __hash__ = None  # type: ignore[assignment]
-
     def _same(self, other: Any) -> bool:
         """Compare what a subclass keeps beyond shape, dtype, device, domain and space."""
         return True

@@ -46,11 +46,13 @@ class Binary(TensorSpec):
         device: DeviceLike = None,
         dtype: torch.dtype = torch.int8,
     ) -> None:
-        if n is None and shape is None:
-            raise SpecError(
-                describe(self, "needs a number of bits or a shape", mend="Write Binary(n).")
-            )
-        size = torch.Size((n,)) if shape is None else as_size(shape)  # type: ignore[arg-type]
+        if shape is None:
+            if n is None:
+                raise SpecError(
+                    describe(self, "needs a number of bits or a shape", mend="Write Binary(n).")
+                )
+            shape = n
+        size = as_size(shape)
         if n is None:
             n = size[-1] if size else 1
         else:

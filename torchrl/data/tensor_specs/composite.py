@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase, is_tensor_collection
+from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 
 from torchrl._core.errors import DTypeError, MissingKeyError, describe, nearest
 from torchrl.data.tensor_specs.base import TensorSpec
@@ -51,7 +51,7 @@ class Composite(Tree):
 
     def __init__(
         self,
-        *args: Mapping[NestedKey, Entry] | Composite,
+        *args: Mapping[Any, Entry] | Composite,
         shape: Sequence[int] | int | None = None,
         device: DeviceLike = None,
         data_cls: type | None = None,
@@ -63,7 +63,8 @@ class Composite(Tree):
         self._locked = False
         self._names: list[Any] | None = None
         super().__init__(() if shape is None else shape, None, device, None, "")
-        self.data_cls, self.step_mdp_static = data_cls, step_mdp_static
+        self.data_cls: Any = data_cls
+        self.step_mdp_static = step_mdp_static
         self.names = names
         for entries in (*args, kwargs):
             for key, spec in entries.items():
@@ -81,18 +82,6 @@ class Composite(Tree):
 
     def _child(self) -> Composite:
         return Composite(shape=self.shape, device=self.device)
-
-    def rand(self, shape: Sequence[int] | int = ()) -> Any:
-        """Return a tensordict ``[*shape, *B]`` of random values."""
-        return self._build("rand", shape)
-
-    def zero(self, shape: Sequence[int] | int = ()) -> Any:
-        """Return a tensordict ``[*shape, *B]`` of zeros."""
-        return self._build("zero", shape)
-
-    def one(self, shape: Sequence[int] | int = ()) -> Any:
-        """Return a tensordict ``[*shape, *B]`` of ones."""
-        return self._build("one", shape)
 
     def rand_update(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write random values into ``tensordict [*L, *B]`` and return it."""
@@ -119,7 +108,7 @@ class Composite(Tree):
         if names is not None:
             names = [None] * (len(size) - len(names)) + names
         td = TensorDict(values, batch_size=size, device=self.device, names=names)
-        return td if self.data_cls is None else self.data_cls.from_tensordict(td)  # type: ignore[attr-defined]
+        return td if self.data_cls is None else self.data_cls.from_tensordict(td)
 
     def complaint(self, val: Any, key: Any = None, batch_ndim: int = 0) -> Exception | None:
         """Return the error of the first entry that is absent or not in its spec, if any is.
@@ -201,21 +190,12 @@ class Composite(Tree):
                 out.set(name, spec.project(found, max(batch_ndim, len(self.shape))))
         return out
 
-    def _rand(self, size: torch.Size) -> Any:
-        return self.rand(size[: len(size) - len(self.shape)])
-
-    def _contains(self, val: Any) -> bool:
-        return self.complaint(val) is None
-
-    def _project(self, val: Any) -> Any:
-        return self.project(val)
-
     def encode(self, val: Any, *, ignore_device: bool = False) -> Any:
         """Return a mapping of arrays, numbers and lists as a tensordict ``[*L, *B]``."""
         values, size = {}, self.shape
         for name, spec in self._specs.items():
             if spec is not None:
-                if name not in val.keys():  # noqa: SIM118  (a tensordict has no other test)
+                if name not in val.keys():  # noqa: SIM118 - a tensordict has no other test
                     raise self._missing(name, spec, val, None)
                 value = values[name] = spec.encode(val[name], ignore_device=ignore_device)
                 size = torch.Size((*value.shape[: value.ndim - len(spec.shape)], *self.shape))

@@ -137,7 +137,7 @@ class Bounded(TensorSpec):
         if self.domain == "discrete":
             if self._ends is None:
                 return draw_integers(self.low, self.high, size)
-            return draw_integers_between(*self._ends, size, dtype, device)  # type: ignore[arg-type]
+            return draw_integers_between(*self._ends, size, dtype, device)
         if self._ends is not None:
             return draw_floats_between(*self._ends, size, dtype, device, self._exact)
         draw_floats = draw_finite_floats if self._finite else draw_any_floats
@@ -295,7 +295,8 @@ class Unbounded(TensorSpec):
     def _rand(self, size: torch.Size) -> Tensor:
         if self._ends is None:
             return torch.randn(size, dtype=self.dtype, device=self.device)
-        return draw_integers_between(*self._ends, size, self.dtype, self.device)  # type: ignore[arg-type]
+        assert self.dtype is not None
+        return draw_integers_between(*self._ends, size, self.dtype, self.device)
 
     def _contains(self, val: Tensor) -> bool:
         return True

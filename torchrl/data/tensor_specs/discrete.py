@@ -149,26 +149,13 @@ class Categorical(Masked):
         """Return what a value picks from ``tensor_to_index [*L, *B, n]``, as ``[*L, *B, 1]``."""
         return pick(index.long(), tensor_to_index)
 
-    def to_one_hot(self, val: Tensor, safe: bool = False) -> Tensor:
-        """Return a value ``[*L, *B]`` as booleans ``[*L, *B, n]``."""
-        if safe:
-            self.assert_is_in(val)
-        return one_hot(val.long(), self._count()).bool()
+    def _as_one_hot(self, val: Tensor) -> Tensor:
+        return one_hot(val.long(), self._count()).bool()  # [*L, *B, n]
 
     def to_one_hot_spec(self) -> OneHot:
         """Return the spec of the same choice as a one-hot vector."""
         n = self._count()
         return OneHot(n, (*self.shape, n), self.device, torch.bool, mask=self.mask)
-
-    def to_categorical(self, val: Tensor, safe: bool = False) -> Tensor:
-        """Return ``val`` as it is."""
-        if safe:
-            self.assert_is_in(val)
-        return val
-
-    def to_categorical_spec(self) -> Categorical:
-        """Return this spec."""
-        return self
 
 
 class OneHot(Masked):
@@ -221,9 +208,9 @@ class OneHot(Masked):
         return self.space.n
 
     @property
-    def _is_plain(self) -> bool:
-        """Whether a number is encoded by looking up its row."""
-        return len(self.shape) == 1 and self._rows is not None and self.register is None
+    def _table(self) -> Tensor | None:
+        """The rows ``[n, n]`` in which a number is looked up, where that is all there is to do."""
+        return self._rows if len(self.shape) == 1 and self.register is None else None
 
     @property
     def use_register(self) -> bool:
@@ -261,8 +248,9 @@ class OneHot(Masked):
         return val  # scores are compared as they come; _project makes the dtype
 
     def _encode(self, val: Any, ignore_device: bool) -> Tensor:
-        if isinstance(val, int | np.integer) and self._is_plain and 0 <= val < self.space.n:
-            return self._placed(self._rows[val].clone(), ignore_device)  # type: ignore[index]
+        rows = self._table
+        if isinstance(val, int | np.integer) and rows is not None and 0 <= val < len(rows):
+            return self._placed(rows[val].clone(), ignore_device)
         if isinstance(val, Tensor) and val.dtype == self.dtype and self.is_in(val):
             return self._placed(val, ignore_device)
         if self.register is not None:
@@ -326,22 +314,9 @@ class OneHot(Masked):
         """Return what a value picks from ``tensor_to_index [*L, *B, n]``, as ``[*L, *B, 1]``."""
         return pick(self.to_categorical(index), tensor_to_index)
 
-    def to_categorical(self, val: Tensor, safe: bool = False) -> Tensor:
-        """Return a value ``[*L, *B, n]`` as numbers ``[*L, *B]``."""
-        if safe:
-            self.assert_is_in(val)
-        return (val.to(torch.uint8) if val.dtype == torch.bool else val).argmax(-1)
+    def _as_numbers(self, val: Tensor) -> Tensor:
+        return (val.to(torch.uint8) if val.dtype == torch.bool else val).argmax(-1)  # [*L, *B]
 
     def to_categorical_spec(self) -> Categorical:
         """Return the spec of the same choice as a number."""
         return Categorical(self.space.n, self.shape[:-1], self.device, mask=self.mask)
-
-    def to_one_hot(self, val: Tensor, safe: bool = False) -> Tensor:
-        """Return ``val`` as it is."""
-        if safe:
-            self.assert_is_in(val)
-        return val
-
-    def to_one_hot_spec(self) -> OneHot:
-        """Return this spec."""
-        return self

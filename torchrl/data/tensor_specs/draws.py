@@ -30,13 +30,12 @@ def draw_any_floats(low: Tensor, high: Tensor, size: torch.Size) -> Tensor:
     Uniform between finite bounds, exponential beyond a lone one, standard normal without bounds.
     """
     has_low, has_high = low.isfinite(), high.isfinite()
-    like = {"dtype": low.dtype, "device": low.device}
-    share = torch.rand(size, **like)  # type: ignore[call-overload]
+    share = low.new_empty(size).uniform_()
     # Two products instead of low + share * (high - low): the difference may overflow.
     value = low * (1 - share) + high * share
     if not bool((has_low & has_high).all()):
-        beyond = torch.empty(size, **like).exponential_()  # type: ignore[call-overload]
-        value = torch.where(has_low & has_high, value, torch.randn(size, **like))  # type: ignore[call-overload]
+        beyond = low.new_empty(size).exponential_()
+        value = torch.where(has_low & has_high, value, low.new_empty(size).normal_())
         value = torch.where(has_low & ~has_high, low + beyond, value)
         value = torch.where(~has_low & has_high, high - beyond, value)
     return torch.minimum(torch.maximum(value, low), high)
@@ -83,7 +82,7 @@ def is_exact(low: float, high: float, dtype: torch.dtype) -> bool:
 
 
 def draw_integers_between(
-    low: int, high: int, size: torch.Size, dtype: torch.dtype, device: torch.device | None
+    low: float, high: float, size: torch.Size, dtype: torch.dtype, device: torch.device | None
 ) -> Tensor:
     """Draw integers ``size``, uniform between two numbers, both included."""
     wide = torch.int64 if dtype in NARROW_UNSIGNED else dtype

@@ -39,9 +39,10 @@ def make_composite_from_td(
     options = {"unsqueeze_null_shapes": unsqueeze_null_shapes, "dynamic_shape": dynamic_shape}
     if isinstance(data, LazyStackedTensorDict):
         parts = [make_composite_from_td(part, **options) for part in data.unbind(data.stack_dim)]
-        return stack_specs(parts, data.stack_dim)  # type: ignore[return-value]
+        stacked: Any = stack_specs(parts, data.stack_dim)
+        return stacked
     cls = type(data) if is_tensorclass(data) else None
-    specs = {name: _spec_of(data.get(name), data.ndim, options) for name in data.keys()}  # noqa: SIM118
+    specs = {name: _spec_of(data.get(name), data.ndim, options) for name in data.keys()}  # noqa: SIM118 - else rows
     return Composite(specs, shape=data.batch_size, device=data.device, data_cls=cls)
 
 

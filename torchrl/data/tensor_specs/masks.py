@@ -20,9 +20,12 @@ from torchrl.data.tensor_specs.shaping import Op
 class Masked(TensorSpec):
     """A discrete spec whose categories may be forbidden by a mask.
 
+    Its values are numbers of categories or one-hot vectors, and can be had in either form.
+
     Hooks:
         _mask_shape: ``-> size``, what a mask is broadcast to.
-        _check_mask: what else a mask must obey; nothing by default.
+        _as_numbers, _as_one_hot: ``value -> value`` in that form; as it is by default.
+        to_categorical_spec, to_one_hot_spec: may be overridden likewise.
     """
 
     mask: Tensor | None = None
@@ -54,6 +57,42 @@ class Masked(TensorSpec):
                     mend="Give a mask its spec's batch dimensions, then the categories.",
                 )
             ) from None
+
+    def to_categorical(self, val: Tensor, safe: bool = False) -> Tensor:
+        """Return a value as numbers of categories.
+
+        Args:
+            val: A value ``[*L, *S]``.
+            safe: Check first that it is in the set.
+        """
+        if safe:
+            self.assert_is_in(val)
+        return self._as_numbers(val)
+
+    def to_one_hot(self, val: Tensor, safe: bool = False) -> Tensor:
+        """Return a value as one-hot vectors.
+
+        Args:
+            val: A value ``[*L, *S]``.
+            safe: Check first that it is in the set.
+        """
+        if safe:
+            self.assert_is_in(val)
+        return self._as_one_hot(val)
+
+    def to_categorical_spec(self) -> Any:
+        """Return the spec of the same choices as numbers of categories."""
+        return self
+
+    def to_one_hot_spec(self) -> Any:
+        """Return the spec of the same choices as one-hot vectors."""
+        return self
+
+    def _as_numbers(self, val: Tensor) -> Tensor:
+        return val
+
+    def _as_one_hot(self, val: Tensor) -> Tensor:
+        return val
 
     def _mask_for(self, val: Tensor) -> Tensor | None:
         if self.mask is None or self.mask.device == val.device:

@@ -210,25 +210,12 @@ class MultiCategorical(Multi):
         """Return the choices of a value ``[*L, *B, m]`` one by one, each ``[*L, *B]``."""
         return (val,) if self._lone else val.unbind(-1)
 
-    def to_one_hot(self, val: Tensor, safe: bool = False) -> Tensor:
-        """Return a value ``[*L, *B, m]`` as booleans ``[*L, *B, K]``."""
-        if safe:
-            self.assert_is_in(val)
-        return self._hot(self._categories(val), torch.bool)
+    def _as_one_hot(self, val: Tensor) -> Tensor:
+        return self._hot(self._categories(val), torch.bool)  # [*L, *B, K]
 
     def to_one_hot_spec(self) -> MultiOneHot:
         """Return the spec of the same choices as one-hot vectors."""
         return MultiOneHot(self.counts, self._mask_shape(), self.device, torch.bool, mask=self.mask)
-
-    def to_categorical(self, val: Tensor, safe: bool = False) -> Tensor:
-        """Return ``val`` as it is."""
-        if safe:
-            self.assert_is_in(val)
-        return val
-
-    def to_categorical_spec(self) -> MultiCategorical:
-        """Return this spec."""
-        return self
 
 
 class MultiOneHot(Multi):
@@ -341,25 +328,12 @@ class MultiOneHot(Multi):
         """Return the one-hot vectors of a value ``[*L, *B, K]`` one by one."""
         return val.split(self.counts, -1)
 
-    def to_categorical(self, val: Tensor, safe: bool = False) -> Tensor:
-        """Return a value ``[*L, *B, K]`` as numbers ``[*L, *B, m]``."""
-        if safe:
-            self.assert_is_in(val)
-        return self._categories(val)
+    def _as_numbers(self, val: Tensor) -> Tensor:
+        return self._categories(val)  # [*L, *B, m]
 
     def to_categorical_spec(self) -> MultiCategorical:
         """Return the spec of the same choices as numbers."""
         return self._numbers()
-
-    def to_one_hot(self, val: Tensor, safe: bool = False) -> Tensor:
-        """Return ``val`` as it is."""
-        if safe:
-            self.assert_is_in(val)
-        return val
-
-    def to_one_hot_spec(self) -> MultiOneHot:
-        """Return this spec."""
-        return self
 
 
 def check_counts(who: Multi, nvec: Counts) -> None:

@@ -15,6 +15,7 @@ from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.composite import Composite
 from torchrl.data.tensor_specs.shaping import Op
 from torchrl.data.tensor_specs.tools import DeviceLike, as_device
+from torchrl.data.tensor_specs.whole import Whole
 
 
 class NonTensor(TensorSpec):
@@ -131,11 +132,11 @@ class NonTensor(TensorSpec):
         return {**fields, "example_data": repr(self.example_data)}
 
 
-class Choice(TensorSpec):
+class Choice(Whole):
     """One of several specs or objects, any of which may be drawn.
 
-    One choice is made for all elements of a draw. Along leading dimensions, members may come from
-    different choices.
+    One choice is made for all elements of a draw, and zeros and ones are those of the first. Along
+    leading dimensions, members may come from different choices.
 
     Args:
         choices: Specs of one shape and dtype, or objects that are no tensors, not both.
@@ -189,17 +190,9 @@ class Choice(TensorSpec):
             for choice in self.choices
         ]
 
-    def rand(self, shape: Sequence[int] | int = ()) -> Any:
-        """Return a random value ``[*shape, *S]`` of a choice made at random for all of it."""
-        return self._specs()[int(torch.randint(len(self.choices), ()))].rand(shape)
-
-    def zero(self, shape: Sequence[int] | int = ()) -> Any:
-        """Return the zeros of the first choice."""
-        return self._specs()[0].zero(shape)
-
-    def one(self, shape: Sequence[int] | int = ()) -> Any:
-        """Return the ones of the first choice."""
-        return self._specs()[0].one(shape)
+    def _build(self, method: str, shape: Sequence[int] | int) -> Any:
+        chosen = int(torch.randint(len(self.choices), ())) if method == "rand" else 0
+        return getattr(self._specs()[chosen], method)(shape)
 
     def complaint(self, val: Any, key: Any = None, batch_ndim: int = 0) -> Exception | None:
         """Return the error of the first choice if ``val`` is in none, else ``None``."""
@@ -239,15 +232,6 @@ class Choice(TensorSpec):
             return val
         first = self._specs()[0]
         return first.project(val, batch_ndim) if self._of_specs else first.zero()
-
-    def _rand(self, size: torch.Size) -> Any:
-        return self.rand(size[: len(size) - len(self.shape)])
-
-    def _contains(self, val: Any) -> bool:
-        return self.complaint(val) is None
-
-    def _project(self, val: Any) -> Any:
-        return self.project(val)
 
     def encode(self, val: Any, *, ignore_device: bool = False) -> Any:
         """Return ``val`` as the first choice that it is in has it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from torch import Tensor
@@ -50,6 +50,6 @@ class Register(dict[Any, int]):
             )
         return self.setdefault(item, len(self))
 
-    def value(self, number: int) -> Any:
+    def value(self, number: SupportsIndex) -> Any:
         """Return the value that has a number."""
         return list(self)[number]

@@ -81,8 +81,6 @@ class ContinuousBox(Box):
             and _equal(self.high, other.high)
         )
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __repr__(self) -> str:
         return f"ContinuousBox(\n    low={_describe(self.low)},\n    high={_describe(self.high)})"
 
@@ -147,8 +145,6 @@ class BoxList(Box):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, BoxList) and self.boxes == other.boxes
-
-    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"BoxList(boxes={self.boxes})"

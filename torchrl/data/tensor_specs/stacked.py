@@ -22,6 +22,7 @@ from torchrl.data.tensor_specs.composite import Composite
 from torchrl.data.tensor_specs.shaping import TORCH_FUNCTIONS, Op
 from torchrl.data.tensor_specs.tools import drawable, to_tensor, wrap_dim
 from torchrl.data.tensor_specs.tree import Entry
+from torchrl.data.tensor_specs.whole import Whole
 
 T = TypeVar("T", bound="_Lazy")
 
@@ -41,15 +42,16 @@ def stack_specs(input: Sequence[TensorSpec], dim: int = 0) -> TensorSpec:
         single = first.unsqueeze(dim)
         at = wrap_dim(first, dim, len(single.shape))
         return single.expand(*single.shape[:at], len(specs), *single.shape[at + 1 :])
-    if all(isinstance(spec, Composite) for spec in specs):
-        return StackedComposite(*specs, dim=dim)  # type: ignore[arg-type]
+    composites = [spec for spec in specs if isinstance(spec, Composite)]
+    if len(composites) == len(specs):
+        return StackedComposite(*composites, dim=dim)
     return Stacked(*specs, dim=dim)
 
 
 TORCH_FUNCTIONS[torch.stack] = stack_specs
 
 
-class _Lazy(TensorSpec):
+class _Lazy(Whole):
     """What both stacks share: the specs, the dimension, and what is done to each spec in turn."""
 
     specs: list[Any]
@@ -186,14 +188,9 @@ class _Lazy(TensorSpec):
         fields.update(dim=self.dim, device=self.device, shape=self.shape)
         return fields
 
-    def _contains(self, val: Any) -> bool:
-        return self.complaint(val) is None
-
-    def _project(self, val: Any) -> Any:
-        return self.project(val)
-
-    def _rand(self, size: torch.Size) -> Any:
-        return self.rand(size[: len(size) - len(self.shape)])
+    def _build(self, method: str, shape: Sequence[int] | int) -> Any:
+        lead = 1 if isinstance(shape, int) else len(shape)
+        return self._joined([getattr(spec, method)(shape) for spec in self.specs], lead)
 
 
 class Stacked(_Lazy):
@@ -241,22 +238,6 @@ class Stacked(_Lazy):
     @space.setter
     def space(self, value: Any) -> None:
         assert value is None
-
-    def rand(self, shape: Sequence[int] | int = ()) -> Any:
-        """Return a random value ``[*shape, *S]``."""
-        return self._build("rand", shape)
-
-    def zero(self, shape: Sequence[int] | int = ()) -> Any:
-        """Return zeros ``[*shape, *S]``."""
-        return self._build("zero", shape)
-
-    def one(self, shape: Sequence[int] | int = ()) -> Any:
-        """Return ones ``[*shape, *S]``."""
-        return self._build("one", shape)
-
-    def _build(self, method: str, shape: Sequence[int] | int) -> Any:
-        lead = 1 if isinstance(shape, int) else len(shape)
-        return self._joined([getattr(spec, method)(shape) for spec in self.specs], lead)
 
     def _joined(self, values: list[Any], lead: int) -> Any:
         at = lead + self.dim
@@ -353,7 +334,7 @@ class StackedComposite(_Lazy, Composite):
         self.step_mdp_static = bool(self._common("step_mdp_static"))
 
     @property
-    def _specs(self) -> dict[str, Any]:  # type: ignore[override]
+    def _specs(self) -> dict[str, Any]:  # type: ignore[override]  # not kept, but looked up
         """The stacked specs of the entries that all composites have."""
         first, *rest = self.specs
         common = [name for name in first if all(name in spec for spec in rest)]
@@ -367,6 +348,10 @@ class StackedComposite(_Lazy, Composite):
         if any(entry is None for entry in entries):
             return None
         return stack_specs(entries, self.dim)
+
+    def _elsewhere(self, name: str) -> str:
+        some = [i for i, spec in enumerate(self.specs) if name in spec._specs]
+        return f"Those at {some} alone have {name!r}: index first." if some else ""
 
     def set(self, name: NestedKey, spec: Entry) -> StackedComposite:
         """Set a (nested) entry in every composite: the slices of a spec along the stack."""
@@ -411,10 +396,6 @@ class StackedComposite(_Lazy, Composite):
         for spec in self.specs:
             spec._set_lock(locked, recurse)
         return self
-
-    def _build(self, method: str, shape: Sequence[int] | int) -> Any:
-        lead = 1 if isinstance(shape, int) else len(shape)
-        return self._joined([getattr(spec, method)(shape) for spec in self.specs], lead)
 
     def _joined(self, values: list[Any], lead: int) -> Any:
         return LazyStackedTensorDict(*values, stack_dim=lead + self.dim)

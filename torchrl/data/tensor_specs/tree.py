@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from tensordict import NestedKey, unravel_key
@@ -15,12 +15,13 @@ from tensordict import NestedKey, unravel_key
 from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
 from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.tools import as_size
+from torchrl.data.tensor_specs.whole import Whole
 
 Entry = TensorSpec | Mapping | None
 _MISSING, _ABSENT = object(), object()
 
 
-class Tree(TensorSpec):
+class Tree(Whole):
     """A mapping from names to specs, trees among them, all of one batch size.
 
     Hooks:
@@ -120,7 +121,8 @@ class Tree(TensorSpec):
                 if default is not _MISSING:
                     return default
                 names = list(self.keys(True))
-                mend = f"{nearest(item, names)} It holds {names}.".strip()
+                other = spec._elsewhere(part) if isinstance(spec, Tree) else ""
+                mend = f"{nearest(item, names)} It holds {names}. {other}".strip()
                 raise MissingKeyError(describe(self, "is absent", key=item, mend=mend))
             spec = spec._entry(part)
         return spec
@@ -130,6 +132,10 @@ class Tree(TensorSpec):
 
     def _entry(self, name: str) -> TensorSpec | None:
         return self._specs[name]
+
+    def _elsewhere(self, name: str) -> str:
+        """Return where a name that is absent here may be found."""
+        return ""
 
     def pop(self, key: NestedKey, default: Any = _MISSING) -> Any:
         """Remove and return a (nested) entry, or return ``default`` if it is absent."""
@@ -166,7 +172,8 @@ class Tree(TensorSpec):
         for key in keys:
             if key in rest:
                 named.set(key, rest.pop(key))
-        return tuple(default if side.is_empty(True) else side for side in (named, rest))  # type: ignore[return-value]
+        first, second = (default if side.is_empty(True) else side for side in (named, rest))
+        return first, second
 
     def keys(self, include_nested: bool = False, leaves_only: bool = False) -> KeysView[NestedKey]:
         """Return the names of the entries.
@@ -218,7 +225,7 @@ class Tree(TensorSpec):
     def __contains__(self, key: object) -> bool:
         if not _is_key(key):
             return self.is_in(key)
-        return self.get(key, _ABSENT) is not _ABSENT  # type: ignore[arg-type]
+        return self.get(key, _ABSENT) is not _ABSENT
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._specs)
@@ -260,7 +267,7 @@ class Tree(TensorSpec):
     def _child(self) -> Any: ...
 
 
-def _is_key(key: object) -> bool:
+def _is_key(key: object) -> TypeGuard[NestedKey]:
     """Tell a (nested) name from an index."""
     return isinstance(key, str) or (
         isinstance(key, tuple)
