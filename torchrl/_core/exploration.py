@@ -9,7 +9,7 @@ from tensordict.nn import set_interaction_type
 __all__ = ["ExplorationType", "exploration_type", "set_exploration_mode", "set_exploration_type"]
 
 
-class set_exploration_type(set_interaction_type):  # noqa: N801
+class set_exploration_type(set_interaction_type):  # noqa: N801 - reads like the verb that it is
     """Set how actions are made from their distribution; a context manager and a decorator.
 
     ``RANDOM`` draws a sample and explores; ``MODE``, ``MEAN``, ``MEDIAN`` and ``DETERMINISTIC``

@@ -52,7 +52,7 @@ def _call_with(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     params = kwargs.pop("params", None)
     reads_a_tensordict = hasattr(module, "in_keys")
     if params is None and len(args) > reads_a_tensordict and isinstance(args[-1], TensorDictBase):
-        *args, params = args  # type: ignore[assignment]
+        args, params = args[:-1], args[-1]
     if params is None:
         mend = "Call module(*args, params), with what make_functional(module) returned."
         raise TypeError(describe(module, "has no parameters of its own", mend=mend))
@@ -67,4 +67,4 @@ def install() -> None:
     does to another package.
     """
     if not hasattr(tensordict.nn, "make_functional"):
-        tensordict.nn.make_functional = make_functional  # type: ignore[attr-defined]
+        tensordict.nn.make_functional = make_functional  # type: ignore[attr-defined]  # so far

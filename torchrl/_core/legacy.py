@@ -6,7 +6,7 @@ import importlib
 import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torchrl._core.errors import nearest
 
@@ -31,7 +31,7 @@ def old_names(module: str, table: Mapping[str, str]) -> Callable[[str], Any]:
     AttributeError: module 'zoo' has no attribute 'Composit'. Did you mean 'Composite'?
     """
 
-    def __getattr__(name: str) -> Any:  # noqa: N807
+    def __getattr__(name: str) -> Any:  # noqa: N807 - becomes that of a module
         if name in table:
             home, _, new = table[name].rpartition(":")
             return getattr(importlib.import_module(home) if home else sys.modules[module], new)
@@ -59,7 +59,7 @@ def moved(module: str, home: str) -> Callable[[str], Any]:
     3.141592653589793
     """
 
-    def __getattr__(name: str) -> Any:  # noqa: N807
+    def __getattr__(name: str) -> Any:  # noqa: N807 - becomes that of a module
         if name.startswith("__") and name != "__all__":  # its own spec, path and the like
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         return getattr(importlib.import_module(home), name)
@@ -97,6 +97,6 @@ def old_keywords(**table: str | None) -> Callable[[F], F]:
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
-        return call  # type: ignore[return-value]
+        return cast(F, call)
 
     return decorate

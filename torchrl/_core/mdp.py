@@ -7,6 +7,7 @@ future ended), ``truncated`` (we stopped looking) and ``done`` (either).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase, is_non_tensor
@@ -120,7 +121,7 @@ def complete_done(done: Tensor | None, terminated: Tensor | None, truncated: Ten
 
 def terminated_or_truncated(
     data: TensorDictBase,
-    full_done_spec: object = None,
+    full_done_spec: Any = None,
     key: str | None = "_reset",
     write_full_false: bool = False,
 ) -> bool:
@@ -140,7 +141,7 @@ def terminated_or_truncated(
     >>> terminated_or_truncated(td), td["_reset"]
     (True, tensor([True]))
     """
-    names = data.keys(True, True) if full_done_spec is None else full_done_spec.keys(True, True)  # type: ignore[attr-defined]
+    names = (data if full_done_spec is None else full_done_spec).keys(True, True)
     levels: dict[NestedKey, Tensor] = {}
     for name in names:
         if last_name(name) in DONE_NAMES and (isinstance(name, str) or name[0] != "next"):

@@ -431,7 +431,7 @@ def _fork(life: _Life, there: Channel, notes: int) -> int:
     try:
         for end in list(_ends):
             end.close()
-        multiprocessing.process._children.clear()  # type: ignore[attr-defined] # our siblings
+        multiprocessing.process._children.clear()  # type: ignore[attr-defined]  # siblings
     finally:
         life.live(there, notes)
     raise AssertionError  # pragma: no cover - it never returns
@@ -458,7 +458,7 @@ run_nursery(int(file), preload)
 def _start_nursery(preload: str) -> tuple[subprocess.Popen, Channel]:
     here, there = Channel.pair()
     file = there.sock.fileno()
-    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]  # as multiprocessing does
     path = "\n".join(entry or os.getcwd() for entry in sys.path)
     process = subprocess.Popen(
         [sys.executable, *flags, "-c", _NURSERY, str(file), path, preload],

@@ -178,8 +178,9 @@ class AsyncEnvPool(BatchedEnvBase):
         _choose("backend", backend, ("threading", "multiprocessing"))
         _choose("stack", stack, ("dense", "maybe_dense", "lazy"))
         _choose("exchange", exchange or "auto", ("auto", "shm", "queue"))
-        is_one = callable(env_makers) or isinstance(env_makers, EnvBase)
-        makers: list[Any] = [env_makers] if is_one else list(env_makers)  # type: ignore[arg-type]
+        if callable(env_makers) or isinstance(env_makers, EnvBase):
+            env_makers = [env_makers]
+        makers = list(env_makers)
         if envs_per_worker < 1:
             raise ValueError(
                 f"AsyncEnvPool: envs_per_worker must be at least 1, found {envs_per_worker}."

@@ -58,13 +58,13 @@ def check_env_specs(
     if seed is not None:
         torch.manual_seed(seed)
         env.set_seed(seed)
-    modes = [True, False] if break_when_any_done == "both" else [break_when_any_done]
+    modes: list[Any] = [True, False] if break_when_any_done == "both" else [break_when_any_done]
     problems: dict[str, str] = {}
     for mode in modes:
         try:
             steps = env.rollout(
                 3,
-                break_when_any_done=mode,  # type: ignore[arg-type]
+                break_when_any_done=mode,
                 return_contiguous=bool(return_contiguous),
                 tensordict=tensordict,
             )

@@ -39,7 +39,7 @@ def next_seed(seed: int) -> int:
     return int.from_bytes(np.random.default_rng(seed).bytes(8), "big") % (2**32 - 1)
 
 
-class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[misc]
+class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[misc]  # compile, to
     """One or many Markov decision processes that read and write tensordicts.
 
     Name the specs in ``__init__`` (``observation_spec``, ``action_spec``, and where they differ
@@ -66,6 +66,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         _step: ``td -> td`` with observation, reward, and the end flags that can rise.
         _set_seed: seed every source of chance.
         _set_state: ``td -> td``; restore the state found in ``td``, for ``reset(set_state=True)``.
+        _follow: move to :attr:`device` what is neither a module nor a parameter nor a spec.
 
     Reads: the action, and what ``state_spec`` names.
     Writes: at the root what ``observation_spec`` and ``done_spec`` name; under ``"next"`` the same
@@ -387,7 +388,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         self._set_seed(seed)
         return seed if static_seed or seed is None else next_seed(seed)
 
-    def to(self, device: Any) -> EnvBase:  # type: ignore[override]
+    def to(self, device: Any) -> EnvBase:  # type: ignore[override]  # nn.Module's casts, too
         """Move the environment, its specs and what it returns to a device."""
         device = torch.device(device)
         if device != self._device:
@@ -395,7 +396,11 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
             super().to(device)
             specs = self._get_specs()
             self._set_specs({group: spec.to(device) for group, spec in specs.items()})
+            self._follow()
         return self
+
+    def _follow(self) -> None:
+        """Move what is not a module, a parameter or a spec, once :attr:`device` has changed."""
 
     def close(self, *, raise_if_closed: bool = True) -> None:
         """Release what the environment holds.

@@ -18,7 +18,7 @@ class EnvOptions:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            cls.__init__ = accept_options(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = accept_options(cls.__init__)  # type: ignore[method-assign]  # decorated
 
     def __new__(cls, *args: Any, policy: Any = None, **kwargs: Any) -> Any:
         """Make an environment, seen through the transforms that ``policy`` needs."""

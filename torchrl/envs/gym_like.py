@@ -19,7 +19,7 @@ from torchrl.envs.wrapper import EnvWrapper
 InfoReader = Callable[[dict, TensorDictBase], Any]
 
 
-class default_info_dict_reader:  # noqa: N801
+class default_info_dict_reader:  # noqa: N801 - a public name
     """Copies entries of the info dictionary into the record.
 
     Args:
@@ -115,8 +115,8 @@ class GymLikeEnv(EnvWrapper):
                 f"{type(self).__name__}: frame_skip counts the repetitions of an action and must "
                 f"be at least 1, found {frame_skip}."
             )
-        self.__dict__["frame_skip"] = frame_skip or 1
-        self.__dict__["_info_readers"] = []
+        self.frame_skip = frame_skip or 1
+        self._info_readers: list[InfoReader] = []
         super().__init__(**kwargs)
         self._make_flags()
 
@@ -125,11 +125,8 @@ class GymLikeEnv(EnvWrapper):
             torch.full((*self.batch_size, 1), flag, device=self.device) for flag in (False, True)
         )
 
-    def to(self, device: Any) -> GymLikeEnv:  # type: ignore[override]
-        """Move the specs and what is returned to a device."""
-        super().to(device)
+    def _follow(self) -> None:
         self._make_flags()
-        return self
 
     def _output_transform(self, step_out: tuple) -> tuple:
         observation, reward, terminated, truncated, info = step_out
@@ -235,7 +232,7 @@ class GymLikeEnv(EnvWrapper):
             self._probe(info_dict_reader)
         self._info_readers.append(info_dict_reader)
         # The info of a partial reset speaks of the rows that are reset.
-        self.__dict__["resets_rows_alone"] = False
+        self.resets_rows_alone = False
         spec = self.full_observation_spec.clone()
         for name, leaf in getattr(info_dict_reader, "info_spec", {}).items():
             spec[name] = leaf.to(self.device) if self.device is not None else leaf

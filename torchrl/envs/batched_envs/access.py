@@ -36,7 +36,7 @@ class EnvAccess:
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return super().__getattr__(name)  # type: ignore[misc]
+            return super().__getattr__(name)  # type: ignore[misc]  # nn.Module has
         except AttributeError:
             if name.startswith("_") or "_recipes" not in self.__dict__:
                 raise
@@ -73,7 +73,7 @@ class EnvAccess:
 
     def __getitem__(self, index: Any) -> EnvView:
         """Return some of the environments as an environment; see :class:`~.view.EnvView`."""
-        return EnvView(self, index)  # type: ignore[arg-type]
+        return EnvView(self, index)  # type: ignore[arg-type]  # mixed in
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         states: Any = list(self._pending_state.items())

@@ -437,7 +437,7 @@ class RecordExchange(Exchange):
 
     def _completed(self, outcomes: list[Any]) -> list[Any]:
         """Give the rows that did not step the entries that the others have."""
-        model = next((row for row in outcomes if "reward" in row.keys()), None)  # noqa: SIM118
+        model = next((row for row in outcomes if "reward" in row.keys()), None)  # noqa: SIM118 - else rows
         if model is None:
             return outcomes
         for row in outcomes:

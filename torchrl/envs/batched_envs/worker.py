@@ -348,7 +348,7 @@ def serve(
     consolidate: bool,
 ) -> None:
     """Run a team and do what the channel says, until it says :data:`QUIT` or closes."""
-    multiprocessing.current_process()._config["daemon"] = daemon  # type: ignore[attr-defined]
+    multiprocessing.current_process()._config["daemon"] = daemon  # type: ignore[attr-defined]  # no other way
     team = Team(first, consolidate=consolidate)
     tick = check_parent(os.getppid())
 

@@ -92,7 +92,7 @@ class CartPoleEnv(EnvBase):
             return Entries(entries)
         return TensorDict(entries, self.batch_size, device=self.device)
 
-    def _reset(  # type: ignore[override]
+    def _reset(  # type: ignore[override]  # takes no options
         self, tensordict: TensorDictBase | None
     ) -> TensorDictBase:
         shape = (*self.batch_size, 4)

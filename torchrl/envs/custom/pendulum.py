@@ -104,7 +104,7 @@ class PendulumEnv(EnvBase):
         own = self._params.get("params")
         return own if own.batch_size else own.expand(*tensordict.batch_size)
 
-    def _reset(  # type: ignore[override]
+    def _reset(  # type: ignore[override]  # takes no options
         self, tensordict: TensorDictBase | None
     ) -> TensorDictBase:
         params = self._params_for(tensordict)

@@ -71,7 +71,7 @@ class TicTacToeEnv(EnvBase):
         mask = board.flatten(-2) == EMPTY
         return TensorDict({"board": board, "turn": turn, "mask": mask}, shape, device=self.device)
 
-    def _reset(  # type: ignore[override]
+    def _reset(  # type: ignore[override]  # takes no options
         self, tensordict: TensorDictBase | None
     ) -> TensorDictBase:
         shape = torch.Size([]) if tensordict is None else tensordict.batch_size

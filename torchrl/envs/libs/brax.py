@@ -45,6 +45,7 @@ class BraxWrapper(JaxEnv):
     """
 
     entrywise = True
+    reads_action_only = True
     libname = "brax"
     git_url = "https://github.com/google/brax"
     available_envs = Catalogue(_names)
@@ -54,7 +55,7 @@ class BraxWrapper(JaxEnv):
             kwargs["env"] = env
         super().__init__(**kwargs)
 
-    def _build_env(self, env: Any = None) -> Any:  # type: ignore[override]
+    def _build_env(self, env: Any = None) -> Any:
         envs = require_package("brax.envs", needed_by=self, extra="brax")
         if not isinstance(env, envs.Env):
             raise wrong_kind(self, env, "an environment of brax.envs", "BraxEnv")
@@ -128,6 +129,7 @@ class BraxEnv(BraxWrapper):
     """
 
     entrywise = True
+    reads_action_only = True
 
     def __init__(
         self,
@@ -139,12 +141,12 @@ class BraxEnv(BraxWrapper):
     ) -> None:
         if action_repeat != 1 and episode_length is None:
             raise ValueError("BraxEnv: action_repeat needs an episode_length.")
-        self.__dict__["env_name"] = env_name
+        self.env_name = env_name
         ours = take_options(kwargs, "jit")
         limits = {"episode_length": episode_length, "action_repeat": action_repeat}
         super().__init__(options={**limits, **kwargs}, **ours)
 
-    def _build_env(self, options: dict[str, Any]) -> Any:  # type: ignore[override]
+    def _build_env(self, options: dict[str, Any]) -> Any:  # type: ignore[override]  # makes one
         envs = require_package("brax.envs", needed_by=self, extra="brax")
         if self.env_name not in envs._envs:
             raise ValueError(

@@ -58,6 +58,7 @@ class DMControlWrapper(GymLikeEnv):
     """
 
     entrywise = True
+    reads_action_only = True
     libname = "dm_control"
     git_url = "https://github.com/google-deepmind/dm_control"
     available_envs = Catalogue(_tasks)
@@ -73,15 +74,15 @@ class DMControlWrapper(GymLikeEnv):
         categorical_action_encoding: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.__dict__["_from_pixels"] = from_pixels
-        self.__dict__["_pixels_only"] = from_pixels and pixels_only
-        self.__dict__["_render_kwargs"] = {"camera_id": camera_id, **(render_kwargs or {})}
-        self.__dict__["_categorical"] = categorical_action_encoding
+        self._from_pixels = from_pixels
+        self._pixels_only = from_pixels and pixels_only
+        self._render_kwargs = {"camera_id": camera_id, **(render_kwargs or {})}
+        self._categorical = categorical_action_encoding
         if env is not None:
             kwargs["env"] = env
         super().__init__(**kwargs)
 
-    def _build_env(self, env: Any = None) -> Any:  # type: ignore[override]
+    def _build_env(self, env: Any = None) -> Any:
         dm_env = require_package("dm_env", needed_by=self, extra="dm_control")
         if not isinstance(env, dm_env.Environment):
             raise wrong_kind(self, env, "a dm_env.Environment", "DMControlEnv")
@@ -186,6 +187,7 @@ class DMControlEnv(DMControlWrapper):
     """
 
     entrywise = True
+    reads_action_only = True
 
     def __init__(
         self,
@@ -201,7 +203,7 @@ class DMControlEnv(DMControlWrapper):
         visualize_reward: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.__dict__["env_name"], self.__dict__["task_name"] = env_name, task_name
+        self.env_name, self.task_name = env_name, task_name
         ours = take_options(kwargs, "frame_skip")
         super().__init__(
             from_pixels=from_pixels,
@@ -217,7 +219,7 @@ class DMControlEnv(DMControlWrapper):
             **ours,
         )
 
-    def _build_env(self, **kwargs: Any) -> Any:  # type: ignore[override]
+    def _build_env(self, **kwargs: Any) -> Any:  # type: ignore[override]  # makes one
         suite = require_package("dm_control.suite", needed_by=self, extra="dm_control")
         domain, task = kwargs["domain_name"], kwargs["task_name"]
         known = suite.TASKS_BY_DOMAIN

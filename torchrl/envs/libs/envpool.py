@@ -55,6 +55,7 @@ class MultiThreadedEnvWrapper(GymWrapper):
     """
 
     entrywise = True
+    reads_action_only = True
     libname = "envpool"
     git_url = "https://github.com/sail-sg/envpool"
     available_envs = Catalogue(_tasks)
@@ -117,7 +118,7 @@ class MultiThreadedEnvWrapper(GymWrapper):
         recipe = state.pop("_recipe")
         self.__dict__.update(state)
         self._env = recipe()
-        self.__dict__["_driver"] = PoolDriver(self._env)
+        self._driver = PoolDriver(self._env)
 
 
 class MultiThreadedEnv(MultiThreadedEnvWrapper):
@@ -136,6 +137,7 @@ class MultiThreadedEnv(MultiThreadedEnvWrapper):
     """
 
     entrywise = True
+    reads_action_only = True
 
     def __init__(
         self,
@@ -145,10 +147,10 @@ class MultiThreadedEnv(MultiThreadedEnvWrapper):
         create_env_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.__dict__["env_name"], self.__dict__["num_workers"] = env_name, num_workers
+        self.env_name, self.num_workers = env_name, num_workers
         super().__init__(task_id=env_name, pool=dict(create_env_kwargs or {}), **kwargs)
 
-    def _build_env(self, task_id: str, pool: dict[str, Any]) -> Any:  # type: ignore[override]
+    def _build_env(self, task_id: str, pool: dict[str, Any]) -> Any:  # type: ignore[override]  # makes one
         envpool = require_package("envpool", needed_by=self, extra="envpool")
         with _quiet():
             env = envpool.make_gymnasium(task_id, num_envs=self.num_workers, **pool)

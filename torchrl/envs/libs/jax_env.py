@@ -36,8 +36,9 @@ class JaxEnv(EnvWrapper):
     resets_rows_alone = True
 
     def __init__(self, *, jit: bool = True, **kwargs: Any) -> None:
-        self.__dict__["_jit"] = jit
-        self.__dict__["_key"] = self.__dict__["_state"] = None
+        self._jit = jit
+        self._key: Any = None
+        self._state: Any = None
         super().__init__(**kwargs)
 
     @abstractmethod
@@ -61,7 +62,7 @@ class JaxEnv(EnvWrapper):
     def _set_seed(self, seed: int | None) -> None:
         jax = require_package("jax", needed_by=self)
         seed = int(torch.randint(2**31, ())) if seed is None else seed
-        self.__dict__["_key"] = jax.random.PRNGKey(seed % 2**32)
+        self._key = jax.random.PRNGKey(seed % 2**32)
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> Any:
         jax = require_package("jax", needed_by=self)
@@ -69,7 +70,7 @@ class JaxEnv(EnvWrapper):
             self._set_seed(None)
         start, _, choose = self._functions
         following, key = jax.random.split(self._key)
-        self.__dict__["_key"] = following
+        self._key = following
         if self.batch_size:
             key = jax.random.split(key, self.batch_size.numel())
         fresh = start(key)
@@ -77,7 +78,7 @@ class JaxEnv(EnvWrapper):
         if mask is not None:
             rows = mask.reshape(self.batch_size.numel()).numpy(force=True)
             fresh = choose(rows, fresh, self._state)
-        self.__dict__["_state"] = fresh
+        self._state = fresh
         entries = self._read(fresh)
         entries.pop("reward")
         return self._record(entries, tensordict)
@@ -90,7 +91,7 @@ class JaxEnv(EnvWrapper):
         if mask is not None and self.batch_size:
             rows = mask.reshape(self.batch_size.numel()).numpy(force=True)
             following = choose(rows, following, self._state)
-        self.__dict__["_state"] = following
+        self._state = following
         return self._record(self._read(following), tensordict)
 
     def _native(self, action: Tensor) -> np.ndarray:

@@ -51,6 +51,7 @@ class JumanjiWrapper(JaxEnv):
     """
 
     entrywise = True
+    reads_action_only = True
     libname = "jumanji"
     git_url = "https://github.com/instadeepai/jumanji"
     available_envs = Catalogue(_names)
@@ -58,12 +59,12 @@ class JumanjiWrapper(JaxEnv):
     def __init__(
         self, env: Any = None, *, categorical_action_encoding: bool = False, **kwargs: Any
     ) -> None:
-        self.__dict__["_categorical"] = categorical_action_encoding
+        self._categorical = categorical_action_encoding
         if env is not None:
             kwargs["env"] = env
         super().__init__(**kwargs)
 
-    def _build_env(self, env: Any = None) -> Any:  # type: ignore[override]
+    def _build_env(self, env: Any = None) -> Any:
         jumanji = require_package("jumanji", needed_by=self, extra="jumanji")
         resets = {"AutoResetWrapper", "VmapAutoResetWrapper", "VmapWrapper"}
         kinds = {kind.__name__ for kind in type(env).__mro__}
@@ -151,17 +152,18 @@ class JumanjiEnv(JumanjiWrapper):
     """
 
     entrywise = True
+    reads_action_only = True
 
     def __init__(
         self, env_name: str, *, categorical_action_encoding: bool = False, **kwargs: Any
     ) -> None:
-        self.__dict__["env_name"] = env_name
+        self.env_name = env_name
         ours = take_options(kwargs, "jit")
         super().__init__(
             categorical_action_encoding=categorical_action_encoding, options=kwargs, **ours
         )
 
-    def _build_env(self, options: dict[str, Any]) -> Any:  # type: ignore[override]
+    def _build_env(self, options: dict[str, Any]) -> Any:  # type: ignore[override]  # makes one
         jumanji = require_package("jumanji", needed_by=self, extra="jumanji")
         known = jumanji.registered_environments()
         if self.env_name not in known:

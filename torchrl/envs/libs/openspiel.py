@@ -82,15 +82,15 @@ class OpenSpielWrapper(EnvWrapper):
         return_state: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.__dict__["categorical_actions"] = categorical_actions
-        self.__dict__["return_state"] = return_state
-        self.__dict__["_wished_groups"] = group_map
-        self.__dict__["_chance"] = np.random.RandomState()
+        self.categorical_actions = categorical_actions
+        self.return_state = return_state
+        self._wished_groups = group_map
+        self._chance = np.random.RandomState()
         if env is not None:
             kwargs["env"] = env
         super().__init__(**kwargs)
 
-    def _build_env(self, env: Any = None) -> Any:  # type: ignore[override]
+    def _build_env(self, env: Any = None) -> Any:
         spiel = require_package("pyspiel", needed_by=self, extra="open_spiel")
         if not isinstance(env, spiel.Game | spiel.State):
             raise wrong_kind(self, env, "a pyspiel.Game or a pyspiel.State", "OpenSpielEnv")
@@ -281,9 +281,7 @@ class OpenSpielEnv(OpenSpielWrapper):
             **ours,
         )
 
-    def _build_env(  # type: ignore[override]
-        self, game_string: str, parameters: dict[str, Any]
-    ) -> Any:
+    def _build_env(self, game_string: str, parameters: dict[str, Any]) -> Any:  # type: ignore[override]  # makes one
         spiel = require_package("pyspiel", needed_by=self, extra="open_spiel")
         name = game_string.partition("(")[0]
         if name not in spiel.registered_names():

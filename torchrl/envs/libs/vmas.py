@@ -76,13 +76,13 @@ class VmasWrapper(EnvWrapper):
         group_map: MarlGroupMapType | Mapping[str, Sequence[str]] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.__dict__["categorical_actions"] = categorical_actions
-        self.__dict__["_wished_groups"] = group_map
+        self.categorical_actions = categorical_actions
+        self._wished_groups = group_map
         if env is not None:
             kwargs["env"] = env
         super().__init__(**kwargs)
 
-    def _build_env(self, env: Any = None) -> Any:  # type: ignore[override]
+    def _build_env(self, env: Any = None) -> Any:
         simulator = require_package("vmas.simulator.environment", needed_by=self, extra="marl")
         if not isinstance(env, simulator.Environment):
             raise wrong_kind(self, env, "what vmas.make_env returns without wrapper=", "VmasEnv")
@@ -119,7 +119,7 @@ class VmasWrapper(EnvWrapper):
         self.action_spec = group_specs(self._groups, "action", batch)
         self.reward_spec = group_specs(self._groups, "reward", batch)
         flags = {name: flag_spec((*batch, 1), self.device) for name in FLAGS}
-        self.done_spec = Composite(flags, shape=batch)  # type: ignore[arg-type]
+        self.done_spec = Composite(flags, shape=batch)
 
     def _agent_specs(self, env: Any, agent: Any, info: Mapping[str, Tensor]) -> dict[str, Any]:
         i = env.agents.index(agent)
@@ -143,7 +143,7 @@ class VmasWrapper(EnvWrapper):
             else Unbounded(_column(value).shape, dtype=value.dtype, device=value.device)
             for name, value in info.items()
         }
-        return Composite(specs, shape=self.batch_size)  # type: ignore[arg-type]
+        return Composite(specs, shape=self.batch_size)
 
     def _expand(self, spec: TensorSpec) -> TensorSpec:
         return spec.to(self.device).expand(*self.batch_size, *spec.shape)
@@ -224,12 +224,9 @@ class VmasWrapper(EnvWrapper):
             record.set(group.name, group.stack(entries))
         return record
 
-    def to(self, device: Any) -> VmasWrapper:  # type: ignore[override]
-        """Move the simulator, the specs and what is returned to a device."""
-        self._env.to(torch.device(device))
-        self._over = self._over.to(device)
-        super().to(device)
-        return self
+    def _follow(self) -> None:
+        self._env.to(self.device)
+        self._over = self._over.to(self.device)
 
 
 class VmasEnv(VmasWrapper):
@@ -264,7 +261,7 @@ class VmasEnv(VmasWrapper):
         device: torch.device | str | int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.__dict__["scenario_name"] = scenario if isinstance(scenario, str) else repr(scenario)
+        self.scenario_name = scenario if isinstance(scenario, str) else repr(scenario)
         ours = take_options(kwargs)
         super().__init__(
             categorical_actions=categorical_actions,
@@ -282,7 +279,7 @@ class VmasEnv(VmasWrapper):
             **ours,
         )
 
-    def _build_env(self, options: dict[str, Any]) -> Any:  # type: ignore[override]
+    def _build_env(self, options: dict[str, Any]) -> Any:  # type: ignore[override]  # makes one
         vmas = require_package("vmas", needed_by=self, extra="marl")
         return super()._build_env(vmas.make_env(**options))
 

@@ -32,7 +32,7 @@ def total_loss(losses: TensorDictBase, components: Sequence[str] | None = None) 
     tensor(3.)
     """
     if components is None:
-        names = [name for name in losses.keys() if name.startswith("loss")]  # noqa: SIM118
+        names = [name for name in losses.keys() if name.startswith("loss")]  # noqa: SIM118 - else rows
         if not names:
             raise ValueError(
                 describe(

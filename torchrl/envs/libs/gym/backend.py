@@ -24,7 +24,7 @@ def gym_backend(submodule: str | None = None) -> ModuleType:
     return package if submodule is None else importlib.import_module(f"{_active[-1]}.{submodule}")
 
 
-class set_gym_backend:  # noqa: N801
+class set_gym_backend:  # noqa: N801 - a public name
     """Choose the gym-like package; a context manager and a decorator, with ``set()`` for good.
 
     Args:

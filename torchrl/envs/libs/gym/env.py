@@ -86,15 +86,15 @@ class GymWrapper(GymLikeEnv):
         missing_obs_value: float = float("nan"),
         **kwargs: Any,
     ) -> None:
-        self.__dict__["_missing_obs_value"] = missing_obs_value
-        self.__dict__["_categorical"] = categorical_action_encoding
-        self.__dict__["_from_pixels"] = from_pixels
-        self.__dict__["_pixels_only"] = from_pixels and (
+        self._missing_obs_value = missing_obs_value
+        self._categorical = categorical_action_encoding
+        self._from_pixels = from_pixels
+        self._pixels_only = from_pixels and (
             self._pixels_only_default if pixels_only is None else pixels_only
         )
-        self.__dict__["_to_numpy"] = convert_actions_to_numpy
-        self.__dict__["_seeds"] = None
-        self.__dict__["_driver"] = None
+        self._to_numpy = convert_actions_to_numpy
+        self._seeds: Any = None  # of the next reset
+        self._driver: Any = None  # of a vector environment
         if env is not None:
             kwargs["env"] = env
         super().__init__(**kwargs)
@@ -119,7 +119,7 @@ class GymWrapper(GymLikeEnv):
                 "gymnasium.make(..., render_mode='rgb_array')."
             )
         if hasattr(env, "single_action_space"):
-            self.__dict__["_driver"] = self._make_driver(env)
+            self._driver = self._make_driver(env)
             self._batch_size = torch.Size([env.num_envs])
             if self._from_pixels and getattr(self._driver, "mode", None) == SAME_STEP:
                 raise ValueError(
@@ -213,7 +213,7 @@ class GymWrapper(GymLikeEnv):
         return self._env.step(action) if self._driver is None else self._driver.step(action)
 
     def _call_reset(self, mask: np.ndarray | None, **kwargs: Any) -> tuple:
-        seeds, self.__dict__["_seeds"] = self._seeds, None
+        seeds, self._seeds = self._seeds, None
         if kwargs.get("seed") is not None:
             kwargs["seed"] = self._row_seeds(kwargs["seed"])
         elif seeds is not None:
@@ -229,7 +229,7 @@ class GymWrapper(GymLikeEnv):
         return super()._step(tensordict)
 
     def _set_seed(self, seed: int | None) -> None:
-        self.__dict__["_seeds"] = None if seed is None else self._row_seeds(seed)
+        self._seeds = None if seed is None else self._row_seeds(seed)
 
     def _row_seeds(self, seed: Any) -> Any:
         """Return a seed for each row, if there are rows."""
@@ -246,7 +246,7 @@ class GymWrapper(GymLikeEnv):
     def _seeds_kept(self) -> Iterator[None]:
         seeds = self._seeds
         yield
-        self.__dict__["_seeds"] = seeds
+        self._seeds = seeds
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -258,11 +258,9 @@ class GymWrapper(GymLikeEnv):
         super().__setstate__(state)
         self._make_readers()
 
-    def to(self, device: Any) -> GymWrapper:  # type: ignore[override]
-        """Move the specs and what is returned to a device."""
-        super().to(device)
+    def _follow(self) -> None:
+        super()._follow()
         self._make_readers()
-        return self
 
     def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
         """Seed the environment, each row with a seed of its own; return the seed that follows."""
@@ -337,7 +335,7 @@ class GymEnv(GymWrapper):
         disable_env_checker: bool = True,
         **kwargs: Any,
     ) -> None:
-        self.__dict__["env_name"] = env_name
+        self.env_name = env_name
         super().__init__(
             env_name=env_name,
             num_envs=num_envs,
@@ -346,7 +344,7 @@ class GymEnv(GymWrapper):
             **kwargs,
         )
 
-    def _build_env(  # type: ignore[override]
+    def _build_env(  # type: ignore[override]  # makes one
         self, env_name: str, num_envs: int | None, vectorization_mode: str, **kwargs: Any
     ) -> Any:
         gym = gym_backend()

@@ -52,10 +52,10 @@ def space_from_spec(spec: TensorSpec) -> Any:
         return spaces.MultiDiscrete(np.broadcast_to(nvec, (*spec.shape[:-1], len(nvec))))
     if isinstance(spec, Binary):
         return spaces.MultiBinary(tuple(spec.shape))
-    is_choice = isinstance(spec, Categorical) and spec.dtype is not torch.bool
-    if isinstance(spec, OneHot) or is_choice:
+    is_flag = spec.dtype is torch.bool and not isinstance(spec, OneHot)
+    if isinstance(spec, OneHot | Categorical) and not is_flag:
         shape = spec.shape[:-1] if isinstance(spec, OneHot) else spec.shape
-        n = int(spec.n)  # type: ignore[attr-defined]
+        n = int(spec.n)
         return spaces.MultiDiscrete(np.full(shape, n)) if shape else spaces.Discrete(n)
     if isinstance(spec, NonTensor):
         if not isinstance(spec.example_data, str):
@@ -137,7 +137,7 @@ def _view_class() -> type:
     It derives from a class of gymnasium, which is not imported before it is needed.
     """
 
-    class GymnasiumView(gym_backend().Env):  # type: ignore[misc]
+    class GymnasiumView(gym_backend().Env):  # type: ignore[misc]  # known when it runs
         """One of our environments, speaking numpy.
 
         Args:

@@ -263,10 +263,11 @@ def stack_infos(infos: Any) -> dict:
     stacked = {}
     for name in dict.fromkeys(name for info in infos for name in info):
         values = [info.get(name) for info in infos]
-        stacked[name] = _stack_numbers(values)
-        if stacked[name] is None:
-            stacked[name] = np.empty(len(values), object)
-            stacked[name][:] = values
+        array = _stack_numbers(values)
+        if array is None:
+            array = np.empty(len(values), object)
+            array[:] = values
+        stacked[name] = array
     return stacked
 
 

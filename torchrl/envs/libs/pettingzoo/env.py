@@ -86,22 +86,22 @@ class PettingZooWrapper(EnvWrapper):
         done_on_any: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        self.__dict__["return_state"], self.__dict__["use_mask"] = return_state, use_mask
-        self.__dict__["categorical_actions"] = categorical_actions
-        self.__dict__["_wished_groups"], self.__dict__["_seed"] = group_map, seed
-        self.__dict__["done_on_any"] = done_on_any
+        self.return_state, self.use_mask = return_state, use_mask
+        self.categorical_actions = categorical_actions
+        self._wished_groups, self._seed = group_map, seed
+        self.done_on_any = done_on_any
         if env is not None:
             kwargs["env"] = env
         super().__init__(**kwargs)
 
-    def _build_env(self, env: Any = None) -> Any:  # type: ignore[override]
+    def _build_env(self, env: Any = None) -> Any:
         zoo = require_package("pettingzoo", needed_by=self, extra="marl")
         self.parallel = isinstance(env, zoo.ParallelEnv)
         if not isinstance(env, zoo.ParallelEnv | zoo.AECEnv):
             raise wrong_kind(self, env, "a ParallelEnv or an AECEnv", "PettingZooEnv")
         self._moves_of_agents = AllAtOnce(env) if self.parallel else InTurns(env)
         if self.done_on_any is None:
-            self.__dict__["done_on_any"] = self.parallel and not self.use_mask
+            self.done_on_any = self.parallel and not self.use_mask
         return env
 
     # --- specs -----------------------------------------------------------------------------------
@@ -154,11 +154,11 @@ class PettingZooWrapper(EnvWrapper):
     # --- reset and step --------------------------------------------------------------------------
 
     def _set_seed(self, seed: int | None) -> None:
-        self.__dict__["_seed"] = seed
+        self._seed = seed
 
     def _next_seed(self) -> dict[str, int]:
         """Return the seed of the coming reset, which is used once."""
-        seed, self.__dict__["_seed"] = self._seed, None
+        seed, self._seed = self._seed, None
         return {} if seed is None else {"seed": seed}
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
@@ -250,7 +250,7 @@ class PettingZooEnv(PettingZooWrapper):
         done_on_any: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        self.__dict__["task"] = task
+        self.task = task
         ours = take_options(kwargs)
         super().__init__(
             return_state=return_state,
@@ -264,7 +264,7 @@ class PettingZooEnv(PettingZooWrapper):
             **ours,
         )
 
-    def _build_env(self, kind: str, options: dict[str, Any]) -> Any:  # type: ignore[override]
+    def _build_env(self, kind: str, options: dict[str, Any]) -> Any:  # type: ignore[override]  # makes one
         zoo = require_package("pettingzoo", needed_by=self, extra="marl")
         registry = zoo.parallel_registry if kind == "parallel" else zoo.aec_registry
         # "family/name-v1" is what the registry says; "name_v1" is what everyone says.
