@@ -43,6 +43,16 @@ def test_the_readme_has_ten_lines_that_matter():
     assert 5 <= len(statements) <= 14
 
 
+def test_the_folders_on_the_page_of_the_architecture_are_those_of_the_source():
+    page = (ROOT / "docs/architecture.md").read_text()
+    path, named = [], set()
+    for indent, name in re.findall(r"^([│├└─ ]*)(\w+)/", page, re.MULTILINE):
+        path = [*path[: len(indent) // 4], name]
+        named.add("/".join(path))
+    folders = (file.parent for file in (ROOT / "torchrl").rglob("__init__.py"))
+    assert named == {name_of(folder) for folder in folders}
+
+
 def test_the_page_of_old_names_is_current():
     spec = importlib.util.spec_from_file_location("old_names_page", ROOT / "docs/old_names.py")
     module = importlib.util.module_from_spec(spec)
