@@ -92,7 +92,7 @@ def split_trajectories(
         )
     if prefix is None and "collector" in td:
         prefix = "collector"
-    steps, starts = _find_pieces(td, prefix, trajectory_key, done_key)
+    steps, starts = find_pieces(td, prefix, trajectory_key, done_key)
     lengths = starts.diff(append=starts.new_tensor([steps.numel()]))  # [N]
     if as_nested is not False:
         layout = torch.jagged if as_nested is True else as_nested
@@ -105,7 +105,7 @@ def split_trajectories(
     return out.set(_under(prefix, "mask"), mask)
 
 
-def _find_pieces(
+def find_pieces(
     td: TensorDictBase,
     prefix: NestedKey | None,
     trajectory_key: NestedKey | None,

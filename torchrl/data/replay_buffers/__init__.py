@@ -10,6 +10,7 @@ from torchrl.data.replay_buffers.checkpointers import (
     StorageCheckpointerBase,
     TensorStorageCheckpointer,
 )
+from torchrl.data.replay_buffers.editing import ConditionalUpdateResult
 from torchrl.data.replay_buffers.ensemble import ReplayBufferEnsemble
 from torchrl.data.replay_buffers.her import HERReplayBuffer, HindsightStrategy
 from torchrl.data.replay_buffers.layouts import (
@@ -74,6 +75,7 @@ from torchrl.data.replay_buffers.writers import (
 __all__ = [
     "CompactStorage",
     "CompressedListStorage",
+    "ConditionalUpdateResult",
     "ConsumingSampler",
     "ConvertingCheckpointer",
     "Flat2TED",

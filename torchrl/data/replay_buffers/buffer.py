@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchrl._core.errors import describe
 from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
+from torchrl.data.replay_buffers.editing import EditedBuffer
 from torchrl.data.replay_buffers.lock import ProcessLock
 from torchrl.data.replay_buffers.pipeline import Pipeline
 from torchrl.data.replay_buffers.prefetch import Batch, Prefetcher
@@ -28,10 +29,14 @@ from torchrl.data.replay_buffers.writers.base import Writer
 from torchrl.data.replay_buffers.writers.round_robin import RoundRobinWriter
 
 _PARTS, _MADE = (Storage, Sampler, Writer), ("_storage", "_sampler", "_writer", "dim_extend")
-_ABOUT_ITEMS = ("index", "priority_weight")  # info that only tensordict buffers write into samples
+_ABOUT_ITEMS = (
+    "index",
+    "priority_weight",
+    "generation",
+)  # info that only tensordict buffers write into samples
 
 
-class ReplayBuffer(SavedBuffer):
+class ReplayBuffer(SavedBuffer, EditedBuffer):
     """Stores items and hands out batches of them. Thread-safe.
 
     Args:
@@ -244,6 +249,7 @@ class ReplayBuffer(SavedBuffer):
         self._sampler.extend(self._storage.items_of(slots))
 
     def __setitem__(self, index: Any, data: Any) -> None:
+        self._writer.allow_edits()
         if len(self._transform):
             data = self._transform.inward(data)
         with self._writing():
@@ -302,6 +308,8 @@ class ReplayBuffer(SavedBuffer):
             positions, info = self._sampler.sample(self._storage, batch_size)
             if self._unit is not None:
                 positions, info = self._unit(self._sampler, positions, info, self._storage)
+            if self._writer.track_generations:
+                info = {**info, "generation": self._storage.generations(positions)}
         return positions, info, self._sampler.ran_out
 
     def _make(self, drawn: tuple[Tensor, dict[Any, Any], bool]) -> Batch:

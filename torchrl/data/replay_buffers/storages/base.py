@@ -8,7 +8,7 @@ number.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from tensordict import NestedKey
 from torch import Tensor
 
-from torchrl._core.errors import ShapeError, WorkerError, describe
+from torchrl._core.errors import DTypeError, ShapeError, WorkerError, describe
 from torchrl._core.log import logger
 from torchrl.data.replay_buffers.checkpointers import (
     ListStorageCheckpointer,
@@ -24,7 +24,7 @@ from torchrl.data.replay_buffers.checkpointers import (
 )
 from torchrl.data.replay_buffers.storages.schema import lead_shape, stack_rows
 
-WRITTEN, FILLED, EDITS, BEGUN, PENDING = MARKS = range(5)
+WRITTEN, FILLED, EDITS, BEGUN, PENDING, ERA = MARKS = range(6)
 OUT_OF_ORDER = -1  # rows PENDING that were not to follow the others
 Place = int | slice | Tensor
 
@@ -336,9 +336,55 @@ class Storage(ABC):
             out = out * size + index[..., dim]
         return out
 
+    def generations(self, positions: Tensor) -> Tensor:
+        """Return how often the slots of the items at ``positions [B]`` have been filled anew.
+
+        An item and what takes its place differ in this number; what changes in place keeps it.
+        """
+        newest = self.written - 1 - positions // self.width
+        return newest.div(self.capacity, rounding_mode="floor") + int(self._counts[ERA])
+
+    def set_entries(self, values: Mapping[NestedKey, Any], index: Any) -> None:
+        """Replace entries of the rows ``get(index)``; what else is in these rows stays.
+
+        Raises:
+            MissingKeyError, ShapeError, DTypeError: if a value does not look like what is stored;
+                nothing is written then.
+        """
+        every = slice(0, self.rows)
+        rows, place = self.get(every).clone(), self._readable(index)
+        for key, value in values.items():
+            old = self.entry(key, place)
+            rows.get(key)[place] = self.fitting(key, old, value).to(old.device)
+        self.set(every, rows)
+
+    def fitting(self, key: NestedKey, old: Tensor, value: Any) -> Tensor:
+        """Return a value that is to take the place of ``old``.
+
+        Raises:
+            ShapeError, DTypeError: if it does not look like it.
+        """
+        value = torch.as_tensor(value)
+        for error, what in ((DTypeError, "dtype"), (ShapeError, "shape")):
+            mine, theirs = getattr(old, what), getattr(value, what)
+            if mine != theirs:
+                raise error(
+                    describe(
+                        self,
+                        f"has the wrong {what}",
+                        key=key,
+                        expected=mine if what == "dtype" else list(mine),
+                        found=theirs if what == "dtype" else list(theirs),
+                        mend="Nothing was written.",
+                    )
+                )
+        return value
+
     def empty(self) -> None:
         """Forget all rows; keep the memory and what a row looks like."""
-        self._counts[:] = (0, 0, self._counts[EDITS] + 1, 0, 0)
+        counts = self._counts
+        era = counts[ERA] - (-counts[WRITTEN] // self.capacity)
+        counts[:] = (0, 0, counts[EDITS] + 1, 0, 0, era)
 
     def share(self) -> None:
         """Move rows and counts to memory that other processes see.
@@ -372,12 +418,12 @@ class Storage(ABC):
 
     @property
     def counts(self) -> list[int]:
-        """Numbers of rows written in ring order since the start, and of rows there."""
-        return self._counts[[WRITTEN, FILLED]].tolist()
+        """Numbers of rows written in ring order since the start, of rows there, and of rounds."""
+        return self._counts[[WRITTEN, FILLED, ERA]].tolist()
 
     def load_counts(self, counts: list[int], row_shape: list[int]) -> None:
         """Take over the :attr:`counts` and the shape ``[*W]`` of rows that were brought in."""
         self._settle(torch.Size(row_shape))
-        self._counts[WRITTEN], self._counts[FILLED] = counts
+        self._counts[[WRITTEN, FILLED, ERA]] = counts
         self._counts[EDITS] += 1
         self._counts[PENDING] = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,6 +83,23 @@ class ListStorage(Storage):
                 raise MissingKeyError(describe(self, "is not in every row", key=key))
             values.append(torch.as_tensor(value))
         return torch.stack(values) if values else torch.empty(0)
+
+    def set_entries(self, values: Mapping[NestedKey, Any], index: Any) -> None:
+        """Replace entries of the rows ``get(index)``; what else is in these rows stays.
+
+        Raises:
+            MissingKeyError, ShapeError, DTypeError: if a value does not look like what is stored;
+                nothing is written then.
+        """
+        place = self._readable(index)
+        slots = torch.arange(self.rows)[place].reshape(-1)
+        rows = [_own(self.row(slot), None) for slot in slots.tolist()]
+        for key, value in values.items():
+            news = [value] if isinstance(place, int) else list(value)
+            olds = self.entry(key, slots)
+            for row, old, new in zip(rows, olds, news, strict=True):
+                _plant(row, key, self.fitting(key, old, new))
+        self.set(slots, rows)
 
     def has_entry(self, key: NestedKey) -> bool:
         """Whether the first row has this entry."""
@@ -211,3 +228,14 @@ def _dig(row: Any, key: NestedKey) -> Any:
     for part in (key,) if isinstance(key, str) else key:
         row = row.get(part) if isinstance(row, dict) else None
     return row
+
+
+def _plant(row: Any, key: NestedKey, value: Tensor) -> None:
+    """Put a value where :func:`_dig` found one."""
+    if is_tensor_collection(row):
+        row.set(key, value)
+        return
+    *path, last = (key,) if isinstance(key, str) else key
+    for part in path:
+        row = row[part]
+    row[last] = value

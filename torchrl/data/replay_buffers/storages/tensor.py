@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,15 @@ from torchrl.data.replay_buffers.checkpointers import (
     StorageCheckpointerBase,
     TensorStorageCheckpointer,
 )
-from torchrl.data.replay_buffers.storages.base import FILLED, WRITTEN, Place, Storage
+from torchrl.data.replay_buffers.storages.base import (
+    EDITS,
+    FILLED,
+    OUT_OF_ORDER,
+    PENDING,
+    WRITTEN,
+    Place,
+    Storage,
+)
 from torchrl.data.replay_buffers.storages.homes import Home, SharedMemory
 from torchrl.data.replay_buffers.storages.packed import (
     BULK,
@@ -178,6 +186,25 @@ class TensorStorage(Storage):
         number = self._number(key)
         items = self._items[number]
         return items.index_select(0, positions.to(items.device))
+
+    def set_entries(self, values: Mapping[NestedKey, Any], index: Any) -> None:
+        """Replace entries of the rows ``get(index)``; what else is in these rows stays.
+
+        Raises:
+            MissingKeyError, ShapeError, DTypeError: if a value does not look like what is stored;
+                nothing is written then.
+        """
+        place, counts = self._readable(index), self._counts
+        columns = [self._columns[self._number(key)] for key in values]
+        fitting = [
+            self.fitting(key, column[place], value)
+            for (key, value), column in zip(values.items(), columns, strict=True)
+        ]
+        counts[PENDING] = OUT_OF_ORDER
+        for column, value in zip(columns, fitting, strict=True):
+            column[place] = value.detach().to(column.device)
+        counts[EDITS] += 1
+        counts[PENDING] = 0
 
     def _number(self, key: NestedKey) -> int:
         schema = self._known("read")

@@ -24,6 +24,7 @@ class Writer(ABC):
         state_dict, load_state_dict: what a writer must know to go on where it stopped.
     """
 
+    track_generations: bool = False  # whether samples tell how often their slots were filled
     _storage: Storage | None = None
 
     def register_storage(self, storage: Storage) -> None:
@@ -48,6 +49,9 @@ class Writer(ABC):
 
     @abstractmethod
     def add(self, data: Any) -> int | None: ...
+
+    def allow_edits(self) -> None:
+        """Do nothing, or raise an error where stored rows must stay as they are."""
 
     def _empty(self) -> None:
         pass

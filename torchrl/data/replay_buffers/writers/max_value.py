@@ -137,6 +137,10 @@ class ImmutableDatasetWriter(Writer):
         """Refuse."""
         raise self._refusal()
 
+    def allow_edits(self) -> None:
+        """Refuse."""
+        raise self._refusal()
+
     def _refusal(self) -> RuntimeError:
         return RuntimeError(
             describe(self, "this buffer is read-only", mend="Copy what you need to another one.")

@@ -17,7 +17,15 @@ class RoundRobinWriter(Writer):
 
     The cursor is the storage's count of written rows, so that processes that share a storage share
     the cursor too.
+
+    Args:
+        track_generations: Let samples tell, as ``generation [B]``, how often the slot of an item
+            has been filled anew, so that
+            :meth:`~torchrl.data.ReplayBuffer.update_if_present` finds it again.
     """
+
+    def __init__(self, *, track_generations: bool = False) -> None:
+        self.track_generations = track_generations
 
     @property
     def cursor(self) -> int:
@@ -44,6 +52,9 @@ class RoundRobinWriter(Writer):
 
 class TensorDictRoundRobinWriter(RoundRobinWriter):
     """Fills the slots in order; each row also stores its own slot.
+
+    Args:
+        track_generations: As for :class:`RoundRobinWriter`.
 
     Writes: ``index [N]``, or ``[N, *W, ndim]`` in a multi-dimensional storage.
     """
