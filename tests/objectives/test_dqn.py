@@ -2,13 +2,11 @@
 
 import pytest
 import torch
-from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
 from torch import nn
 
 from torchrl.data import Categorical, OneHot
-from torchrl.modules import DistributionalQValueActor, QValueActor
-from torchrl.objectives import DistributionalDQNLoss, DQNLoss, HardUpdate, QRDQNLoss
+from torchrl.modules import QValueActor
+from torchrl.objectives import DistributionalDQNLoss, DQNLoss, QRDQNLoss
 from torchrl.objectives.dqn import project, quantile_huber
 from torchrl.objectives.value.functional import td_lambda_return_estimate
 from torchrl.testing.networks import (
@@ -248,84 +246,3 @@ def test_keyword_arguments_of_another_generation():
     td = transitions(3, discrete=True)
     assert loss(td)["loss"].requires_grad
     assert "my_error" in td
-
-
-# probe environments: what is to be learnt is known
-
-
-def chain(steps, reward_at):
-    """Episodes of ``steps`` steps whose observation is the step; reward at one of them."""
-    now = torch.arange(steps).repeat(8)
-    rows = nn.functional.one_hot(now, 3).float()
-    after = nn.functional.one_hot((now + 1) % 3, 3).float()
-    done = (now == steps - 1).unsqueeze(-1)
-    return rows, after, (now == reward_at).float().unsqueeze(-1), done
-
-
-PROBES = {
-    "constant reward": (chain(1, 0), {0: 1.0}),
-    "two-step discount": (chain(2, 1), {0: 0.5, 1: 1.0}),
-}
-
-
-def learn(loss, td, steps=150, lr=0.05):
-    optimizer = torch.optim.Adam(loss.parameters(), lr)
-    updater = HardUpdate(loss, value_network_update_interval=5)
-    for _ in range(steps):
-        loss(td)["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        updater.step()
-
-
-@pytest.mark.parametrize("name", PROBES)
-@pytest.mark.parametrize("kind", ["dqn", "c51", "qr-dqn"])
-def test_probes(name, kind):
-    (rows, after, reward, done), expected = PROBES[name]
-    action = nn.functional.one_hot(torch.randint(2, (len(rows),)), 2)
-    td = TensorDict(
-        observation=rows,
-        action=action,
-        next=TensorDict(
-            observation=after, reward=reward, done=done, terminated=done, batch_size=len(rows)
-        ),
-        batch_size=len(rows),
-    )
-    support = torch.linspace(-1, 2, 13)
-    table = TensorDictModule(
-        nn.Sequential(nn.Linear(3, 26), nn.Unflatten(-1, (13, 2))),
-        ["observation"],
-        ["action_value"],
-    )
-    if kind == "dqn":
-        net = TensorDictModule(nn.Linear(3, 2), ["observation"], ["action_value"])
-        loss = DQNLoss(net, action_space="one_hot", gamma=0.5, double_dqn=True)
-        learn(loss, td)
-        values = net(TensorDict(observation=torch.eye(3)))["action_value"]
-    elif kind == "c51":
-        net = DistributionalQValueActor(table, support, action_space="one_hot")
-        learn(DistributionalDQNLoss(net, gamma=0.5), td, steps=250)
-        p = net(TensorDict(observation=torch.eye(3)))["action_value"].exp()
-        values = (p * support.unsqueeze(-1)).sum(-2)
-    else:
-        learn(QRDQNLoss(table, action_space="one_hot", gamma=0.5), td, steps=250)
-        values = table(TensorDict(observation=torch.eye(3)))["action_value"].mean(-2)
-    for state, value in expected.items():
-        assert (values[state] - value).abs().max() < 0.07, (state, values)
-
-
-def test_a_chain_that_is_only_truncated_goes_on():
-    """One state that leads to itself, cut after each step: its value is 1 / (1 - gamma)."""
-    one = torch.ones(8, 1)
-    after = TensorDict(
-        observation=one,
-        reward=one,
-        done=torch.ones(8, 1, dtype=torch.bool),
-        terminated=torch.zeros(8, 1, dtype=torch.bool),
-        batch_size=8,
-    )
-    td = TensorDict(observation=one, action=torch.zeros(8).long(), next=after, batch_size=8)
-    net = TensorDictModule(nn.Linear(1, 2), ["observation"], ["action_value"])
-    learn(DQNLoss(net, action_space="categorical", gamma=0.5), td, steps=300)
-    values = net(TensorDict(observation=torch.ones(1)))["action_value"]
-    assert abs(values[0] - 2) < 0.1

@@ -1,24 +1,17 @@
-"""A2C and REINFORCE against formulas written by hand, and probes that they must solve."""
+"""A2C and REINFORCE against formulas written by hand."""
 
 import math
 
 import pytest
 import torch
-from tensordict import TensorDict
-from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
-from torch import nn
 
 from tests.objectives.oracles import huber
 from torchrl.objectives import (
     A2CLoss,
-    ClipPPOLoss,
-    KLPENPPOLoss,
-    PPOLoss,
     ReinforceLoss,
-    SoftUpdate,
 )
 from torchrl.objectives.value import GAE, VTrace
-from torchrl.testing.networks import OBS, advantage_batch, critic, discrete_actor, gaussian_actor
+from torchrl.testing.networks import advantage_batch, critic, gaussian_actor
 
 
 def gaussian_log_prob(actor, td):
@@ -124,118 +117,3 @@ def test_set_keys_reaches_the_value_estimator():
     loss.set_keys(reward="gain", advantage="a")
     renamed = td.clone().rename_key_(("next", "reward"), ("next", "gain"))
     torch.testing.assert_close(loss(renamed), expected)
-
-
-# probes: what is to be learnt is known
-
-MAKE = {
-    "a2c": lambda actor, value: A2CLoss(actor, value),
-    "reinforce": lambda actor, value: ReinforceLoss(actor, value),
-    "ppo": lambda actor, value: PPOLoss(actor, value),
-    "clip ppo": lambda actor, value: ClipPPOLoss(actor, value, normalize_advantage=True),
-    "kl ppo": lambda actor, value: KLPENPPOLoss(actor, value, dtarg=0.1),
-}
-
-
-@pytest.mark.parametrize("name", MAKE)
-def test_learns_an_action_that_depends_on_the_observation(name):
-    """Right is the action that the observation names; episodes of one step."""
-    actor, value = discrete_actor(3), critic()
-    loss = MAKE[name](actor, value)
-    loss.make_value_estimator("gae", gamma=0.5, lmbda=0.9)
-    optimizer = torch.optim.Adam(loss.parameters(), 0.1)
-    flag = torch.ones(64, 1, 1, dtype=torch.bool)
-    for _ in range(40):
-        right = torch.randint(3, (64, 1))
-        obs = nn.functional.one_hot(right, OBS).float()
-        td = TensorDict(observation=obs, batch_size=[64, 1])
-        with torch.no_grad():
-            dist = actor.get_dist(td)
-            td["action"] = dist.sample()
-            td["action_log_prob"] = dist.log_prob(td["action"])
-        reward = (td["action"].argmax(-1) == right).float().unsqueeze(-1)
-        td["next"] = TensorDict(
-            observation=obs, reward=reward, done=flag, terminated=flag, batch_size=[64, 1]
-        )
-        for _ in range(2 if "ppo" in name else 1):
-            loss(td).backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    probability = actor[0].module(torch.eye(3)).softmax(-1).diagonal()
-    assert probability.min() > 0.8, probability
-
-
-def test_learns_the_value_of_a_chain_that_is_only_truncated():
-    one = torch.ones(4, 1, 1)
-    after = TensorDict(
-        observation=one.expand(4, 1, OBS),
-        reward=one,
-        done=one.bool(),
-        terminated=~one.bool(),
-        batch_size=[4, 1],
-    )
-    td = TensorDict(
-        observation=one.expand(4, 1, OBS),
-        action=torch.zeros(4, 1, 2),
-        next=after,
-        batch_size=[4, 1],
-    )
-    value = TensorDictModule(nn.Linear(OBS, 1), ["observation"], ["state_value"])
-    loss = ReinforceLoss(gaussian_actor(), value, gamma=0.5, delay_value=True)
-    optimizer = torch.optim.Adam(value.parameters(), 0.05)
-    updater = SoftUpdate(loss, tau=0.2)
-    for _ in range(250):
-        loss(td)["loss_value"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        updater.step()
-    assert abs(value.module(torch.ones(OBS)) - 2) < 0.1
-
-
-class Remembering(nn.Module):
-    """Reads a whole sequence."""
-
-    def __init__(self, outputs):
-        super().__init__()
-        self.rnn, self.head = nn.GRU(OBS, 16, batch_first=True), nn.Linear(16, outputs)
-
-    def forward(self, observation):
-        return self.head(self.rnn(observation)[0])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("memory", [True, False])
-def test_what_only_memory_can_learn(memory):
-    """The first of three observations names the right last action; without memory it is a guess."""
-    old = discrete_actor(2)
-    net = Remembering(2) if memory else nn.Linear(OBS, 2)
-    actor = ProbabilisticTensorDictSequential(
-        TensorDictModule(net, ["observation"], ["logits"]), old[1]
-    )
-    value = TensorDictModule(Remembering(1), ["observation"], ["state_value"])
-    loss = A2CLoss(actor, value, gamma=1.0, lmbda=1.0)
-    optimizer = torch.optim.Adam(loss.parameters(), 0.02)
-    last = torch.zeros(64, 3, 1, dtype=torch.bool)
-    last[:, -1] = True
-    for _ in range(150):
-        right = torch.randint(2, (64,))
-        obs = torch.zeros(64, 3, OBS)
-        obs[:, 0, :2] = nn.functional.one_hot(right, 2).float()
-        obs[:, :, 2] = torch.tensor([0.0, 0.5, 1.0])
-        td = TensorDict(observation=obs, batch_size=[64, 3])
-        with torch.no_grad():
-            td["action"] = actor.get_dist(td.copy()).sample()
-        reward = torch.zeros(64, 3, 1)
-        reward[:, -1, 0] = (td["action"][:, -1].argmax(-1) == right).float()
-        td["next"] = TensorDict(
-            observation=obs.roll(-1, 1),
-            reward=reward,
-            done=last,
-            terminated=last,
-            batch_size=[64, 3],
-        )
-        loss(td).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    solved = reward[:, -1].mean() > 0.85
-    assert solved == memory

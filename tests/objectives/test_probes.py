@@ -1,4 +1,11 @@
-"""Probe environments whose values are known, solved by every loss that has a critic to bootstrap.
+"""A probe whose values are known, solved by every loss that has a critic to bootstrap.
+
+Of the probes, this file has the constant reward, the discount of two steps and the chain that is
+only truncated; ``test_learning_continuous.py``, ``test_memory_probe.py`` and ``test_trap_probe.py``
+the rewards that depend on observation and action, those that depend on memory, and the trap that a
+mask closes. Not here are the losses that bootstrap from nothing: ``BCLoss``, ``DTLoss``,
+``OnlineDTLoss`` and ``GAILLoss`` imitate, ``RNDLoss`` regresses on a random network, and Dreamer's
+learn a task of their own in ``test_dreamer.py``.
 
 Four states, discount 1/2: ``0`` rewards 1 and ends (a constant reward); ``1`` leads to ``2``, which
 rewards 1 and ends (a reward two steps away); ``3`` leads to itself and rewards 1, in episodes that
@@ -15,23 +22,30 @@ from tensordict.nn import (
     TensorDictModule,
 )
 from torch import nn
+from torch.nn.functional import one_hot
 
-from torchrl.modules import QValueActor
+from tests.objectives.learners import (
+    ALL,
+    ON_POLICY,
+    TEAMS,
+    Tables,
+    action_values,
+    learn,
+    put,
+)
+from torchrl._core.exploration import set_exploration_type
 from torchrl.objectives import (
+    CQLLoss,
     CrossQLoss,
     DDPGLoss,
-    DiscreteIQLLoss,
-    DiscreteSACLoss,
-    DQNLoss,
     IQLLoss,
     REDQLoss,
     SACLoss,
-    SoftUpdate,
     TD3BCLoss,
     TD3Loss,
     TQCLoss,
 )
-from torchrl.testing.networks import independent_normal, one_hot
+from torchrl.testing.networks import independent_normal
 
 STATES, VALUES = 4, torch.tensor([1.0, 0.5, 1.0, 2.0])
 BOUNDS = (-1.0, 1.0)
@@ -56,10 +70,6 @@ def v():
     return TensorDictModule(Table(), ["observation"], ["state_value"])
 
 
-def discrete_q():
-    return TensorDictModule(Table(2), ["observation"], ["action_value"])
-
-
 def pi():
     return TensorDictModule(nn.Linear(STATES, 1), ["observation"], ["action"])
 
@@ -71,13 +81,6 @@ def gaussian():
         ProbabilisticTensorDictModule(
             ["loc", "scale"], ["action"], distribution_class=independent_normal
         ),
-    )
-
-
-def choice():
-    return ProbabilisticTensorDictSequential(
-        TensorDictModule(nn.Linear(STATES, 2), ["observation"], ["logits"]),
-        ProbabilisticTensorDictModule(["logits"], ["action"], distribution_class=one_hot),
     )
 
 
@@ -93,83 +96,54 @@ LOSSES = {
     "tqc": lambda: TQCLoss(
         gaussian(), q(5), num_qvalue_nets=2, top_quantiles_to_drop_per_net=1, **COLD
     ),
+    "cql": lambda: CQLLoss(gaussian(), q(), num_random=2, **COLD),
     "iql": lambda: IQLLoss(gaussian(), q(), v(), gamma=0.5),
-    "discrete iql": lambda: DiscreteIQLLoss(
-        choice(), discrete_q(), v(), action_space="one_hot", gamma=0.5
-    ),
-    "discrete sac": lambda: DiscreteSACLoss(
-        choice(), discrete_q(), action_space="one_hot", target_entropy=0.0, **COLD
-    ),
 }
 
 
-def steps(discrete):
+def steps():
     now = torch.arange(STATES).repeat(8)
-    ended = (now == 0) | (now == 2)
-    size = now.shape
-    one_hot_of = nn.functional.one_hot
+    ended = ((now == 0) | (now == 2)).unsqueeze(-1)
     after = TensorDict(
-        observation=one_hot_of(torch.tensor([0, 2, 2, 3])[now], STATES).float(),
+        observation=one_hot(torch.tensor([0, 2, 2, 3])[now], STATES).float(),
         reward=(now != 1).float().unsqueeze(-1),
-        terminated=ended.unsqueeze(-1),
-        done=(ended | (now == 3)).unsqueeze(-1),
-        batch_size=size,
+        terminated=ended,
+        done=ended | (now == 3).unsqueeze(-1),
+        batch_size=now.shape,
     )
-    action = torch.rand(*size, 1) * 2 - 1
-    if discrete:
-        action = one_hot_of(torch.randint(2, size), 2)
-    return TensorDict(
-        observation=one_hot_of(now, STATES).float(), action=action, next=after, batch_size=size
-    )
+    td = TensorDict(observation=one_hot(now, STATES).float(), next=after, batch_size=now.shape)
+    return td.set("action", torch.rand(*now.shape, 1) * 2 - 1)
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_values_of_the_probes(name):
-    loss, discrete = LOSSES[name](), name.startswith("discrete")
-    optimizer = torch.optim.Adam(loss.parameters(), 0.08)
-    updater = SoftUpdate(loss, tau=0.3) if loss.target_pairs() else None
-    for _ in range(90):
-        loss(steps(discrete)).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if updater is not None:
-            updater.step()
+def test_values_of_the_probe(name):
+    loss = LOSSES[name]()
+    learn(loss, (steps() for _ in range(90)), 0.08)
     critics = loss.value_network if name == "ddpg" else loss.qvalue_network[0]
-    values = critics.module(torch.eye(STATES)).mean(-1)  # of quantiles, or of both actions
+    values = critics.module(torch.eye(STATES)).mean(-1)  # of quantiles
     assert (values - VALUES).abs().max() < 0.1, values
 
 
-@pytest.mark.parametrize("double", [False, True])
-@pytest.mark.parametrize("minds", [True, False])
-def test_a_trap_that_the_mask_closes(double, minds):
-    """An action that is never possible seems the best; a loss that minds the mask is not lured."""
-    net = TensorDictModule(nn.Linear(2, 2, bias=False), ["observation"], ["action_value"])
-    nn.init.zeros_(net.module.weight)
-    net.module.weight.data[1, 1] = 9.0  # the trap, in state 1
-    mask_key = {"action_mask_key": "action_mask"} if minds else {}
-    actor = QValueActor(net, action_space="one_hot", in_keys=["observation"], **mask_key)
-    loss = DQNLoss(actor, gamma=0.5, double_dqn=double)
-    optimizer, updater = torch.optim.Adam(loss.parameters(), 0.05), SoftUpdate(loss, tau=0.3)
-    eye, possible = torch.eye(2), torch.tensor([[True, True], [True, False]])
-    last = torch.tensor([[False], [True]])
-    td = TensorDict(
-        observation=eye,
-        action=torch.tensor([[1, 0], [1, 0]]),
-        action_mask=possible,
-        next=TensorDict(
-            observation=eye[[1, 1]],
-            action_mask=possible[[1, 1]],
-            reward=last.float(),
-            done=last,
-            terminated=last,
-            batch_size=[2],
-        ),
-        batch_size=[2],
-    )
-    for _ in range(150):
-        loss(td)["loss"].backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        updater.step()
-    first = net.module(eye)[0, 0]
-    assert (abs(first - 0.5) < 0.1) == minds, first
+@torch.no_grad()
+def choices(loss, name):
+    """The same steps with choices, by a policy or at random, as trajectories of one step each."""
+    td, is_team = steps().unsqueeze(-1), name in TEAMS
+    put(td["next"], is_team, observation=td["next", "observation"])
+    action = one_hot(torch.randint(2, td.shape), 2)
+    put(td, is_team, observation=td["observation"], action=action)
+    if name in ON_POLICY:
+        with set_exploration_type("random"):
+            loss.actor_network(td)
+    return td
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_values_of_the_probe_with_choices(name):
+    loss, is_team = ALL[name](Tables(STATES, 2, name in TEAMS)), name in TEAMS
+    learn(loss, (choices(loss, name) for _ in range(90)), 0.08)
+    td = put(TensorDict(batch_size=[STATES]), is_team, observation=torch.eye(STATES))
+    if name in ON_POLICY:
+        values = loss.critic_network(td)[("agents", "state_value") if is_team else "state_value"]
+    else:
+        values = action_values(name, loss, td)
+    assert (values.reshape(STATES, -1) - VALUES.unsqueeze(-1)).abs().max() < 0.1, values

@@ -246,10 +246,10 @@ def normalized(
         count = 1
         for dim in dims:
             count *= advantage.shape[dim]
-        centred = advantage - advantage.mean(dims, keepdim=True)
         if count < 2:
-            return centred
-        return centred / advantage.std(dims, keepdim=True).clamp_min(1e-6)
+            return advantage - advantage.mean(dims, keepdim=True)
+        deviation, mean = torch.std_mean(advantage, dims, keepdim=True)
+        return (advantage - mean) / deviation.clamp_min(1e-6)
     number = expand_right(mask, advantage).sum(dims, keepdim=True).clamp_min(1)
     mean = cleared(advantage, mask).sum(dims, keepdim=True) / number
     centred = cleared(advantage - mean, mask)
@@ -265,5 +265,7 @@ def _explained_variance(value: Tensor, target: Tensor, mask: Tensor | None) -> T
         of_error = cleared(error - error.sum() / number, mask).square().sum()
         of_target = cleared(target - target.sum() / number, mask).square().sum()
         return 1 - of_error / of_target.clamp_min(1e-8)
-    of_error = (target - value).var(correction=0)
-    return 1 - of_error / target.var(correction=0).clamp_min(1e-8)
+    # torch computes the variance of all numbers at half the cost if asked for the mean as well.
+    of_error, _ = torch.var_mean(target - value, correction=0)
+    of_target, _ = torch.var_mean(target, correction=0)
+    return 1 - of_error / of_target.clamp_min(1e-8)

@@ -167,7 +167,7 @@ class DiscreteCQLLoss(DQNLoss):
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         mask, space = self._mask(td), self.action_space
-        values = self._values(td)  # [*B, N]
+        values = self._possible(self._values(td), td)  # [*B, N]
         taken = space.value_of(values, td.get(self.tensor_keys.action)).squeeze(-1)  # [*B]
         with torch.no_grad():
             target = self._bootstrap(td, self._next_value(td))

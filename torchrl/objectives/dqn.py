@@ -84,10 +84,14 @@ class _QLearning(CriticLoss):
         following = td.get("next")
         values = self._values(following, target=True)
         judged = self._values(following) if self.double_dqn else values
-        scores = self._scores(judged)  # [*B, N]
-        if self._mask_key is not None:
-            scores = scores.masked_fill(~following.get(self._mask_key).bool(), -torch.inf)
+        scores = self._possible(self._scores(judged), following)  # [*B, N]
         return values, self.action_space.greedy(scores)
+
+    def _possible(self, values: Tensor, td: TensorDictBase) -> Tensor:
+        """Return values ``[*B, N]``, lower than any where a mask says that an action cannot be."""
+        if self._mask_key is None:
+            return values
+        return values.masked_fill(~td.get(self._mask_key).bool(), -torch.inf)
 
     def _scores(self, values: Tensor) -> Tensor:
         """Return the expected values ``[*B, N]``."""
