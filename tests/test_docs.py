@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = (".", "docs", "benchmarks", "examples")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
-PARTS = ("index", "loggers", "trainers")
+PARTS = ("index", "loggers", "own_parts", "trainers")
 # The blocks of each of these, in order, are one script.
 SCRIPTS = [ROOT / "README.md", *(ROOT / f"docs/{name}.md" for name in PARTS)]
 CODE = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)

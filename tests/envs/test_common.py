@@ -529,6 +529,21 @@ def test_close():
     env.close(raise_if_closed=False)
 
 
+def test_what_hooks_return_is_brought_to_the_device():
+    class Careless(CountingEnv):
+        def _reset(self, *args, **kwargs):
+            return super()._reset(*args, **kwargs).clear_device_()
+
+        def _step(self, *args, **kwargs):
+            return super()._step(*args, **kwargs).clear_device_()
+
+    env = Careless(device="cpu")
+    root = env.reset()
+    assert root.device == env.rand_step(root)["next"].device == torch.device("cpu")
+    assert env.rollout(3).device == torch.device("cpu")
+    assert CountingEnv().rollout(3).device is None
+
+
 def test_cpu_and_cuda_are_places():
     env = CountingEnv().cpu()
     assert env.device == torch.device("cpu")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from torchrl._core.entries import Entries, is_entrywise, vouches
 from torchrl._core.errors import ResetError, describe
+from torchrl.data.tensor_specs.tools import as_device
 from torchrl.envs.env_options import EnvOptions
 from torchrl.envs.env_tools import EnvTools
 from torchrl.envs.hook_wrappers import AutoReset
@@ -109,7 +110,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         auto_reset_replace: bool = True,
     ) -> None:
         super().__init__()
-        self._device = None if device is None else torch.device(device)
+        self._device = as_device(device)
         self._batch_size = torch.Size(batch_size or ())
         self._run_type_checks = run_type_checks
         self._allow_done_after_reset = allow_done_after_reset
@@ -196,6 +197,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         else:
             root = self._reset_rows(tensordict, masks, **kwargs)
         check_returned(self, root, tensordict, "_reset")
+        root = self._placed(root)
         if self.batch_locked and root.batch_size != self._batch_size:
             raise wrong_batch(self, "returned from _reset() a tensordict", root.batch_size)
         plan.complete_reset(root)
@@ -322,13 +324,22 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         following = self._step(record)
         if self._is_checked_now():
             check_returned(self, following, record, "_step")
+            following = self._placed(following)
             trusted = is_entrywise(self) and self.plan.is_complete(following)
             self.plan.complete_step(following)
             self.plan.check_outcome(following, ("observation", "reward", "done"))
             self.__dict__["_trusted"] = trusted
         elif not self._trusted:
+            following = self._placed(following)
             self.plan.complete_step(following)
         return following
+
+    def _placed(self, record: Any) -> Any:
+        """Return what a hook returned, on our device; flat records are there already."""
+        device = self.device
+        if device is None or isinstance(record, Entries) or record.device == device:
+            return record
+        return record.to(device)
 
     _trusted = False
 
@@ -390,7 +401,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
 
     def to(self, device: Any) -> EnvBase:  # type: ignore[override]  # nn.Module's casts, too
         """Move the environment, its specs and what it returns to a device."""
-        device = torch.device(device)
+        device = as_device(device)
         if device != self._device:
             self._device = device
             super().to(device)
