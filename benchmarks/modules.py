@@ -159,17 +159,28 @@ def tanh_normal() -> None:
 def lstm() -> None:
     """A batch of sequences through an LSTM, with and without restarts within."""
     rnn = LSTMModule(16, 64, in_key="observation", out_key="hidden")
+    outputs = LSTMModule(in_key="observation", out_key="hidden", lstm=rnn.rnn)
+    outputs.select_out_keys("hidden")
     restart = torch.zeros(32, 50, 1, dtype=torch.bool)
     data = TensorDict(observation=torch.randn(32, 50, 16), is_init=restart, batch_size=[32, 50])
     cut = data.clone()
     cut["is_init"][torch.rand(32, 50) < 0.05] = True
+    calls = {
+        "network": lambda: rnn.rnn(data["observation"])[0],
+        "outputs": lambda: outputs(data.copy())["hidden"],
+        "outputs_with_restarts": lambda: outputs(cut.copy())["hidden"],
+        "states_too": lambda: rnn(data.copy())["hidden"],
+        "states_with_restarts": lambda: rnn(cut.copy())["hidden"],
+    }
+
+    def forward_and_backward(call: Callable[[], Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(call().sum(), list(rnn.parameters()))
+
     with set_recurrent_mode():
-        compare(
-            "LSTM [32, 50]",
-            network=lambda: rnn.rnn(data["observation"]),
-            module=lambda: rnn(data.copy()),
-            module_with_restarts=lambda: rnn(cut.copy()),
-        )
+        compare("LSTM [32, 50]", **calls)
+        with torch.enable_grad():
+            both = {name: forward_and_backward(call) for name, call in calls.items()}
+            compare("LSTM [32, 50], both ways", **both)
 
 
 def main() -> None:

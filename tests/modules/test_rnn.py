@@ -80,17 +80,46 @@ def test_a_sequence_equals_its_steps(kind, backend, num_layers, resets):
         torch.testing.assert_close(found["next", key], expected["next", key], rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_of_a_sequence_equal_those_of_its_steps(kind, backend):
-    module, data = make(kind, **backend), sequence(B, T)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("resets", [0.0, 0.3, 1.0])
+def test_gradients_of_a_sequence_equal_those_of_its_steps(kind, backend, bias, resets):
+    module, data = make(kind, bias=bias, **backend), sequence(B, T, resets=resets)
+    data["observation"].requires_grad_()
     weight = torch.randn(B, T, H)
-    parameters = list(module.parameters())
+    leaves = [data["observation"], *module.parameters()]
     expected = torch.autograd.grad(
-        (step_by_step(module, data, kind)["hidden"] * weight).sum(), parameters
+        (step_by_step(module, data, kind)["hidden"] * weight).sum(), leaves
     )
     with set_recurrent_mode():
-        found = torch.autograd.grad((module(data.clone())["hidden"] * weight).sum(), parameters)
+        found = torch.autograd.grad((module(data.copy())["hidden"] * weight).sum(), leaves)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("discard", ["selected", "named"])
+def test_states_that_nobody_keeps_are_not_made(kind, backend, discard, monkeypatch):
+    module, data = make(kind, **backend), sequence(B, T)
+    with set_recurrent_mode():
+        expected = module(data.clone())["hidden"]
+    if discard == "selected":
+        module.select_out_keys("hidden")
+    else:
+        module.out_keys = ["hidden", *("_" for _ in STATES[kind])]
+    monkeypatch.delattr("torchrl.modules.tensordict_module.rnn_fused._cells")
+    with set_recurrent_mode():
+        found = module(data.clone())
+    assert found["hidden"].equal(expected)
+    assert set(found.keys(True, True)) == {"observation", "is_init", "hidden"}
+
+
+def test_a_restart_empties_the_state_whatever_was_in_it(kind):
+    module, data = make(kind, 1), sequence(2, T, resets=0.0)
+    data["is_init"][:, 4] = True
+    with torch.no_grad(), set_recurrent_mode():
+        for parameter in module.parameters():
+            parameter.mul_(50)  # gates wide open or shut
+        found = module(data.clone())
+        torch.testing.assert_close(found["hidden"][:, 4:], module(data[:, 4:].clone())["hidden"])
 
 
 def test_a_sequence_goes_on_from_the_state_that_was_stored(kind, backend):

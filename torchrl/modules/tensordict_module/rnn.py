@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +27,7 @@ from torchrl.modules.tensordict_module.rnn_cells import (
     State,
     run_layer,
     run_layers,
+    stack_layers,
     state_shapes,
 )
 from torchrl.modules.tensordict_module.rnn_fused import run_fused
@@ -228,8 +229,9 @@ class RecurrentModule(RecordModule):
         out, after = run(x, state, is_init)
         out_key, *next_keys = self.out_keys_source
         td.set(out_key, out)
-        for key, value in zip(next_keys, after, strict=True):
-            td.set(key, value)
+        for key, value in zip(next_keys, after, strict=False):
+            if key != "_":
+                td.set(key, value)
 
     def _step(self, x: Tensor, state: list[Any], is_init: Tensor | None) -> tuple[Tensor, State]:
         """Return output ``[*B, P]`` and states ``[*B, L, P or H]`` after one step."""
@@ -249,8 +251,8 @@ class RecurrentModule(RecordModule):
             restart = is_init.reshape(-1, 1, 1)
             states = tuple(s.masked_fill(restart, 0.0) for s in states)
         if isinstance(self.rnn, self.plain_class):
-            out, history = run_layers(self.rnn, flat.unsqueeze(1), states)
-            after = tuple(s[:, 0] for s in history)
+            out, histories = run_layers(self.rnn, flat.unsqueeze(1), states)
+            after = tuple(s[:, 0] for s in stack_layers(histories))
         else:
             out, after = self._fused_step(flat.unsqueeze(1), states)
         return out.reshape(*batch, -1), tuple(s.reshape(*batch, *s.shape[1:]) for s in after)
@@ -264,7 +266,10 @@ class RecurrentModule(RecordModule):
     def _sequence(
         self, x: Tensor, state: list[Any], is_init: Tensor | None
     ) -> tuple[Tensor, State]:
-        """Return output ``[*B, T, D P]`` and states ``[*B, T, L, P or H]`` after each step."""
+        """Return output ``[*B, T, D P]`` and states ``[*B, T, L, P or H]`` after each step.
+
+        States that nobody keeps are not made.
+        """
         if x.ndim < 2:
             raise ValueError(
                 describe(
@@ -284,8 +289,10 @@ class RecurrentModule(RecordModule):
         states = self._states(first, flat, len(flat))
         restart = None if is_init is None else is_init.reshape(flat.shape[:2])
         is_plain = isinstance(self.rnn, self.plain_class) or self.recurrent_backend == "scan"
-        run = run_layer if is_plain else run_fused
-        out, after = run_layers(self.rnn, flat, states, restart, run)
+        keeps = any(key in self.out_keys for key in self.out_keys_source[1:] if key != "_")
+        run = run_layer if is_plain else partial(run_fused, with_cells=keeps)
+        out, histories = run_layers(self.rnn, flat, states, restart, run)
+        after = stack_layers(histories) if keeps else ()
         return out.reshape(*batch, -1), tuple(s.reshape(*batch, *s.shape[2:]) for s in after)
 
     def _states(self, state: Sequence[Any], like: Tensor, size: int) -> State:
@@ -301,7 +308,9 @@ class LSTMModule(RecurrentModule):
 
     One step at a time by default; whole sequences under :class:`set_recurrent_mode`. Where
     ``is_init`` is true the state is zero before the step, within a sequence too, so that both ways
-    agree. The cell states within a sequence carry no gradient where the network is fused.
+    agree. The cell states within a sequence carry no gradient where the network is fused, and cost
+    as much as the outputs: a loss that needs the outputs alone saves them by
+    ``module.select_out_keys("hidden")``.
 
     Args:
         input_size: ``F``.
@@ -314,8 +323,8 @@ class LSTMModule(RecurrentModule):
         bidirectional: Run a second set of layers backwards, over whole sequences only; the output
             has both.
         python_based: Run the LSTM in plain torch, which compiles and vectorises.
-        recurrent_backend: How a fused network takes sequences: ``"pad"`` cuts them at restarts and
-            runs the pieces side by side; ``"scan"`` runs them step by step in plain torch.
+        recurrent_backend: How a fused network takes sequences: ``"pad"`` gives each restart a step
+            that empties the state, in one call; ``"scan"`` runs them step by step in plain torch.
         in_key: The input; the other entries have their default names.
         in_keys: The input, both states and, if it is not ``is_init``, that flag.
         out_key: The output; the other entries have their default names.

@@ -167,7 +167,7 @@ def run_layers(
     state: State,
     restart: Tensor | None = None,
     run: RunLayer = run_layer,
-) -> tuple[Tensor, State]:
+) -> tuple[Tensor, list[State]]:
     """Run all layers over time.
 
     A layer that runs backwards starts anew, from zero, where the one that runs forwards will.
@@ -180,13 +180,13 @@ def run_layers(
         restart: Where the state is zero before a step, ``[B, T]``; nowhere if ``None``.
         run: What runs one layer; see :func:`run_layer`.
 
-    Returns: output ``[B, T, D P]``; states after each step, each ``[B, T, L, P or H]``.
+    Returns: output ``[B, T, D P]``; of each of the ``L`` layers, its states after each step.
     """
     ends = None
     if rnn.bidirectional and restart is not None:
         last = torch.zeros_like(restart[:, :1])
         ends = torch.cat([restart[:, 1:], last], 1).flip(1)
-    histories: list[tuple[Tensor, ...]] = []
+    histories: list[State] = []
     for layer in range(rnn.num_layers):
         if layer and rnn.dropout:
             x = dropout(x, rnn.dropout, rnn.training)
@@ -202,7 +202,12 @@ def run_layers(
             histories.append(history)
             outs.append(history[0])
         x = torch.cat(outs, -1) if len(outs) > 1 else outs[0]
-    return x, tuple(torch.stack(parts, 2) for parts in zip(*histories, strict=True))
+    return x, histories
+
+
+def stack_layers(histories: list[State]) -> State:
+    """Return the states of all layers, each ``[B, T, L, P or H]``."""
+    return tuple(torch.stack(parts, 2) for parts in zip(*histories, strict=True))
 
 
 class _PlainRNN(nn.RNNBase):
@@ -261,8 +266,8 @@ class _PlainRNN(nn.RNNBase):
             state = tuple(x.new_zeros(x.shape[0], *shape) for shape in state_shapes(self))
         else:
             state = tuple(s.unsqueeze(0) if is_single else s.transpose(0, 1) for s in state)
-        out, states = run_layers(self, x, state)
-        final = tuple(self._final(s) for s in states)
+        out, histories = run_layers(self, x, state)
+        final = tuple(self._final(s) for s in stack_layers(histories))
         if is_single:
             return out[0], tuple(s[0] for s in final)
         out = out if self.batch_first else out.transpose(0, 1)
