@@ -183,7 +183,9 @@ class PrioritizedSampler(Sampler):
         stored = self._stored(slots)
         if not stored.all():
             slots, values = slots[stored], values[stored]
-            highest = float(values.max(initial=0.0))
+            if not len(slots):
+                return
+            highest = float(values.max())
         self._max_priority = max(self._max_priority, highest)
         self._write(slots, values)
 

@@ -70,9 +70,12 @@ def groups_of(schema: Schema) -> list[Group]:
     return groups
 
 
-def _layout_order(dtype: torch.dtype) -> tuple[int, str]:
-    """Sort entries so that they are aligned without gaps, those of one dtype side by side."""
-    return -dtype.itemsize, str(dtype)
+def _layout_order(dtype: torch.dtype) -> tuple[int, bool, str]:
+    """Sort entries so that they are aligned without gaps, those of one dtype side by side.
+
+    Flags come last: a copy of other bytes as flags would keep nothing but zeros and ones.
+    """
+    return -dtype.itemsize, dtype is torch.bool, str(dtype)
 
 
 class GroupReader:
