@@ -1,5 +1,7 @@
 """PPO and SAC from the first line to the last, beside Stable-Baselines3 with the same numbers.
 
+PPO also beside a loop by hand, which says how much of the time is the arithmetic's and gymnasium's.
+
 PEER_SB3=path/of/its/virtual/environment python benchmarks/whole_loop.py [ppo] [sac]
 """
 
@@ -9,6 +11,7 @@ import sys
 
 import torch
 from peers.beside import Peer, in_turn, report, timed
+from ppo_by_hand import PPOByHand
 from tensordict.nn import NormalParamExtractor, TensorDictModule
 from torch import nn
 
@@ -117,12 +120,13 @@ def ppo() -> None:
     peer = Peer("PEER_SB3", "sb3.py", "ppo")
     if not peer.is_there:
         return
-    ours = PPO()
+    ours, by_hand = PPO(), PPOByHand(ENVS, STEPS, EPOCHS, MINIBATCHES)
     rounds = {
         "Stable-Baselines3": lambda: peer.round(PPO_FRAMES),
         "torchrl": lambda: timed(lambda: ours.train(PPO_FRAMES)),
+        "by hand": lambda: timed(lambda: by_hand.train(PPO_FRAMES)),
     }
-    report(in_turn(rounds, repeat=9), PPO_FRAMES, "Stable-Baselines3")
+    report(in_turn(rounds, repeat=25), PPO_FRAMES, "Stable-Baselines3")
     peer.close()
 
 

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 HERE = Path(__file__).parent
 Round = Callable[[], float]
@@ -79,8 +79,9 @@ def in_turn(rounds: dict[str, Round], repeat: int) -> dict[str, list[float]]:
 
 
 def report(seconds: dict[str, list[float]], frames: int, floor: str) -> None:
-    """Print frames/s of each, and the median of its ratios to ``floor``, turn by turn."""
+    """Print frames/s of each, and its ratios to ``floor``, turn by turn: median and quartiles."""
     for name, spent in seconds.items():
-        ratio = median(a / b for a, b in zip(seconds[floor], spent, strict=True))
-        rate = frames / median(spent)
-        print(f"{name:40s} {rate:10,.0f} frames/s, ratio {ratio:.2f}", flush=True)
+        ratios = [a / b for a, b in zip(seconds[floor], spent, strict=True)]
+        low, middle, high = quantiles(ratios, n=4)
+        rate = f"{frames / median(spent):10,.0f} frames/s"
+        print(f"{name:40s} {rate}, ratio {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)

@@ -199,16 +199,14 @@ class GymLikeEnv(EnvWrapper):
 
     def read_reward(self, reward: Any) -> Tensor:
         """Return the reward ``[*B, 1]``."""
-        rows = (reward,) if not self._batch_size else reward
-        tensor = torch.from_numpy(np.array(rows, np.float32))
-        tensor = tensor if not self._batch_size else tensor.unsqueeze(-1)
+        tensor = torch.from_numpy(np.array(reward, np.float32)[..., None])
         return tensor if self._device is None else tensor.to(self._device)
 
     def read_flag(self, flag: Any) -> Tensor:
         """Return an end flag ``[*B, 1]``."""
         if not self._batch_size:
             return self._flags[bool(flag)]  # shared: records that leave the loop get copies
-        tensor = torch.from_numpy(np.array(flag, bool)).unsqueeze(-1)
+        tensor = torch.from_numpy(np.array(flag, bool)[..., None])
         return tensor if self._device is None else tensor.to(self._device)
 
     # --- info ------------------------------------------------------------------------------------

@@ -245,7 +245,7 @@ def _joiner(space: Any, num: int) -> Callable[[Any], Any]:
 def _splitter(single: Any, batched: Any) -> Callable[[Any], Any]:
     """Return how a batch of actions becomes those of rows."""
     if type(single).__name__ == "Discrete":
-        return lambda action: action.tolist()
+        return list  # of numpy's integers, which gymnasium checks faster than Python's
     if type(single).__name__ in ("Box", "MultiDiscrete", "MultiBinary"):
         return lambda action: [np.asarray(row) for row in action] if not single.shape else action
     utils = require_package("gymnasium.vector.utils", needed_by="GymWrapper")
