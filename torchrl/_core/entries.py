@@ -34,15 +34,19 @@ class Entries(dict[NestedKey, Any]):
         return Entries(self)
 
 
-def is_entrywise(component: object) -> bool:
-    """Say whether a component vouches for :class:`Entries`.
+def vouches(component: object, name: str) -> bool:
+    """Say whether the class of a component vouches for something about its hooks.
 
-    Only the class that writes ``entrywise = True`` in its own body vouches: a subclass may override
-    a hook and use more of a tensordict than a record has. A container writes a property instead,
-    and vouches if its parts do.
+    Only the class that writes ``name = True`` in its own body vouches: a subclass may override a
+    hook. A container writes a property instead, and vouches if its parts do.
     """
-    word = type(component).__dict__.get("entrywise", False)
+    word = type(component).__dict__.get(name, False)
     return word.__get__(component) if isinstance(word, property) else word is True
+
+
+def is_entrywise(component: object) -> bool:
+    """Say whether a component vouches for :class:`Entries`, with ``entrywise = True``."""
+    return vouches(component, "entrywise")
 
 
 def stack_entries(

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from tensordict import NestedKey
 
+from torchrl._core.entries import vouches
 from torchrl._core.errors import describe
 from torchrl.data import Composite
 from torchrl.envs.common import EnvBase
-from torchrl.envs.libs.gym import GymEnv, GymWrapper
 from torchrl.envs.spec_access import GROUPS, INPUTS, OUTPUTS, leaf_names
 
 ROOTS = ("observation", "done")
@@ -85,7 +85,7 @@ def meta_of(env: EnvBase) -> EnvMeta:
         groups,
         env.batch_size,
         env.device,
-        reads_action_only=type(env) in (GymEnv, GymWrapper),
+        reads_action_only=vouches(env, "reads_action_only"),
         allow_done_after_reset=env._allow_done_after_reset,
     )
 

@@ -28,12 +28,13 @@ from torchrl._core.keys import sibling
 from torchrl._core.mdp import TRUNCATED
 from torchrl._core.plan import plan as plan_policy
 from torchrl.data import RandomPolicy
-from torchrl.envs.running_sums import RunningSum, take_out, write_sums
+from torchrl.envs.postponed import Postponed
 
 if TYPE_CHECKING:
     from torchrl.envs.common import EnvBase
 
 Act = Callable[[Any], Any]
+_WORTH_POSTPONING = 24  # steps, below which to decide what can wait costs more than it saves
 
 
 def rollout(
@@ -157,8 +158,14 @@ class PreparedPolicy:
         elif not trust:
             policy = as_tensordict_policy(env, policy)
         self.on_entries = None if cast else plan_policy(policy)
-        self.reads: list[NestedKey] | None = getattr(policy, "in_keys", None)
+        self.touches = _keys_of(policy)
         self.on_tensordict = _cast(policy, env) if cast else policy
+
+
+def _keys_of(policy: Any) -> set[NestedKey] | None:
+    """Return the entries that a policy reads or writes; ``None`` if unknown."""
+    reads, writes = getattr(policy, "in_keys", None), getattr(policy, "out_keys", None)
+    return None if reads is None or writes is None else {*reads, *writes}
 
 
 def as_tensordict_policy(env: EnvBase, policy: Callable[..., Any]) -> Act:
@@ -306,27 +313,33 @@ class Stepper:
     ) -> TensorDictBase:
         env = self.env
         root = self.root if isinstance(self.root, Entries) else _entries(self.root)
-        sums = self._postpone(policy, root)
-        first = take_out(root, sums)
+        late = self._postpone(policy, root) if max_steps >= _WORTH_POSTPONING else []
+        first = Entries((key, root.pop(key)) for key in self._roots_lack(late))
         try:
             roots, outcomes = self._take_steps(
                 root, policy.on_entries, max_steps, stop, interrupted
             )
         finally:
-            if sums:
+            if late:
                 env.resume()
+        for key in first.keys() & outcomes[0].keys():
+            roots[0][key] = outcomes[0][key]  # stands in: it has the right shape and dtype
         batch = stack_entries(roots, env.batch_size, env.device)
         batch.set("next", stack_entries(outcomes, env.batch_size, env.device))
-        if sums:
-            self.root.update(write_sums(batch, sums, first, reset_at_end=stop is None))
+        for one in late:
+            one.write(batch, first, self.root, reset_at_end=stop is None)
         return _name_time(batch)
 
-    def _postpone(self, policy: PreparedPolicy, root: Entries) -> list[RunningSum]:
-        sums = [] if policy.reads is None else self.env.postpone(policy.reads)
-        if all(one.key in root for one in sums):
-            return sums
+    def _postpone(self, policy: PreparedPolicy, root: Entries) -> list[Postponed]:
+        late = [] if policy.touches is None else self.env.postpone(policy.touches)
+        if all(key in root for key in self._roots_lack(late)):
+            return late
         self.env.resume()
         return []
+
+    def _roots_lack(self, late: list[Postponed]) -> set[NestedKey]:
+        """Return which entries that are written later stand in roots: all but rewards."""
+        return {one.key for one in late}.intersection(self.env.plan.observation_keys)
 
     def _take_steps(
         self,
@@ -357,7 +370,7 @@ class Stepper:
             outcomes.append(outcome)
             following = outcome.copy()
             for key in plan.left_behind:
-                del following[key]
+                following.pop(key, None)
             for key in carried:
                 following[key] = root[key]
             root = following

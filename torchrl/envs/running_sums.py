@@ -1,66 +1,55 @@
-"""Sums over episodes that nobody reads while steps are taken: written into all steps at once.
+"""Sums over episodes that nobody reads while steps are taken.
 
-How long an episode is and what it has earned is noted at every step, and read after the last. A
-loop leaves such entries out (:meth:`EnvBase.postpone`) and adds them to the stack of its steps; the
-numbers are those that a sum step by step gives, to the last bit.
+How long an episode is and what it has earned is noted at every step, and read after the last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import TensorDictBase
 from torch import Tensor
 
 from torchrl._core.entries import Entries
 from torchrl._core.mdp import DONE
+from torchrl.envs.postponed import Postponed
+from torchrl.envs.step_plan import StepPlan
 
 _IN_NUMPY = (torch.float32, torch.float64, torch.int64)
 
 
-class RunningSum(NamedTuple):
+@dataclass(frozen=True)
+class RunningSum(Postponed):
     """An entry ``[*B, 1]`` that is 0 at a reset and grows at each step.
 
-    Args:
-        key: Where it stands.
-        source: The entry under ``"next"`` that is added; 1 if ``None``.
+    The ``source`` is the entry under ``"next"`` that is added; 1 if ``None``.
     """
 
-    key: NestedKey
-    source: NestedKey | None
+    follows_itself = True
 
+    def fits(self, plan: StepPlan) -> bool:
+        """Say whether it is one number for each row, and ends when its row does."""
+        groups, spec = plan.groups, plan.specs["observation"][self.key]
+        return len(groups) == 1 and groups[0].done == DONE and groups[0].shape == spec.shape
 
-def take_out(root: Entries, sums: Sequence[RunningSum]) -> Entries:
-    """Take the sums out of a root and return them."""
-    return Entries({key: root.pop(key) for key, _ in sums})
-
-
-def write_sums(
-    steps: TensorDictBase, sums: Sequence[RunningSum], first: Entries, *, reset_at_end: bool
-) -> Entries:
-    """Write sums into ``steps [*B, T]``, whose rows were reset after each end but perhaps the last.
-
-    Args:
-        steps: What was collected without them.
-        sums: What to write.
-        first: What they were at the first root.
-        reset_at_end: Whether rows that ended at the last step were reset.
-
-    Returns: what they are at the root that follows.
-    """
-    outcomes, last = steps.get("next"), Entries()
-    ends = outcomes.get(DONE)  # [*B, T, 1]
-    for key, source in sums:
-        added = torch.ones_like(ends, dtype=torch.int64) if source is None else outcomes.get(source)
-        before, after = running_sum(first[key], added, ends)
-        steps.set(key, before)
-        outcomes.set(key, after)
+    def write(
+        self, steps: TensorDictBase, first: Entries, root: Entries, *, reset_at_end: bool
+    ) -> None:
+        """Write the sums before and after each step, and that of the root that follows."""
+        outcomes = steps.get("next")
+        ends = outcomes.get(DONE)  # [*B, T, 1]
+        if self.source is None:
+            added = torch.ones_like(ends, dtype=torch.int64)
+        else:
+            added = outcomes.get(self.source)
+        before, after = running_sum(first[self.key], added, ends)
+        steps.set(self.key, before)
+        outcomes.set(self.key, after)
         total = after[..., -1, :]
-        last[key] = total.masked_fill(ends[..., -1, :], 0) if reset_at_end else total.clone()
-    return last
+        over = ends[..., -1, :] & reset_at_end
+        root.set(self.key, total.masked_fill(over, 0))
 
 
 def running_sum(first: Tensor, added: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:

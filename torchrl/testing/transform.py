@@ -54,6 +54,7 @@ class World(EnvBase):
     """
 
     entrywise = True
+    reads_action_only = True
 
     def __init__(self, batch_size: Sequence[int] = (), *, discrete: bool = False) -> None:
         super().__init__(batch_size=torch.Size(batch_size))

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 
 from torchrl._core.errors import ResetError, SpecError, describe
 from torchrl.data import Composite
@@ -200,6 +200,12 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]
             and first.is_fixed()
             and all(meta.specs == first.specs for meta in self._metas[1:])
         )
+
+    def entries_read(self) -> set[NestedKey] | None:
+        """Return what any of the environments may read."""
+        self._learn()
+        assert self._metas is not None
+        return {key for meta in self._metas for key in meta.input_names}
 
     # --- life ------------------------------------------------------------------------------------
 

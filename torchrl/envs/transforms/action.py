@@ -341,6 +341,7 @@ class ClipTransform(Transform):
     """
 
     entrywise = True
+    postponable = True
 
     def __init__(
         self,

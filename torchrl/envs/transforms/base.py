@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchrl._core.errors import MissingKeyError, describe, nearest
 from torchrl._core.keys import as_keys, leaf_keys
 from torchrl.data import Composite, TensorSpec
-from torchrl.envs.running_sums import RunningSum
+from torchrl.envs.postponed import Image, Postponed
 from torchrl.envs.spec_access import leaf_names
 
 if TYPE_CHECKING:
@@ -48,11 +48,15 @@ class Transform(nn.Module):
     ``transform_<group>_spec`` (``Composite -> Composite``) for a group of specs. A class whose
     hooks touch records only by ``get`` and ``set`` says ``entrywise = True`` and costs less. One
     whose ``_reset`` leaves rows that are not reset as they were says ``resets_rows_alone = True``;
-    one whose way in must act on what reset() is given too says ``enable_inv_on_reset = True``.
+    one whose way in must act on what reset() is given too says ``enable_inv_on_reset = True``; one
+    that has no hook on the way out but an ``_apply_transform`` that makes each number of the one at
+    its place says ``postponable = True``, and is applied to many steps at once where nobody looks
+    at each.
     """
 
     entrywise: Any = False
     resets_rows_alone = False
+    postponable = False
     missing_tolerance = False
     enable_inv_on_reset = False
     _container: Any
@@ -187,9 +191,14 @@ class Transform(nn.Module):
             return None
         return {*self.in_keys, *self.out_keys, *self.in_keys_inv, *self.out_keys_inv}
 
-    def running_sums(self) -> list[RunningSum]:
-        """Return the sums that are all that a step or a reset writes."""
-        return []
+    def postponed(self) -> list[Postponed]:
+        """Return what writes, after many steps, all that they and their resets would have written.
+
+        Asked of a class that is ``postponable``: here, images of which each number follows from
+        the one at its place. Nothing, if this instance has to act at each step.
+        """
+        pairs = zip(self.in_keys, self.out_keys, strict=True)
+        return [Image(key, source, self._apply_transform) for source, key in pairs]
 
     # --- specs -----------------------------------------------------------------------------------
 

@@ -36,6 +36,7 @@ class DTypeCastTransform(Transform):
 
     entrywise = True
     resets_rows_alone = True
+    postponable = True
 
     def __init__(
         self,
@@ -109,6 +110,7 @@ class DoubleToFloat(DTypeCastTransform):
 
     entrywise = True
     resets_rows_alone = True
+    postponable = True
 
     def __init__(
         self,

@@ -5,20 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
 
-from torchrl._core.entries import is_entrywise
+from torchrl._core.entries import is_entrywise, vouches
 from torchrl._core.legacy import old_keywords
-from torchrl._core.mdp import DONE
 from torchrl.data import Composite, TensorSpec
 from torchrl.envs.common import EnvBase
-from torchrl.envs.running_sums import RunningSum
+from torchrl.envs.postponed import Postponed
 from torchrl.envs.spec_access import GROUPS, complete_flags
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.compose import Compose
+from torchrl.envs.transforms.waiting import waiting
 
 
 class TransformedEnv(EnvBase):
@@ -78,8 +79,9 @@ class TransformedEnv(EnvBase):
             # Modules are looked up slowly; a step looks nothing up.
             self.__dict__["_inner"] = (self.base_env, self.transform)
             self.__dict__["_nested"] = nest(self.base_env, self.transform)
-            vouches = (vars(type(part)).get("resets_rows_alone") for part in leaves(self.transform))
-            self.__dict__["_resets_rows_alone"] = self._nested is None and all(vouches)
+            self.__dict__["_resets_rows_alone"] = self._nested is None and all(
+                vouches(part, "resets_rows_alone") for part in leaves(self.transform)
+            )
             self._device = self.transform.transform_env_device(self.base_env.device)
             self._batch_size = self.transform.transform_env_batch_size(self.base_env.batch_size)
 
@@ -120,7 +122,7 @@ class TransformedEnv(EnvBase):
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         if self._nested is not None:
             return self._nested.step(tensordict)
-        flow = self._flow or self._plan_flow()
+        flow = self._late_flow or self._flow or self._plan_flow()
         inner = tensordict
         if flow.inverses:
             inner = tensordict.copy()
@@ -131,51 +133,49 @@ class TransformedEnv(EnvBase):
             following = step(tensordict, following)
         return following
 
-    def _plan_flow(self, without: Collection[Transform] = ()) -> Flow:
+    def _plan_flow(self) -> Flow:
         self._get_specs()  # some learn from the specs which entries concern them
-        chain = [part for part in leaves(self.transform) if part not in without]
-        flow = self.__dict__["_flow"] = Flow(self.base_env, chain)
+        flow = self.__dict__["_flow"] = Flow(self.base_env, leaves(self.transform))
         return flow
 
-    _flow: Flow | None = None
+    _flow: Flow | None = None  # with all transforms
+    _late_flow: Flow | None = None  # without those that wait
 
-    def postpone(self, read: Collection[NestedKey]) -> list[RunningSum]:
-        """Leave out, until :meth:`resume`, sums that can be written into all steps at once.
+    def entries_read(self) -> set[NestedKey] | None:
+        """Return what the environment inside may read, and all that the transforms touch."""
+        inside, ours = self.base_env.entries_read(), self._entries_touched()
+        return None if inside is None or ours is None else {*inside, *ours}
 
-        They are those whose entries neither ``read`` names nor another transform touches.
-        """
-        chain = leaves(self.transform)
-        touched = [keys for part in chain if (keys := part.entries_touched()) is not None]
-        all_known = len(touched) == len(chain)
-        if self._nested is not None or self._is_checked_now() or not all_known:
+    def _entries_touched(self) -> set[NestedKey] | None:
+        touched: set[NestedKey] = set()
+        for part in leaves(self.transform):
+            own = part.entries_touched()
+            if own is None:
+                return None
+            touched |= own
+        return touched
+
+    def postpone(self, touched: Collection[NestedKey]) -> list[Postponed]:
+        """Leave out, until :meth:`resume`, entries that can be written into all steps at once."""
+        inside, ours = self.base_env.entries_read(), self._entries_touched()
+        if inside is None or ours is None or self._nested is not None or not self._trusted:
             return []
-        sums, without = self.base_env.postpone({*read}.union(*touched)), []
-        for part in chain:
-            pairs = zip(chain, touched, strict=True)
-            others = {*read}.union(*(keys for other, keys in pairs if other is not part))
-            own = part.running_sums()
-            if own and all(self._is_like_done(one) and others.isdisjoint(one) for one in own):
-                sums += own
-                without.append(part)
-        if without:
-            self._plan_flow(without)
-        return sums
-
-    def _is_like_done(self, one: RunningSum) -> bool:
-        """Say whether a sum is one number for each row, and ends when its row does."""
-        groups = self.plan.groups
-        shape = self.full_observation_spec[one.key].shape
-        return len(groups) == 1 and groups[0].done == DONE and groups[0].shape == shape
+        inner = self.base_env.postpone({*ours, *touched})
+        late = waiting(leaves(self.transform), {*inside, *touched}, self.plan)
+        if late:
+            flow = Flow(self.base_env, leaves(self.transform), late)
+            self.__dict__["_late_flow"] = flow
+        return [*inner, *chain.from_iterable(late.values())]
 
     def resume(self) -> None:
         """Leave nothing out any more."""
-        self.__dict__.pop("_flow", None)
+        self.__dict__.pop("_late_flow", None)
         self.base_env.resume()
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
         if self._nested is not None:
             return self._nested.reset(tensordict, **kwargs)
-        flow = self._flow or self._plan_flow()
+        flow = self._late_flow or self._flow or self._plan_flow()
         root = flow.plan.complete_reset(flow.env._reset(tensordict, **kwargs))
         for reset in flow.resets:
             root = reset(tensordict, root)
@@ -216,9 +216,9 @@ class TransformedEnv(EnvBase):
 
     def insert_transform(self, index: int, transform: Any) -> TransformedEnv:
         """Add a transform before the one at ``index``, in place, and return the environment."""
-        chain = self._as_compose()
-        place = index if index >= 0 else len(chain) + index
-        chain.insert(index, transform)
+        parts = self._as_compose()
+        place = index if index >= 0 else len(parts) + index
+        parts.insert(index, transform)
         return self._checked(place)
 
     def _as_compose(self) -> Compose:
@@ -286,14 +286,18 @@ class Flow:
 
     Args:
         env: The environment inside.
-        chain: The transforms, in order.
+        parts: The transforms, in order.
+        late: Those that are left out on the way out.
     """
 
-    def __init__(self, env: EnvBase, chain: Sequence[Transform]) -> None:
+    def __init__(
+        self, env: EnvBase, parts: Sequence[Transform], late: Collection[Transform] = ()
+    ) -> None:
         self.env, self.plan, self.outcome_of = env, env.plan, env.outcome_of
-        self.inverses = [part._inv_call for part in reversed(chain) if _acts(part, "inv")]
-        self.steps = [part._step for part in chain if _acts(part, "step")]
-        self.resets = [part._reset for part in chain if _acts(part, "reset")]
+        acting = [part for part in parts if part not in late]
+        self.inverses = [part._inv_call for part in reversed(parts) if _acts(part, "inv")]
+        self.steps = [part._step for part in acting if _acts(part, "step")]
+        self.resets = [part._reset for part in acting if _acts(part, "reset")]
 
 
 class Nest:

@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from tensordict import NestedKey, TensorDictBase
 
+from torchrl._core.errors import SpecError, describe
 from torchrl._core.keys import sibling
 from torchrl._core.mdp import DONE, TRUNCATED, last_name
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
+from torchrl.envs.postponed import Postponed
 from torchrl.envs.running_sums import RunningSum
 from torchrl.envs.spec_access import flag_spec, leaf_names
 from torchrl.envs.transforms.base import Transform
@@ -55,6 +57,7 @@ class StepCounter(Transform):
 
     Raises:
         ValueError: if ``max_steps`` is not positive.
+        SpecError: if the environment has an entry of the name of the count that is no count.
 
     >>> from torchrl.envs import GymEnv, TransformedEnv
     >>> env = TransformedEnv(GymEnv("Pendulum-v1"), StepCounter(max_steps=3))
@@ -64,6 +67,7 @@ class StepCounter(Transform):
 
     entrywise = True
     resets_rows_alone = True
+    postponable = True
 
     def __init__(
         self,
@@ -116,10 +120,12 @@ class StepCounter(Transform):
         return tensordict_reset
 
     def entries_touched(self) -> set[NestedKey]:
-        """Return the counts and the flags beside them."""
+        """Return the counts, and where they cut episodes the flags beside them."""
+        if self.max_steps is None:
+            return {count for _, count, _ in self._levels}
         return {key for level in self._levels for key in level}
 
-    def running_sums(self) -> list[RunningSum]:
+    def postponed(self) -> list[Postponed]:
         """Return the counts, unless they cut episodes."""
         return [] if self.max_steps else [RunningSum(count, None) for _, count, _ in self._levels]
 
@@ -135,6 +141,7 @@ class StepCounter(Transform):
         self._set_levels(done_keys(specs))
         for done_key, count_key, truncated_key in self._levels:
             done = specs["done"][done_key]
+            self._refuse_other_entry(specs["observation"], count_key, done.shape)
             count: TensorSpec
             if self.max_steps is not None and self.update_done:
                 count = Bounded(
@@ -146,6 +153,20 @@ class StepCounter(Transform):
                 specs["done"][truncated_key] = flag_spec(done.shape, done.device)
             specs["observation"][count_key] = count
         return specs
+
+    def _refuse_other_entry(self, observation: Composite, key: NestedKey, shape: Any) -> None:
+        found = observation[key] if key in observation.keys(True) else None
+        if found is not None and (found.dtype, found.shape) != (torch.int64, shape):
+            raise SpecError(
+                describe(
+                    self,
+                    "is an observation of the environment that counts no steps",
+                    key=key,
+                    expected=f"no such entry, or a count: int64 {tuple(shape)}",
+                    found=f"{found.dtype} {tuple(found.shape)}",
+                    mend="Name the count otherwise: StepCounter(step_count_key=...).",
+                )
+            )
 
 
 class InitTracker(Transform):
@@ -180,6 +201,10 @@ class InitTracker(Transform):
         for done_key, init_key in self._levels:
             tensordict_reset.set(init_key, torch.ones_like(tensordict_reset.get(done_key)))
         return tensordict_reset
+
+    def entries_touched(self) -> set[NestedKey]:
+        """Return the flags and the marks beside them."""
+        return {key for level in self._levels for key in level}
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Refuse: whether a lone record begins an episode cannot be seen."""

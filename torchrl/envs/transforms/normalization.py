@@ -44,6 +44,7 @@ class ObservationNorm(Transform):
 
     entrywise = True
     resets_rows_alone = True
+    postponable = True
 
     def __init__(
         self,

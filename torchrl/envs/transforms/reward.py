@@ -13,6 +13,7 @@ from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import as_keys, leaf_keys, sibling
 from torchrl._core.mdp import DONE, last_name
 from torchrl.data import Binary, Bounded, Composite, TensorSpec, Unbounded
+from torchrl.envs.postponed import Postponed
 from torchrl.envs.running_sums import RunningSum
 from torchrl.envs.spec_access import leaf_names
 from torchrl.envs.step_plan import expand_flag
@@ -39,6 +40,7 @@ class RewardScaling(Transform):
 
     entrywise = True
     resets_rows_alone = True
+    postponable = True
     loc: Tensor
     scale: Tensor
 
@@ -85,6 +87,7 @@ class RewardSum(Transform):
 
     entrywise = True
     resets_rows_alone = True
+    postponable = True
 
     def __init__(
         self,
@@ -115,7 +118,7 @@ class RewardSum(Transform):
         """Return the rewards and their sums."""
         return {*self.in_keys, *self.out_keys}
 
-    def running_sums(self) -> list[RunningSum]:
+    def postponed(self) -> list[Postponed]:
         """Return the sums, unless they are rewards themselves or have masks of their own."""
         if self.reward_spec or self.reset_keys is not None:
             return []
@@ -199,6 +202,7 @@ class RewardClipping(Transform):
     """
 
     entrywise = True
+    postponable = True
 
     def __init__(
         self,
@@ -232,6 +236,7 @@ class BinarizeReward(Transform):
     """
 
     entrywise = True
+    postponable = True
 
     def __init__(
         self,
@@ -264,6 +269,7 @@ class SignTransform(Transform):
     """
 
     entrywise = True
+    postponable = True
 
     def __init__(
         self,
@@ -348,6 +354,7 @@ class SuccessReward(Transform):
     """
 
     entrywise = True
+    postponable = True
 
     def __init__(
         self,
@@ -361,6 +368,10 @@ class SuccessReward(Transform):
 
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
         return tensordict_reset  # a reset has no reward
+
+    def entries_touched(self) -> set[NestedKey]:
+        """Return the flag and the reward."""
+        return {*self.in_keys, *self.out_keys}
 
     def _apply_transform(self, value: Tensor) -> Tensor:
         return value.to(torch.get_default_dtype()) * self.scale
