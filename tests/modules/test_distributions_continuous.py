@@ -9,11 +9,20 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensordict import TensorDict
+from tensordict.nn import CompositeDistribution
 from torch import distributions as d
 
-from torchrl.modules import IndependentNormal, TanhDelta, TanhNormal, TruncatedNormal
+from torchrl.modules import (
+    IndependentNormal,
+    OneHotCategorical,
+    TanhDelta,
+    TanhNormal,
+    TruncatedNormal,
+)
 from torchrl.modules.distributions import (
     Delta,
+    composite_entropy,
     distributions_maps,
     has_analytic_entropy,
     has_analytic_kl,
@@ -307,6 +316,25 @@ def test_sample_and_log_prob_of_any_distribution():
     loc = torch.zeros(3, requires_grad=True)
     assert rsample_and_log_prob(TanhNormal(loc, 1.0))[0].requires_grad
     assert not sample_and_log_prob(TanhNormal(loc, 1.0))[0].requires_grad
+
+
+def test_the_entropy_of_several_actions_is_the_sum_of_theirs():
+    loc, scale, logits = torch.randn(3, 2), torch.rand(3, 2) + 0.1, torch.randn(3, 4)
+    params = TensorDict(
+        move={"loc": loc, "scale": scale},
+        press={"logits": logits},
+        turn={"loc": loc, "scale": scale},
+        batch_size=[3],
+    )
+    heads = {"move": d.Normal, "press": OneHotCategorical, "turn": TanhNormal}
+    both = CompositeDistribution(params.exclude("turn"), {k: heads[k] for k in ("move", "press")})
+    exact = d.Normal(loc, scale).entropy().sum(-1) + d.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(composite_entropy(both), exact)
+    dist = CompositeDistribution(params, heads)
+    squashed = -TanhNormal(loc, scale).rsample_and_log_prob((40_000,))[1].mean(0)
+    torch.testing.assert_close(
+        composite_entropy(dist, samples_mc=40_000), exact + squashed, rtol=0, atol=0.05
+    )
 
 
 def test_the_map_knows_every_distribution_by_its_name():

@@ -143,9 +143,14 @@ def test_masked_categorical_scores(use_cross_entropy):
     assert log_prob[1, 0] == -math.inf
 
 
-def test_masked_categorical_pads_its_indices():
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_masked_categorical_pads_its_indices_on_any_side(padding_side):
     indices = torch.tensor([[0, 2, -1], [1, -1, -1]])
-    dist = MaskedCategorical(logits=LOGITS, indices=indices, padding_value=-1)
+    if padding_side == "left":
+        indices = indices.flip(-1)
+    dist = MaskedCategorical(
+        logits=LOGITS, indices=indices, padding_value=-1, padding_side=padding_side
+    )
     assert (dist.probs > 0).tolist() == [[True, False, True, False], [False, True, False, False]]
     assert dist.log_prob(torch.tensor([-1, 1])).tolist() == [0.0, 0.0]
 

@@ -1,5 +1,7 @@
 """Dreamer's state-space model."""
 
+import copy
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -58,7 +60,7 @@ def test_posterior_sizes_are_inferred_or_given():
         assert mean.shape == std.shape == draw.shape == (4, 3, S)
 
 
-def rollout():
+def rollout(**kwargs):
     prior = TensorDictModule(
         RSSMPrior(None, 8, H, S, action_dim=A),
         ["state", "belief", "action"],
@@ -69,7 +71,7 @@ def rollout():
         [NEXT["belief"], NEXT["encoded_latents"]],
         [("next", "posterior_mean"), ("next", "posterior_std"), NEXT["state"]],
     )
-    return RSSMRollout(prior, posterior)
+    return RSSMRollout(prior, posterior, **kwargs)
 
 
 def data(*batch):
@@ -116,6 +118,17 @@ def test_rollout_hands_gradients_through_time_and_names_what_is_missing():
     assert module.in_keys == ["state", "belief", "action", NEXT["encoded_latents"]]
     with pytest.raises(MissingKeyError, match="'action' is read but absent"):
         module(data(3, 6).exclude("action"))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo looks at what is no leaf
+def test_a_compiled_step_is_the_same():
+    one, td = rollout(), data(2, 3)
+    other = copy.deepcopy(rollout(use_scan=True, compile_step=True, compile_backend="eager"))
+    other.load_state_dict(one.state_dict())
+    torch.manual_seed(0)
+    expected = one(td.clone())
+    torch.manual_seed(0)
+    torch.testing.assert_close(other(td.clone())["next", "state"], expected["next", "state"])
 
 
 def test_dreamer_actor_starts_wide():

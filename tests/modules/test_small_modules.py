@@ -129,7 +129,9 @@ def test_primers_of_policies():
     assert len(get_primers_from_module(policy)) == 2
     assert len(get_env_transforms_from_module(policy)) == 3 - 1
     plain = Actor(nn.Linear(3, 2))
-    assert get_primers_from_module(plain, strict=False) is None
+    assert get_primers_from_module(plain, warn=False, strict=False) is None
+    with pytest.warns(UserWarning, match="found nothing in .* that keeps entries"):
+        assert get_primers_from_module(plain, strict=False) is None
     assert get_env_transforms_from_module(plain) is None
     with pytest.raises(ValueError, match="found nothing in Actor that keeps entries"):
         get_primers_from_module(plain)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -66,7 +66,7 @@ def with_needs_of(policy: Any, env: EnvBase) -> EnvBase:
     wanted, present = getattr(policy, "in_keys", ()), env.observation_keys
     if "is_init" in wanted and "is_init" not in present:
         env = TransformedEnv(env, InitTracker())
-    primer = get_primers_from_module(policy, strict=False)
+    primer = get_primers_from_module(policy, warn=False, strict=False)
     for part in getattr(primer, "transforms", [primer] if primer is not None else []):
         if not set(part.primers.keys(True, True)) <= set(present):
             env = TransformedEnv(env, part)
@@ -92,14 +92,19 @@ def one_each(owner: str, recipes: Factory | Sequence[Factory], count: int | None
     return each
 
 
+def layers(env: EnvBase) -> Iterator[EnvBase]:
+    """Yield an environment and those that it wraps; the innermost comes last."""
+    inner: Any = env
+    while isinstance(inner, EnvBase):
+        yield inner
+        inner = getattr(inner, "base_env", None)
+
+
 def in_a_worker(recipe: Factory) -> Factory:
     """Return a recipe for an environment that no other process steps."""
     if not isinstance(recipe, EnvBase):
         return recipe
-    inner: Any = recipe
-    while isinstance(getattr(inner, "base_env", None), EnvBase):
-        inner = inner.base_env
-    if isinstance(inner, BatchedEnvBase):
+    if isinstance([*layers(recipe)][-1], BatchedEnvBase):
         return copy.deepcopy(recipe)  # a recipe itself, whatever the original is
     recipe.set_seed(int(torch.randint(2**31, ())))  # copies of one are not to be twins
     return recipe

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import Any
 
 from tensordict.nn import biased_softplus, inv_softplus, mappings
@@ -19,11 +20,12 @@ __all__ = [
 ]
 
 
-def get_primers_from_module(module: nn.Module, strict: bool = True) -> Any:
+def get_primers_from_module(module: nn.Module, warn: bool = True, strict: bool = True) -> Any:
     """Return the transform that writes, at resets, the entries that modules within keep there.
 
     Args:
         module: Any module; those within it that have ``make_tensordict_primer`` are asked.
+        warn: Warn of a module without any, where it is not refused.
         strict: Refuse a module without any; otherwise return ``None``.
 
     Returns: a primer, or a ``Compose`` of several.
@@ -39,14 +41,12 @@ def get_primers_from_module(module: nn.Module, strict: bool = True) -> Any:
     makers = (getattr(part, "make_tensordict_primer", None) for part in module.modules())
     primers = [make() for make in makers if make is not None]
     if not primers:
+        fact = f"found nothing in {type(module).__name__} that keeps entries"
         if strict:
-            raise ValueError(
-                describe(
-                    "get_primers_from_module",
-                    f"found nothing in {type(module).__name__} that keeps entries",
-                    mend="Pass strict=False if that is all right.",
-                )
-            )
+            mend = "Pass strict=False if that is all right."
+            raise ValueError(describe("get_primers_from_module", fact, mend=mend))
+        if warn:
+            warnings.warn(describe("get_primers_from_module", fact), stacklevel=2)
         return None
     if len(primers) == 1:
         return primers[0]
@@ -68,7 +68,7 @@ def get_env_transforms_from_module(module: nn.Module, init_key: str = "is_init")
     2
     """
     transforms = importlib.import_module("torchrl.envs.transforms")
-    primer = get_primers_from_module(module, strict=False)
+    primer = get_primers_from_module(module, warn=False, strict=False)
     if primer is None and init_key not in getattr(module, "in_keys", ()):
         return None
     parts = [transforms.InitTracker(init_key=init_key)]

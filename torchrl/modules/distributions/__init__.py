@@ -17,6 +17,7 @@ from torchrl.modules.distributions.discrete import (
 )
 from torchrl.modules.distributions.params import NormalParamWrapper
 from torchrl.modules.distributions.utils import (
+    composite_entropy,
     has_analytic_entropy,
     has_analytic_kl,
     rsample_and_log_prob,
@@ -56,6 +57,7 @@ __all__ = [
     "TanhNormal",
     "TruncatedNormal",
     "biased_softplus",
+    "composite_entropy",
     "distributions_maps",
     "has_analytic_entropy",
     "has_analytic_kl",

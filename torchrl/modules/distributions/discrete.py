@@ -16,6 +16,7 @@ from torch.distributions.utils import lazy_property
 from torch.nn.functional import cross_entropy, logsigmoid
 
 from torchrl._core.errors import describe
+from torchrl._core.legacy import old_keywords
 from torchrl.modules.distributions.continuous import Shape
 
 
@@ -240,6 +241,7 @@ class MaskedCategorical(d.Categorical):
     (tensor([0.5000, 0.0000, 0.5000]), tensor(-inf))
     """
 
+    @old_keywords(padding_side=None)  # padding is told by its value, wherever it stands
     def __init__(
         self,
         logits: Tensor | None = None,

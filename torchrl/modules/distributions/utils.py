@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tensordict.nn import InteractionType
+import torch
+from tensordict.nn import CompositeDistribution, InteractionType
 from torch import Size, Tensor
 from torch import distributions as d
 
@@ -23,7 +24,6 @@ def draw(dist: d.Distribution, kind: InteractionType, num_empirical: int = 1000)
     Raises:
         NotImplementedError: if the distribution does not have what is asked for.
 
-    >>> import torch
     >>> draw(d.Categorical(logits=torch.tensor([0.0, 3.0])), InteractionType.DETERMINISTIC)
     tensor(1)
     """
@@ -94,6 +94,30 @@ def rsample_and_log_prob(
 ) -> tuple[Tensor, Tensor]:
     """Draw differentiably and score; see :func:`sample_and_log_prob`."""
     return sample_and_log_prob(distribution, sample_shape, reparameterize=True)
+
+
+def composite_entropy(distribution: CompositeDistribution, samples_mc: int = 1) -> Tensor:
+    """Return the entropy ``[*B]`` of several actions, which is the sum of theirs.
+
+    Args:
+        distribution: Of ``*B`` batch dimensions.
+        samples_mc: How many samples estimate an entropy without a closed form.
+
+    >>> from tensordict import TensorDict
+    >>> params = TensorDict(move={"loc": torch.zeros(2), "scale": torch.ones(2)}, batch_size=[2])
+    >>> composite_entropy(CompositeDistribution(params, {"move": d.Normal}))
+    tensor([1.4189, 1.4189])
+    """
+    ndim = len(distribution.batch_shape)
+    total = torch.zeros(())
+    for head in distribution.dists.values():
+        try:
+            entropy = head.entropy()
+        except NotImplementedError:
+            many = (samples_mc,)
+            entropy = -sample_and_log_prob(head, many, reparameterize=head.has_rsample)[1].mean(0)
+        total = total + (entropy.flatten(ndim).sum(-1) if entropy.ndim > ndim else entropy)
+    return total
 
 
 def has_analytic_entropy(dist: d.Distribution) -> bool:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -238,6 +239,9 @@ class RSSMRollout(TensorDictModuleBase):
             ``next.prior_std``, ``"_"`` and ``next.belief``.
         rssm_posterior: Reads ``next.belief`` and ``next.encoded_latents``; writes
             ``next.posterior_mean``, ``next.posterior_std``, ``next.state``.
+        compile_step: Compile a step with :func:`torch.compile`.
+        compile_backend: With which backend.
+        compile_mode: In which of its modes.
 
     Reads: ``state [*B, T, S]`` and ``belief [*B, T, H]`` (only their first step), ``action
     [*B, T, A]``, ``next.encoded_latents [*B, T, E]``, ``is_init [*B, T, 1]`` if it is there.
@@ -268,8 +272,17 @@ class RSSMRollout(TensorDictModuleBase):
     carried = ("state", "belief")
     init_key = "is_init"
 
-    def __init__(self, rssm_prior: TensorDictModule, rssm_posterior: TensorDictModule) -> None:
+    @old_keywords(use_scan=None)  # how steps are laid out changes no result
+    def __init__(
+        self,
+        rssm_prior: TensorDictModule,
+        rssm_posterior: TensorDictModule,
+        compile_step: bool = False,
+        compile_backend: str = "inductor",
+        compile_mode: str | None = None,
+    ) -> None:
         super().__init__()
+        self._compilation = (compile_backend, compile_mode) if compile_step else None
         self.rssm_prior, self.rssm_posterior = rssm_prior, rssm_posterior
         written = [key for key in rssm_prior.out_keys if key != "_"]
         reads: Any = [*rssm_prior.in_keys]
@@ -280,6 +293,7 @@ class RSSMRollout(TensorDictModuleBase):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Run along the last batch dimension."""
         require(tensordict, self.in_keys, self, "Encode the observations before.")
+        advance = _advance if self._compilation is None else _compiled_advance(*self._compilation)
         dim = tensordict.ndim - 1
         steps: list[Any] = []
         before: dict[str, Tensor] = {}
@@ -287,7 +301,7 @@ class RSSMRollout(TensorDictModuleBase):
             for key in self.carried:
                 value = step.get(key) if t == 0 else before[key]
                 step.set(key, self._restarted(value, step))
-            step = self.rssm_posterior(self.rssm_prior(step))
+            step = advance(self.rssm_prior, self.rssm_posterior, step)
             before = {key: step.get(next_key(key)) for key in self.carried}
             steps.append(step.select(*self.carried, *self.out_keys))
         stacked: Any = torch.stack(steps, dim)
@@ -299,6 +313,18 @@ class RSSMRollout(TensorDictModuleBase):
     def _restarted(self, value: Tensor, step: TensorDictBase) -> Tensor:
         is_init = step.get(self.init_key, None)
         return value if is_init is None else value.masked_fill(is_init, 0.0)
+
+
+def _advance(
+    prior: TensorDictModule, posterior: TensorDictModule, step: TensorDictBase
+) -> TensorDictBase:
+    return posterior(prior(step))
+
+
+@cache
+def _compiled_advance(backend: str, mode: str | None) -> Callable[..., TensorDictBase]:
+    """Return the step, compiled; apart from modules, so that they copy and pickle."""
+    return torch.compile(_advance, backend=backend, mode=mode)
 
 
 class DreamerActor(nn.Module):

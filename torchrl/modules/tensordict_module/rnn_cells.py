@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
 from torchrl._core.errors import ShapeError, describe
+from torchrl._core.legacy import old_keywords
 
 Device = torch.device | str | None
 State = tuple[Tensor, ...]
@@ -211,40 +212,7 @@ def stack_layers(histories: list[State]) -> State:
 
 
 class _PlainRNN(nn.RNNBase):
-    """An RNN of torch, run in plain torch.
-
-    Hooks:
-        kind: ``"LSTM"`` or ``"GRU"``.
-    """
-
-    kind: str
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = True,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        device: Device = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            self.kind,
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            proj_size,
-            device=device,
-            dtype=dtype,
-        )
+    """An RNN of torch, run in plain torch."""
 
     def flatten_parameters(self) -> None:
         """Do nothing: there is no fused kernel to prepare for."""
@@ -303,8 +271,7 @@ class LSTM(_PlainRNN):
     (torch.Size([5, 7, 4]), torch.Size([2, 5, 4]))
     """
 
-    kind = "LSTM"
-
+    @old_keywords(use_scan=None)  # how steps are laid out changes no result
     def __init__(
         self,
         input_size: int,
@@ -318,18 +285,8 @@ class LSTM(_PlainRNN):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            proj_size,
-            device,
-            dtype,
-        )
+        sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        super().__init__("LSTM", *sizes, proj_size, device=device, dtype=dtype)
 
     def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, State]:
         """Return the output and the final ``(h, c)``, as :class:`torch.nn.LSTM`."""
@@ -358,8 +315,7 @@ class GRU(_PlainRNN):
     (torch.Size([5, 7, 4]), torch.Size([2, 5, 4]))
     """
 
-    kind = "GRU"
-
+    @old_keywords(use_scan=None)  # how steps are laid out changes no result
     def __init__(
         self,
         input_size: int,
@@ -372,17 +328,8 @@ class GRU(_PlainRNN):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            device=device,
-            dtype=dtype,
-        )
+        sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        super().__init__("GRU", *sizes, device=device, dtype=dtype)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the output and the final ``h``, as :class:`torch.nn.GRU`."""
