@@ -115,6 +115,31 @@ def test_parameters_as_tensordicts_are_views_of_the_networks():
         loss.no_such_network_params  # noqa: B018
 
 
+def test_parameters_of_another_loss_are_spared():
+    trunk, head = nn.Linear(OBS, OBS), nn.Linear(OBS, 1)
+    value = TensorDictModule(nn.Sequential(trunk, head), ["observation"], ["state_value"])
+
+    class Critic(LossModule):
+        def __init__(self, value):
+            super().__init__()
+            self.convert_to_functional(value, "value", compare_against=trunk.parameters())
+
+    loss = Critic(value)
+    for critic_loss in (loss, copy.deepcopy(loss)):
+        with critic_loss.value_params.to_module(critic_loss.value):
+            critic_loss.value(examples())["state_value"].sum().backward()
+        shared, own = critic_loss.value.module
+        assert all(p.grad is None for p in shared.parameters())
+        assert all(p.grad is not None for p in own.parameters())
+
+
+def test_how_networks_of_an_ensemble_draw():
+    loss = SACLoss(gaussian_actor(), q_critic())
+    loss.set_vmap_randomness("different")
+    with pytest.raises(ValueError, match=r"SACLoss: calls.*expected 'different', found 'same'"):
+        loss.set_vmap_randomness("same")
+
+
 def test_an_ensemble_is_drawn_or_given():
     first, second = q_critic(), q_critic()
     loss = SACLoss(gaussian_actor(), [first, second])

@@ -121,6 +121,12 @@ def test_what_is_refused():
         SoftUpdate(ddpg(), eps=1.5)
 
 
+def test_a_weight_that_is_likely_the_other_one_warns():
+    with pytest.warns(UserWarning, match=r"keeps little of.*eps=0\.005.*give tau=0\.005"):
+        assert SoftUpdate(ddpg(), eps=0.005).eps == 0.005
+    SoftUpdate(ddpg(), tau=0.9)  # said in so many words
+
+
 def test_without_a_target_the_target_parameters_are_the_detached_ones():
     loss = DDPGLoss(deterministic_actor(), q_critic())
     target = loss.target_actor_network_params.flatten_keys(".")

@@ -1,3 +1,9 @@
 """Old names of losses and their helpers."""
 
-OLD: dict[str, str] = {}
+from typing import Any
+
+OLD = {"add_random_module": "torchrl.objectives._legacy:add_random_module"}
+
+
+def add_random_module(module: Any) -> None:
+    """Do nothing: networks are called as they are, and each of an ensemble draws for itself."""

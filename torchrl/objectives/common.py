@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import inputs, next_key, require
-from torchrl.objectives.networks import check_network, copies, frozen_copy, input_keys
-from torchrl.objectives.value.base import ValueEstimatorBase, renamed
+from torchrl.objectives.networks import (
+    check_network,
+    copies,
+    frozen_copy,
+    input_keys,
+    parameters_of,
+)
+from torchrl.objectives.value.base import ValueEstimatorBase, ValueKeys, renamed
 from torchrl.objectives.value.estimators import ValueEstimators, dispatch_value_estimator
 
 AUTO_LOSS_MASK_KEYS: tuple[NestedKey, ...] = (("collector", "mask"), "learning_mask")
@@ -89,6 +95,7 @@ class LossModule(TensorDictModuleBase):
         self.use_prioritized_weights = use_prioritized_weights
         self.tensor_keys = self._AcceptedKeys()
         self._value_kwargs: dict[str, Any] = {}
+        self._spared: dict[str, list[nn.Parameter]] = {}
 
     # ------------------------------------------------------------------ networks
 
@@ -98,6 +105,7 @@ class LossModule(TensorDictModuleBase):
         module_name: str,
         expand_dim: int | None = None,
         create_target_params: bool = False,
+        compare_against: Iterable[nn.Parameter] | None = None,
     ) -> None:
         """Hold a network as a submodule and, on demand, a frozen target copy of it.
 
@@ -111,6 +119,8 @@ class LossModule(TensorDictModuleBase):
             expand_dim: Make an ensemble of that many networks: the given one and others drawn like
                 it.
             create_target_params: Whether to hold the target copy.
+            compare_against: Parameters that ``<module_name>_params`` shall have without gradient,
+                where the network shares them, since another loss trains them.
 
         Raises:
             TypeError: if the module has no ``in_keys``.
@@ -132,6 +142,7 @@ class LossModule(TensorDictModuleBase):
                 )
             )
         setattr(self, module_name, module)
+        self._spared[module_name] = list(compare_against or ())
         if create_target_params:
             setattr(self, f"target_{module_name}", frozen_copy(module))
         self.__dict__.pop("_in_keys", None)
@@ -152,15 +163,12 @@ class LossModule(TensorDictModuleBase):
 
     def __getattr__(self, name: str) -> Any:
         if name.endswith("_params"):
-            modules = self.__dict__.get("_modules", {})
-            network = name.removesuffix("_params")
-            if network in modules:
-                params = TensorDict.from_module(modules[network])
-                return TensorDictParams(params, no_convert=True)
+            modules, network = self.__dict__.get("_modules", {}), name.removesuffix("_params")
             online = network.removeprefix("target_")
+            if network in modules:
+                return parameters_of(modules[network], spared=self._spared.get(network, ()))
             if online in modules:
-                params = TensorDict.from_module(modules[online]).detach()
-                return TensorDictParams(params, no_convert=True)
+                return parameters_of(modules[online], spared=modules[online].parameters())
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -169,6 +177,22 @@ class LossModule(TensorDictModuleBase):
             buffer.fill_(value)  # coefficients are buffers and can be set as numbers
         else:
             super().__setattr__(name, value)
+
+    def set_vmap_randomness(self, vmap_randomness: str) -> None:
+        """Agree that each network of an ensemble draws for itself, ``"different"``.
+
+        Raises:
+            ValueError: for ``"same"`` or ``"error"``.
+        """
+        if vmap_randomness != "different":
+            raise ValueError(
+                describe(
+                    self,
+                    "calls the networks of an ensemble one by one",
+                    expected="'different'",
+                    found=repr(vmap_randomness),
+                )
+            )
 
     def get_stateful_net(self, network_name: str, copy: bool = True) -> Any:
         """Return a network of the loss, by default as a copy that no longer follows it."""
@@ -292,18 +316,8 @@ class LossModule(TensorDictModuleBase):
 
     def _shared_keys(self) -> dict[str, NestedKey]:
         """Return the names of entries that the value estimator takes over from the loss."""
-        names = (
-            "advantage",
-            "value_target",
-            "value",
-            "reward",
-            "done",
-            "terminated",
-            "steps_to_next_obs",
-            "sample_log_prob",
-        )
-        known = {f.name for f in fields(self.tensor_keys)}
-        return {name: getattr(self.tensor_keys, name) for name in names if name in known}
+        names = {f.name for f in fields(self.tensor_keys)} & {f.name for f in fields(ValueKeys)}
+        return {name: getattr(self.tensor_keys, name) for name in names}
 
     # ------------------------------------------------------------------ the call
 

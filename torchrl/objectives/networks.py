@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
@@ -114,6 +114,13 @@ def copies(network: nn.Module, count: int) -> nn.ModuleList:
                 parameter.copy_(entries[order].view_as(parameter))
         networks.append(twin)
     return nn.ModuleList(networks)
+
+
+def parameters_of(network: nn.Module, spared: Iterable[nn.Parameter] = ()) -> TensorDictParams:
+    """Return the parameters of a network as a tensordict, some of them without gradient."""
+    params, held = TensorDict.from_module(network), {id(parameter) for parameter in spared}
+    params = params.apply(lambda p: p.detach() if id(p) in held else p) if held else params
+    return TensorDictParams(params, no_convert=True)
 
 
 def input_keys(network: Any) -> list[NestedKey]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -77,14 +78,14 @@ class SoftUpdate(TargetNetUpdater):
 
     Args:
         loss_module: A loss with at least one target network.
-        eps: How much of the old target is kept; 0.999 if neither it nor ``tau`` is given.
+        eps: How much of the old target is kept; 0.999 if neither it nor ``tau`` is given. One below
+            1/2, which is rather a ``tau``, warns.
         tau: ``1 - eps``.
 
     Raises:
         ValueError: if both ``eps`` and ``tau`` are given, or one lies outside [0, 1].
 
     Source: Lillicrap et al., 2016, https://arxiv.org/abs/1509.02971, section 3.
-
     """
 
     def __init__(
@@ -99,6 +100,12 @@ class SoftUpdate(TargetNetUpdater):
         if not 0 <= eps <= 1:
             raise ValueError(
                 describe(self, "got a weight that is none", expected="0 to 1", found=eps)
+            )
+        if tau is None and eps < 0.5:
+            mend = f"If each step shall move the target by {eps}, give tau={eps}."
+            warnings.warn(
+                describe(self, "keeps little of the target", found=f"eps={eps}", mend=mend),
+                stacklevel=2,
             )
         self.eps = eps
         super().__init__(loss_module)
