@@ -162,11 +162,11 @@ kl.set(title="divergence of a batch (nats)", xlabel="batch")
 figure.savefig("ppo_double_pendulum.png")
 
 # %%
-# Random pushes keep the tip up for six steps. With all 50 000 frames, the mean reward of a step climbs
-# from 7.6 to 9.3, steeply at first. The longest episode of a batch climbs from 14 steps to 40 after
-# ten batches, to 140 after half of them, to some 300 in the end, once to 785; the most there is are a
-# thousand. It still climbs: what stops it is the end of the data, and the learning rate that has gone
-# to zero with it. A single episode without chance says little: the last two of them lasted 184 and
-# 111 steps.
+# Random pushes keep the tip up for six steps. With all 50 000 frames, the mean reward of a step
+# climbs from 7.6 to 9.3, steeply at first. The longest episode of a batch climbs from 14 steps to
+# 40 after ten batches, to 140 after half of them, to some 300 in the end, once to 785; a thousand
+# is the most there is. It would climb on: what stops it is the end of the data, and the learning
+# rate that has gone to zero with it. A single episode without chance says little: the last two of
+# them lasted 184 and 111 steps.
 #
 # Read next: ``examples/ppo.py`` is this script as a program, with settings, a log and a video.
