@@ -1,15 +1,13 @@
-"""What is saved: parts by name, where randomness stands; files that are whole or not there."""
+"""What is saved: parts by name; files that are whole or not there."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import random
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from torchrl._core.errors import MissingKeyError, UnexpectedKeyError, describe
@@ -76,32 +74,6 @@ class Modules:
             )
         for name, part in self._parts.items():
             part.load_state_dict(state_dict[name])
-
-
-def random_state() -> dict[str, Any]:
-    """Return where the generators of Python, numpy and torch stand.
-
-    >>> state = random_state()
-    >>> first = torch.rand(2)
-    >>> set_random_state(state)
-    >>> torch.equal(first, torch.rand(2))
-    True
-    """
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Go on from where the generators stood."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])
 
 
 def save_whole(state: Any, path: str | Path) -> None:

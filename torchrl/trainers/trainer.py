@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.timing import timeit
+from torchrl.checkpoint import GlobalRNGState
 from torchrl.collectors import BaseCollector
 from torchrl.data import ReplayBuffer
 from torchrl.objectives.targets import TargetNetUpdater
@@ -26,7 +27,7 @@ from torchrl.trainers.hooks.subsample import BatchSubSampler
 from torchrl.trainers.hooks.weights import TargetNetUpdaterHook
 from torchrl.trainers.metrics import Means, Metrics
 from torchrl.trainers.progress import Progress
-from torchrl.trainers.saving import Modules, random_state, save_whole, set_random_state
+from torchrl.trainers.saving import Modules, save_whole
 from torchrl.trainers.source import Source
 from torchrl.trainers.stages import Stages
 
@@ -406,7 +407,7 @@ class Trainer:
                 "modules": self._modules.state_dict(),
                 "metrics": self._metrics.state_dict(),
                 "counts": (self.collected_frames, self.num_optim_steps),
-                "random": random_state(),
+                "random": GlobalRNGState().state_dict(),
             }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -426,4 +427,4 @@ class Trainer:
         self._saved_at = self.collected_frames
         if self.seed is not None:
             self.collector.set_seed(self.seed + self.collected_frames)
-        set_random_state(state_dict["random"])
+        GlobalRNGState().load_state_dict(state_dict["random"])

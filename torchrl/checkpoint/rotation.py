@@ -1,0 +1,125 @@
+"""`CheckpointRotation`: the latest checkpoints and the best one, and no others."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torchrl._core.errors import describe
+from torchrl.checkpoint.checkpoint import Checkpoint, CheckpointLoadResult, read_manifest
+
+
+class CheckpointRotation:
+    """Keeps the latest checkpoints of a folder and, if asked, the best one.
+
+    Args:
+        directory: The folder.
+        keep_last: How many of the latest to keep.
+        keep_best: A name in the metadata, and ``"max"`` or ``"min"``: the best one by it is kept,
+            too.
+        prefix: Checkpoints are called ``<prefix>_<step>``.
+
+    Raises:
+        ValueError: if nothing would be kept, or ``keep_best`` says neither ``"max"`` nor ``"min"``.
+
+    >>> import tempfile
+    >>> rotation = CheckpointRotation(tempfile.mkdtemp(), keep_last=1, keep_best=("score", "max"))
+    >>> for step, score in enumerate([1.0, 5.0, 2.0, 3.0]):
+    ...     _ = rotation.save(Checkpoint(step=step), step, metadata={"score": score})
+    >>> rotation.best().name, rotation.latest().name, len(rotation.paths())
+    ('checkpoint_1', 'checkpoint_3', 2)
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        keep_last: int,
+        keep_best: tuple[str, str] | None = None,
+        prefix: str = "checkpoint",
+    ) -> None:
+        if keep_last < 1:
+            raise ValueError(
+                f"CheckpointRotation: keep_last must be at least 1, found {keep_last}."
+            )
+        if keep_best is not None and keep_best[1] not in ("max", "min"):
+            raise ValueError(
+                f"CheckpointRotation: keep_best ends with 'max' or 'min', found {keep_best[1]!r}."
+            )
+        self.directory, self.prefix = Path(directory), prefix
+        self.keep_last, self.keep_best = keep_last, keep_best
+
+    def save(
+        self,
+        checkpoint: Checkpoint,
+        step: int,
+        components: Iterable[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Save a checkpoint of some step, and remove those that are not kept.
+
+        Args:
+            checkpoint: What to save.
+            step: Frames, say; the latest checkpoint is that of the greatest.
+            components: Names of the parts; as the checkpoint has it if ``None``.
+            metadata: JSON that is noted beside, together with the step.
+
+        Returns: its path.
+
+        Raises:
+            ValueError: if ``keep_best`` names a number that is not in the metadata.
+        """
+        noted = {**(metadata or {}), "step": step}
+        if self.keep_best is not None and self.keep_best[0] not in noted:
+            raise ValueError(
+                describe(
+                    self,
+                    f"keeps the best by {self.keep_best[0]!r}, which is not in the metadata",
+                    found=sorted(noted),
+                    mend="Pass metadata={...} to save().",
+                )
+            )
+        path = checkpoint.save(self.directory / f"{self.prefix}_{step}", components, noted)
+        self.prune()
+        return path
+
+    def paths(self) -> list[Path]:
+        """Return the checkpoints in the folder, the latest last."""
+        named = re.compile(rf"{re.escape(self.prefix)}_(-?\d+)")
+        found = [(named.fullmatch(path.name), path) for path in self.directory.glob("*")]
+        return [path for _, path in sorted((int(m[1]), path) for m, path in found if m)]
+
+    def latest(self) -> Path | None:
+        """Return the latest checkpoint, if there is one."""
+        return next(reversed(self.paths()), None)
+
+    def best(self) -> Path | None:
+        """Return the best checkpoint, the earliest of several, if there is one.
+
+        Raises:
+            ValueError: without ``keep_best``.
+        """
+        if self.keep_best is None:
+            raise ValueError(describe(self, "does not know what is best", mend="Pass keep_best."))
+        metric, mode = self.keep_best
+        scores = {path: read_manifest(path)["metadata"][metric] for path in self.paths()}
+        choose = max if mode == "max" else min
+        return choose(scores, key=scores.__getitem__, default=None)
+
+    def load_latest(self, checkpoint: Checkpoint, **kwargs: Any) -> CheckpointLoadResult | None:
+        """Load the latest checkpoint, with the arguments of :meth:`Checkpoint.load`, if any."""
+        path = self.latest()
+        return None if path is None else checkpoint.load(path, **kwargs)
+
+    def prune(self) -> list[Path]:
+        """Remove the checkpoints that are not kept; return their paths."""
+        kept = set(self.paths()[-self.keep_last :])
+        if self.keep_best is not None and (best := self.best()) is not None:
+            kept.add(best)
+        gone = [path for path in self.paths() if path not in kept]
+        for path in gone:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return gone
