@@ -6,7 +6,18 @@ from tensordict.nn import InteractionType as ExplorationType
 from tensordict.nn import interaction_type as exploration_type
 from tensordict.nn import set_interaction_type
 
-__all__ = ["ExplorationType", "exploration_type", "set_exploration_mode", "set_exploration_type"]
+__all__ = [
+    "ExplorationType",
+    "exploration_type",
+    "is_exploring",
+    "set_exploration_mode",
+    "set_exploration_type",
+]
+
+
+def is_exploring() -> bool:
+    """Say whether noise is on: the exploration type is ``RANDOM`` or not set."""
+    return exploration_type() in (ExplorationType.RANDOM, None)
 
 
 class set_exploration_type(set_interaction_type):  # noqa: N801 - reads like the verb that it is

@@ -207,12 +207,11 @@ def _data(value: Any) -> Any:
 
 
 def _write(record: Record, out: Any, out_keys: Sequence[NestedKey]) -> None:
-    if isinstance(out, (dict, TensorDictBase)) and all(key in out for key in out_keys):
-        out = tuple(out.get(key) for key in out_keys)
-    elif out is None:
-        out = ()
-    elif not isinstance(out, tuple):
-        out = (out,)
+    if not isinstance(out, tuple):
+        if isinstance(out, (dict, TensorDictBase)) and all(key in out for key in out_keys):
+            out = tuple(out.get(key) for key in out_keys)
+        else:
+            out = () if out is None else (out,)
     if len(out) != len(out_keys):
         raise RuntimeError(f"The network returned {len(out)} tensors for out_keys {out_keys}.")
     for key, value in zip(out_keys, out, strict=True):

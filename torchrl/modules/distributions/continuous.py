@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Number
 from typing import Any
 
 import torch
@@ -53,7 +52,7 @@ def keep_inside(value: Tensor, low: Bound, high: Bound) -> Tensor:
 
 def check_range(owner: object, low: Bound, high: Bound) -> None:
     """Raise :class:`ValueError` unless numbers ``low < high``; tensors are trusted, to be fast."""
-    if isinstance(low, Number) and isinstance(high, Number) and not low < high:
+    if not (isinstance(low, Tensor) or isinstance(high, Tensor) or low < high):
         raise ValueError(
             describe(owner, "has an empty range", expected="low < high", found=(low, high))
         )
@@ -300,9 +299,9 @@ class TanhNormal(d.Distribution):
             constant += math.log(self.half)
         events = len(self._event_shape)
         if events == 0:
-            return -constant - surprise
+            return torch.rsub(surprise, -constant)
         size = math.prod(self._event_shape)
-        return -constant * size - surprise.sum(tuple(range(-events, 0)))
+        return torch.rsub(surprise.sum(tuple(range(-events, 0))), -constant * size)
 
 
 class TruncatedNormal(d.Distribution):

@@ -59,7 +59,7 @@ class _ConvNetBase(Layers):
         if num_cells is None and depth is None:
             given = [len(v) for v in sizes.values() if isinstance(v, list)]
             depth = given[0] if given else 3
-        cells = widths(num_cells, depth, [], self)
+        cells = widths(num_cells, depth, self)
         spread = {k: per_layer(v, len(cells), k, self) for k, v in sizes.items()}
         activations = per_layer(activation_kwargs, len(cells), "activation_kwargs", self)
         norms = per_layer(norm_kwargs, len(cells), "norm_kwargs", self)
@@ -95,7 +95,7 @@ class _ConvNetBase(Layers):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return ``[*B, out]`` for images ``[*B, C, *S]``, whatever the batch dimensions."""
-        *batch, _ = inputs.shape[: 1 - self.ndims]
+        batch = inputs.shape[: -self.ndims]
         if len(batch) == 1:
             return super().forward(inputs)
         flat = inputs.reshape(-1, *inputs.shape[-self.ndims :])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from torchrl._core.exploration import ExplorationType, exploration_type
+from torchrl._core.exploration import is_exploring
 
 Device = torch.device | str | None
 
@@ -78,9 +78,7 @@ class NoisyLinear(nn.Linear):
     @property
     def noise_is_on(self) -> bool:
         """Whether a call made now uses noisy weights."""
-        if not self.use_exploration_type:
-            return self.training
-        return exploration_type() in (ExplorationType.RANDOM, None)
+        return is_exploring() if self.use_exploration_type else self.training
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
-from torchrl._core.exploration import ExplorationType, exploration_type
+from torchrl._core.exploration import is_exploring
 
 Device = torch.device | str | None
 
@@ -92,7 +92,7 @@ class gSDEModule(nn.Module):  # noqa: N801
         if eps is None:
             eps = torch.randn((*mu.shape[:-1], *sigma.shape), dtype=mu.dtype, device=mu.device)
         action = mu
-        if exploration_type() in (ExplorationType.RANDOM, None):
+        if is_exploring():
             action = mu + (sigma * eps * state.unsqueeze(-2)).sum(-1)
         if self.transform is not None:
             action = self.transform(action)

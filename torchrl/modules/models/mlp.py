@@ -71,7 +71,7 @@ class MLP(Layers):
     ) -> None:
         if out_features is None:
             raise ValueError(describe(self, "needs the size of its output: out_features"))
-        hidden = widths(num_cells, depth, [], self)
+        hidden = widths(num_cells, depth, self)
         self.in_features, self.out_features = in_features, out_features
         self.depth, self.num_cells = len(hidden), hidden
         self._shape = None if isinstance(out_features, int) else tuple(out_features)

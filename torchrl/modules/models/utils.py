@@ -124,19 +124,19 @@ def per_layer(value: Any, num_layers: int, name: str, owner: object) -> list:
     return [value] * num_layers
 
 
-def widths(
-    num_cells: Sequence[int] | int | None, depth: int | None, default: list[int], owner: object
-) -> list[int]:
+def widths(num_cells: Sequence[int] | int | None, depth: int | None, owner: object) -> list[int]:
     """Return the width of each hidden layer from what was said of width and depth.
+
+    Widths are 32 unless said otherwise; where nothing is said, there is no hidden layer.
 
     Raises:
         ValueError: if a list of widths and a depth contradict each other.
 
-    >>> widths(64, 2, [], "MLP"), widths([32, 64], None, [], "MLP"), widths(None, 3, [], "MLP")
+    >>> widths(64, 2, "MLP"), widths([32, 64], None, "MLP"), widths(None, 3, "MLP")
     ([64, 64], [32, 64], [32, 32, 32])
     """
     if num_cells is None:
-        return default if depth is None else [32] * depth
+        return [32] * (depth or 0)
     if isinstance(num_cells, int):
         return [num_cells] * (1 if depth is None else depth)
     if depth is not None and depth != len(num_cells):

@@ -37,7 +37,7 @@ class MPCPlannerBase(TensorDictModuleBase, ABC):
         # An environment may be a module; it is not part of the policy.
         self._env = (env,)
         self.action_key = action_key
-        reads: Any = [k for k in env.observation_spec.keys(True, True)]  # noqa: C416
+        reads: Any = [*env.observation_spec.keys(True, True)]
         writes: Any = [action_key]
         self.in_keys, self.out_keys = reads, writes
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tensordict import NestedKey, TensorDictBase
@@ -133,15 +133,15 @@ class SafeModule(HasSpec, TensorDictModule):
     def __init__(
         self,
         module: Callable,
-        in_keys: NestedKey | Iterable[NestedKey] | Mapping[str, NestedKey],
-        out_keys: NestedKey | Iterable[NestedKey],
+        in_keys: NestedKey | Sequence[NestedKey] | Mapping[str, NestedKey],
+        out_keys: NestedKey | Sequence[NestedKey],
         spec: Spec = None,
         safe: bool = False,
         inplace: bool | str = True,
         **kwargs: Any,
     ) -> None:
-        reads: Any = dict(in_keys) if isinstance(in_keys, Mapping) else as_keys(in_keys)  # type: ignore[arg-type]
-        writes: Any = as_keys(out_keys)  # type: ignore[arg-type]
+        reads: Any = dict(in_keys) if isinstance(in_keys, Mapping) else as_keys(in_keys)
+        writes: Any = as_keys(out_keys)
         super().__init__(module, reads, writes, inplace=inplace, **kwargs)
         self.register_spec(spec, safe)
 

@@ -16,7 +16,7 @@ from tensordict import NestedKey
 from torch import Tensor, nn
 
 from torchrl._core.errors import ShapeError, SpecError, describe
-from torchrl._core.exploration import ExplorationType, exploration_type
+from torchrl._core.exploration import is_exploring
 from torchrl._core.keys import require
 from torchrl._core.legacy import old_names
 from torchrl._core.plan import Record
@@ -27,11 +27,6 @@ from torchrl.modules.tensordict_module.choices import ActionSpace
 
 Device = torch.device | str | None
 __getattr__ = old_names(__name__, elsewhere(EXPLORATION))
-
-
-def is_exploring() -> bool:
-    """Say whether noise is on: the exploration type is ``RANDOM`` or not set."""
-    return exploration_type() in (ExplorationType.RANDOM, None)
 
 
 class ExplorationModule(RecordModule):

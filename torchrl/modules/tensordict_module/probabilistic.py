@@ -114,7 +114,7 @@ class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
             for name, key in zip(self.dist_keys, self.in_keys, strict=True)
         ]
         self.cache_dist = cache_dist and hasattr(distribution_class, "update")
-        self._cached: d.Distribution | None = None
+        self._cached: Any = None  # the distribution of the last call
         self.entrywise = (
             num_samples is None
             and generator is None
@@ -122,6 +122,7 @@ class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
             and self.dist_sample_keys != ["_"]
             and distribution_class is not CompositeDistribution
         )
+        self._score_key = self.log_prob_key if self.entrywise else None
         self.register_spec(spec, safe)
 
     def get_dist(self, tensordict: TensorDictBase) -> d.Distribution:
@@ -129,7 +130,7 @@ class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
         params = {name: tensordict.get(key) for name, key in self._params}
         cached = self._cached
         if cached is not None and _shape_of(params) == cached.batch_shape + cached.event_shape:
-            cached.update(**params)  # type: ignore[attr-defined]
+            cached.update(**params)
             return cached
         try:
             dist = self.distribution_class(**params, **self.distribution_kwargs)
@@ -166,12 +167,13 @@ class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
     def _run(self, td: Record) -> None:
         dist = self.get_dist(td)
         kind = interaction_type() or self.default_interaction_type
+        sample_key = self.out_keys_source[0]
         if self.return_log_prob:
             value, log_prob = draw_and_score(dist, kind, self.n_empirical_estimate)
-            td.set(self.dist_sample_keys[0], value)
-            td.set(self.log_prob_key, log_prob)
+            td.set(sample_key, value)
+            td.set(self._score_key, log_prob)
         else:
-            td.set(self.dist_sample_keys[0], draw(dist, kind, self.n_empirical_estimate))
+            td.set(sample_key, draw(dist, kind, self.n_empirical_estimate))
         if self._projected:
             self.project(td)
 

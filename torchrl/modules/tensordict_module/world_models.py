@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tensordict.nn import TensorDictModuleBase
 
 from torchrl.modules.tensordict_module.sequence import SafeSequential
@@ -31,10 +33,12 @@ class WorldModelWrapper(SafeSequential):
     ) -> None:
         super().__init__(transition_model, reward_model)
 
+    module: Any  # a ModuleList of the two models
+
     def get_transition_model_operator(self) -> TensorDictModuleBase:
         """Return the transition model."""
-        return self.module[0]  # type: ignore[return-value]
+        return self.module[0]
 
     def get_reward_operator(self) -> TensorDictModuleBase:
         """Return the reward model."""
-        return self.module[1]  # type: ignore[return-value]
+        return self.module[1]
