@@ -71,7 +71,7 @@ def encode(value: Any, tensors: list[Tensor], path: tuple[Any, ...] = ()) -> Any
     if is_non_tensor(value):
         return {KIND: "object", "value": inner(value.data, "data")}
     if isinstance(value, TensorDictBase):
-        entries = {name: inner(value.get(name), name) for name in value.keys()}  # noqa: SIM118
+        entries = {name: inner(value.get(name), name) for name in value.keys()}  # noqa: SIM118 - else rows
         return {KIND: "tensordict", "batch_size": list(value.batch_size), "entries": entries}
     if isinstance(value, Mapping):
         if KIND not in value and all(isinstance(name, str) for name in value):
@@ -113,4 +113,4 @@ def decode(node: Any, tensors: list[Tensor]) -> Any:
         entries = {name: decode(part, tensors) for name, part in node["entries"].items()}
         return TensorDict(entries, node["batch_size"])
     items = [decode(part, tensors) for part in node["items"]]
-    return tuple(items) if kind == "tuple" else {name: part for name, part in items}  # noqa: C416
+    return tuple(items) if kind == "tuple" else dict(items)

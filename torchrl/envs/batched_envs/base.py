@@ -13,6 +13,7 @@ from tensordict import NestedKey, TensorDictBase
 
 from torchrl._core.errors import ResetError, SpecError, describe
 from torchrl.data import Composite
+from torchrl.data.tensor_specs.stacked import stack_specs
 from torchrl.envs.batched_envs.access import EnvAccess
 from torchrl.envs.batched_envs.crew import Crew
 from torchrl.envs.batched_envs.exchange import (
@@ -31,7 +32,7 @@ from torchrl.envs.spec_access import GROUPS
 Factory = Callable[..., EnvBase] | EnvBase
 
 
-class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]
+class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_envs
     """Several environments stepped as one, batch size ``[N, *B]``.
 
     Until :meth:`start`, or the first reset, it is a recipe: it holds no environment, and can be
@@ -147,7 +148,7 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]
         self._allow_done_after_reset = any(meta.allow_done_after_reset for meta in metas)
         specs: dict[str, Composite] = {}
         for group in GROUPS:
-            spec: Any = torch.stack([meta.specs[group] for meta in metas], 0)  # type: ignore[misc]
+            spec: Any = stack_specs([meta.specs[group] for meta in metas])
             specs[group] = self._lock(spec if self._device is None else spec.to(self._device))
         self.__dict__["_specs"] = specs
         self.empty_cache()
@@ -245,15 +246,7 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]
             return
         for i, (promised, found) in enumerate(zip(self._metas, metas, strict=True)):
             if promised.specs != found.specs or promised.batch_size != found.batch_size:
-                raise SpecError(
-                    describe(
-                        self,
-                        f"environment {i} has other specs than its recipe gave before",
-                        expected=promised.specs,
-                        found=found.specs,
-                        mend="Let create_env_fn build the same environment each time.",
-                    )
-                )
+                raise _other_specs(self, i, promised, found)
 
     def _make_exchange(self, crew: Crew) -> Exchange:
         flat, options = self.is_flat(), self._options
@@ -416,7 +409,7 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]
         self._learn()
         super()._check_batch(tensordict)
 
-    def to(self, device: Any) -> BatchedEnvBase:  # type: ignore[override]
+    def to(self, device: Any) -> BatchedEnvBase:  # type: ignore[override]  # only places
         """Return what the environments make on another device; they stay where they are."""
         device = torch.device(device)
         self._own_device = self._device = device
@@ -483,6 +476,18 @@ def _recipes(
     if len(built) != len({id(recipe) for recipe in built}):
         raise TypeError(f"{name}: the same environment stands in create_env_fn more than once.")
     return recipes
+
+
+def _other_specs(env: Any, number: int, promised: EnvMeta, found: EnvMeta) -> SpecError:
+    return SpecError(
+        describe(
+            env,
+            f"environment {number} has other specs than its recipe gave before",
+            expected=promised.specs,
+            found=found.specs,
+            mend="Let create_env_fn build the same environment each time.",
+        )
+    )
 
 
 def _creator(env: Any, recipe: EnvCreator | EnvBase) -> EnvCreator:
