@@ -202,11 +202,33 @@ def test_whole_trajectories_fill_a_buffer():
         len(collector)
 
 
+def test_whole_trajectories_are_written_while_steps_are_counted(make):
+    buffer = ReplayBuffer(storage=LazyTensorStorage(100))
+    sizes = []
+    with make(
+        trajs_per_write=2, frames_per_batch=10, total_frames=60, replay_buffer=buffer
+    ) as collector:
+        for batch in collector:
+            assert batch is None
+            sizes.append(len(buffer))
+    assert len(sizes) == 6
+    assert all(size % 6 == 0 for size in sizes)  # two episodes of three steps
+    assert len(buffer) >= 54  # each worker may be in the middle of one
+    steps = buffer[:]
+    assert (steps["observation"][:, 0] == torch.arange(3.0).repeat(len(buffer) // 3)).all()
+    numbers = steps["collector", "traj_ids"].reshape(-1, 3)
+    assert (numbers == numbers[:, :1]).all()
+
+
 def test_contradictions_are_refused():
     make = lambda **kw: Collector(CountingEnv(), frames_per_batch=5, **kw)
     with pytest.raises(ValueError, match=r"split_trajs cuts .* pass one of them"):
         make(trajs_per_batch=2, split_trajs=True)
     with pytest.raises(ValueError, match="traj_format needs trajs_per_batch"):
         make(traj_format="cat")
+    with pytest.raises(ValueError, match=r"trajs_per_write needs a replay_buffer .* no trajs"):
+        make(trajs_per_write=2)
+    with pytest.raises(ValueError, match="trajs_per_write needs track_traj_ids"):
+        make(trajs_per_write=2, track_traj_ids=False)
     with pytest.raises(ValueError, match=r"traj_format one of .*'padded', 'cat'.* found 2, 'flat'"):
         make(trajs_per_batch=2, traj_format="flat")

@@ -1,6 +1,7 @@
 """The collector in the calling process."""
 
-from types import SimpleNamespace
+import copy
+import pickle
 
 import pytest
 import torch
@@ -311,7 +312,7 @@ def test_environments_come_in_every_form():
 class Buffer(list):
     """What a collector asks of a buffer."""
 
-    storage = SimpleNamespace(ndim=1)
+    ndim = 1
 
     def extend(self, batch):
         assert batch.ndim == 1
@@ -447,3 +448,14 @@ def test_on_a_real_environment():
         assert torch.equal(batch["step_count"][:, 1:] == 0, batch["next", "done"][:, :-1])
     assert steps == 300
     assert count > 5
+
+
+def test_the_environment_knows_who_drives_it():
+    env = TransformedEnv(CountingEnv(), RewardSum())
+    collector = Collector(env, frames_per_batch=4)
+    assert env.collector is env.base_env.collector is collector
+    assert copy.deepcopy(env).collector is pickle.loads(pickle.dumps(env)).collector is None
+    following = Collector(env, frames_per_batch=4)
+    assert env.collector is following
+    del following
+    assert env.collector is None

@@ -42,6 +42,7 @@ class BaseCollector(IterableDataset, ABC):
     postproc: Callable[[TensorDictBase], TensorDictBase] | None = None
     _background: Background | None = None
     _whole: WholeTrajectories | None = None
+    _written: WholeTrajectories | None = None
 
     def __init__(
         self,
@@ -113,10 +114,13 @@ class BaseCollector(IterableDataset, ABC):
             if whole is not None and self.postproc is not None:
                 batch = self.postproc(batch)
             if batch is not None and self.replay_buffer is not None and self.extend_buffer:
-                extend(self.replay_buffer, batch)
+                for steps in [batch] if self._written is None else self._written.add(batch):
+                    extend(self.replay_buffer, steps)
                 yield None
             else:
                 yield batch
+        for steps in () if self._written is None else self._written.rest():
+            extend(self.replay_buffer, steps)
 
     def __len__(self) -> int:
         """Return the number of batches until ``total_frames``.
@@ -144,25 +148,42 @@ class BaseCollector(IterableDataset, ABC):
 
     def _set_trajectories(
         self,
-        count: int | None,
+        per_batch: int | None,
         form: str | None,
+        per_write: int | None,
         *,
         splits: bool = False,
         resets: bool = False,
         numbered: bool = True,
     ) -> None:
-        if count is None:
-            if form is not None:
-                raise ValueError(f"{type(self).__name__}: traj_format needs trajs_per_batch.")
+        """Let batches, or what is written into the buffer, be whole trajectories."""
+        name = "trajs_per_batch" if per_write is None else "trajs_per_write"
+        if per_batch is None and form is not None:
+            raise ValueError(f"{type(self).__name__}: traj_format needs trajs_per_batch.")
+        if per_batch is None and per_write is None:
             return
         if splits:
             raise ValueError(
-                f"{type(self).__name__}: split_trajs cuts batches of steps, trajs_per_batch makes "
+                f"{type(self).__name__}: split_trajs cuts batches of steps, {name} makes "
                 "batches of whole trajectories; pass one of them."
             )
         if not numbered:
-            raise ValueError(f"{type(self).__name__}: trajs_per_batch needs track_traj_ids.")
-        self._whole = WholeTrajectories(count, form, keeps_open=not resets)
+            raise ValueError(f"{type(self).__name__}: {name} needs track_traj_ids.")
+        if per_write is None:
+            self._whole = WholeTrajectories(per_batch, form, keeps_open=not resets)
+            return
+        if per_batch is not None or self.replay_buffer is None or not self.extend_buffer:
+            raise ValueError(
+                f"{type(self).__name__}: trajs_per_write needs a replay_buffer to write to, and no "
+                "trajs_per_batch."
+            )
+        self._written = WholeTrajectories(per_write, "cat", keeps_open=not resets)
+
+    def _forget_trajectories(self) -> None:
+        """Leave out, from what is handed over, the trajectories that are cut here."""
+        for gathered in (self._whole, self._written):
+            if gathered is not None:
+                gathered.reset()
 
     # --- weights ---------------------------------------------------------------------------------
 
@@ -305,7 +326,7 @@ def extend(replay_buffer: Any, batch: TensorDictBase) -> None:
     mask = batch.get(("collector", "mask"), None)
     if mask is not None:
         replay_buffer.extend(batch[mask])
-    elif batch.ndim > 1 and replay_buffer.storage.ndim == batch.ndim:
+    elif batch.ndim > 1 and replay_buffer.ndim == batch.ndim:
         replay_buffer.extend(batch)
     else:
         replay_buffer.extend(batch.reshape(-1))

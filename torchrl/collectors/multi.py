@@ -96,6 +96,7 @@ class MultiCollector(BaseCollector):
         trajs_per_batch: Yield this many whole trajectories at a time, rather than steps; fewer at
             the end.
         traj_format: ``"padded"`` or ``"cat"``, as in :class:`~torchrl.collectors.Collector`.
+        trajs_per_write: Write whole trajectories only, as in that class.
         init_fn: Called first of all in each worker, for instance to register environments.
         auto_register_policy_transforms: Append to the environments what the policy reads and they
             lack: the flag of first steps, recurrent states.
@@ -160,6 +161,7 @@ class MultiCollector(BaseCollector):
         track_policy_version: bool = False,
         trajs_per_batch: int | None = None,
         traj_format: str | None = None,
+        trajs_per_write: int | None = None,
         init_fn: Callable[[], Any] | None = None,
         auto_register_policy_transforms: bool | None = None,
         pre_collect_hook: Callable[[], Any] | None = None,
@@ -178,7 +180,11 @@ class MultiCollector(BaseCollector):
         self.split_trajs = bool(split_trajs)
         self.replay_buffer, self.extend_buffer = replay_buffer, extend_buffer
         self._set_trajectories(
-            trajs_per_batch, traj_format, splits=self.split_trajs, resets=reset_at_each_iter
+            trajs_per_batch,
+            traj_format,
+            trajs_per_write,
+            splits=self.split_trajs,
+            resets=reset_at_each_iter,
         )
         recipes = one_each(self._name(), create_env_fn, num_workers)
         self.num_workers = len(recipes)
@@ -254,9 +260,8 @@ class MultiCollector(BaseCollector):
         return (
             buffer is not None
             and self.extend_buffer
-            and self._whole is None
-            and bool(getattr(buffer, "shared", False))
-            and (buffer.sampler.catches_up or not buffer.sampler.listens)
+            and self._whole is self._written is None
+            and bool(getattr(buffer, "writes_from_anywhere", False))
         )
 
     def _connect(self, policy_factory: Any) -> SharedMemSender | None:
@@ -391,8 +396,7 @@ class MultiCollector(BaseCollector):
 
     def reset(self) -> None:
         """Begin new episodes with the next batch of each worker."""
-        if self._whole is not None:
-            self._whole.reset()
+        self._forget_trajectories()
         self.map_fn("reset")
 
     def get_distant_attr(self, name: str) -> list[Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from torchrl.envs.common import EnvBase
+from torchrl.collectors.recipes import layers
 from torchrl.envs.rollout import PreparedPolicy
 
 if TYPE_CHECKING:
@@ -85,20 +85,12 @@ class Stopwatch:
                 del owner.__dict__[name]
 
 
-def innermost(env: EnvBase) -> EnvBase:
-    """Return the environment below all transforms."""
-    inner: Any = env
-    while isinstance(getattr(inner, "base_env", None), EnvBase):
-        inner = inner.base_env
-    return inner
-
-
 @contextmanager
 def profiled(collector: Collector) -> Iterator[Profile]:
     """Measure a collector for the length of a ``with`` block."""
     profile = Profile()
     policy, whole, outer, inner = (Stopwatch() for _ in range(4))
-    env, base = collector.env, innermost(collector.env)
+    env, *_, base = [collector.env, *layers(collector.env)]
     acting, random = collector._acting.prepared, collector._random
     with ExitStack() as stack:
         stack.enter_context(whole.on(collector, "_collect"))

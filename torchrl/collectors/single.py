@@ -17,7 +17,14 @@ from torchrl.collectors.base import BaseCollector
 from torchrl.collectors.finishing import Finishing, Numbers
 from torchrl.collectors.interrupt import Interruptor
 from torchrl.collectors.profile import Profile, profiled
-from torchrl.collectors.recipes import Device, Factory, build_env, with_limit, with_needs_of
+from torchrl.collectors.recipes import (
+    Device,
+    Factory,
+    build_env,
+    layers,
+    with_limit,
+    with_needs_of,
+)
 from torchrl.envs.rollout import Stepper
 from torchrl.weight_update import Weights
 
@@ -72,6 +79,8 @@ class Collector(BaseCollector):
             the end. Those that have not ended when all frames are collected are left out.
         traj_format: ``"padded"``, ``[N, L]`` with the mask ``("collector", "mask")``, or ``"cat"``,
             one after the other; padded if ``None``.
+        trajs_per_write: Write into the replay buffer whole trajectories only, so many at a time;
+            iterating still yields ``None`` for each batch of steps.
         auto_register_policy_transforms: Append to the environment what the policy reads and the
             environment lacks: the flag of first steps, recurrent states.
         pre_collect_hook: Called without arguments before each batch.
@@ -128,6 +137,7 @@ class Collector(BaseCollector):
         worker_idx: int | None = None,
         trajs_per_batch: int | None = None,
         traj_format: str | None = None,
+        trajs_per_write: int | None = None,
         auto_register_policy_transforms: bool | None = None,
         pre_collect_hook: Callable[[], Any] | None = None,
         post_collect_hook: Callable[[TensorDictBase | None], Any] | None = None,
@@ -159,6 +169,7 @@ class Collector(BaseCollector):
         self._set_trajectories(
             trajs_per_batch,
             traj_format,
+            trajs_per_write,
             splits=bool(split_trajs),
             resets=reset_at_each_iter,
             numbered=track_traj_ids,
@@ -174,6 +185,8 @@ class Collector(BaseCollector):
             in_place=return_same_td,
         )
         self._numbers = Numbers(self.env) if track_traj_ids else None
+        for layer in layers(self.env):
+            layer.register_collector(self)
 
     def _set_frames(self, frames_per_batch: int, total_frames: int) -> None:
         if frames_per_batch < 1:
@@ -217,8 +230,7 @@ class Collector(BaseCollector):
     def reset(self) -> None:
         """Begin new episodes with the next batch."""
         self._stepper.root = None
-        if self._whole is not None:
-            self._whole.reset()
+        self._forget_trajectories()
 
     # --- the rest --------------------------------------------------------------------------------
 

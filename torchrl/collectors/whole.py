@@ -46,15 +46,23 @@ class WholeTrajectories:
     def gather(self, batches: Iterator[TensorDictBase]) -> Iterator[TensorDictBase]:
         """Yield trajectories as they become whole; fewer at the end of ``batches``."""
         for batch in batches:
-            self._add(batch)
-            if not self.keeps_open:
-                self.reset()
-            while len(self._whole) >= self.count:
-                yield self._take(self.count)
+            yield from self.add(batch)
+        yield from self.rest()
+
+    def add(self, batch: TensorDictBase) -> Iterator[TensorDictBase]:
+        """Keep the steps of a batch; yield the trajectories that are whole now, ``N`` at a time."""
+        self._sort(batch)
+        if not self.keeps_open:
+            self.reset()
+        while len(self._whole) >= self.count:
+            yield self._take(self.count)
+
+    def rest(self) -> Iterator[TensorDictBase]:
+        """Yield the whole trajectories, fewer than ``N``, that are left, if there are any."""
         if self._whole:
             yield self._take(len(self._whole))
 
-    def _add(self, batch: TensorDictBase) -> None:
+    def _sort(self, batch: TensorDictBase) -> None:
         for row in batch.reshape(-1, batch.shape[-1]).unbind(0):
             mask = row.get(("collector", "mask"), None)
             steps = row if mask is None else row[mask].exclude(("collector", "mask"))
