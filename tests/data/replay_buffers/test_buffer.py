@@ -285,3 +285,15 @@ def test_sampler_may_be_replaced():
     buffer.set_storage(LazyTensorStorage(2))
     buffer.extend(torch.arange(5))
     assert buffer[:].tolist() == [4, 3]
+
+
+@pytest.mark.parametrize("index", [2, -1, slice(1, 3), [0, 3], torch.tensor([True, False] * 2)])
+def test_replaced_rows_know_their_slots(index):
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(6))
+    rows = TensorDict(a=torch.arange(4), batch_size=[4])
+    buffer.extend(rows)
+    buffer[index] = (rows + 10)[index]
+    expected = rows["a"].clone()
+    expected[index] += 10
+    assert torch.equal(buffer[:]["a"], expected)
+    assert torch.equal(buffer[:]["index"], torch.arange(4))

@@ -25,6 +25,13 @@ from torchrl.data.replay_buffers.offline_to_online import (
     OfflineToOnlineReplayBuffer,
     prefill_replay_buffer,
 )
+from torchrl.data.replay_buffers.remote import (
+    BufferProcess,
+    BufferServer,
+    RemoteReplayBuffer,
+    SocketTransport,
+    Transport,
+)
 from torchrl.data.replay_buffers.sample_units import SampleUnit, Sequence, Transition
 from torchrl.data.replay_buffers.samplers import (
     ConsumingSampler,
@@ -73,6 +80,8 @@ from torchrl.data.replay_buffers.writers import (
 )
 
 __all__ = [
+    "BufferProcess",
+    "BufferServer",
     "CompactStorage",
     "CompressedListStorage",
     "ConditionalUpdateResult",
@@ -101,6 +110,7 @@ __all__ = [
     "PrioritizedSampler",
     "PrioritizedSliceSampler",
     "RandomSampler",
+    "RemoteReplayBuffer",
     "ReplayBuffer",
     "ReplayBufferEnsemble",
     "RoundRobinWriter",
@@ -112,6 +122,7 @@ __all__ = [
     "Sequence",
     "SliceSampler",
     "SliceSamplerWithoutReplacement",
+    "SocketTransport",
     "StalenessAwareSampler",
     "StepScheduler",
     "Storage",
@@ -127,6 +138,7 @@ __all__ = [
     "TensorStorage",
     "TensorStorageCheckpointer",
     "Transition",
+    "Transport",
     "Writer",
     "WriterEnsemble",
     "find_start_stop_traj",

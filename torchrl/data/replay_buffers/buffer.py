@@ -174,6 +174,21 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
         """What happens to samples, and, inverted, to what comes in."""
         return self._transform
 
+    @property
+    def ndim(self) -> int:
+        """Number of leading dimensions ``[R, *W]`` that count items."""
+        return self._storage.ndim
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether the last sample ended a pass over the items."""
+        return self._ran_out
+
+    @property
+    def writes_from_anywhere(self) -> bool:
+        """Whether what copies in other processes write is sampled here as if it had come here."""
+        return self.shared and (self._sampler.catches_up or not self._sampler.listens)
+
     def set_storage(self, storage: Storage, collate_fn: Callable[[Any], Any] | None = None) -> None:
         """Replace the storage, with all that it holds."""
         with self._writing():
@@ -253,9 +268,9 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
         if len(self._transform):
             data = self._transform.inward(data)
         with self._writing():
-            self._storage.set(index, data)
-            slots = torch.arange(self._storage.rows)[index].reshape(-1)
-            self._note_written(slots)
+            slots = self._storage.slots_of(index)
+            self._storage.set(index, self._writer.stamped(data, slots))
+            self._note_written(slots.reshape(-1))
 
     def empty(self) -> None:
         """Forget all items, and what sampler and writer know of them."""

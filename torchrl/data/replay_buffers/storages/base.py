@@ -216,29 +216,18 @@ class Storage(ABC):
 
     def _place(self, index: Any, count: int) -> int | Tensor:
         """Turn an index into a slot or slots ``[N]`` that may be written without leaving a hole."""
-        place: int | Tensor
-        if isinstance(index, int):
-            place = index + self.rows if index < 0 else index
-            slots = [place]
-        else:
-            if isinstance(index, slice):
-                stop = index.stop if index.stop is not None else self.rows
-                index = range(*slice(index.start, stop, index.step).indices(self.capacity))
-            place = torch.as_tensor(index)
-            if place.dtype is torch.bool:
-                place = place.nonzero().squeeze(-1)
-            place = torch.where(place < 0, place + self.rows, place)
-            if place.shape != (count,):
-                raise ShapeError(
-                    describe(
-                        self,
-                        "as many slots as rows are needed",
-                        expected=[count],
-                        found=list(place.shape),
-                        mend="Nothing was written.",
-                    )
+        place = self.slots_of(index)
+        if place.ndim and place.shape != (count,):
+            raise ShapeError(
+                describe(
+                    self,
+                    "as many slots as rows are needed",
+                    expected=[count],
+                    found=list(place.shape),
+                    mend="Nothing was written.",
                 )
-            slots = sorted(set(place.tolist()))
+            )
+        slots = place.unique().tolist()
         new = [slot for slot in slots if slot >= self.rows]
         if slots and (slots[0] < 0 or slots[-1] >= self.capacity):
             raise IndexError(
@@ -254,7 +243,17 @@ class Storage(ABC):
                     mend="Nothing was written. Fill the slots in order.",
                 )
             )
-        return place
+        return place if place.ndim else int(place)
+
+    def slots_of(self, index: Any) -> Tensor:
+        """Return the slot ``[]`` or slots ``[N]`` that an index of rows to write stands for."""
+        if isinstance(index, slice):
+            stop = index.stop if index.stop is not None else self.rows
+            index = range(*slice(index.start, stop, index.step).indices(self.capacity))
+        slots = torch.as_tensor(index)
+        if slots.dtype is torch.bool:
+            slots = slots.nonzero().squeeze(-1)
+        return torch.where(slots < 0, slots + self.rows, slots)
 
     def get(self, index: Any) -> Any:
         """Return the row in the slot ``index``, or the rows of several.

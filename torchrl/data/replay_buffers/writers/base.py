@@ -50,6 +50,10 @@ class Writer(ABC):
     @abstractmethod
     def add(self, data: Any) -> int | None: ...
 
+    def stamped(self, data: Any, slots: Tensor) -> Any:
+        """Return rows with what this writer stores besides, for slots ``[N]`` or one ``[]``."""
+        return data
+
     def allow_edits(self) -> None:
         """Do nothing, or raise an error where stored rows must stay as they are."""
 

@@ -90,6 +90,11 @@ class TensorDictMaxValueWriter(Writer):
         slot = int(self.extend(data.unsqueeze(0)))
         return None if slot < 0 else slot
 
+    def stamped(self, data: Any, slots: Tensor) -> Any:
+        """Return rows with their slots in them."""
+        require_tensordict(data, self)
+        return stamp(data, slots, self.storage)
+
     def _ranks(self, data: Any) -> list[float]:
         require(data, [self.rank_key], self, "Name yours by rank_key.")
         ranks = data.get(self.rank_key)

@@ -76,6 +76,11 @@ class TensorDictRoundRobinWriter(RoundRobinWriter):
         storage.learn_row_shape(data, False)
         return super().add(stamp(data, torch.tensor(self.cursor), storage))
 
+    def stamped(self, data: Any, slots: Tensor) -> Any:
+        """Return rows with their slots in them."""
+        require_tensordict(data, self)
+        return stamp(data, slots, self.storage)
+
 
 def _slots(start: int, count: int, storage: Storage) -> Tensor:
     """Return ``count`` slots from ``start`` on, around the end if need be."""

@@ -1,0 +1,174 @@
+"""A buffer in another process is the same as one here."""
+
+import copy
+import os
+import pickle
+import threading
+
+import cloudpickle
+import pytest
+import torch
+
+from torchrl._core.errors import DTypeError, WorkerError
+from torchrl.data import (
+    BufferProcess,
+    BufferServer,
+    LazyTensorStorage,
+    RemoteReplayBuffer,
+    ReplayBuffer,
+    SamplerWithoutReplacement,
+    SocketTransport,
+    TensorDictPrioritizedReplayBuffer,
+    Transport,
+    traj,
+)
+from torchrl.data.replay_buffers.remote import answer
+from torchrl.testing.buffer import assert_same, assert_same_state, transitions
+
+
+def make():
+    return TensorDictPrioritizedReplayBuffer(
+        alpha=0.7,
+        beta=0.5,
+        storage=LazyTensorStorage(12),
+        batch_size=4,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+class Here(Transport):
+    """Leads to a buffer in this process; what is carried is pickled all the same."""
+
+    def __init__(self, buffer):
+        self.buffer = buffer
+
+    def call(self, name, args, kwargs):
+        args, kwargs = pickle.loads(cloudpickle.dumps((args, kwargs)))
+        return answer(self.buffer, name, args, kwargs)
+
+
+TRANSPORTS = {"process": lambda: BufferProcess(make), "here": lambda: Here(make())}
+
+
+@pytest.fixture(params=TRANSPORTS.values(), ids=TRANSPORTS)
+def remote(request):
+    with RemoteReplayBuffer(request.param()) as buffer:
+        yield buffer
+
+
+def same(buffer):
+    """Use a buffer in many ways; return all that comes out."""
+    out = [buffer.extend(transitions(0, 9)), buffer.add(transitions(9, 1)[0]), len(buffer)]
+    sample, info = buffer.sample(6, return_info=True)
+    out += [sample.clone(), info, buffer.sample(), buffer.can_sample(), buffer.batch_size]
+    sample["td_error"] = torch.arange(6.0)
+    buffer.update_tensordict_priority(sample)
+    buffer.update_priority(3, 7.0)
+    out += [buffer.sample(50), buffer[3], buffer[2:5], buffer["observation"], buffer.write_count]
+    out = copy.deepcopy(out)  # slices are views
+    buffer[1] = transitions(30, 1)[0]
+    buffer.set_at_("item", torch.tensor([-1, -2]), [4, 5])
+    out += [
+        buffer[:].clone(),
+        buffer.state_dict(),
+        [one.data for one in buffer.query(traj.length > 2)],
+    ]
+    buffer.append_transform(lambda td: td.set("item", -td["item"]))
+    out += [buffer.sample(3), next(buffer), buffer.stats(), buffer.ndim]
+    buffer.empty()
+    return [*out, len(buffer)]
+
+
+def test_all_that_a_buffer_does_it_does_there(remote):
+    for mine, theirs in zip(same(make()), same(remote), strict=True):
+        if isinstance(mine, list):
+            for left, right in zip(mine, theirs, strict=True):
+                assert_same(left.contiguous(), right.contiguous())
+        elif hasattr(mine, "batch_size"):
+            assert_same(mine.contiguous(), theirs.contiguous())
+        else:
+            assert_same_state(mine, theirs)
+    assert repr(remote).startswith("RemoteReplayBuffer(TensorDictPrioritizedReplayBuffer(")
+
+
+def test_what_the_buffer_raises_is_raised_here(remote):
+    remote.extend(transitions(0, 3))
+    with pytest.raises(DTypeError, match="'item' has the wrong dtype") as caught:
+        remote.extend(transitions(0, 3).float())
+    assert "Traceback" in str(caught.value.__cause__)
+    with pytest.raises(AttributeError, match="no attribute 'sampels'"):
+        remote.sampels(3)
+    with pytest.raises(IndexError, match="slot 5 holds no row"):
+        remote[5]
+
+
+def test_only_what_a_buffer_offers_is_answered():
+    buffer = ReplayBuffer()
+    for name in ("__class__", "_storage", "__reduce__", "share"):
+        result, error, _ = answer(buffer, name, (), {})
+        assert result is None
+        assert isinstance(error, AttributeError)
+
+
+def test_iteration_ends_with_the_pass():
+    buffer = ReplayBuffer(sampler=SamplerWithoutReplacement(shuffle=False), batch_size=2)
+    remote = RemoteReplayBuffer(Here(buffer))
+    remote.extend(torch.arange(5))
+    assert [batch.tolist() for batch in remote] == [[0, 1], [2, 3], [4]]
+
+
+def extend(buffer, first):
+    for i in range(5):
+        buffer.extend(transitions(first + 2 * i, 2))
+
+
+def test_threads_and_forks_write_at_once():
+    with RemoteReplayBuffer(
+        BufferProcess(lambda: ReplayBuffer(storage=LazyTensorStorage(99)))
+    ) as remote:
+        remote.extend(transitions(0, 10))
+        writers = [threading.Thread(target=extend, args=(remote, 10 * i)) for i in (1, 2)]
+        for writer in writers:
+            writer.start()
+        pid = os.fork()
+        if not pid:
+            extend(remote, 30)
+            os._exit(0)
+        for writer in writers:
+            writer.join()
+        assert os.waitpid(pid, 0)[1] == 0
+        extend(pickle.loads(pickle.dumps(remote)), 40)
+        assert sorted(remote[:]["item"].tolist()) == list(range(50))
+
+
+def test_a_buffer_whose_process_is_gone_is_told():
+    process = BufferProcess(make)
+    remote = RemoteReplayBuffer(process)
+    copy = pickle.loads(pickle.dumps(remote))
+    assert len(copy) == 0
+    os.kill(process._pid, 9)
+    for buffer in (remote, copy, remote, copy):
+        with pytest.raises(WorkerError, match=r"nobody answers at .* Its process has ended"):
+            len(buffer)
+    remote.close()
+
+
+def test_a_buffer_that_cannot_be_made_is_told():
+    def fail():
+        raise ValueError("no such buffer")
+
+    with pytest.raises(ValueError, match="no such buffer"):
+        BufferProcess(fail)
+
+
+def test_who_does_not_know_the_key_is_not_answered():
+    server = BufferServer(ReplayBuffer(), ("localhost", 0), b"right")
+    wrong = RemoteReplayBuffer(SocketTransport(server.address, b"wrong"))
+    with pytest.raises(WorkerError, match="or the key is not the server's"):
+        wrong.add(1)
+    with RemoteReplayBuffer(SocketTransport(server.address, b"right")) as right:
+        assert right.add(1) == 0
+        right.append_transform(lambda data: threading.Lock())
+        with pytest.raises(WorkerError, match="the answer cannot be pickled"):
+            right.sample(1)
+    server.close()

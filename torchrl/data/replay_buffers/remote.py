@@ -1,0 +1,297 @@
+"""A replay buffer that lives in another process, here or on another machine.
+
+A request is the name of a method, arguments and keywords; the answer is what the method returns or
+raises. :func:`answer` is what happens at the side of the buffer, :class:`Transport` what carries
+requests there: other carriers than sockets, such as actors of a cluster, need no more than these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import secrets
+import threading
+import traceback
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from inspect import getmembers
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import (
+    Client,
+    Connection,
+    Listener,
+    answer_challenge,
+    deliver_challenge,
+)
+from typing import Any
+
+import cloudpickle
+
+from torchrl._core.errors import WorkerError, describe
+from torchrl._core.processes import Channel, Launcher, WorkerProcess, check_parent, start_method
+from torchrl.data.replay_buffers.buffer import ReplayBuffer
+from torchrl.data.replay_buffers.variants import TensorDictReplayBuffer
+
+Address = tuple[str, int]  # host and port
+SPECIAL = {"__len__", "__getitem__", "__setitem__", "__repr__"}
+METHODS = SPECIAL | {
+    name for name, _ in getmembers(TensorDictReplayBuffer, callable) if name[0] != "_"
+}
+METHODS -= {"share"}  # a remote buffer is
+PROPERTIES = {"batch_size", "ndim", "ran_out", "write_count"}
+Answer = tuple[Any, BaseException | None, str]  # what was returned, or raised, and where
+
+
+def answer(buffer: ReplayBuffer, name: str, args: tuple, kwargs: dict[str, Any]) -> Answer:
+    """Do what a request asks of a buffer.
+
+    >>> buffer = ReplayBuffer()
+    >>> answer(buffer, "add", ("an item",), {})
+    (0, None, '')
+    """
+    try:
+        if name in PROPERTIES:
+            return getattr(buffer, name), None, ""
+        if name not in METHODS:
+            raise AttributeError(f"a remote replay buffer has no method {name!r}")
+        result = getattr(buffer, name)(*args, **kwargs)
+        return None if result is buffer else result, None, ""
+    except Exception as error:
+        return None, error, traceback.format_exc()
+
+
+class Transport(ABC):
+    """Carries requests to a buffer, and answers back. Its pickled copies lead there too.
+
+    Hooks:
+        call: ``(name, args, kwargs) -> Answer``, as :func:`answer` makes them.
+    """
+
+    @abstractmethod
+    def call(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Answer: ...
+
+    def close(self) -> None:
+        """Release what this object holds."""
+
+
+class RemoteReplayBuffer:
+    """Looks like the replay buffer that a transport leads to.
+
+    Copies in other processes lead to the same buffer, so that collectors' workers may write to it,
+    whatever its storage and its sampler; all of it happens there, in one place.
+
+    Args:
+        transport: Leads to the buffer; a :class:`BufferProcess` makes a process for it.
+
+    Raises:
+        WorkerError: when nobody answers; else what the buffer itself raises.
+
+    >>> import torch
+    >>> with RemoteReplayBuffer(BufferProcess(ReplayBuffer)) as buffer:
+    ...     _ = buffer.extend(torch.zeros(3))
+    ...     len(buffer), buffer.sample(2)
+    (3, tensor([0., 0.]))
+    """
+
+    shared = writes_from_anywhere = True
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def _ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        result, error, where = self._transport.call(name, args, kwargs)
+        if error is not None:
+            raise error from WorkerError(f"In the process of the replay buffer:\n{where}")
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        if name in PROPERTIES:
+            return self._ask(name)
+        if name in METHODS and not name.startswith("__"):
+            return lambda *args, **kwargs: self._ask(name, *args, **kwargs)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __len__(self) -> int:
+        return self._ask("__len__")
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._ask("__getitem__", index)
+
+    def __setitem__(self, index: Any, data: Any) -> None:
+        self._ask("__setitem__", index, data)
+
+    def __next__(self) -> Any:
+        return self._ask("sample")
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            yield next(self)
+            if self.ran_out:
+                return
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._ask('__repr__')})"
+
+    def close(self) -> None:
+        """Let go of the buffer; it ends if this object started its process."""
+        self._transport.close()
+
+    def __enter__(self) -> RemoteReplayBuffer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class BufferServer:
+    """Answers requests that come over sockets, each client in a thread of its own.
+
+    Args:
+        buffer: What they are about.
+        address: Host and port to listen at; port 0 is any that is free.
+        key: What clients must know: requests are pickles, and who sends one may do anything here.
+
+    >>> server = BufferServer(ReplayBuffer(), ("localhost", 0), b"secret")
+    >>> with RemoteReplayBuffer(SocketTransport(server.address, b"secret")) as buffer:
+    ...     buffer.add(1)
+    0
+    >>> server.close()
+    """
+
+    def __init__(self, buffer: ReplayBuffer, address: Address, key: bytes) -> None:
+        self.buffer, self._key = buffer, key
+        self._listener = Listener(address, family="AF_INET")
+        self.address: Address = self._listener.address  # type: ignore[assignment]
+        self._start(self._accept)
+
+    def _start(self, target: Callable[..., None], *args: Any) -> None:
+        threading.Thread(target=target, args=args, name="replay-server", daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # when it is closed
+            while True:
+                self._start(self._serve, self._listener.accept())
+
+    def _serve(self, connection: Connection) -> None:
+        with connection, contextlib.suppress(EOFError, OSError, AuthenticationError):
+            deliver_challenge(connection, self._key)
+            answer_challenge(connection, self._key)
+            while True:
+                request = pickle.loads(connection.recv_bytes())
+                connection.send_bytes(_pickled(answer(self.buffer, *request)))
+
+    def close(self) -> None:
+        """Accept no more clients."""
+        self._listener.close()
+
+
+def _pickled(found: Answer) -> bytes:
+    try:
+        return cloudpickle.dumps(found)
+    except Exception as error:
+        failure = WorkerError(f"the answer cannot be pickled: {type(error).__name__}: {error}")
+        return cloudpickle.dumps((None, failure, traceback.format_exc()))
+
+
+class SocketTransport(Transport):
+    """Carries requests to a :class:`BufferServer`; each thread has a connection of its own.
+
+    Args:
+        address: Host and port of the server.
+        key: What it wants to be told.
+    """
+
+    def __init__(self, address: Address, key: bytes) -> None:
+        self.address, self.key = address, key
+        self._local = threading.local()
+
+    def call(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Answer:
+        """Send a request; wait for the answer."""
+        request = cloudpickle.dumps((name, args, kwargs))
+        try:
+            connection = self._connection()
+            connection.send_bytes(request)
+            return pickle.loads(connection.recv_bytes())
+        except (EOFError, OSError, AuthenticationError) as error:
+            self.close()
+            raise WorkerError(
+                describe(
+                    "RemoteReplayBuffer",
+                    f"nobody answers at {self.address}: {type(error).__name__} {error}".rstrip(),
+                    mend="Its process has ended, or the key is not the server's.",
+                )
+            ) from None
+
+    def _connection(self) -> Connection:
+        owner, connection = getattr(self._local, "found", (None, None))
+        if owner != os.getpid():  # none yet, or that of the process that we were forked from
+            connection = Client(self.address, family="AF_INET", authkey=self.key)
+            self._local.found = os.getpid(), connection
+        assert connection is not None
+        return connection
+
+    def close(self) -> None:
+        """Close the connection of this thread."""
+        owner, connection = self._local.__dict__.pop("found", (None, None))
+        if connection is not None and owner == os.getpid():
+            connection.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SocketTransport, (self.address, self.key)
+
+
+class BufferProcess(SocketTransport):
+    """Starts a process for a buffer, and leads to it; the process ends with this object's.
+
+    Args:
+        create_buffer: Makes the buffer, there.
+        host: Name of this machine, for clients on others; only this machine is served by default.
+        mp_start_method: ``"fork"`` or ``"spawn"``; fork where that is safe if ``None``.
+    """
+
+    def __init__(
+        self,
+        create_buffer: Callable[[], ReplayBuffer],
+        *,
+        host: str = "localhost",
+        mp_start_method: str | None = None,
+    ) -> None:
+        key = secrets.token_bytes(32)
+        launcher = Launcher(start_method(mp_start_method), preload="torchrl.data")
+        worker = WorkerProcess(_live, (create_buffer, host, key), launcher, number=0)
+        self._finalizer = weakref.finalize(self, _end, worker)
+        self._pid = worker.pid
+        try:
+            address, error, where = worker.channel.receive()[1]
+        except EOFError:
+            address, error, where = None, WorkerError(f"the process {worker.ending()}"), ""
+        super().__init__(address, key)
+        if error is not None:
+            self.close()
+            raise error from WorkerError(f"In the process of the replay buffer:\n{where}")
+
+    def close(self) -> None:
+        """End the process, and the buffer with it."""
+        super().close()
+        self._finalizer()
+
+
+def _end(worker: WorkerProcess) -> None:
+    worker.stop()
+    worker.launcher.close()
+
+
+def _live(
+    channel: Channel, create_buffer: Callable[[], ReplayBuffer], host: str, key: bytes
+) -> None:
+    """Serve a buffer until the channel closes."""
+    tick = check_parent(os.getppid())
+    found: Answer
+    try:
+        found = BufferServer(create_buffer(), (host, 0), key).address, None, ""
+    except Exception as error:
+        found = None, error, traceback.format_exc()
+    channel.send(b"R", found)
+    channel.receive(tick)
