@@ -26,7 +26,7 @@ from torchrl.envs.partial_reset import (
     refuse_done,
 )
 from torchrl.envs.postponed import Postponed
-from torchrl.envs.record_checks import check_given, check_returned, wrong_batch
+from torchrl.envs.record_checks import check_given, check_returned, placed, wrong_batch
 from torchrl.envs.rollout import rollout
 from torchrl.envs.spec_owner import SpecOwner
 
@@ -197,7 +197,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         else:
             root = self._reset_rows(tensordict, masks, **kwargs)
         check_returned(self, root, tensordict, "_reset")
-        root = self._placed(root)
+        root = placed(root, self.device)
         if self.batch_locked and root.batch_size != self._batch_size:
             raise wrong_batch(self, "returned from _reset() a tensordict", root.batch_size)
         plan.complete_reset(root)
@@ -324,22 +324,15 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         following = self._step(record)
         if self._is_checked_now():
             check_returned(self, following, record, "_step")
-            following = self._placed(following)
+            following = placed(following, self.device)
             trusted = is_entrywise(self) and self.plan.is_complete(following)
             self.plan.complete_step(following)
             self.plan.check_outcome(following, ("observation", "reward", "done"))
             self.__dict__["_trusted"] = trusted
         elif not self._trusted:
-            following = self._placed(following)
+            following = placed(following, self.device)
             self.plan.complete_step(following)
         return following
-
-    def _placed(self, record: Any) -> Any:
-        """Return what a hook returned, on our device; flat records are there already."""
-        device = self.device
-        if device is None or isinstance(record, Entries) or record.device == device:
-            return record
-        return record.to(device)
 
     _trusted = False
 

@@ -61,6 +61,13 @@ def check_returned(env: EnvBase, record: Any, given: Any, hook: str) -> None:
         )
 
 
+def placed(record: Any, device: torch.device | None) -> Any:
+    """Return what a hook returned, on a device; flat records are there already."""
+    if device is None or isinstance(record, Entries) or record.device == device:
+        return record
+    return record.to(device)
+
+
 def wrong_batch(env: EnvBase, fact: str, found: torch.Size) -> ShapeError:
     """Return the error that ``fact`` is about a record of another batch size than ours."""
     return ShapeError(
