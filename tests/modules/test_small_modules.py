@@ -19,6 +19,7 @@ from torchrl.modules import (
     VmapModule,
     WorldModelWrapper,
 )
+from torchrl.modules.functional import signed_hyperbolic, signed_parabolic, symexp, symlog
 from torchrl.modules.utils import get_env_transforms_from_module, get_primers_from_module
 from torchrl.testing import module as contract
 from torchrl.testing.module import ModuleCase
@@ -135,3 +136,12 @@ def test_primers_of_policies():
     assert get_env_transforms_from_module(plain) is None
     with pytest.raises(ValueError, match="found nothing in Actor that keeps entries"):
         get_primers_from_module(plain)
+
+
+@pytest.mark.parametrize(
+    ("squash", "stretch"), [(symlog, symexp), (signed_hyperbolic, signed_parabolic)]
+)
+def test_maps_of_values_have_inverses(squash, stretch):
+    value = torch.tensor([-1e3, -1.0, 0.0, 2.0, 1e4], dtype=torch.float64)
+    torch.testing.assert_close(stretch(squash(value)), value)
+    assert (squash(value).abs() <= value.abs()).all()
