@@ -24,6 +24,7 @@ from torchrl.envs import (
     EnvBase,
     GymEnv,
     GymWrapper,
+    InitTracker,
     ObservationNorm,
     RewardClipping,
     RewardScaling,
@@ -203,6 +204,7 @@ CHAINS = {
         {"step_count", "episode_reward", "observation"},
     ),
     "cut": ([RewardSum(), StepCounter(7)], {"episode_reward"}),
+    "marked": ([InitTracker(), StepCounter()], {"step_count"}),
     "scaled before": ([RewardScaling(0.1, 0.3), RewardSum()], {"reward", "episode_reward"}),
     "scaled after": ([RewardSum(), RewardScaling(0.1, 0.3)], {"reward", "episode_reward"}),
     "the sum is scaled": (
@@ -406,6 +408,15 @@ def test_all_is_written_again_after_an_error():
     step = env.step(env.rand_action(env.reset()))
     assert step["next", "step_count"] == 1
     assert (step["next", "observation"] > 0.5).any()  # 2 x + 1
+
+
+@pytest.mark.parametrize("function", [torch.abs, lambda x: x.abs().contiguous()])
+def test_an_image_lies_in_memory_as_a_stack_does(function):
+    steps = TensorDict(a=torch.randn(2, 5, 3), batch_size=[2, 5])
+    steps.set("next", steps.copy())
+    Image("b", "a", function).write(steps, Entries(), Entries(), reset_at_end=True)
+    assert torch.equal(steps["next", "b"], steps["a"].abs())
+    assert steps["next", "b"].is_contiguous()
 
 
 def test_gradients_pass_through_an_image():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from torchrl._core.errors import SpecError
 from torchrl.data import Bounded, Unbounded
 from torchrl.envs import (
     Compose,
@@ -25,6 +26,7 @@ from torchrl.testing.mocks import (
     MultiAgentEnv,
     StatelessEnv,
 )
+from torchrl.testing.transform import World
 
 TRANSFORMS = {
     "counter": lambda: StepCounter(),
@@ -142,6 +144,35 @@ def test_a_quiet_count_ends_no_episode():
     batch = env.rollout(9)
     assert batch["next", "cut"].flatten().tolist() == [False, True, True, True]
     assert batch["next", "done"].flatten().tolist() == [False, False, False, True]
+
+
+class Named(World):
+    """A world with one more observation."""
+
+    def __init__(self, name, dtype=torch.float32):
+        super().__init__([2])
+        self.added = torch.full((2, 1), 7).to(dtype)
+        spec = self.observation_spec.clone()
+        spec[name] = Unbounded((2, 1), dtype=dtype)
+        self.observation_spec, self.name = spec, name
+
+    def _observed(self):
+        return super()._observed() | {self.name: self.added.clone()}
+
+
+@pytest.mark.parametrize(
+    "env", [Named("step_count"), Named("step_count", torch.bool), Named(("step_count", "x"))]
+)
+def test_what_counts_no_steps_is_not_overwritten(env):
+    with pytest.raises(SpecError, match=r"'step_count' is an observation .*step_count_key="):
+        TransformedEnv(env, StepCounter())
+    batch = TransformedEnv(env, StepCounter(step_count_key="n")).rollout(3)
+    assert torch.equal(batch[env.name], env.added.unsqueeze(1).expand(2, 3, 1))
+
+
+def test_a_count_goes_on_where_there_is_one():
+    env = TransformedEnv(CountingEnv(4), Compose(StepCounter(), StepCounter(3)))
+    assert env.rollout(9)["step_count"].squeeze(-1).tolist() == [0, 1, 2]
 
 
 def test_every_level_of_flags_is_counted():

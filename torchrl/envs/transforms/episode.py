@@ -163,7 +163,7 @@ class StepCounter(Transform):
                     "is an observation of the environment that counts no steps",
                     key=key,
                     expected=f"no such entry, or a count: int64 {tuple(shape)}",
-                    found=f"{found.dtype} {tuple(found.shape)}",
+                    found=f"{found.dtype or type(found).__name__} {tuple(found.shape)}",
                     mend="Name the count otherwise: StepCounter(step_count_key=...).",
                 )
             )
