@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
+from torchrl._core.errors import MissingKeyError
 from torchrl._core.mdp import complete_done, last_name, step_mdp, terminated_or_truncated
 
 OPTIONS = ["keep_other", "exclude_reward", "exclude_done", "exclude_action"]
@@ -102,7 +103,8 @@ class TestStepMDP:
         assert values == {"observation": 1.0, "hidden": 0.0, "kept": 5.0}
 
     def test_says_what_is_missing(self):
-        with pytest.raises(KeyError, match=r"no 'next' entry among \['a'\].*env\.step\(\)"):
+        words = r"step_mdp: entry 'next' is read but absent; found \['a'\]. Pass what env\.step\(\)"
+        with pytest.raises(MissingKeyError, match=words):
             step_mdp(TensorDict(a=1))
 
 

@@ -13,6 +13,7 @@ import torch
 from tensordict import NestedKey, TensorDictBase, is_non_tensor
 from torch import Tensor
 
+from torchrl._core.errors import MissingKeyError, describe
 from torchrl._core.keys import as_keys, sibling
 
 DONE, TERMINATED, TRUNCATED = "done", "terminated", "truncated"
@@ -49,7 +50,7 @@ def step_mdp(
         action_keys: Names of the actions.
 
     Raises:
-        KeyError: if there is no ``"next"`` entry.
+        MissingKeyError: if there is no ``"next"`` entry.
 
     >>> from tensordict import TensorDict
     >>> after = TensorDict(observation=2, reward=1.0, done=False)
@@ -58,9 +59,14 @@ def step_mdp(
     """
     following = tensordict.get("next", None)
     if following is None:
-        raise KeyError(
-            f"step_mdp: no 'next' entry among {sorted(map(str, tensordict.keys()))}; "
-            "it expects the output of env.step()."
+        raise MissingKeyError(
+            describe(
+                "step_mdp",
+                "is read but absent",
+                key="next",
+                found=sorted(map(str, tensordict.keys())),
+                mend="Pass what env.step() returned.",
+            )
         )
     flags = [sibling(key, name) for key in as_keys(done_keys) for name in DONE_NAMES]
     drop_root = {*as_keys(reward_keys), *flags, *as_keys(action_keys)}

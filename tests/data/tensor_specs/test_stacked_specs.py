@@ -229,3 +229,20 @@ class TestLaziness:
         assert whole.is_in(whole.rand())
         untouched = consolidate_spec(spec, recurse_through_entries=False)
         assert untouched == spec
+
+
+@pytest.mark.parametrize(
+    ("other", "error"),
+    [(Unbounded((3,), dtype=torch.int64), DTypeError), (Unbounded(()), ShapeError)],
+)
+def test_entries_that_cannot_be_one_are_named(other, error):
+    spec = torch.stack([Composite(a=Unbounded((3,))), Composite(a=other)])
+    with pytest.raises(error, match=r"entry 'a' cannot be one entry.*found \[.*names of their own"):
+        spec["a"]
+
+
+def test_an_entry_of_some_alone_is_found_by_indexing():
+    spec = torch.stack([Composite(a=Unbounded()), Composite(a=Unbounded(), b=Unbounded())])
+    with pytest.raises(MissingKeyError, match=r"Those at \[1\] alone have 'b': index first"):
+        spec["b"]
+    assert spec[1]["b"].shape == (1,)

@@ -164,6 +164,10 @@ def test_seeds(make, closing):
 
 
 def test_arguments_that_contradict():
+    with pytest.raises(
+        TypeError, match=r"num_workers .* comes first, found function. Write \w+\(2"
+    ):
+        SerialEnv(cartpole, 2)
     with pytest.raises(ValueError, match="at least 1"):
         SerialEnv(0, cartpole)
     with pytest.raises(ValueError, match="each of 3 workers, found 2"):

@@ -347,7 +347,19 @@ class StackedComposite(_Lazy, Composite):
         entries = [spec._specs[name] for spec in self.specs]
         if any(entry is None for entry in entries):
             return None
-        return stack_specs(entries, self.dim)
+        try:
+            return stack_specs(entries, self.dim)
+        except (DTypeError, ShapeError) as error:
+            raise type(error)(
+                describe(
+                    self,
+                    "cannot be one entry of the stack",
+                    key=name,
+                    expected="specs of one dtype and as many dimensions",
+                    found=[f"{entry.dtype} {list(entry.shape)}" for entry in entries],
+                    mend="Give those that differ names of their own.",
+                )
+            ) from None
 
     def _elsewhere(self, name: str) -> str:
         some = [i for i, spec in enumerate(self.specs) if name in spec._specs]

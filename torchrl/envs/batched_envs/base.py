@@ -427,6 +427,16 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
         )
 
 
+def _check_number(name: str, num_workers: int) -> None:
+    if not isinstance(num_workers, int):
+        raise TypeError(
+            f"{name}: num_workers counts the workers and comes first, found "
+            f"{type(num_workers).__name__}. Write {name}(2, create_env_fn)."
+        )
+    if num_workers < 1:
+        raise ValueError(f"{name}: num_workers must be at least 1, found {num_workers}.")
+
+
 def _recipes(
     env: Any,
     num_workers: int,
@@ -434,8 +444,7 @@ def _recipes(
     create_env_kwargs: dict[str, Any] | Sequence[dict[str, Any]] | None,
 ) -> list[EnvCreator | EnvBase]:
     name = type(env).__name__
-    if num_workers < 1:
-        raise ValueError(f"{name}: num_workers must be at least 1, found {num_workers}.")
+    _check_number(name, num_workers)
     if isinstance(create_env_fn, EnvBase) or callable(create_env_fn):
         if isinstance(create_env_fn, EnvBase) and num_workers > 1:
             raise TypeError(

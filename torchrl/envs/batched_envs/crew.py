@@ -86,7 +86,7 @@ def share_out(num_envs: int, num_workers: int) -> list[tuple[int, int]]:
 
 def failure(owner: str, worker: int, env: int, brief: str, trace: str) -> WorkerError:
     """Return the error that a worker's complaint becomes."""
-    text = describe(owner, f"worker {worker} failed at environment {env}: {brief}")
+    text = describe(owner, f"worker {worker} failed at environment {env}: {brief.rstrip('.')}")
     return WorkerError(f"{text}\n\nIts own traceback:\n\n{trace}")
 
 
