@@ -9,8 +9,9 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl._core.legacy import old_keywords
-from torchrl.objectives.actor_critic import ActorCriticLoss, normalized
+from torchrl.objectives.actor_critic import ActorCriticLoss
 from torchrl.objectives.calls import distribution
+from torchrl.objectives.masks import standardized
 
 
 class A2CLoss(ActorCriticLoss):
@@ -65,7 +66,7 @@ class A2CLoss(ActorCriticLoss):
         td = self._with_advantage(td)
         advantage = self._advantage(td, mask)  # [*B, 1]
         if self.normalize_advantage:
-            advantage = normalized(advantage, mask)
+            advantage = standardized(advantage, mask)
         dist = distribution(self.actor_network, td)
         log_prob = self._log_prob(dist, td, advantage).unsqueeze(-1)  # [*B, 1]
         return {

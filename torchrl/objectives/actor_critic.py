@@ -17,8 +17,9 @@ from torchrl._core.keys import read, require, write
 from torchrl._core.legacy import old_keywords
 from torchrl._core.math import distance_loss
 from torchrl.objectives.calls import take
-from torchrl.objectives.common import LossModule, cleared, expand_right
+from torchrl.objectives.common import LossModule
 from torchrl.objectives.distributions import check_actor, entropy, heads, log_prob
+from torchrl.objectives.masks import cleared, expand_right
 from torchrl.objectives.networks import frozen
 from torchrl.objectives.value.estimators import ValueEstimators
 
@@ -228,33 +229,6 @@ class ActorCriticLoss(LossModule):
         if explained_variance:
             out["explained_variance"] = _explained_variance(value.detach(), target, mask)
         return out
-
-
-def normalized(
-    advantage: Tensor, mask: Tensor | None = None, exclude_dims: tuple[int, ...] = ()
-) -> Tensor:
-    """Return advantages of mean 0 and standard deviation 1; a lone one becomes 0.
-
-    Args:
-        advantage: ``[*B, 1]``.
-        mask: ``[*B]``, the rows that count.
-        exclude_dims: Dimensions of which each index has its own mean and deviation.
-    """
-    kept = {dim % advantage.ndim for dim in exclude_dims}
-    dims = [dim for dim in range(advantage.ndim) if dim not in kept]
-    if mask is None:
-        count = 1
-        for dim in dims:
-            count *= advantage.shape[dim]
-        if count < 2:
-            return advantage - advantage.mean(dims, keepdim=True)
-        deviation, mean = torch.std_mean(advantage, dims, keepdim=True)
-        return (advantage - mean) / deviation.clamp_min(1e-6)
-    number = expand_right(mask, advantage).sum(dims, keepdim=True).clamp_min(1)
-    mean = cleared(advantage, mask).sum(dims, keepdim=True) / number
-    centred = cleared(advantage - mean, mask)
-    variance = centred.square().sum(dims, keepdim=True) / (number - 1).clamp_min(1)
-    return centred / variance.sqrt().clamp_min(1e-6)
 
 
 def _explained_variance(value: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:

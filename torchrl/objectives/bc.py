@@ -13,8 +13,9 @@ from torch import Tensor
 from torchrl._core.keys import read, write
 from torchrl._core.math import distance_loss
 from torchrl.objectives.calls import distribution, take
-from torchrl.objectives.common import LossModule, expand_right
+from torchrl.objectives.common import LossModule
 from torchrl.objectives.distributions import log_prob
+from torchrl.objectives.masks import expand_right
 
 
 class BCLoss(LossModule):

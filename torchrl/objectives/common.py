@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import inputs, next_key, require
+from torchrl.objectives.masks import AUTO_LOSS_MASK_KEYS, cleared, expand_right
 from torchrl.objectives.networks import (
     check_network,
     copies,
@@ -24,7 +25,6 @@ from torchrl.objectives.networks import (
 from torchrl.objectives.value.base import ValueEstimatorBase, ValueKeys, renamed
 from torchrl.objectives.value.estimators import ValueEstimators, dispatch_value_estimator
 
-AUTO_LOSS_MASK_KEYS: tuple[NestedKey, ...] = (("collector", "mask"), "learning_mask")
 REDUCTIONS = ("mean", "sum", "none")
 SCALAR_MODES = (None, "exclude", "non_tensor")
 
@@ -427,17 +427,3 @@ class LossModule(TensorDictModuleBase):
         device = None if parameter is None else parameter.device
         tensor = torch.as_tensor(value, device=device, dtype=torch.float32)
         self.register_buffer(name, tensor.clone())
-
-
-def expand_right(mask: Tensor, like: Tensor) -> Tensor:
-    """Expand ``mask [*B]`` to the shape of ``like [*B, ...]``."""
-    return mask.reshape(*mask.shape, *(1,) * (like.ndim - mask.ndim)).expand_as(like)
-
-
-def cleared(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Return ``x [*B, ...]`` with zeros in the rows that do not count.
-
-    Padding may hold anything. What is cleared before it enters a formula harms neither the value
-    nor, as an infinity times zero would, the gradient.
-    """
-    return x if mask is None else torch.where(expand_right(mask, x), x, 0.0)

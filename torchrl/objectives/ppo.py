@@ -14,10 +14,10 @@ from torch.distributions import Distribution
 
 from torchrl._core.keys import read, require
 from torchrl._core.legacy import old_keywords
-from torchrl.objectives.actor_critic import ActorCriticLoss, normalized
+from torchrl.objectives.actor_critic import ActorCriticLoss
 from torchrl.objectives.calls import distribution
-from torchrl.objectives.common import cleared
 from torchrl.objectives.distributions import divergence, sum_leaves, sum_to
+from torchrl.objectives.masks import cleared, standardized
 
 OLD_LOG_PROB = "sample_log_prob"
 
@@ -109,7 +109,7 @@ class PPOLoss(ActorCriticLoss):
         advantage = self._advantage(td, mask)  # [*B, 1]
         if self.normalize_advantage:
             dims = self.normalize_advantage_exclude_dims
-            advantage = normalized(advantage, mask, dims)
+            advantage = standardized(advantage, mask, dims)
         ndim = advantage.ndim - 1
         dist = distribution(self.actor_network, td)
         before = self._old_log_prob(td, ndim)  # [*B]

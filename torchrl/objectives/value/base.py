@@ -17,6 +17,7 @@ from torchrl._core.errors import TorchRLError, describe, nearest
 from torchrl._core.keys import next_key, read_next, require, write
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.calls import take
+from torchrl.objectives.masks import PADDING_MASK, cleared, expand_right, standardized
 
 
 @dataclass
@@ -31,6 +32,11 @@ class Steps:
     gamma: float | Tensor
     time_dim: int
     tensordict: TensorDictBase
+    mask: Tensor | None
+
+    def standardized(self, x: Tensor) -> Tensor:
+        """Return ``x [*B, T, F]`` with mean 0 and standard deviation 1 over the rows that count."""
+        return standardized(x, self.mask, min_std=1e-4)
 
 
 @dataclass
@@ -51,7 +57,8 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
     """A module that writes an advantage and a value target into trajectories.
 
     ``terminated`` stops the bootstrap, ``done`` cuts the recursion, and where the data ends the
-    last step bootstraps. A missing ``terminated`` is taken from ``done``.
+    last step bootstraps; rows that ``collector.mask`` excludes are no data, but padding. A missing
+    ``terminated`` is taken from ``done``.
 
     Args:
         gamma: Discount factor, or one a step. Data of several steps in one (an entry
@@ -230,23 +237,25 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
 
     def steps(self, td: TensorDictBase, value: Tensor | None, next_value: Tensor) -> Steps:
         """Gather what an estimate is made of."""
-        keys, gamma = self.tensor_keys, self.gamma
+        keys, gamma, mask = self.tensor_keys, self.gamma, _mask(td)
+        time = self._find_time(td) if self.needs_time else 0
         done, terminated = self.ends(td)
         reward = td.get(next_key(keys.reward), None)
         if reward is None:
             require(td, [next_key(keys.reward)], self)
         num_steps = td.get(keys.steps_to_next_obs, None)
         if num_steps is not None:
-            gamma = gamma**num_steps
+            gamma = gamma ** (num_steps.unsqueeze(-1) if num_steps.ndim == td.ndim else num_steps)
         return Steps(
-            reward=reward,
-            done=done,
+            reward=cleared(reward, mask),
+            done=_cut(done, mask, time) if self.needs_time else done,
             terminated=terminated,
-            next_value=next_value,
-            value=value,
+            next_value=cleared(next_value, mask),
+            value=None if value is None else cleared(value, mask),
             gamma=gamma,
-            time_dim=self._find_time(td) if self.needs_time else 0,
+            time_dim=time,
             tensordict=td,
+            mask=mask,
         )
 
     def ends(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
@@ -330,7 +339,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         """Evaluate the roots and only those next observations that are not the following root."""
         network, time = self._critic(), self._find_time(td)
         require(td, [*network.in_keys, *map(next_key, network.in_keys)], self)
-        ends = self.ends(td)[0].movedim(time, 0)
+        ends = _cut(self.ends(td)[0], _mask(td), time).movedim(time, 0)
         ends = ends.flatten(td.ndim).any(-1).clone()  # [T, *B]
         ends[-1] = True
         roots = td.select(*network.in_keys).permute(time, *(i for i in range(td.ndim) if i != time))
@@ -354,6 +363,17 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         return self.value_network
 
 
+def _mask(td: TensorDictBase) -> Tensor | None:
+    """Return the mask ``[*B, T]`` of the rows that are no padding, if there is one."""
+    mask = td.get(PADDING_MASK, None)
+    return None if mask is None else mask.reshape(td.batch_size).bool()
+
+
+def _cut(done: Tensor, mask: Tensor | None, time: int) -> Tensor:
+    """Return where a recursion is cut: at ends, and where padding follows."""
+    return done if mask is None else done | expand_right(~mask.roll(-1, time), done)
+
+
 @contextmanager
 def use_params(network: torch.nn.Module, params: TensorDictBase | None) -> Iterator[None]:
     """Run a network with other parameters than its own, if they are given."""
@@ -375,9 +395,3 @@ def renamed(component: object, accepted: Any, names: dict[str, NestedKey]) -> An
                 )
             )
     return replace(accepted, **{name: unravel_key(key) for name, key in names.items()})
-
-
-def standardized(x: Tensor, min_std: float = 1e-4) -> Tensor:
-    """Return ``x`` with mean 0 and standard deviation 1; a single element becomes 0."""
-    centred = x - x.mean()
-    return centred / x.std().clamp_min(min_std) if x.numel() > 1 else centred

@@ -10,7 +10,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl._core.returns import generalized_advantage_estimate
-from torchrl.objectives.value.base import Steps, ValueEstimatorBase, standardized
+from torchrl.objectives.value.base import Steps, ValueEstimatorBase
 
 
 class GAE(ValueEstimatorBase):
@@ -62,7 +62,7 @@ class GAE(ValueEstimatorBase):
 
     def estimate(self, steps: Steps) -> tuple[Tensor, Tensor]:
         advantage, target = self._estimate(steps)
-        return standardized(advantage) if self.average_gae else advantage, target
+        return steps.standardized(advantage) if self.average_gae else advantage, target
 
     def _estimate(self, steps: Steps) -> tuple[Tensor, Tensor]:
         assert steps.value is not None

@@ -8,7 +8,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl._core import returns
-from torchrl.objectives.value.base import Steps, ValueEstimatorBase, standardized
+from torchrl.objectives.value.base import Steps, ValueEstimatorBase
 
 
 class _TDEstimator(ValueEstimatorBase):
@@ -26,7 +26,7 @@ class _TDEstimator(ValueEstimatorBase):
         self.average_rewards = average_rewards
 
     def _reward(self, steps: Steps) -> Tensor:
-        return standardized(steps.reward) if self.average_rewards else steps.reward
+        return steps.standardized(steps.reward) if self.average_rewards else steps.reward
 
 
 class TD0Estimator(_TDEstimator):

@@ -13,8 +13,9 @@ from torchrl._core.keys import require
 from torchrl._core.returns import vtrace_advantage_estimate
 from torchrl.objectives.calls import distribution
 from torchrl.objectives.distributions import check_actor, log_prob
+from torchrl.objectives.masks import cleared
 from torchrl.objectives.networks import input_keys
-from torchrl.objectives.value.base import Steps, ValueEstimatorBase, standardized
+from torchrl.objectives.value.base import Steps, ValueEstimatorBase
 
 OLD_LOG_PROB = "sample_log_prob"
 
@@ -68,7 +69,7 @@ class VTrace(ValueEstimatorBase):
 
     def estimate(self, steps: Steps) -> tuple[Tensor, Tensor]:
         advantage, target = self._estimate(steps)
-        return standardized(advantage) if self.average_adv else advantage, target
+        return steps.standardized(advantage) if self.average_adv else advantage, target
 
     def _estimate(self, steps: Steps) -> tuple[Tensor, Tensor]:
         assert steps.value is not None
@@ -87,8 +88,8 @@ class VTrace(ValueEstimatorBase):
             log_mu = log_mu.flatten(ndim).sum(-1)
         return vtrace_advantage_estimate(
             steps.gamma,
-            log_pi.expand_as(steps.value),
-            log_mu.unsqueeze(-1).expand_as(steps.value),
+            cleared(log_pi, steps.mask).expand_as(steps.value),
+            cleared(log_mu.unsqueeze(-1), steps.mask).expand_as(steps.value),
             steps.value,
             steps.next_value,
             steps.reward,
