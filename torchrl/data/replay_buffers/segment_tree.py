@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 TOP = 1024  # nodes of the flat top: scanned at once, in half the time of its levels
-BLOCK = 6  # binary logarithm of the number of values that an extreme is taken of at once
+BLOCK = 64  # leaves that an extreme is taken of at once
 
 
 class SumTree:
@@ -91,9 +91,9 @@ class SumTree:
         mass -= cumulated.take(root) - roots.take(root)
         node = root + top
         for _ in range(self._depth):
-            node <<= 1
+            node += node
             left = take(node)
-            right = mass >= left
+            right = (mass >= left).astype(np.int64)
             left *= right
             mass -= left
             node += right
@@ -112,8 +112,9 @@ class SumTree:
 class Extreme:
     """The least, or the greatest, of the values ``[N]`` in an array that others write to.
 
-    Each block of values has a bound, that none of its values is beyond. The best bound is held
-    against its block before it is believed, and all bounds are compared only when it was too good.
+    Each block of values has a bound, that none of its values is beyond, and the best bound is met
+    where the extreme is known to stand. Only if that has changed are all bounds compared, and the
+    best one held against its block until one is met.
 
     Args:
         values: The array that is watched.
@@ -136,36 +137,41 @@ class Extreme:
     ) -> None:
         self._values, self._combine = values, combine
         self._absent, self._neutral = absent, neutral
+        self._best_of = np.ndarray.argmin if combine is np.minimum else np.ndarray.argmax
         self.refresh()
 
     def refresh(self) -> None:
         """Look at all values."""
-        counted = np.where(self._values == self._absent, self._neutral, self._values)
-        starts = np.arange(0, len(counted), 1 << BLOCK)
+        counted = self._counted(self._values)
+        starts = np.arange(0, len(counted), BLOCK)
         self._bounds = self._combine.reduceat(counted, starts)
-        self._best = self._best_block()
+        self._at = int(self._best_of(counted))
 
-    def _best_block(self) -> int:
-        bounds = self._bounds
-        return int(bounds.argmin() if self._combine is np.minimum else bounds.argmax())
+    def _counted(self, values: np.ndarray) -> np.ndarray:
+        return np.where(values == self._absent, self._neutral, values)
 
     def update(self, index: np.ndarray, values: np.ndarray) -> None:
-        """Take note that ``values [N]`` were written to ``index [N]``."""
-        bounds, best = self._bounds, self._best
-        self._combine.at(bounds, index >> BLOCK, values)
-        found = values.argmin() if self._combine is np.minimum else values.argmax()
-        if self._combine(values[found], bounds[best]) != bounds[best]:
-            self._best = int(index[found]) >> BLOCK
+        """Take note that ``values [N]``, one or more, were written to ``index [N]``."""
+        best = self._bounds[self._at // BLOCK]
+        self._combine.at(self._bounds, index // BLOCK, values)
+        found = self._best_of(values)
+        if self._combine(values[found], best) != best:
+            self._at = int(index[found])
 
     @property
     def total(self) -> float:
         """The extreme of all values."""
-        bounds = self._bounds
+        value = self._values[self._at]
+        if value != self._bounds[self._at // BLOCK] or value == self._absent:
+            return self._search()
+        return float(value)
+
+    def _search(self) -> float:
         while True:
-            block = self._best << BLOCK
-            values = self._values[block : block + (1 << BLOCK)]
-            exact = self._combine.reduce(values[values != self._absent], initial=self._neutral)
-            if exact == bounds[self._best]:
-                return float(exact)
-            bounds[self._best] = exact
-            self._best = self._best_block()
+            block = int(self._best_of(self._bounds))
+            values = self._counted(self._values[block * BLOCK : (block + 1) * BLOCK])
+            within = int(self._best_of(values))
+            if values[within] == self._bounds[block]:
+                self._at = block * BLOCK + within
+                return float(values[within])
+            self._bounds[block] = values[within]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,8 +38,16 @@ class Sampler(ABC):
     ran_out: bool = False
     catches_up: bool = False
 
+    _chances = torch.empty(0, dtype=torch.float64)  # filled anew for each sample of its size
+
     @abstractmethod
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]: ...
+
+    def _uniform(self, count: int) -> np.ndarray:
+        """Draw numbers ``[N]`` in ``[0, 1)``, float64, that stand until the next call."""
+        if len(self._chances) != count:
+            self._chances = torch.empty(count, dtype=torch.float64)
+        return self._chances.uniform_(generator=self.generator).numpy()
 
     def extend(self, positions: Tensor) -> None:
         """Take note of items that were just written."""

@@ -114,13 +114,18 @@ class PrioritizedSampler(Sampler):
         """Return positions ``[B]`` and their weights."""
         require_items(storage, self)
         self._catch_up(storage)
-        quantile = torch.rand(batch_size, dtype=torch.float64, generator=self.generator)
-        index = self._sum_tree.find(quantile.numpy())
+        index = self._draw(batch_size)
         return torch.from_numpy(index), {"priority_weight": self._weights(index)}
 
+    def _draw(self, count: int) -> np.ndarray:
+        """Return positions ``[N]``, each drawn in proportion to its mass."""
+        return self._sum_tree.find(self._uniform(count))
+
     def _weights(self, index: np.ndarray) -> Tensor:
-        ratio = self._sum_tree.take(index) / self._min.total
-        return torch.from_numpy(ratio**-self.beta).to(self.dtype)
+        weights = (self._sum_tree.take(index) / self._min.total) ** -self.beta
+        if self.dtype is not torch.float64:  # numpy rounds faster than torch
+            weights = weights.astype(np.float32)
+        return torch.from_numpy(weights).to(self.dtype)
 
     def _catch_up(self, storage: Storage) -> None:
         """Take note of a new alpha, and of items that other processes have written."""
@@ -148,6 +153,8 @@ class PrioritizedSampler(Sampler):
         self._write(positions.numpy(), np.full(len(positions), self.default_priority))
 
     def _write(self, index: np.ndarray, priority: np.ndarray) -> None:
+        if not len(index):
+            return
         mass = self._mass(priority)
         self._raw[index] = priority
         self._sum_tree.set(index, mass)
@@ -166,12 +173,12 @@ class PrioritizedSampler(Sampler):
             ValueError: if a priority is negative, infinite or not a number.
             IndexError: if a position lies outside the storage.
         """
-        slots = index.detach().cpu().reshape(-1).numpy()
+        slots = index.numpy(force=True).reshape(-1)
         if not len(slots):
             return
-        values = self._reduced(priority.detach().cpu().double(), len(slots))
-        highest = float(values.max())
-        if not (values.min() >= 0 and highest < np.inf):  # false for what is not a number, too
+        values = self._reduced(priority, len(slots))
+        highest = float(np.maximum.reduce(values))
+        if not (np.minimum.reduce(values) >= 0 and highest < np.inf):  # false for NaN, too
             raise ValueError(
                 describe(
                     self,
@@ -180,8 +187,9 @@ class PrioritizedSampler(Sampler):
                     mend="Pass the absolute error.",
                 )
             )
-        stored = self._stored(slots)
-        if not stored.all():
+        known = self._known(slots)
+        if np.minimum.reduce(known) < 0 or np.minimum.reduce(slots) < 0:
+            stored = (known >= 0) & (slots >= 0)
             slots, values = slots[stored], values[stored]
             if not len(slots):
                 return
@@ -189,10 +197,10 @@ class PrioritizedSampler(Sampler):
         self._max_priority = max(self._max_priority, highest)
         self._write(slots, values)
 
-    def _stored(self, slots: np.ndarray) -> np.ndarray:
-        """Say of which slots ``[N]`` something is stored in."""
+    def _known(self, slots: np.ndarray) -> np.ndarray:
+        """Return the priorities of ``slots [N]``, -1 where nothing is stored."""
         try:
-            return (self._raw.take(slots) >= 0) & (slots >= 0)
+            return self._raw.take(slots)
         except IndexError:
             raise IndexError(
                 describe(
@@ -204,16 +212,15 @@ class PrioritizedSampler(Sampler):
             ) from None
 
     def _reduced(self, priority: Tensor, count: int) -> np.ndarray:
-        if priority.shape == (count,):
-            return priority.numpy()
-        if priority.numel() == 1:
-            return np.full(count, float(priority))
-        values = priority.reshape(count, -1)  # [N, *]
+        if priority.dtype is torch.bfloat16:  # unknown to numpy
+            priority = priority.float()
+        given = priority.numpy(force=True).astype(np.float64)
+        if given.size == 1:
+            return np.full(count, given.item())
+        values = given.reshape(count, -1)  # [N, *]
         if values.shape[1] == 1:
-            return values[:, 0].numpy()
-        if self.reduction == "mean":
-            return values.mean(1).numpy()
-        return np.asarray(getattr(np, self.reduction)(values.numpy(), axis=1))
+            return values[:, 0]
+        return np.asarray(getattr(np, self.reduction)(values, axis=1))
 
     def state_dict(self) -> dict[str, Any]:
         """Return priorities, exponents and the highest priority so far."""

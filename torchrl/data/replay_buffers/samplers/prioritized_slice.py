@@ -94,8 +94,7 @@ class PrioritizedSliceSampler(PrioritizedSampler):
         """Draw the positions ``[S]`` of starts that ``least`` steps of their episode follow."""
         found = np.empty(0, dtype=np.int64)
         for _ in range(ROUNDS):
-            quantile = torch.rand(2 * count, dtype=torch.float64, generator=self.generator)
-            drawn = self._sum_tree.find(quantile.numpy())
+            drawn = self._draw(2 * count)
             found = np.append(found, drawn[self._leaves_room(drawn, storage, least)])
             if len(found) >= count:
                 return found[:count]
