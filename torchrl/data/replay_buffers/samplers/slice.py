@@ -112,7 +112,7 @@ class SliceSampler(Sampler):
         else:
             keys = as_keys(end_keys or end_key) or [("next", "done")]
             self.episodes = Episodes(keys, traj_key, ends, trajectories, cache_values)
-        self._edges: tuple[Tensor, Tensor] | None = None
+        self._edges: tuple[np.ndarray, np.ndarray] | None = None
 
     def _empty(self) -> None:
         self.ran_out = False
@@ -162,10 +162,11 @@ class SliceSampler(Sampler):
                     mend="Wait for longer ones, or allow shorter slices by strict_length=False.",
                 )
             )
-        chosen = self._choose(len(episodes), count, storage)
-        start, stop, lane = episodes[chosen].T
+        which, when = self._uniform(2 * count).reshape(2, count)
+        chosen = self._choose(len(episodes), which, storage)
+        start, stop, lane = episodes.take(chosen, 0).T
         start = np.maximum(start, self.episodes.begin)
-        return *self._cut(start, stop, length), lane
+        return *self._cut(start, stop, length, when[: len(chosen)]), lane
 
     def can_sample(self, storage: Storage, batch_size: int) -> bool:
         """Say whether an episode is long enough."""
@@ -175,18 +176,17 @@ class SliceSampler(Sampler):
         self.episodes.sync(storage)
         return self.episodes.at_least(length if self.strict_length else 1)
 
-    def _choose(self, episodes: int, count: int, storage: Storage) -> np.ndarray:
-        """Return which of the episodes are sliced."""
-        return torch.randint(episodes, (count,), generator=self.generator).numpy()
+    def _choose(self, episodes: int, chance: np.ndarray, storage: Storage) -> np.ndarray:
+        """Return which of the episodes are sliced, at most as many as there are chances ``[S]``."""
+        return (chance * episodes).astype(np.int64)
 
     def _cut(
-        self, start: np.ndarray, stop: np.ndarray, length: int
+        self, start: np.ndarray, stop: np.ndarray, length: int, chance: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return first and last (excluded) steps of a slice of each episode."""
         before, after = (length - 1 if side is True else int(side) for side in self.span)
         earliest = start - before
         latest = np.maximum(stop - length + after, earliest)
-        chance = torch.rand(len(start), dtype=torch.float64, generator=self.generator).numpy()
         begin = earliest + (chance * (latest - earliest + 1)).astype(np.int64)
         return np.maximum(begin, start), np.minimum(begin + length, stop)
 
@@ -195,51 +195,46 @@ class SliceSampler(Sampler):
     ) -> tuple[Tensor, dict[Any, Any]]:
         """Return the positions of slices, and what is marked at their edges."""
         steps = first[:, None] + np.arange(length)  # [S, L]
-        info: dict[Any, Any] = {}
-        if (last - first == length).all():
+        whole, info = None, dict[Any, Any]()
+        if np.minimum.reduce(last - first, initial=length) == length:
             final, initial = self._edges_of(len(first), length)
-            whole = np.ones(steps.shape, dtype=bool) if self.pad_output else None
         else:
             whole = steps < last[:, None]
             steps = np.minimum(steps, last[:, None] - 1)
-            final = torch.from_numpy(steps == last[:, None] - 1)
-            initial = torch.from_numpy(steps == first[:, None])
+            final, initial = steps == last[:, None] - 1, steps == first[:, None]
             initial[:, 1:] = False  # a padded slice of one step repeats its first
         positions = self.episodes.positions(steps, lane[:, None], storage)
-        if whole is not None and self.pad_output:
+        if self.pad_output:
+            whole = np.ones(steps.shape, dtype=bool) if whole is None else whole
             info[MASK] = torch.from_numpy(whole.reshape(-1))
         elif whole is not None:
-            positions, kept = positions[whole], torch.from_numpy(whole)
-            final, initial = final[kept], initial[kept]
+            positions, final, initial = positions[whole], final[whole], initial[whole]
         items = torch.from_numpy(positions.reshape(-1))
         self._mark(storage, items, final.reshape(-1, 1), initial.reshape(-1, 1), info)
         return items, info
 
-    def _edges_of(self, count: int, length: int) -> tuple[Tensor, Tensor]:
+    def _edges_of(self, count: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Return which steps ``[S, L]`` of full slices are last, and which are first."""
         if self._edges is None or self._edges[0].shape != (count, length):
-            final = torch.zeros(count, length, dtype=torch.bool)
+            final = np.zeros((count, length), dtype=bool)
             final[:, -1] = True
-            self._edges = final, final.flip(1)
+            self._edges = final, final[:, ::-1].copy()
         return self._edges
 
     def _mark(
         self,
         storage: Storage,
         positions: Tensor,
-        final: Tensor,
-        initial: Tensor,
+        final: np.ndarray,
+        initial: np.ndarray,
         info: dict[Any, Any],
     ) -> None:
         """Set the flags at the edges ``[B, 1]`` of slices, in what is stored of them."""
         if self.truncated_key is not None:
             for key in (self.truncated_key, beside(self.truncated_key, "done")):
-                flag = _stored(storage, key, positions)
-                info[key] = final.clone() if flag is None else flag | _like(final, flag)
-        if self.init_key is not None:
-            flag = _stored(storage, self.init_key, positions)
-            if flag is not None:
-                info[self.init_key] = flag | _like(initial, flag)
+                info[key] = _raised(storage, key, positions, final)
+        if self.init_key is not None and storage.has_entry(self.init_key):
+            info[self.init_key] = _raised(storage, self.init_key, positions, initial)
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: where episodes are is read from the storage."""
@@ -276,7 +271,8 @@ class SliceSamplerWithoutReplacement(SliceSampler):
         super()._empty()
         self._order, self._next, self._seen = np.empty(0, dtype=np.int64), 0, (-1, -1)
 
-    def _choose(self, episodes: int, count: int, storage: Storage) -> np.ndarray:
+    def _choose(self, episodes: int, chance: np.ndarray, storage: Storage) -> np.ndarray:
+        count = len(chance)
         if self.drop_last and count > episodes:
             raise ValueError(
                 describe(
@@ -311,13 +307,10 @@ class SliceSamplerWithoutReplacement(SliceSampler):
         self.ran_out = state_dict["ran_out"]
 
 
-def _stored(storage: Storage, key: NestedKey, positions: Tensor) -> Tensor | None:
-    return storage.take_entry(key, positions) if storage.has_entry(key) else None
-
-
-def _like(flag: Tensor, other: Tensor) -> Tensor:
-    """Give a flag ``[B, 1]`` the dimensions of ``other [B, *]``."""
-    if flag.shape == other.shape and flag.device == other.device:
-        return flag
-    flag = flag.view(len(flag), *(1,) * (other.ndim - 1))
-    return flag.to(other.device).expand(other.shape)
+def _raised(storage: Storage, key: NestedKey, positions: Tensor, edge: np.ndarray) -> Tensor:
+    """Return the flags ``[B, *F]`` of items, also set where ``edge [B, 1]`` says so."""
+    if not storage.has_entry(key):
+        return torch.from_numpy(edge.copy())
+    flag = storage.take_entry(key, positions)
+    edges = torch.from_numpy(edge.reshape(len(edge), *(1,) * (flag.ndim - 1))).to(flag.device)
+    return flag | edges
