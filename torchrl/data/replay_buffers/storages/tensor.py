@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import NestedKey, TensorDict, is_tensor_collection
 from torch import Tensor
@@ -185,7 +186,9 @@ class TensorStorage(Storage):
         """
         number = self._number(key)
         items = self._items[number]
-        return items.index_select(0, positions.to(items.device))
+        if positions.device != items.device:
+            positions = positions.to(items.device)
+        return items.index_select(0, positions)
 
     def set_entries(self, values: Mapping[NestedKey, Any], index: Any) -> None:
         """Replace entries of the rows ``get(index)``; what else is in these rows stays.
@@ -369,6 +372,8 @@ class LazyTensorStorage(TensorStorage):
     def _new_block(self, number: int, nbytes: int) -> Tensor:
         if self._home is not None:
             return self._home.block(number, nbytes)
+        if self.device.type == "cpu":  # for numpy the kernel sets huge pages aside: faster to find
+            return torch.from_numpy(np.zeros(nbytes, dtype=np.uint8))
         return torch.zeros(nbytes, dtype=torch.uint8, device=self.device)
 
     def _reserve(self, schema: Schema, allocate: Allocate) -> list[Tensor]:
