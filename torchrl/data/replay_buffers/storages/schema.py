@@ -93,13 +93,11 @@ class Schema:
         """
         lead = tuple(lead)
         shapes, root = self._shapes_after(lead), self._root
+        if isinstance(root, int):
+            self._check_leaf(rows, self.leaves[root], lead)
+            return [rows]
         out: list[Any] = [None] * len(self.leaves)
-        same = (
-            self._fits(rows, root, shapes, out)
-            if isinstance(root, int)
-            else self._read(rows, root, shapes, out)
-        )
-        if not same:
+        if not self._read(rows, root, shapes, out):
             self._refuse(rows, root, lead, ())
         return out
 
@@ -111,23 +109,21 @@ class Schema:
             self._expected = lead, shapes
         return shapes
 
-    def _fits(self, value: Any, number: int, shapes: list[tuple[int, ...]], out: list[Any]) -> bool:
-        out[number] = value
-        return (
-            isinstance(value, Tensor)
-            and value.dtype is self._dtypes[number]
-            and value.shape == shapes[number]
-        )
-
     def _read(self, rows: Any, node: Node, shapes: list[tuple[int, ...]], out: list[Any]) -> bool:
-        children, known, fits = _children(rows), node.children, self._fits
+        """Put the leaves into ``out``, or say that something does not match."""
+        children, known, dtypes = _children(rows), node.children, self._dtypes
         if children is None or len(children) != len(known):
             return False
         for name, value in children:
             child = known.get(name)
             if type(child) is int:
-                if not fits(value, child, shapes, out):
+                if (
+                    not isinstance(value, Tensor)
+                    or value.dtype is not dtypes[child]
+                    or value.shape != shapes[child]
+                ):
                     return False
+                out[child] = value
             elif child is None or not self._read(value, child, shapes, out):  # type: ignore[arg-type]
                 return False
         return True
@@ -137,7 +133,7 @@ class Schema:
     ) -> None:
         """Raise the error that says what :meth:`_read` stumbled over."""
         if isinstance(node, int):
-            self._refuse_leaf(rows, self.leaves[node], lead)
+            self._check_leaf(rows, self.leaves[node], lead)
             return
         children = _children(rows)
         if children is None:
@@ -180,7 +176,7 @@ class Schema:
         for name, child in node.children.items():
             self._refuse(values[name], child, lead, (*path, name))
 
-    def _refuse_leaf(self, value: Any, leaf: Leaf, lead: tuple[int, ...]) -> None:
+    def _check_leaf(self, value: Any, leaf: Leaf, lead: tuple[int, ...]) -> None:
         if not isinstance(value, Tensor) or value.dtype is not leaf.dtype:
             raise DTypeError(
                 describe(
