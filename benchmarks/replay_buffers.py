@@ -55,7 +55,7 @@ class Race:
         turns: dict[str, Callable[[], float]] = {
             name: (lambda call=call: turn_of(call)) for name, call in {"": ours, **others}.items()
         }
-        if work is not None:
+        if work is not None and self.peer.is_there:
             turns["cpprb"] = lambda: self.peer.round(work)
         best, end = {name: turn() for name, turn in turns.items()}, time.perf_counter()
         while time.perf_counter() < end + self.budget:
