@@ -157,10 +157,12 @@ class BaseCollector(IterableDataset, ABC):
         numbered: bool = True,
     ) -> None:
         """Let batches, or what is written into the buffer, be whole trajectories."""
-        name = "trajs_per_batch" if per_write is None else "trajs_per_write"
+        name, count = "trajs_per_write", per_write
+        if count is None:
+            name, count = "trajs_per_batch", per_batch
         if per_batch is None and form is not None:
             raise ValueError(f"{type(self).__name__}: traj_format needs trajs_per_batch.")
-        if per_batch is None and per_write is None:
+        if count is None:
             return
         if splits:
             raise ValueError(
@@ -170,14 +172,14 @@ class BaseCollector(IterableDataset, ABC):
         if not numbered:
             raise ValueError(f"{type(self).__name__}: {name} needs track_traj_ids.")
         if per_write is None:
-            self._whole = WholeTrajectories(per_batch, form, keeps_open=not resets)
+            self._whole = WholeTrajectories(count, form, keeps_open=not resets)
             return
         if per_batch is not None or self.replay_buffer is None or not self.extend_buffer:
             raise ValueError(
                 f"{type(self).__name__}: trajs_per_write needs a replay_buffer to write to, and no "
                 "trajs_per_batch."
             )
-        self._written = WholeTrajectories(per_write, "cat", keeps_open=not resets)
+        self._written = WholeTrajectories(count, "cat", keeps_open=not resets)
 
     def _forget_trajectories(self) -> None:
         """Leave out, from what is handed over, the trajectories that are cut here."""

@@ -179,18 +179,18 @@ class Evaluator:
         if weights is not None:
             assert isinstance(self.policy, nn.Module)
             self.policy.load_state_dict(weights, strict=False)
-        start, rollouts = time.perf_counter(), []
+        start = time.perf_counter()
         rounds = -(-self.num_trajectories // self.env.batch_size.numel())
         with set_exploration_type(self.exploration_type, thread_local=True):
-            for _ in range(rounds):
-                rollouts.append(  # noqa: PERF401 - each takes its time
-                    self.env.rollout(
-                        self.max_steps or 2**62,
-                        self.policy,
-                        auto_cast_to_device=True,
-                        break_when_all_done=True,
-                    )
+            rollouts = [
+                self.env.rollout(
+                    self.max_steps or 2**62,
+                    self.policy,
+                    auto_cast_to_device=True,
+                    break_when_all_done=True,
                 )
+                for _ in range(rounds)
+            ]
         seconds = time.perf_counter() - start
         metrics = self._numbers(rollouts, seconds)
         if step is not None:

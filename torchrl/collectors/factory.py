@@ -34,8 +34,7 @@ def make_collector(
     >>> make_collector(lambda: GymEnv("CartPole-v1"), frames_per_batch=10).next().shape
     torch.Size([10])
     """
-    several = num_collectors is not None or isinstance(create_env_fn, (list, tuple))
-    if sync and not several:
-        return Collector(create_env_fn, policy, **kwargs)  # type: ignore[arg-type]
+    if sync and num_collectors is None and not isinstance(create_env_fn, Sequence):
+        return Collector(create_env_fn, policy, **kwargs)
     kind = MultiSyncCollector if sync else MultiAsyncCollector
     return kind(create_env_fn, policy, num_workers=num_collectors, **kwargs)

@@ -85,16 +85,16 @@ class MultiSyncCollector(MultiCollector):
             frames = self.frames_per_batch
         return self._joined(shares), frames
 
-    def _joined(self, shares: list[TensorDictBase]) -> TensorDictBase:
+    def _joined(self, shares: Any) -> TensorDictBase:
         devices = self._stored
         if any(device is not None for device in devices):
             shares = [share.to(devices[0]) for share in shares]
         how = self.cat_results
         try:
             if how == "stack" or (how is None and shares[0].ndim == 1):
-                batch: Any = torch.stack(shares, 0)  # type: ignore[arg-type]
+                batch: Any = torch.stack(shares, 0)
             else:
-                batch = torch.cat(shares, -1 if how == -1 else 0)  # type: ignore[arg-type]
+                batch = torch.cat(shares, -1 if how == -1 else 0)
         except RuntimeError as error:
             raise ValueError(
                 describe(
