@@ -52,8 +52,8 @@ def test_averages_are_over_what_is_no_padding(kind, option):
 
 def test_a_loss_that_estimates_on_padded_trajectories():
     td, padded, _ = trajectories()
-    for place in ((), ("next",)):  # what networks read must be a number, as gradients meet it
-        padded[(*place, "observation")].nan_to_num_(5.0)
+    for key in ("observation", ("next", "observation"), "action"):  # gradients meet what is read
+        padded[key].nan_to_num_(0.5)
     loss = ClipPPOLoss(gaussian_actor(), critic(), gamma=0.9, lmbda=0.8, normalize_advantage=True)
     parts = [loss.value_estimator(td[row, :length].clone()) for row, length in enumerate(LENGTHS)]
     expected = loss(torch.cat(parts))
