@@ -11,6 +11,7 @@ from torch.distributions import Normal
 
 from torchrl._core.exploration import (
     ExplorationType,
+    exploration_mode,
     exploration_type,
     set_exploration_mode,
     set_exploration_type,
@@ -25,6 +26,12 @@ def _restore():
 
 def test_is_none_until_it_is_set():
     assert exploration_type() is None
+    assert exploration_mode() is None
+
+
+def test_the_old_name_gives_words():
+    with set_exploration_mode("mean"):
+        assert (exploration_mode(), exploration_type()) == ("mean", ExplorationType.MEAN)
 
 
 @pytest.mark.parametrize("member", ExplorationType)

@@ -8,6 +8,7 @@ from tensordict.nn import set_interaction_type
 
 __all__ = [
     "ExplorationType",
+    "exploration_mode",
     "exploration_type",
     "is_exploring",
     "set_exploration_mode",
@@ -62,3 +63,14 @@ def _parse(type: ExplorationType | str | None) -> ExplorationType | None:
 
 
 set_exploration_mode = set_exploration_type
+
+
+def exploration_mode() -> str | None:
+    """Return the exploration type by its name, as earlier releases gave it.
+
+    >>> with set_exploration_mode("mode"):
+    ...     exploration_mode()
+    'mode'
+    """
+    current = exploration_type()
+    return None if current is None else current.value

@@ -2,6 +2,7 @@
 
 from torchrl._core.exploration import (
     ExplorationType,
+    exploration_mode,
     exploration_type,
     set_exploration_mode,
     set_exploration_type,
@@ -18,6 +19,7 @@ __all__ = [
     "RandomPolicy",
     "check_env_specs",
     "check_marl_grouping",
+    "exploration_mode",
     "exploration_type",
     "get_available_libraries",
     "make_composite_from_td",

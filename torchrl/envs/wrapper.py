@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 
-from torchrl._core.errors import describe
+from torchrl._core.errors import describe, nearest
 from torchrl.envs.common import EnvBase
 
 
@@ -107,3 +108,16 @@ def wrong_kind(wrapper: object, env: object, expected: str, builder: str) -> Typ
             mend=f"To build an environment from its name use {builder}.",
         )
     )
+
+
+def unknown_name(wrapper: object, what: str, name: str, known: Iterable[str]) -> ValueError:
+    """Return the error of a wrapper that was asked for something that its library does not have.
+
+    Args:
+        wrapper: The wrapper.
+        what: What was asked for, such as ``"environment"``.
+        name: Its name.
+        known: The names that there are.
+    """
+    mend = f"{nearest(name, known)} available_envs lists them all.".lstrip()
+    return ValueError(describe(wrapper, f"knows no {what} {name!r}", mend=mend))

@@ -96,3 +96,8 @@ def test_what_is_no_pool_in_lockstep_is_refused():
 
 def test_tasks_are_listed():
     assert "CartPole-v1" in MultiThreadedEnv.available_envs
+
+
+def test_a_task_that_there_is_not():
+    with pytest.raises(ValueError, match=r"knows no task 'CartPol-v1'.*'CartPole-v"):
+        MultiThreadedEnv(2, "CartPol-v1")

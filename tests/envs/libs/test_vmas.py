@@ -121,3 +121,8 @@ def test_what_is_no_simulator_is_refused():
     with pytest.raises(TypeError, match=r"what vmas.make_env returns without wrapper=, found str"):
         VmasWrapper("simple")
     assert "balance" in VmasEnv.available_envs
+
+
+def test_a_scenario_that_there_is_not():
+    with pytest.raises(ValueError, match=r"VmasEnv: knows no scenario 'balanc'.*'balance'"):
+        VmasEnv("balanc", num_envs=2)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from torchrl._core.entries import Entries
-from torchrl._core.errors import describe, nearest
+from torchrl._core.errors import describe
 from torchrl._core.optional import require_package
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.libs.catalogue import Catalogue
 from torchrl.envs.libs.jax_env import JaxEnv
 from torchrl.envs.spec_access import flag_spec
-from torchrl.envs.wrapper import take_options, wrong_kind
+from torchrl.envs.wrapper import take_options, unknown_name, wrong_kind
 
 
 def _names() -> list[str]:
@@ -149,14 +149,7 @@ class BraxEnv(BraxWrapper):
     def _build_env(self, options: dict[str, Any]) -> Any:  # type: ignore[override]  # makes one
         envs = require_package("brax.envs", needed_by=self, extra="brax")
         if self.env_name not in envs._envs:
-            raise ValueError(
-                describe(
-                    self,
-                    f"knows no environment {self.env_name!r}",
-                    expected=f"one of {sorted(envs._envs)}",
-                    mend=nearest(self.env_name, envs._envs),
-                )
-            )
+            raise unknown_name(self, "environment", self.env_name, envs._envs)
         return super()._build_env(envs.create(self.env_name, auto_reset=False, **options))
 
     def __repr__(self) -> str:

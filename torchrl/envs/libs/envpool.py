@@ -15,7 +15,7 @@ from torchrl._core.errors import describe
 from torchrl._core.optional import require_package
 from torchrl.envs.libs.catalogue import Catalogue
 from torchrl.envs.libs.gym.env import GymWrapper
-from torchrl.envs.wrapper import wrong_kind
+from torchrl.envs.wrapper import unknown_name, wrong_kind
 
 
 def _tasks() -> list[str]:
@@ -131,6 +131,9 @@ class MultiThreadedEnv(MultiThreadedEnvWrapper):
             ``max_episode_steps`` and so on.
         kwargs: Those of :class:`MultiThreadedEnvWrapper`.
 
+    Raises:
+        ValueError: if there is no such task.
+
     >>> env = MultiThreadedEnv(3, "CartPole-v1", create_env_kwargs={"max_episode_steps": 5})
     >>> env.rollout(6, break_when_any_done=False)["next", "truncated"][..., 0].sum(-1)
     tensor([1, 1, 1])
@@ -152,6 +155,8 @@ class MultiThreadedEnv(MultiThreadedEnvWrapper):
 
     def _build_env(self, task_id: str, pool: dict[str, Any]) -> Any:  # type: ignore[override]  # makes one
         envpool = require_package("envpool", needed_by=self, extra="envpool")
+        if task_id not in self.available_envs:
+            raise unknown_name(self, "task", task_id, self.available_envs)
         with _quiet():
             env = envpool.make_gymnasium(task_id, num_envs=self.num_workers, **pool)
         return super()._build_env(env)

@@ -10,14 +10,13 @@ from tensordict import NestedKey
 from torch import Tensor
 
 from torchrl._core.entries import Entries
-from torchrl._core.errors import describe, nearest
 from torchrl._core.optional import require_package
 from torchrl.data import Composite, MultiOneHot, OneHot, TensorSpec, Unbounded
 from torchrl.envs.libs.array_specs import action_spec, array_leaves, key_of, observation_spec
 from torchrl.envs.libs.catalogue import Catalogue
 from torchrl.envs.libs.jax_env import JaxEnv
 from torchrl.envs.spec_access import flag_spec
-from torchrl.envs.wrapper import take_options, wrong_kind
+from torchrl.envs.wrapper import take_options, unknown_name, wrong_kind
 
 _LAST = 2  # the step_type of dm_env at the end of an episode
 
@@ -167,13 +166,7 @@ class JumanjiEnv(JumanjiWrapper):
         jumanji = require_package("jumanji", needed_by=self, extra="jumanji")
         known = jumanji.registered_environments()
         if self.env_name not in known:
-            raise ValueError(
-                describe(
-                    self,
-                    f"knows no environment {self.env_name!r}",
-                    mend=f"{nearest(self.env_name, known)} available_envs lists them all.".strip(),
-                )
-            )
+            raise unknown_name(self, "environment", self.env_name, known)
         return super()._build_env(jumanji.make(self.env_name, **options))
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from tensordict import NonTensorData, TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.errors import SpecError, describe, nearest
+from torchrl._core.errors import SpecError, describe
 from torchrl._core.optional import require_package
 from torchrl.data import (
     Bounded,
@@ -24,7 +24,7 @@ from torchrl.data import (
 from torchrl.envs.libs.catalogue import Catalogue
 from torchrl.envs.marl import Group, MarlGroupMapType, group_specs, resolve_groups
 from torchrl.envs.spec_access import flag_spec
-from torchrl.envs.wrapper import EnvWrapper, take_options, wrong_kind
+from torchrl.envs.wrapper import EnvWrapper, take_options, unknown_name, wrong_kind
 
 
 def _games() -> list[str]:
@@ -285,12 +285,6 @@ class OpenSpielEnv(OpenSpielWrapper):
         spiel = require_package("pyspiel", needed_by=self, extra="open_spiel")
         name = game_string.partition("(")[0]
         if name not in spiel.registered_names():
-            raise ValueError(
-                describe(
-                    self,
-                    f"knows no game {name!r}",
-                    mend=f"{nearest(name, spiel.registered_names())} available_envs lists them.",
-                )
-            )
+            raise unknown_name(self, "game", name, spiel.registered_names())
         args = (game_string, parameters) if parameters else (game_string,)
         return super()._build_env(spiel.load_game(*args))

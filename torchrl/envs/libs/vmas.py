@@ -19,7 +19,7 @@ from torchrl.envs.libs.catalogue import Catalogue
 from torchrl.envs.libs.gym.spaces import spec_from_space
 from torchrl.envs.marl import Group, MarlGroupMapType, group_by_name, group_specs, resolve_groups
 from torchrl.envs.spec_access import flag_spec
-from torchrl.envs.wrapper import EnvWrapper, take_options, wrong_kind
+from torchrl.envs.wrapper import EnvWrapper, take_options, unknown_name, wrong_kind
 
 FLAGS = ("done", "terminated", "truncated")
 
@@ -243,6 +243,9 @@ class VmasEnv(VmasWrapper):
         kwargs: Those of :class:`~torchrl.envs.wrapper.EnvWrapper`; all others go to
             ``vmas.make_env`` and the scenario.
 
+    Raises:
+        ValueError: if there is no such scenario.
+
     >>> env = VmasEnv("simple_tag", num_envs=2, max_steps=3)
     >>> list(env.group_map), env.rollout(9)["next", "truncated"][..., 0].tolist()
     (['adversary', 'agent'], [[False, False, True], [False, False, True]])
@@ -281,6 +284,9 @@ class VmasEnv(VmasWrapper):
 
     def _build_env(self, options: dict[str, Any]) -> Any:  # type: ignore[override]  # makes one
         vmas = require_package("vmas", needed_by=self, extra="marl")
+        scenario, known = options["scenario"], self.available_envs
+        if isinstance(scenario, str) and scenario not in known:
+            raise unknown_name(self, "scenario", scenario, known)
         return super()._build_env(vmas.make_env(**options))
 
     def __repr__(self) -> str:

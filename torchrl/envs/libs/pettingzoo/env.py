@@ -10,7 +10,7 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.errors import describe, nearest
+from torchrl._core.errors import describe
 from torchrl._core.optional import require_package
 from torchrl.data import Categorical, Composite, TensorSpec, Unbounded
 from torchrl.envs.gym_like import as_tensor
@@ -19,7 +19,7 @@ from torchrl.envs.libs.gym.spaces import kind_of, leaf_readers, record_writer, s
 from torchrl.envs.libs.pettingzoo.moves import AllAtOnce, InTurns, Outcome
 from torchrl.envs.marl import Group, MarlGroupMapType, group_by_name, group_specs, resolve_groups
 from torchrl.envs.spec_access import flag_spec
-from torchrl.envs.wrapper import EnvWrapper, take_options, wrong_kind
+from torchrl.envs.wrapper import EnvWrapper, take_options, unknown_name, wrong_kind
 
 ACTION_MASK = "action_mask"
 FLAGS = ("done", "terminated", "truncated")
@@ -273,13 +273,7 @@ class PettingZooEnv(PettingZooWrapper):
         found = [name for text, name in known.items() if wanted in (text, text.split("/")[-1])]
         if not found:
             short = [text.split("/")[-1] for text in known]
-            raise ValueError(
-                describe(
-                    self,
-                    f"knows no task {self.task!r} that is {kind}",
-                    mend=f"{nearest(wanted, short)} available_envs lists them all.".strip(),
-                )
-            )
+            raise unknown_name(self, f"{kind} task", wanted, short)
         return super()._build_env(zoo.make(kind, found[0], **options))
 
     def __repr__(self) -> str:
