@@ -29,6 +29,14 @@ class CEMPlanner(GaussianPlanner):
         SpecError: if there are fewer candidates than ``top_k``.
 
     Source: Rubinstein and Kroese, 2004; Chua et al., 2018, https://arxiv.org/abs/1805.12114.
+
+    >>> from torchrl.envs import PendulumEnv
+    >>> env = PendulumEnv()
+    >>> policy = CEMPlanner(
+    ...     env, planning_horizon=5, optim_steps=3, num_candidates=16, top_k=4
+    ... )
+    >>> env.rollout(3, policy)["action"].shape
+    torch.Size([3, 1])
     """
 
     def _scores(self, transitions: TensorDictBase) -> Tensor:

@@ -35,6 +35,17 @@ class MPPIPlanner(GaussianPlanner):
 
     Source: Williams et al., 2015, https://arxiv.org/abs/1509.01149; Hansen et al., 2022,
     https://arxiv.org/abs/2203.04955, eq. 4-5.
+
+    >>> from tensordict.nn import TensorDictModule
+    >>> from torchrl.envs import PendulumEnv
+    >>> env = PendulumEnv()
+    >>> returns = TensorDictModule(
+    ...     lambda reward: reward.flip(-2).cumsum(-2).flip(-2), [("next", "reward")], ["advantage"]
+    ... )
+    >>> options = dict(planning_horizon=5, optim_steps=3, num_candidates=16, top_k=4)
+    >>> policy = MPPIPlanner(env, returns, temperature=0.5, **options)
+    >>> env.rollout(3, policy)["action"].shape
+    torch.Size([3, 1])
     """
 
     def __init__(
