@@ -98,7 +98,8 @@ class CQLLoss(SACLoss):
         of_data = log_prob(dist, td, key, td.ndim)
         _, of_policy = draw(dist, key, td.ndim)
         out["loss_actor_bc"] = self.alpha * of_policy - of_data
-        penalty = self._penalty(td)  # [N, *B]
+        with self._apart(self.qvalue_network):
+            penalty = self._penalty(td)  # [N, *B]
         if self.with_lagrange:
             weight, gap = self.log_alpha_prime.exp().clamp(0.0, 1e6), penalty - self.lagrange_thresh
             out["loss_alpha_prime"] = -weight * self._weigh(td, gap.detach().mean(0))

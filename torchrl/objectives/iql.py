@@ -95,7 +95,8 @@ class IQLLoss(CriticLoss):
             ahead = value_of(self.value_network, td.get("next"), keys.value)
             target = self._bootstrap(td, ahead.unsqueeze(-1))
             self._prioritise(td, (predicted.detach() - target).abs().amax(0))
-        value = value_of(self.value_network, td, keys.value)
+        with self._apart(self.value_network):
+            value = value_of(self.value_network, td, keys.value)
         gap = lowest - value
         side = torch.where(gap < 0, 1 - self.expectile, self.expectile)
         weight = (self.temperature * gap.detach()).exp().clamp_max(MAX_WEIGHT)

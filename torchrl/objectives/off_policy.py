@@ -43,7 +43,7 @@ class CriticLoss(LossModule):
         loss_function: Distance of the critic from its target: ``"l1"``, ``"l2"``, ``"smooth_l1"``.
         gamma: Discount factor of the default value estimator.
         priority_key: Old way to name the priority, like ``set_keys(priority=...)``.
-        separate_losses: Keep the critic's error out of what it shares with the actor.
+        separate_losses: Keep the errors of critics out of what they share with an actor.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         use_prioritized_weights: See :class:`~torchrl.objectives.LossModule`.
         scalar_output_mode: See there.

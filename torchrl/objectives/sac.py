@@ -118,7 +118,8 @@ class SACLoss(MaxEntropyLoss):
         }
         if self.has_value:
             soft = (value - self.alpha * log_prob).detach()
-            now = value_of(self.value_network, td, self.tensor_keys.value)
+            with self._apart(self.value_network):
+                now = value_of(self.value_network, td, self.tensor_keys.value)
             out["loss_value"] = self._weigh(td, self._errors(now, soft))
         return out
 
@@ -210,7 +211,8 @@ class DiscreteSACLoss(MaxEntropyLoss):
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         self._limit_alpha()
         mask, keys = self._mask(td), self.tensor_keys
-        values = take(self.qvalue_network, td, keys.action_value)  # [N, *B, A]
+        with self._apart(self.qvalue_network):
+            values = take(self.qvalue_network, td, keys.action_value)  # [N, *B, A]
         taken = self._taken(values, td.get(keys.action))  # [N, *B]
         with torch.no_grad():
             soft = self._ahead(td, self._next_value, self.skip_done_states)  # [*B]
