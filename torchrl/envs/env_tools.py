@@ -213,12 +213,19 @@ class EnvTools:
 
     def register_collector(self: Any, collector: Any) -> None:
         """Let the environment and its transforms find the collector that drives it."""
-        self.__dict__["_collector"] = weakref.ref(collector)
+        self.__dict__["_collector"] = _Reference(collector)
 
     @property
     def collector(self) -> Any:
         """The collector that drives this environment, ``None`` if there is none."""
         return None if self._collector is None else self._collector()
+
+
+class _Reference(weakref.ref):
+    """A reference that a copy of its holder, here or in another process, does not share."""
+
+    def __reduce__(self) -> tuple:
+        return type(None), ()
 
 
 def fake_step(
