@@ -218,7 +218,8 @@ class _Start:
             require(steps, [key], "traj")
             return steps.get(key)
 
-        return TrajectoryValue(read, key if isinstance(key, str) else ".".join(key), [key])
+        words = key if isinstance(key, str) else ".".join(map(str, key))
+        return TrajectoryValue(read, words, [key])
 
     def __getattr__(self, name: str) -> TrajectoryValue:
         if name.startswith("__"):
@@ -252,7 +253,7 @@ def iter_trajectories(
     steps, starts = find_pieces(data, prefix, trajectory_key, None)
     lengths = starts.diff(append=starts.new_tensor([steps.numel()]))
     for piece in steps.split(lengths.tolist()):
-        yield Trajectory(piece, batch_size=[])
+        yield Trajectory(piece)
 
 
 def filter_trajectories(
@@ -275,8 +276,8 @@ def filter_trajectories(
     tensor([0, 1])
     """
     every = iter_trajectories(data, trajectory_key)
-    taken = [one.data for one in every if predicate is None or predicate(one)]
-    return torch.cat(taken) if taken else data.reshape(-1)[:0]
+    taken: Any = [one.data for one in every if predicate is None or predicate(one)]
+    return torch.cat(taken) if taken else data.reshape(-1)[:0]  # type: ignore[return-value]
 
 
 def _steps(trajectory: Any) -> TensorDictBase:

@@ -1,5 +1,8 @@
 """Prioritized sampling against the formulas of Schaul et al., 2016."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -194,3 +197,15 @@ def test_items_written_by_others_are_noticed():
     reader.update_priority([0, 1, 2], torch.zeros(3))
     writer.extend(torch.arange(3, 7))
     assert set(reader.sample(60).tolist()) == {3, 4, 5, 6}
+
+
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_has_priorities_of_its_own(make_copy):
+    first = buffer_of([1.0, 2.0, 4.0], generator=torch.Generator().manual_seed(0))
+    second = make_copy(first)
+    for buffer in (first, second):
+        buffer.update_priority(torch.tensor([0]), torch.tensor(8.0))
+    for _ in range(3):
+        mine, theirs = (buffer.sample(9, return_info=True)[1] for buffer in (first, second))
+        assert torch.equal(mine["priority_weight"], theirs["priority_weight"])
+    assert mine["priority_weight"].max() == 1

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from torchrl._core.errors import describe
 from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
+from torchrl.data.replay_buffers.compiled import GraphCalls
 from torchrl.data.replay_buffers.editing import EditedBuffer
 from torchrl.data.replay_buffers.lock import ProcessLock
 from torchrl.data.replay_buffers.pipeline import Pipeline
@@ -63,6 +64,9 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
         consume_after_n_samples: Sample each item that many times and no more, with a
             :class:`ConsumingSampler`; in place of ``sampler``.
         shared: Let processes that are handed this buffer write to it and read from it.
+        compilable: Make each call one operation of the graph inside of functions that
+            ``torch.compile`` compiles; for tensors, drawn at random or by priority. There
+            ``add`` returns a tensor.
 
     Raises:
         TypeError: if two arguments say the same thing, ``transform`` and ``transform_factory``,
@@ -94,6 +98,7 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
         generator: torch.Generator | None = None,
         consume_after_n_samples: int | None = None,
         shared: bool = False,
+        compilable: bool | None = None,
     ) -> None:
         if transform is not None and transform_factory is not None:
             raise TypeError(describe(self, "takes transform or transform_factory, not both"))
@@ -112,12 +117,16 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
         self._recipe: Any = (storage, sampler, writer, checkpointer, dim_extend)
         if not delayed_init:
             self._make_parts()
-        elif shared or any(isinstance(part, _PARTS) for part in (storage, sampler, writer)):
+        elif (
+            shared
+            or compilable
+            or any(isinstance(part, _PARTS) for part in (storage, sampler, writer))
+        ):
             raise TypeError(
                 describe(
                     self,
                     "delayed_init makes the parts later, and each process its own",
-                    expected="functions that make storage, sampler and writer, and shared=False",
+                    expected="functions that make the parts, neither shared nor compilable",
                     mend="A LazyMemmapStorage with existsok=True is found by every process.",
                 )
             )
@@ -129,6 +138,11 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
         self.shared = shared
         if shared:
             self.share()
+        self._graph = GraphCalls(self) if compilable else None
+
+    def _in_graph(self) -> GraphCalls | None:
+        """Return the operations that stand for calls, where a graph is made of them."""
+        return self._graph if self._graph is not None and torch.compiler.is_compiling() else None
 
     def _make_parts(self) -> None:
         storage, sampler, writer, checkpointer, dim_extend = self.__dict__.pop("_recipe")
@@ -234,6 +248,8 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
             MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: if it does not look like
                 the items before; nothing is written then.
         """
+        if (graph := self._in_graph()) is not None:
+            return graph.extend(data.unsqueeze(0).transpose(0, self.dim_extend))[0]
         if len(self._transform):
             data = self._transform.inward(data)
         with self._writing():
@@ -249,6 +265,8 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
             MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: if they do not look like
                 the items before; nothing is written then.
         """
+        if (graph := self._in_graph()) is not None:
+            return graph.extend(data)
         if len(self._transform):
             data = self._transform.inward(data)
         if self.dim_extend > 0:
@@ -294,6 +312,10 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
             RuntimeError: if the buffer is empty.
         """
         size = self._size(batch_size)
+        if (graph := self._in_graph()) is not None:
+            data, info = graph.sample(self, size)
+            data = self._dress(data, info)
+            return (data, info) if return_info else data
         if self._prefetcher is not None:
             batch = self._prefetcher.next(size)
         else:
@@ -338,15 +360,18 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
 
     def _finish(self, data: Any, positions: Tensor, info: dict[Any, Any], ran_out: bool) -> Batch:
         """Collate, annotate, transform and pin what was read."""
-        data = self._collate(data)
         info = {"index": self._storage.coordinates(positions), **info}
+        return Batch(self._dress(data, info), info, ran_out)
+
+    def _dress(self, data: Any, info: dict[Any, Any]) -> Any:
+        data = self._collate(data)
         if len(info) > 1 or self._annotates:
             data = self._annotate(data, info)
         if len(self._transform):
             data = self._transform.outward(data)
         if self._pin_memory and torch.cuda.is_available():
             data = data.pin_memory()
-        return Batch(data, info, ran_out)
+        return data
 
     _annotates = False
 
@@ -417,6 +442,9 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
             index: As ``info["index"]`` has it.
             priority: ``[N]``, or one number for all.
         """
+        if (graph := self._in_graph()) is not None:
+            graph.update_priority(torch.as_tensor(index), torch.as_tensor(priority))
+            return
         with self._lock:
             positions = self._storage.positions(index)
             self._sampler.update_priority(positions, torch.as_tensor(priority))
@@ -452,6 +480,8 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
         self.__dict__.update(state)
         if self._lock is None:
             self._lock = threading.RLock()
+        if self._graph is not None:
+            self._graph = GraphCalls(self)
 
     def __repr__(self) -> str:
         parts = (self._storage, self._sampler, self._writer)

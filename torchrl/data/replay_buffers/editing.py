@@ -92,7 +92,7 @@ class EditedBuffer(ABC):
                 time = np.arange(max(start, episodes.begin), stop)
                 positions = torch.from_numpy(episodes.positions(time, np.array(lane), storage))
                 if predicate is None or predicate(self._part(positions, predicate.keys)):
-                    found.append(Trajectory(self._part(positions, None), batch_size=[]))
+                    found.append(Trajectory(self._part(positions, None)))
         return found
 
     def _part(self, positions: Tensor, keys: list[NestedKey] | None) -> TensorDictBase:
@@ -182,7 +182,7 @@ class EditedBuffer(ABC):
             index = storage.coordinates(positions[found])
             place = index if storage.ndim == 1 else index.unbind(-1)
             storage.set_entries({key: value[found] for key, value in entries.items()}, place)
-        return ConditionalUpdateResult(found, rejected, batch_size=found.shape)
+        return ConditionalUpdateResult(found, rejected, batch_size=found.shape)  # type: ignore[call-arg]
 
 
 def _entries(data: TensorDictBase) -> dict[Any, Any]:

@@ -163,7 +163,7 @@ class BufferServer:
     def __init__(self, buffer: ReplayBuffer, address: Address, key: bytes) -> None:
         self.buffer, self._key = buffer, key
         self._listener = Listener(address, family="AF_INET")
-        self.address: Address = self._listener.address  # type: ignore[assignment]
+        self.address: Address = self._listener.address
         self._start(self._accept)
 
     def _start(self, target: Callable[..., None], *args: Any) -> None:

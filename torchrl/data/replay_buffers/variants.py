@@ -49,6 +49,8 @@ class TensorDictReplayBuffer(ReplayBuffer):
 
     def add(self, data: Any) -> int | None:
         """Store one item, with its priority if it has one; return its slot."""
+        if self._in_graph() is not None:
+            return super().add(data)
         slot = super().add(data)
         if slot is not None and isinstance(self._sampler, PrioritizedSampler):
             self._rate(torch.tensor([slot]), data.unsqueeze(0))
@@ -65,6 +67,8 @@ class TensorDictReplayBuffer(ReplayBuffer):
         Raises:
             MissingKeyError: if ``update_priority`` is true and ``data`` has no priorities.
         """
+        if self._in_graph() is not None and update_priority is None:
+            return super().extend(data)
         rated = update_priority is not False and isinstance(self._sampler, PrioritizedSampler)
         rows: Any = data if is_tensor_collection(data) or not rated else torch.stack(list(data))
         if update_priority:
@@ -99,6 +103,9 @@ class TensorDictReplayBuffer(ReplayBuffer):
         """
         require(data, ["index", self.priority_key], self, "Update with a sample of this buffer.")
         index, priority = data.get("index"), data.get(self.priority_key)
+        if self._in_graph() is not None:
+            self.update_priority(index, priority)
+            return
         if isinstance(self._unit, Sequence):
             self._update_anchors(data, priority)
             return

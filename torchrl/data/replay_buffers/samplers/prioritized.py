@@ -92,6 +92,10 @@ class PrioritizedSampler(Sampler):
         self._min = Extreme(self._sum_tree.leaves, np.minimum, absent=0.0, neutral=np.inf)
         self._max = Extreme(self._raw, np.maximum, absent=-1.0, neutral=-1.0)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._watch()  # a copy watches its own numbers
+
     @property
     def alpha(self) -> float:
         """How much priorities count."""

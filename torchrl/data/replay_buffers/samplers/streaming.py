@@ -67,7 +67,7 @@ class StreamingSliceSampler(SliceSampler):
             self._cut_new(storage, length)
         ready, self._waiting = self._waiting[:count], self._waiting[count:]
         if len(ready) == count:
-            return tuple(ready.T)  # type: ignore[return-value]
+            return tuple(ready.T)
         drawn = super()._pick(storage, count - len(ready), length)
         fresh = zip(ready.T, drawn, strict=True)
         return tuple(np.append(new, old) for new, old in fresh)  # type: ignore[return-value]

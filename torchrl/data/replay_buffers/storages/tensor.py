@@ -339,7 +339,7 @@ class LazyTensorStorage(TensorStorage):
         """Reserve memory for rows, and tell other processes what they look like."""
         self._adopt(schema, self._reserve(schema, self._new_block))
         if self._home is not None:
-            note = {"max_size": self.max_size, "ndim": self.ndim}
+            note: dict[str, Any] = {"max_size": self.max_size, "ndim": self.ndim}
             note |= {"row_shape": list(self.row_shape), "schema": schema.state()}
             self._home.write(note)
 
