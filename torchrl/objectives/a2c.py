@@ -9,7 +9,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl._core.legacy import old_keywords
-from torchrl.objectives.actor_critic import ActorCriticLoss
+from torchrl.objectives.actor_critic import OLD_KEYWORDS, ActorCriticLoss
 from torchrl.objectives.calls import distribution
 from torchrl.objectives.masks import standardized
 
@@ -36,13 +36,7 @@ class A2CLoss(ActorCriticLoss):
     Source: Mnih et al., 2016, https://arxiv.org/abs/1602.01783, algorithm S3.
     """
 
-    @old_keywords(
-        actor="actor_network",
-        critic="critic_network",
-        entropy_coef="entropy_coeff",
-        critic_coef="critic_coeff",
-        advantage_norm="normalize_advantage",
-    )
+    @old_keywords(**OLD_KEYWORDS)
     def __init__(
         self,
         actor_network: TensorDictModuleBase,

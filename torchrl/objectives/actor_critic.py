@@ -23,6 +23,14 @@ from torchrl.objectives.masks import cleared, expand_right
 from torchrl.objectives.networks import frozen
 from torchrl.objectives.value.estimators import ValueEstimators
 
+OLD_KEYWORDS = {
+    "actor": "actor_network",
+    "critic": "critic_network",
+    "entropy_coef": "entropy_coeff",
+    "critic_coef": "critic_coeff",
+    "advantage_norm": "normalize_advantage",
+}
+
 
 class ActorCriticLoss(LossModule):
     """Base of the losses that push the policy along an advantage, beside a critic.

@@ -80,11 +80,7 @@ class OnlineDTLoss(MaxEntropyLoss):
     Source: Zheng et al., 2022, https://arxiv.org/abs/2202.05607, eq. 3 to 5.
     """
 
-    @dataclass
-    class _AcceptedKeys:
-        action_target: NestedKey = read("action")
-        action_pred: NestedKey = write("action")
-
+    _AcceptedKeys = DTLoss._AcceptedKeys
     network_inputs: Mapping[str, str] = {"actor_network": "root"}
 
     def __init__(

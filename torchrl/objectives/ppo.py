@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from torchrl._core.keys import read, require
 from torchrl._core.legacy import old_keywords
-from torchrl.objectives.actor_critic import ActorCriticLoss
+from torchrl.objectives.actor_critic import OLD_KEYWORDS, ActorCriticLoss
 from torchrl.objectives.calls import distribution
 from torchrl.objectives.distributions import divergence, sum_leaves, sum_to
 from torchrl.objectives.masks import cleared, standardized
@@ -55,13 +55,7 @@ class PPOLoss(ActorCriticLoss):
     class _AcceptedKeys(ActorCriticLoss._AcceptedKeys):
         sample_log_prob: NestedKey = read("action_log_prob")
 
-    @old_keywords(
-        actor="actor_network",
-        critic="critic_network",
-        entropy_coef="entropy_coeff",
-        critic_coef="critic_coeff",
-        advantage_norm="normalize_advantage",
-    )
+    @old_keywords(**OLD_KEYWORDS)
     def __init__(
         self,
         actor_network: TensorDictModuleBase,

@@ -128,7 +128,7 @@ def refusal(module: Callable[[TensorDictBase], TensorDictBase], td: TensorDictBa
 
 
 def set_keys_renames(make: Make, batch: Batch) -> None:
-    """Every entry that the loss itself reads can have another name."""
+    """Every entry that the loss itself reads can have another name, nested ones too."""
     expected = run(build(make), batch())
     for name, key in vars(build(make).tensor_keys).items():
         loss, td = build(make), batch()
@@ -137,8 +137,8 @@ def set_keys_renames(make: Make, batch: Batch) -> None:
         owned = any({key, place} & {*m.in_keys, *m.out_keys} for m in networks)
         if place not in loss.in_keys or owned:
             continue
-        loss.set_keys(**{name: "renamed"})
-        new = "renamed" if place == key else ("next", "renamed")
+        loss.set_keys(**{name: ("deep", "renamed")})
+        new = ("deep", "renamed") if place == key else ("next", "deep", "renamed")
         _same(run(loss, td.set(new, td.get(place)).exclude(place)), expected)
 
 
@@ -181,6 +181,18 @@ def reductions(make: Make, batch: Batch) -> None:
     for name, samples in outs["none"].items():
         torch.testing.assert_close(outs["mean"][name], samples.mean())
         torch.testing.assert_close(outs["sum"][name], samples.sum())
+
+
+def batch_dimensions_do_not_matter(make: Make, batch: Batch) -> None:
+    """A batch of two dimensions ``[B, 1]`` gives the losses of a batch ``[B]``."""
+    td: Any = batch()
+    wide = td.reshape(td.shape[0], 1, *td.shape[1:])
+    for reduction in ("mean", "none"):
+        loss, other = build(make), build(make)
+        loss.reduction = other.reduction = reduction
+        expected = losses_of(run(loss, td.clone()))
+        for name, value in losses_of(run(other, wide.clone())).items():
+            torch.testing.assert_close(value.flatten(), expected[name].flatten())
 
 
 def padded_rows_do_not_count(make: Make, batch: Batch) -> None:
@@ -243,6 +255,7 @@ CHECKS: list[Callable[[Make, Batch], None]] = [
     select_out_keys,
     state_dict_round_trip,
     reductions,
+    batch_dimensions_do_not_matter,
     padded_rows_do_not_count,
     compiles_without_graph_breaks,
     maps_over_parameters,
