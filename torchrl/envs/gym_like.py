@@ -12,6 +12,7 @@ from tensordict import NonTensorData, TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.entries import Entries
+from torchrl._core.errors import describe
 from torchrl._core.mdp import DONE_NAMES
 from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs.wrapper import EnvWrapper
@@ -129,12 +130,31 @@ class GymLikeEnv(EnvWrapper):
         self._make_flags()
 
     def _output_transform(self, step_out: tuple) -> tuple:
-        observation, reward, terminated, truncated, info = step_out
+        try:
+            observation, reward, terminated, truncated, info = step_out
+        except ValueError:
+            names = "(observation, reward, terminated, truncated, info)"
+            raise self._old_api("step", names, f"{len(step_out)} values") from None
         return observation, reward, terminated, truncated, terminated | truncated, info
 
     def _reset_output_transform(self, reset_out: tuple) -> tuple:
+        if not isinstance(reset_out, tuple):
+            raise self._old_api("reset", "(observation, info)", type(reset_out).__name__)
         observation, info = reset_out
         return observation, info
+
+    def _old_api(self, method: str, expected: str, found: str) -> TypeError:
+        """Return the error of an environment that does not speak gymnasium."""
+        return TypeError(
+            describe(
+                self,
+                f"got something else from {method}() of the environment",
+                expected=expected,
+                found=found,
+                mend="Environments of the old gym run through gymnasium's GymV21Environment-v0 and "
+                "GymV26Environment-v0.",
+            )
+        )
 
     def _call_step(self, action: Any) -> tuple:
         return self._env.step(action)

@@ -399,3 +399,29 @@ def test_bounds_are_those_of_the_space():
     env = GymEnv("Pendulum-v1")
     assert env.action_spec == Bounded(-2, 2, (1,), device="cpu")
     assert env.observation_spec["observation"].high.tolist() == [1, 1, 8]
+
+
+class Old(gym.Env):
+    """Speaks as gym did before version 0.26: no info at a reset, one flag at a step."""
+
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Discrete(2)
+    tells = False
+
+    def reset(self, *, seed=None, options=None):
+        first = np.zeros(2, np.float32)
+        return (first, {}) if self.tells else first
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, False, {}
+
+
+def test_environments_of_the_old_gym_are_told_apart():
+    with pytest.raises(
+        TypeError, match=r"from reset\(\).*\(observation, info\), found ndarray.*V21"
+    ):
+        GymWrapper(Old()).reset()
+    env = Old()
+    env.tells = True
+    with pytest.raises(TypeError, match=r"from step\(\).*truncated, info\), found 4 values.*V21"):
+        GymWrapper(env).rollout(2)
