@@ -207,3 +207,16 @@ def test_a_draw_that_the_head_made_is_scored_and_kept():
     torch.testing.assert_close(out["action"], torch.full((2, 3), 2.0))
     expected = torch.distributions.Normal(1.0, 1.0).log_prob(torch.tensor(2.0)) * 3
     torch.testing.assert_close(out["action_log_prob"], expected.expand(2))
+
+
+def test_a_policy_may_make_its_parameters_in_its_own_way():
+    class Centred(SafeProbabilisticTensorDictSequential):
+        def get_dist_params(self, tensordict, tensordict_out=None, **kwargs):
+            td = super().get_dist_params(tensordict, tensordict_out, **kwargs)
+            return td.set("loc", torch.zeros_like(td["loc"]))
+
+    head = SafeModule(lambda x: (x, torch.ones_like(x)), ["observation"], ["loc", "scale"])
+    draw = SafeProbabilisticModule(
+        ["loc", "scale"], ["action"], distribution_class=IndependentNormal
+    )
+    assert (Centred(head, draw)(observed(2))["action"] == 0).all()

@@ -222,8 +222,10 @@ class SafeProbabilisticTensorDictSequential(ProbabilisticTensorDictSequential, S
         return last(td)
 
     def _draws_once(self, last: Any) -> bool:
+        """Say whether a call is: all modules but the last, then a draw; and nothing else."""
         return (
             isinstance(last, ProbabilisticTensorDictModule)
             and self._requires_sample
             and not self.return_composite
+            and type(self).get_dist_params is ProbabilisticTensorDictSequential.get_dist_params
         )
