@@ -11,10 +11,13 @@ import torch
 from minari.data_collector import EpisodeBuffer
 from tensordict import TensorDict
 
-from torchrl.data import SliceSampler, TensorDictReplayBuffer
+from torchrl.data import OfflineToOnlineReplayBuffer, SliceSampler, TensorDictReplayBuffer
 from torchrl.data.datasets import (
     BaseDatasetExperienceReplay,
     MinariExperienceReplay,
+    load_dataset,
+    register_dataset,
+    registry,
     write_dataset,
 )
 
@@ -177,3 +180,28 @@ def test_force_fetches_anew(minari_home, monkeypatch):
     )
     MinariExperienceReplay("walk/test-v0", root=minari_home / "forced", download="force")
     assert asked == [("walk/test-v0", True)]
+
+
+# --- by name -------------------------------------------------------------------------------------
+
+
+def test_datasets_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_makers", dict(registry._makers))
+    path = write_dataset(tmp_path / "some", [steps(0, 5)], 5)
+    assert len(load_dataset(f"file:{path}", batch_size=3).sample()) == 3
+    register_dataset(
+        "mine", lambda name, **kwargs: load_dataset(f"file:{tmp_path / name}", **kwargs)
+    )
+    buffer = OfflineToOnlineReplayBuffer(
+        "mine:some", online_capacity=9, sampler=SliceSampler(slice_len=4)
+    )
+    assert buffer.sample(4)["observation"].flatten().diff().tolist() == [1.0] * 3
+    with pytest.raises(ValueError, match=r"the prefix is taken, or none; .* replace=True"):
+        register_dataset("mine", load_dataset)
+    register_dataset("mine", load_dataset, replace=True)
+    with pytest.raises(
+        ValueError, match=r"expected \['file:...', 'minari:...', 'mine:...'\], found mini:x"
+    ):
+        load_dataset("mini:x")
+    with pytest.raises(TypeError, match=r"unexpected arguments; found \['sampler'\]"):
+        OfflineToOnlineReplayBuffer(steps(0, 5), online_capacity=9, sampler=None)

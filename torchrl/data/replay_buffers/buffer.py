@@ -241,7 +241,7 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
             self._transform.insert(index, transform, invert)
         return self
 
-    def add(self, data: Any) -> int | None:
+    def add(self, data: Any) -> Any:
         """Store one item; return its slot, or ``None`` if the writer does not keep it.
 
         Raises:

@@ -10,6 +10,7 @@ from tensordict import TensorDictBase, is_tensor_collection
 from torch import Tensor
 
 from torchrl._core.errors import describe
+from torchrl.data.datasets.registry import load_dataset
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
 from torchrl.data.replay_buffers.storages.base import Storage
 from torchrl.data.replay_buffers.storages.tensor import LazyTensorStorage
@@ -22,15 +23,18 @@ class OfflineToOnlineReplayBuffer:
     As long as nothing new is stored, all of the batch comes from the old data.
 
     Args:
-        offline_dataset: The old data: a buffer, or a tensordict ``[N]``.
+        offline_dataset: The old data: a buffer, a tensordict ``[N]``, or a name, as
+            :func:`~torchrl.data.datasets.load_dataset` takes it.
         online_storage: Keeps the new data.
         online_capacity: Number of new items, in place of ``online_storage``.
         offline_fraction: Share of the old data in a batch, rounded to whole items.
         batch_size: Items of a sample.
         transform: Applied to each batch; any callable ``td -> td``.
+        **dataset_kwargs: For the dataset, where it is given by its name.
 
     Raises:
-        TypeError: unless exactly one of ``online_storage`` and ``online_capacity`` is given.
+        TypeError: unless exactly one of ``online_storage`` and ``online_capacity`` is given; if
+            there are ``dataset_kwargs``, and the dataset is not given by its name.
         ValueError: if ``offline_fraction`` is not a share.
 
     Source: Ball et al., 2023, https://arxiv.org/abs/2302.02948, section 4.1 (half and half).
@@ -45,13 +49,14 @@ class OfflineToOnlineReplayBuffer:
 
     def __init__(
         self,
-        offline_dataset: ReplayBuffer | TensorDictBase,
+        offline_dataset: ReplayBuffer | TensorDictBase | str,
         *,
         online_storage: Storage | None = None,
         online_capacity: int | None = None,
         offline_fraction: float = 0.5,
         batch_size: int | None = None,
         transform: Callable[[Any], Any] | None = None,
+        **dataset_kwargs: Any,
     ) -> None:
         if (online_storage is None) == (online_capacity is None):
             raise TypeError(describe(self, "takes either online_storage or online_capacity"))
@@ -61,6 +66,10 @@ class OfflineToOnlineReplayBuffer:
                     self, "offline_fraction is a share", expected="[0, 1]", found=offline_fraction
                 )
             )
+        if isinstance(offline_dataset, str):
+            offline_dataset = load_dataset(offline_dataset, **dataset_kwargs)
+        elif dataset_kwargs:
+            raise TypeError(describe(self, "unexpected arguments", found=sorted(dataset_kwargs)))
         if not isinstance(offline_dataset, ReplayBuffer):
             rows, offline = offline_dataset, LazyTensorStorage(len(offline_dataset))
             offline_dataset = TensorDictReplayBuffer(storage=offline)
