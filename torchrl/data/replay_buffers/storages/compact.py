@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import NestedKey, is_tensor_collection
 from torch import Tensor
@@ -188,13 +189,16 @@ class CompactStorage(Storage):
 
     def _following(self, items: Tensor) -> dict[int, Tensor]:
         """Return what follows ``items [N]``, by the number of its entry."""
-        places, after = self._place_of[items], self._after(items)
-        pooled = (places >= 0).nonzero().squeeze(-1)
-        leaves = self._inner._gather(after)
-        values = {n: leaves[self._inner_of[twin]] for n, twin in self._derived.items()}
+        places = self._place_of.numpy().take(items.numpy(force=True))
+        after, values = self._after(items), dict[int, Tensor]()
+        for number in self._derived:
+            column = self._beginnings(number)
+            values[number] = self._inner._send(column.index_select(0, after.to(column.device)))
+        pooled = np.flatnonzero(places >= 0)
         if len(pooled):
+            rows, spots = torch.from_numpy(pooled), torch.from_numpy(places[pooled])
             for number, value in values.items():
-                value[pooled] = self._pool[number][places[pooled]].to(value.device)
+                value[rows] = self._pool[number][spots].to(value.device)
         return values
 
     def _after(self, items: Tensor) -> Tensor:
