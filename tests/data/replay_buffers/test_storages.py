@@ -55,12 +55,13 @@ def test_every_dtype_and_shape_comes_back(make, extra, count):
     buffer.extend(data)
     buffer.extend(data)
     assert (buffer[: count + 7] == torch.cat([data, data])[-count - 7 :].roll(count, 0)).all()
-    positions = torch.randint(count, (20,))
-    sample = storage.take(positions)
-    assert (sample == buffer[:][positions]).all()
-    assert all(leaf[0].is_contiguous() for leaf in sample.values(True, True))
-    torch.save(sample, file := io.BytesIO())
-    assert (torch.load(io.BytesIO(file.getvalue()), weights_only=False) == sample).all()
+    for size in (20, 1):
+        positions = torch.randint(count, (size,))
+        sample = storage.take(positions)
+        assert (sample == buffer[:][positions]).all()
+        assert all(leaf[0].is_contiguous() for leaf in sample.values(True, True))
+        torch.save(sample, file := io.BytesIO())
+        assert (torch.load(io.BytesIO(file.getvalue()), weights_only=False) == sample).all()
 
 
 class Point(NamedTuple):
