@@ -93,22 +93,25 @@ class Transform(nn.Module):
         return value
 
     def _call(self, tensordict: TensorDictBase) -> TensorDictBase:
-        for source, destination in zip(self.in_keys, self.out_keys, strict=True):
-            value = tensordict.get(source, None)
-            if value is not None:
-                tensordict.set(destination, self._apply_transform(value))
-            elif not self.missing_tolerance:
-                raise self._missing(source, tensordict)
-        return tensordict
+        return self._map(tensordict, self.in_keys, self.out_keys, self._apply_transform)
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
-        for destination, source in zip(self.in_keys_inv, self.out_keys_inv, strict=True):
-            value = tensordict.get(source, None)
+        return self._map(tensordict, self.out_keys_inv, self.in_keys_inv, self._inv_apply_transform)
+
+    def _map(
+        self,
+        record: Any,
+        sources: list[NestedKey],
+        destinations: list[NestedKey],
+        function: Callable[[Tensor], Tensor],
+    ) -> Any:
+        for source, destination in zip(sources, destinations, strict=True):
+            value = record.get(source, None)
             if value is not None:
-                tensordict.set(destination, self._inv_apply_transform(value))
+                record.set(destination, function(value))
             elif not self.missing_tolerance:
-                raise self._missing(source, tensordict)
-        return tensordict
+                raise self._missing(source, record)
+        return record
 
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         return self._call(next_tensordict)
