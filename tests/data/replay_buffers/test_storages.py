@@ -9,6 +9,7 @@ from tensordict import TensorDict, tensorclass
 
 from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError
 from torchrl.data import (
+    CompactStorage,
     CompressedListStorage,
     LazyMemmapStorage,
     LazyStackStorage,
@@ -17,6 +18,7 @@ from torchrl.data import (
     ReplayBuffer,
     TensorStorage,
 )
+from torchrl.testing.buffer import transitions
 
 LAZY = {"tensor": LazyTensorStorage, "memmap": LazyMemmapStorage}
 DTYPES = [
@@ -326,3 +328,17 @@ def test_text_in_a_tensordict_is_refused_by_tensor_storages():
     keeps = ReplayBuffer(storage=ListStorage(3))
     keeps.add(row)
     assert keeps[0]["name"] == "text"
+
+
+def test_items_of_several_dimensions_in_one():
+    storage = LazyTensorStorage(12, ndim=2)
+    storage.set(slice(0, 4), transitions(0, 4, [2]))
+    flat = storage.flatten()
+    assert flat.shape == (8,)
+    assert flat.get(slice(None))["item"].tolist() == list(range(8))
+    flat.set(3, transitions(9, 1)[0])
+    assert storage.get(1)["item"].tolist() == [2, 9]
+    assert flat.flatten() is flat
+    compact = CompactStorage(LazyTensorStorage(12, ndim=2))
+    compact.set(slice(0, 4), transitions(0, 4, [2]))
+    assert compact.flatten().get(slice(None))["item"].tolist() == list(range(8))

@@ -17,6 +17,7 @@ from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
 from torchrl.data.replay_buffers.compiled import GraphCalls
 from torchrl.data.replay_buffers.editing import EditedBuffer
 from torchrl.data.replay_buffers.lock import ProcessLock
+from torchrl.data.replay_buffers.parts import MadeOfParts
 from torchrl.data.replay_buffers.pipeline import Pipeline
 from torchrl.data.replay_buffers.prefetch import Batch, Prefetcher
 from torchrl.data.replay_buffers.sample_units import SampleUnit
@@ -37,7 +38,7 @@ _ABOUT_ITEMS = (
 )  # info that only tensordict buffers write into samples
 
 
-class ReplayBuffer(SavedBuffer, EditedBuffer):
+class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
     """Stores items and hands out batches of them. Thread-safe.
 
     Args:
@@ -103,11 +104,7 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
         if transform is not None and transform_factory is not None:
             raise TypeError(describe(self, "takes transform or transform_factory, not both"))
         if consume_after_n_samples is not None:
-            if sampler is not None:
-                raise TypeError(
-                    describe(self, "takes sampler or consume_after_n_samples, not both")
-                )
-            sampler = partial(ConsumingSampler, consume_after_n_samples)
+            sampler = _consuming(self, sampler, consume_after_n_samples)
         if transform_factory is not None:
             transform = transform_factory()
         self._transform = Pipeline([transform] if transform is not None else [])
@@ -169,77 +166,9 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
         return RoundRobinWriter()
 
     @property
-    def storage(self) -> Storage:
-        """Keeps the items."""
-        return self._storage
-
-    @property
-    def sampler(self) -> Sampler:
-        """Chooses what is sampled."""
-        return self._sampler
-
-    @property
-    def writer(self) -> Writer:
-        """Chooses what is overwritten."""
-        return self._writer
-
-    @property
-    def transform(self) -> Pipeline:
-        """What happens to samples, and, inverted, to what comes in."""
-        return self._transform
-
-    @property
-    def ndim(self) -> int:
-        """Number of leading dimensions ``[R, *W]`` that count items."""
-        return self._storage.ndim
-
-    @property
     def ran_out(self) -> bool:
         """Whether the last sample ended a pass over the items."""
         return self._ran_out
-
-    @property
-    def writes_from_anywhere(self) -> bool:
-        """Whether what copies in other processes write is sampled here as if it had come here."""
-        return self.shared and (self._sampler.catches_up or not self._sampler.listens)
-
-    def set_storage(self, storage: Storage, collate_fn: Callable[[Any], Any] | None = None) -> None:
-        """Replace the storage, with all that it holds."""
-        with self._writing():
-            self._storage, self._collate_fn = storage, collate_fn
-            self._writer.register_storage(storage)
-            self.dim_extend = storage.ndim - 1
-            if self.shared:
-                storage.share()
-                self._lock.look = storage.mend
-
-    def set_sampler(self, sampler: Sampler) -> None:
-        """Replace the sampler; it knows nothing of the items that are already stored."""
-        with self._writing():
-            self._sampler = sampler
-            sampler.generator = self._generator
-            if len(self._storage):
-                sampler.extend(torch.arange(len(self._storage)))
-
-    def set_writer(self, writer: Writer) -> None:
-        """Replace the writer."""
-        with self._writing():
-            self._writer = writer
-            writer.register_storage(self._storage)
-
-    def append_transform(
-        self, transform: Callable[[Any], Any], *, invert: bool = False
-    ) -> ReplayBuffer:
-        """Add a transform after the others; ``invert=True`` swaps its two directions."""
-        return self.insert_transform(len(self._transform), transform, invert=invert)
-
-    def insert_transform(
-        self, index: int, transform: Callable[[Any], Any], *, invert: bool = False
-    ) -> ReplayBuffer:
-        """Add a transform before number ``index``; ``invert=True`` swaps its two directions."""
-        with self._writing():
-            self._transform.insert(index, transform, invert)
-        return self
 
     def add(self, data: Any) -> Any:
         """Store one item; return its slot, or ``None`` if the writer does not keep it.
@@ -420,21 +349,6 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
                 self._storage, self._size(batch_size)
             )
 
-    def stats(self) -> dict[str, Any]:
-        """Return how many items there are, can be, and were ever written, and the parts' names."""
-        parts = {"storage": self._storage, "sampler": self._sampler, "writer": self._writer}
-        return {
-            "items": len(self),
-            "max_size": self._storage.max_size,
-            "write_count": self.write_count,
-            **{name: type(part).__name__ for name, part in parts.items()},
-        }
-
-    @property
-    def write_count(self) -> int:
-        """Number of items written so far."""
-        return self._storage.written * self._storage.width
-
     def update_priority(self, index: Any, priority: Any) -> None:
         """Tell the sampler how surprising the items ``index [N]`` were.
 
@@ -483,10 +397,11 @@ class ReplayBuffer(SavedBuffer, EditedBuffer):
         if self._graph is not None:
             self._graph = GraphCalls(self)
 
-    def __repr__(self) -> str:
-        parts = (self._storage, self._sampler, self._writer)
-        names = ", ".join(type(part).__name__ for part in parts)
-        return f"{type(self).__name__}({names}, items={len(self)}, batch_size={self.batch_size})"
+
+def _consuming(buffer: ReplayBuffer, sampler: Any, times: int) -> Callable[[], Sampler]:
+    if sampler is not None:
+        raise TypeError(describe(buffer, "takes sampler or consume_after_n_samples, not both"))
+    return partial(ConsumingSampler, times)
 
 
 def _made(part: Any, kind: type, default: Callable[[], Any]) -> Any:

@@ -16,13 +16,13 @@ import torch
 from tensordict import NestedKey
 from torch import Tensor
 
-from torchrl._core.errors import DTypeError, ShapeError, WorkerError, describe
+from torchrl._core.errors import ShapeError, WorkerError, describe
 from torchrl._core.log import logger
 from torchrl.data.replay_buffers.checkpointers import (
     ListStorageCheckpointer,
     StorageCheckpointerBase,
 )
-from torchrl.data.replay_buffers.storages.schema import lead_shape, stack_rows
+from torchrl.data.replay_buffers.storages.schema import fitting, lead_shape, stack_rows
 
 WRITTEN, FILLED, EDITS, BEGUN, PENDING, ERA = MARKS = range(6)
 OUT_OF_ORDER = -1  # rows PENDING that were not to follow the others
@@ -301,6 +301,13 @@ class Storage(ABC):
             return self.entry(key, positions)
         return self.entry(key, torch.unravel_index(positions, (self.capacity, *self.row_shape)))
 
+    def flatten(self) -> Storage:
+        """Return a storage ``[N]`` of the items that are stored: itself, if it has one dimension.
+
+        What is written to the one is written to the other, if they are storages of tensors.
+        """
+        return self
+
     def items_of(self, slots: Tensor) -> Tensor:
         """Return the positions ``[N * W]`` of the items in the slots ``[N]``."""
         if self.ndim == 1:
@@ -354,30 +361,8 @@ class Storage(ABC):
         rows, place = self.get(every).clone(), self._readable(index)
         for key, value in values.items():
             old = self.entry(key, place)
-            rows.get(key)[place] = self.fitting(key, old, value).to(old.device)
+            rows.get(key)[place] = fitting(self, key, old, value).to(old.device)
         self.set(every, rows)
-
-    def fitting(self, key: NestedKey, old: Tensor, value: Any) -> Tensor:
-        """Return a value that is to take the place of ``old``.
-
-        Raises:
-            ShapeError, DTypeError: if it does not look like it.
-        """
-        value = torch.as_tensor(value)
-        for error, what in ((DTypeError, "dtype"), (ShapeError, "shape")):
-            mine, theirs = getattr(old, what), getattr(value, what)
-            if mine != theirs:
-                raise error(
-                    describe(
-                        self,
-                        f"has the wrong {what}",
-                        key=key,
-                        expected=mine if what == "dtype" else list(mine),
-                        found=theirs if what == "dtype" else list(theirs),
-                        mend="Nothing was written.",
-                    )
-                )
-        return value
 
     def empty(self) -> None:
         """Forget all rows; keep the memory and what a row looks like."""

@@ -18,7 +18,7 @@ from torchrl._core.keys import next_key
 from torchrl.data.replay_buffers.layouts import equal_bits
 from torchrl.data.replay_buffers.storages.base import Place, Storage
 from torchrl.data.replay_buffers.storages.schema import Schema, lead_shape, stack_rows
-from torchrl.data.replay_buffers.storages.tensor import LazyTensorStorage
+from torchrl.data.replay_buffers.storages.tensor import LazyTensorStorage, TensorStorage
 
 DERIVED, UNSET = -1, -2  # places of items that are not in the pool
 
@@ -262,6 +262,10 @@ class CompactStorage(Storage):
         return self.rows > 0 and (
             self._number_derived(key) is not None or self._inner.has_entry(key)
         )
+
+    def flatten(self) -> Storage:
+        """Return a storage ``[N]`` of copies of the items, if this one has several dimensions."""
+        return self if self.ndim == 1 else TensorStorage(self.get(...).reshape(-1))
 
     def empty(self) -> None:
         """Forget all rows; keep the memory and what a row looks like."""

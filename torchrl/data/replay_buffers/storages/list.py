@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchrl._core.errors import DTypeError, MissingKeyError, describe
 from torchrl.data.replay_buffers.storages.base import Storage
+from torchrl.data.replay_buffers.storages.schema import fitting
 
 
 class ListStorage(Storage):
@@ -98,7 +99,7 @@ class ListStorage(Storage):
             news = [value] if isinstance(place, int) else list(value)
             olds = self.entry(key, slots)
             for row, old, new in zip(rows, olds, news, strict=True):
-                _plant(row, key, self.fitting(key, old, new))
+                _plant(row, key, fitting(self, key, old, new))
         self.set(slots, rows)
 
     def has_entry(self, key: NestedKey) -> bool:

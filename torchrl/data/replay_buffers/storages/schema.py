@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tensordict import NonTensorData, TensorDict, TensorDictBase, is_tensor_collection
+from tensordict import NestedKey, NonTensorData, TensorDict, TensorDictBase, is_tensor_collection
 from tensordict import is_tensorclass as _is_tensorclass
 from torch import Tensor
 
@@ -423,3 +423,28 @@ def _same_layout(first: Any, item: Any) -> bool:
         ):
             return False
     return True
+
+
+def fitting(owner: object, key: NestedKey, old: Tensor, value: Any) -> Tensor:
+    """Return a value that is to take the place of ``old``.
+
+    Raises:
+        ShapeError, DTypeError: if it does not look like it.
+    """
+    value = torch.as_tensor(value)
+    if value.dtype is not old.dtype:
+        raise DTypeError(_misfit(owner, "dtype", key, old.dtype, value.dtype))
+    if value.shape != old.shape:
+        raise ShapeError(_misfit(owner, "shape", key, list(old.shape), list(value.shape)))
+    return value
+
+
+def _misfit(owner: object, what: str, key: Any, expected: Any, found: Any) -> str:
+    return describe(
+        owner,
+        f"has the wrong {what}",
+        key=key,
+        expected=expected,
+        found=found,
+        mend=_UNCHANGED,
+    )

@@ -38,6 +38,7 @@ from torchrl.data.replay_buffers.storages.packed import (
 from torchrl.data.replay_buffers.storages.schema import (
     Schema,
     as_tensors,
+    fitting,
     lead_shape,
     stack_rows,
 )
@@ -155,6 +156,14 @@ class TensorStorage(Storage):
             positions = positions.to(home)
         return schema.build(self._gather(positions), positions.shape, self.device)
 
+    def flatten(self) -> Storage:
+        """Return a storage ``[N]`` of the items that are stored, in the same memory."""
+        if self.ndim == 1:
+            return self
+        items = [item[: len(self)] for item in self._items]
+        data = self._known("flatten").build(items, (len(self),), items[0].device)
+        return TensorStorage(data, device=self.device)
+
     def _gather(self, positions: Tensor) -> list[Tensor]:
         """Return the entries ``[B, *F]`` of the items at ``positions [B]``, on :attr:`device`."""
         return [self._send(item.index_select(0, positions)) for item in self._items]
@@ -199,12 +208,12 @@ class TensorStorage(Storage):
         """
         place, counts = self._readable(index), self._counts
         columns = [self._columns[self._number(key)] for key in values]
-        fitting = [
-            self.fitting(key, column[place], value)
+        news = [
+            fitting(self, key, column[place], value)
             for (key, value), column in zip(values.items(), columns, strict=True)
         ]
         counts[PENDING] = OUT_OF_ORDER
-        for column, value in zip(columns, fitting, strict=True):
+        for column, value in zip(columns, news, strict=True):
             column[place] = value.detach().to(column.device)
         counts[EDITS] += 1
         counts[PENDING] = 0
