@@ -17,6 +17,7 @@ from torchrl.collectors import Collector
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs import (
     BinarizeReward,
+    CatTensors,
     ClipTransform,
     Compose,
     DoubleToFloat,
@@ -36,6 +37,7 @@ from torchrl.envs import (
     SuccessReward,
     Transform,
     TransformedEnv,
+    VecNormV2,
 )
 from torchrl.envs.postponed import Image
 from torchrl.modules import QValueActor
@@ -204,6 +206,12 @@ CHAINS = {
         {"step_count", "episode_reward", "observation"},
     ),
     "cut": ([RewardSum(), StepCounter(7)], {"episode_reward"}),
+    "measured": (
+        [RewardSum(), VecNormV2(OBS), NORM, StepCounter()],
+        {"step_count", "episode_reward"},
+    ),
+    "measured later": ([RewardSum(), VecNormV2(["reward"]), NORM], {"observation"}),
+    "joined": ([NORM, CatTensors(OBS, out_key="vector"), StepCounter()], {"step_count"}),
     "marked": ([InitTracker(), StepCounter()], {"step_count"}),
     "scaled before": ([RewardScaling(0.1, 0.3), RewardSum()], {"reward", "episode_reward"}),
     "scaled after": ([RewardSum(), RewardScaling(0.1, 0.3)], {"reward", "episode_reward"}),

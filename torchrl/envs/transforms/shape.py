@@ -297,6 +297,10 @@ class CatTensors(Transform):
             tensordict.set(self.out_keys[0], self._join(values))
         return tensordict
 
+    def entries_touched(self) -> set[NestedKey]:
+        """Return the entries and what they become."""
+        return {*self.in_keys, *self.out_keys}
+
     def _dropped(self) -> list[NestedKey]:
         return [key for key in self.in_keys if key != self.out_keys[0]] if self.del_keys else []
 

@@ -210,6 +210,10 @@ class VecNormV2(Transform):
                 )
             )
 
+    def entries_touched(self) -> set[NestedKey] | None:
+        """Return the entries and their images; unknown where statistics travel with them."""
+        return {*self.in_keys, *self.out_keys} if self.stateful else None
+
     def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
         moving = tensordict.get("_step", None)
         return self._each(next_tensordict, tensordict, moving, tolerant=self.missing_tolerance)
