@@ -39,6 +39,7 @@ class BaseCollector(IterableDataset, ABC):
     total_frames: int = -1
     replay_buffer: Any = None
     extend_buffer: bool = True
+    reset_at_each_iter: bool = False
     postproc: Callable[[TensorDictBase], TensorDictBase] | None = None
     _background: Background | None = None
     _whole: WholeTrajectories | None = None
@@ -151,9 +152,7 @@ class BaseCollector(IterableDataset, ABC):
         per_batch: int | None,
         form: str | None,
         per_write: int | None,
-        *,
-        splits: bool = False,
-        resets: bool = False,
+        splits: bool | None,
         numbered: bool = True,
     ) -> None:
         """Let batches, or what is written into the buffer, be whole trajectories."""
@@ -171,15 +170,16 @@ class BaseCollector(IterableDataset, ABC):
             )
         if not numbered:
             raise ValueError(f"{type(self).__name__}: {name} needs track_traj_ids.")
+        keeps_open = not self.reset_at_each_iter
         if per_write is None:
-            self._whole = WholeTrajectories(count, form, keeps_open=not resets)
+            self._whole = WholeTrajectories(count, form, keeps_open=keeps_open)
             return
         if per_batch is not None or self.replay_buffer is None or not self.extend_buffer:
             raise ValueError(
                 f"{type(self).__name__}: trajs_per_write needs a replay_buffer to write to, and no "
                 "trajs_per_batch."
             )
-        self._written = WholeTrajectories(count, "cat", keeps_open=not resets)
+        self._written = WholeTrajectories(count, "cat", keeps_open=keeps_open)
 
     def _forget_trajectories(self) -> None:
         """Leave out, from what is handed over, the trajectories that are cut here."""

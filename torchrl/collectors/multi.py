@@ -177,15 +177,9 @@ class MultiCollector(BaseCollector):
         self.policy, self.total_frames = policy, total_frames
         self.init_random_frames, self._requested = init_random_frames or 0, 0
         self.update_at_each_batch, self.postproc = update_at_each_batch, postproc
-        self.split_trajs = bool(split_trajs)
+        self.split_trajs, self.reset_at_each_iter = bool(split_trajs), reset_at_each_iter
         self.replay_buffer, self.extend_buffer = replay_buffer, extend_buffer
-        self._set_trajectories(
-            trajs_per_batch,
-            traj_format,
-            trajs_per_write,
-            splits=self.split_trajs,
-            resets=reset_at_each_iter,
-        )
+        self._set_trajectories(trajs_per_batch, traj_format, trajs_per_write, split_trajs)
         recipes = one_each(self._name(), create_env_fn, num_workers)
         self.num_workers = len(recipes)
         self._stored = self._spread("storing_device", storing_device or device)

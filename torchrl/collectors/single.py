@@ -167,12 +167,7 @@ class Collector(BaseCollector):
         self.extend_buffer, self.reset_at_each_iter = extend_buffer, reset_at_each_iter
         self.postproc, self.replay_buffer = postproc, replay_buffer
         self._set_trajectories(
-            trajs_per_batch,
-            traj_format,
-            trajs_per_write,
-            splits=bool(split_trajs),
-            resets=reset_at_each_iter,
-            numbered=track_traj_ids,
+            trajs_per_batch, traj_format, trajs_per_write, split_trajs, track_traj_ids
         )
         self._finish = Finishing(
             self.env,
