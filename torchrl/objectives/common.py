@@ -25,6 +25,7 @@ from torchrl.objectives.networks import (
 from torchrl.objectives.value.base import ValueEstimatorBase, ValueKeys, renamed
 from torchrl.objectives.value.estimators import ValueEstimators, dispatch_value_estimator
 
+VALUE_KEYS = tuple(f.name for f in fields(ValueKeys))
 REDUCTIONS = ("mean", "sum", "none")
 SCALAR_MODES = (None, "exclude", "non_tensor")
 
@@ -316,8 +317,8 @@ class LossModule(TensorDictModuleBase):
 
     def _shared_keys(self) -> dict[str, NestedKey]:
         """Return the names of entries that the value estimator takes over from the loss."""
-        names = {f.name for f in fields(self.tensor_keys)} & {f.name for f in fields(ValueKeys)}
-        return {name: getattr(self.tensor_keys, name) for name in names}
+        known = {f.name for f in fields(self.tensor_keys)}
+        return {name: getattr(self.tensor_keys, name) for name in VALUE_KEYS if name in known}
 
     # ------------------------------------------------------------------ the call
 

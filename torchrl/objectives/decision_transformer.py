@@ -80,7 +80,7 @@ class OnlineDTLoss(MaxEntropyLoss):
     Source: Zheng et al., 2022, https://arxiv.org/abs/2202.05607, eq. 3 to 5.
     """
 
-    _AcceptedKeys = DTLoss._AcceptedKeys
+    _AcceptedKeys: Any = DTLoss._AcceptedKeys
     network_inputs: Mapping[str, str] = {"actor_network": "root"}
 
     def __init__(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from tensordict import NestedKey
 from torch import Tensor
@@ -46,10 +44,10 @@ def standardized(
     kept = {dim % x.ndim for dim in exclude_dims}
     dims = [dim for dim in range(x.ndim) if dim not in kept]
     if mask is None:
-        centred = x - x.mean(dims, keepdim=True)
-        if math.prod(x.shape[dim] for dim in dims) < 2:
-            return centred
-        return centred / x.std(dims, keepdim=True).clamp_min(min_std)
+        mean = x.mean(dims, keepdim=True)
+        if mean.numel() == x.numel():
+            return x - mean
+        return (x - mean) / x.std(dims, keepdim=True).clamp_min(min_std)
     number = expand_right(mask, x).sum(dims, keepdim=True).clamp_min(1)
     mean = cleared(x, mask).sum(dims, keepdim=True) / number
     centred = cleared(x - mean, mask)
