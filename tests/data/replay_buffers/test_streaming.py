@@ -56,7 +56,7 @@ def expected_slices(lengths, length):
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=12),
     cuts=st.lists(st.integers(1, 12), min_size=1, max_size=8),
