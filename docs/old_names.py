@@ -1,16 +1,18 @@
-"""Write ``old_names.md`` from the tables of old names and the ``@old_keywords`` of the source.
+"""Write ``old_names.md`` from the tables of old names and the keywords of ``@old_keywords``.
 
 python docs/old_names.py
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
 import pkgutil
 import re
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torchrl
 
@@ -50,29 +52,25 @@ def paths() -> Iterator[tuple[str, str]]:
 
 
 def keywords() -> Iterator[tuple[str, str, str]]:
-    """Yield callable, old keyword and new, from the decorators in the source."""
-    for path in sorted(SOURCE.rglob("*.py")):
-        for owner, function in _functions(ast.parse(path.read_text())):
-            makes = function.name in ("__init__", "__new__")
-            name = owner if makes else f"{owner}.{function.name}".lstrip(".")
-            for decorator in function.decorator_list:
-                if (
-                    isinstance(decorator, ast.Call)
-                    and ast.unparse(decorator.func) == "old_keywords"
-                ):
-                    for keyword in decorator.keywords:
-                        new = ast.literal_eval(keyword.value)
-                        yield name, str(keyword.arg), new or GONE
+    """Yield callable, old keyword and new."""
+    for module in pkgutil.walk_packages(torchrl.__path__, "torchrl."):
+        for name, function in renaming(importlib.import_module(module.name)):
+            for old, new in function.old_keywords.items():
+                yield re.sub(r"\.__(init|new)__$", "", name), old, new or GONE
 
 
-def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            yield "", node
-        elif isinstance(node, ast.ClassDef):
-            yield from (
-                (node.name, item) for item in node.body if isinstance(item, ast.FunctionDef)
-            )
+def renaming(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """Yield the functions and methods of a module that answer to old keywords, by their names."""
+    own = [thing for thing in vars(module).values() if _home(thing) == module.__name__]
+    methods = [vars(thing).values() for thing in own if isinstance(thing, type)]
+    for thing in chain(own, *methods):
+        function = getattr(thing, "__func__", thing)  # of static methods and those of a class
+        if "old_keywords" in getattr(function, "__dict__", {}):
+            yield function.__qualname__, function
+
+
+def _home(thing: Any) -> Any:
+    return getattr(thing, "__module__", None)
 
 
 def page() -> str:

@@ -1,7 +1,7 @@
 """What is written holds: code on the pages runs, links lead somewhere, made pages are current."""
 
-import importlib.util
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -54,7 +54,5 @@ def test_the_folders_on_the_page_of_the_architecture_are_those_of_the_source():
 
 
 def test_the_page_of_old_names_is_current():
-    spec = importlib.util.spec_from_file_location("old_names_page", ROOT / "docs/old_names.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert module.PAGE.read_text() == module.page(), "run `make docs`"
+    script = runpy.run_path(ROOT / "docs/old_names.py")
+    assert script["PAGE"].read_text() == script["page"](), "run `make docs`"

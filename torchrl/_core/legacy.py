@@ -97,6 +97,7 @@ def old_keywords(**table: str | None) -> Callable[[F], F]:
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
+        vars(call)["old_keywords"] = table  # for the page that lists them
         return cast(F, call)
 
     return decorate
