@@ -1,13 +1,16 @@
-"""Evaluations: whole episodes, here and in a thread."""
+"""Evaluations: whole episodes, here, in a thread and in a process."""
 
+import os
+import signal
 import threading
+import time
 
 import pytest
 import torch
 from tensordict.nn import TensorDictModule
 from torch import nn
 
-from torchrl._core.errors import MissingKeyError
+from torchrl._core.errors import MissingKeyError, WorkerError
 from torchrl.collectors import Evaluator
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import GymEnv, SerialEnv, TransformedEnv
@@ -24,33 +27,81 @@ def linear(value=None):
     return policy
 
 
+def set_bias(policy, value):
+    nn.init.constant_(policy.module.bias, value)
+
+
 def actions(rollouts):
     return {"actions": torch.cat([r["action"].reshape(-1) for r in rollouts]).unique().tolist()}
 
 
+@pytest.fixture(params=["thread", "process"])
+def backend(request):
+    return request.param
+
+
 @pytest.fixture
-def evaluator():
-    made = Evaluator(CountingEnv(horizon=3), linear(0.0), num_trajectories=2, metrics_fn=actions)
-    yield made
-    made.shutdown()
+def policy():
+    return linear(0.0)
 
 
-def test_rows_count_with_one_episode_each():
+@pytest.fixture
+def make(backend, policy, started):
+    """Evaluators of three steps, two times; none is left at the end."""
+    made = []
+
+    def build(env=lambda: CountingEnv(horizon=3), policy=policy, **kwargs):
+        options = {"num_trajectories": 2, "metrics_fn": actions, "backend": backend, **kwargs}
+        made.append(Evaluator(env, policy, **options))
+        return made[-1]
+
+    yield build
+    for evaluator in made:
+        evaluator.shutdown()
+        evaluator.shutdown()
+
+
+@pytest.fixture
+def evaluator(make):
+    return make(CountingEnv(horizon=3))
+
+
+def children():
+    """Return the processes that this thread has started and that are not gone."""
+    with open(f"/proc/self/task/{os.getpid()}/children") as file:
+        return {int(child) for child in file.read().split()}
+
+
+@pytest.fixture(autouse=True)
+def started():
+    """Return those that the test has started; none is left at its end."""
+    before = children()
+    yield lambda: children() - before
+    assert children() <= before
+
+
+def test_rows_count_with_one_episode_each(make):
     """Rows whose episodes take 2, 3 and 4 steps; by hand, from the same environments alone."""
     makers = [lambda n=n: CountingEnv(horizon=n) for n in (2, 3, 4)]
     alone = [make().rollout(10, linear(0.5)) for make in makers]
     expected = [episode["next", "reward"].sum() for episode in alone]
-    evaluator = Evaluator(SerialEnv(3, makers), linear(0.5), num_trajectories=3)
+    env = SerialEnv(3, makers)
+    evaluator = make(env, linear(0.5), num_trajectories=3)
     found = evaluator.evaluate(step=5)
     assert found["eval/episode_length"] == 3.0
     torch.testing.assert_close(found["eval/reward"], torch.stack(expected).mean().item())
     assert found["eval/step"] == 5
     assert found["eval/fps"] > 0
-    evaluator.num_trajectories = 4  # 2, 3, 4, 2
-    assert evaluator.evaluate()["eval/episode_length"] == 11 / 4
+    four = make(env, linear(0.5), num_trajectories=4)  # 2, 3, 4, 2
+    assert four.evaluate()["eval/episode_length"] == 11 / 4
+
+
+def test_the_environment_is_closed():
+    evaluator = Evaluator(env := CountingEnv(horizon=3))
+    assert not env.is_closed
     evaluator.shutdown()
     evaluator.shutdown()
-    assert evaluator.env.is_closed
+    assert env.is_closed
 
 
 def test_long_episodes_are_given_up():
@@ -79,26 +130,33 @@ def test_the_policy_does_not_explore():
     assert found[1] > 0
 
 
-def test_weights(evaluator):
+def test_weights(make, evaluator, policy):
     assert evaluator.evaluate()["actions"] == [0.0]
     assert evaluator.evaluate(linear(1.0))["actions"] == [1.0]
     assert evaluator.evaluate(linear(2.0).state_dict())["actions"] == [2.0]
     assert evaluator.evaluate()["actions"] == [0.0]
-    nn.init.constant_(evaluator._given.module.bias, 3.0)
+    set_bias(policy, 3.0)
     assert evaluator.evaluate()["actions"] == [3.0]
-    plain = Evaluator(CountingEnv(horizon=3), lambda td: td.set("action", torch.zeros(1)))
+    plain = make(policy=lambda td: td.set("action", torch.zeros(1)))
     assert plain.evaluate()["eval/episode_length"] == 3.0
-    with pytest.raises(TypeError, match="Evaluator: has a policy without weights to set; found fu"):
+    with pytest.raises(TypeError, match="Evaluator: has a policy without weights to set"):
         plain.evaluate(linear())
 
 
-def test_a_thread_takes_the_weights_as_they_are_when_it_is_asked(evaluator):
+def test_the_weights_that_a_factory_made_are_those_without_others(make):
+    evaluator = make(policy=None, policy_factory=lambda: linear(4.0))
+    assert evaluator.evaluate()["actions"] == [4.0]
+    assert evaluator.evaluate(linear(1.0))["actions"] == [1.0]
+    assert evaluator.evaluate()["actions"] == [4.0]
+
+
+def test_weights_are_taken_as_they_are_when_one_is_triggered(evaluator, policy):
     told, gate = [], threading.Event()
     evaluator.on_result = lambda metrics: (gate.wait(20), told.append(metrics))
     assert evaluator.poll() is None
     assert evaluator.wait() is None
     assert evaluator.trigger_eval(step=1)
-    nn.init.constant_(evaluator._given.module.bias, 5.0)
+    set_bias(policy, 5.0)
     assert evaluator.poll() is None
     assert not evaluator.trigger_eval(step=2)
     with pytest.raises(TimeoutError):
@@ -170,5 +228,168 @@ def test_videos_are_written_once_an_evaluation(wanted):
 def test_contradictions_are_refused():
     with pytest.raises(ValueError, match=r"busy_policy one of .* found 10, 'queue'"):
         Evaluator(CountingEnv(), busy_policy="queue")
+    with pytest.raises(ValueError, match=r"backend must be one of .* found 'ray', None"):
+        Evaluator(CountingEnv(), backend="ray")
+    with pytest.raises(ValueError, match=r"mp_start_method is for 'process'; found 'thread', 'fo"):
+        Evaluator(CountingEnv(), mp_start_method="fork")
     with pytest.raises(TypeError, match="either a policy or a policy_factory"):
         Evaluator(CountingEnv(), linear(), policy_factory=linear)
+
+
+# --- in a process --------------------------------------------------------------------------------
+
+
+def seeded():
+    env = GymEnv("CartPole-v1")
+    env.set_seed(3)
+    return env
+
+
+def balance():
+    """Push to the side to which the pole falls, not always."""
+    torch.manual_seed(1)
+    policy = TensorDictModule(nn.Linear(4, 1), ["observation"], ["lean"])
+    return nn.Sequential(policy, TensorDictModule(one_hot, ["lean"], ["action"]))
+
+
+def one_hot(lean):
+    return torch.cat([lean <= 0, lean > 0], -1).long()
+
+
+@pytest.mark.parametrize("env", [seeded, seeded()], ids=["built there", "a copy"])
+def test_a_process_finds_what_a_thread_finds(env):
+    found = []
+    for backend in ("process", "thread"):
+        evaluator = Evaluator(env, balance(), num_trajectories=4, backend=backend)
+        found.append([evaluator.evaluate(step=i) for i in range(2)])
+        evaluator.shutdown()
+    for metrics in (*found[0], *found[1]):
+        assert metrics.pop("eval/fps") > 0
+    assert found[0] == found[1]
+    assert found[0][0]["eval/reward_std"] > 0
+    assert found[0][0]["eval/reward"] != found[0][1]["eval/reward"]
+
+
+def test_what_runs_where(make, backend, started):
+    """The order of what is built, and the process in which things are called."""
+    order, results = [], []
+
+    def say(word, result=None):
+        order.append(word)
+        return result
+
+    evaluator = make(
+        lambda: say("env", CountingEnv(horizon=3)),
+        None,
+        policy_factory=lambda: say("policy", linear(0.0)),
+        init_fn=lambda: say("init"),
+        metrics_fn=lambda _: {"order": order, "pid": os.getpid()},
+        on_result=lambda metrics: results.append((os.getpid(), metrics["pid"])),
+    )
+    assert evaluator.evaluate()["order"] == ["init", "env", "policy"]
+    assert evaluator.trigger_eval()
+    evaluator.wait()
+    there = os.getpid() if backend == "thread" else started().pop()
+    assert results == [(os.getpid(), there)] * 2
+
+
+@pytest.mark.slow
+def test_a_spawned_process_gets_functions_and_modules_by_value(policy, started):
+    evaluator = Evaluator(
+        lambda: CountingEnv(horizon=3),
+        policy,
+        metrics_fn=lambda rollouts: {"actions": rollouts[0]["action"].unique().tolist()},
+        backend="process",
+        mp_start_method="spawn",
+    )
+    set_bias(policy, 2.0)
+    assert evaluator.evaluate()["actions"] == [2.0]
+    os.kill(evaluator._runner._worker.pid, signal.SIGKILL)
+    with pytest.raises(WorkerError, match="its process was killed by SIGKILL"):
+        evaluator.evaluate()
+    evaluator.shutdown()
+    assert not started()
+
+
+class Stumbling(CountingEnv):
+    """Fails when it is told to go back."""
+
+    def _step(self, tensordict):
+        if tensordict["action"] < 0:
+            raise ArithmeticError("the wheel came off")
+        return super()._step(tensordict)
+
+
+def test_an_error_in_a_process_arrives_with_its_traceback_and_is_not_its_end(started):
+    evaluator = Evaluator(Stumbling(horizon=3), policy := linear(-1.0), backend="process")
+    for ask in (evaluator.evaluate, lambda: evaluator.trigger_eval() and evaluator.wait()):
+        with pytest.raises(WorkerError) as error:
+            ask()
+        text = str(error.value)
+        assert "Evaluator: its process failed: ArithmeticError: the wheel came off" in text
+        assert 'raise ArithmeticError("the wheel came off")' in text
+    set_bias(policy, 1.0)
+    assert evaluator.evaluate()["eval/episode_length"] == 3.0
+    evaluator.shutdown()
+    assert not started()
+
+
+def test_an_answer_that_cannot_be_pickled_is_an_error(policy):
+    evaluator = Evaluator(
+        CountingEnv(horizon=3),
+        policy,
+        metrics_fn=lambda _: {"lock": threading.Lock()},
+        backend="process",
+    )
+    with pytest.raises(WorkerError, match=r"its process failed: TypeError: cannot pickle '.*lock'"):
+        evaluator.evaluate()
+    evaluator.shutdown()
+
+
+def test_what_cannot_be_built_leaves_no_process(started):
+    with pytest.raises(WorkerError, match="its process failed: ZeroDivisionError"):
+        Evaluator(lambda: 1 / 0, backend="process")
+    assert not started()
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_process_that_is_killed_is_told_of_at_once(when, started):
+    class Stuck(CountingEnv):
+        def _step(self, tensordict):
+            time.sleep(60)
+
+    evaluator = Evaluator(Stuck if when == "during" else CountingEnv, backend="process")
+    (process,) = started()
+    if when == "before":
+        os.kill(process, signal.SIGKILL)
+    assert evaluator.trigger_eval()
+    if when == "during":
+        assert evaluator.poll() is None
+        os.kill(process, signal.SIGKILL)
+    with pytest.raises(WorkerError, match="Evaluator: its process was killed by SIGKILL"):
+        evaluator.wait(20)
+    assert not started()
+    with pytest.raises(RuntimeError, match="its process has ended; build a new one"):
+        evaluator.evaluate()
+    evaluator.shutdown()
+
+
+def test_a_caller_that_is_interrupted_does_not_take_an_old_answer_for_a_new_one(started):
+    class Interrupting(CountingEnv):
+        def _step(self, tensordict):
+            os.kill(os.getppid(), signal.SIGINT)
+            time.sleep(60)
+
+    evaluator = Evaluator(Interrupting, backend="process")
+    with pytest.raises(KeyboardInterrupt):
+        evaluator.evaluate()
+    assert not started()
+    with pytest.raises(RuntimeError, match="its process has ended"):
+        evaluator.evaluate()
+
+
+def test_a_process_ends_with_its_evaluator(started):
+    evaluator = Evaluator(CountingEnv, backend="process")
+    assert len(started()) == 1
+    del evaluator
+    assert not started()

@@ -1,26 +1,23 @@
-"""How good a policy is: episodes from first step to last, now or beside the learner."""
+"""How good a policy is: evaluations when they are asked for, now or beside the learner."""
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import torch
 from tensordict import NestedKey, TensorDictBase
-from torch import Tensor, nn
+from torch import Tensor
 
 from torchrl._core.errors import MissingKeyError, describe, nearest
-from torchrl._core.exploration import ExplorationType, set_exploration_type
+from torchrl._core.exploration import ExplorationType
 from torchrl.collectors.acting import check_one_policy
-from torchrl.collectors.recipes import Device, Factory, build_env
-from torchrl.record import VideoRecorder
+from torchrl.collectors.evaluation import EvaluationPlan, EvaluationRunner, Metrics
+from torchrl.collectors.evaluation_process import EvaluationProcess
+from torchrl.collectors.recipes import Device, Factory
 from torchrl.weight_update import Weights, weights_of
 
-Metrics = dict[str, Any]
-BUSY_POLICIES = ("skip", "wait", "error")
+BUSY_POLICIES, BACKENDS = ("skip", "wait", "error"), ("thread", "process")
 
 
 class Evaluator:
@@ -43,12 +40,23 @@ class Evaluator:
         metrics_fn: More numbers, from the rollouts ``[*B, T]``; steps after the end of a row repeat
             its last.
         dump_video: Write the videos of the recorders among the transforms of ``env``.
-        on_result: Called with the numbers of each evaluation, where it ran.
+        on_result: Called in this process, whatever the backend, with the numbers of each
+            evaluation: by the thread if :meth:`trigger_eval` began it.
         busy_policy: What :meth:`trigger_eval` does while one runs: ``"skip"`` the new one,
             ``"wait"`` for the old one, or raise an ``"error"``.
+        backend: Where the episodes run: a ``"thread"`` of this process shares its processor time
+            with the learner; a ``"process"`` has its own. What builds environment and policy,
+            ``metrics_fn`` and the videos run there too; what is given goes there as a copy, once,
+            and weights go there with each evaluation.
+        init_fn: Called before environment and policy are built, where they are built.
+        mp_start_method: How the process starts: ``"fork"`` or ``"spawn"``, for which everything
+            must be picklable; fork where that is safe if ``None``.
 
     Returns: ``<prefix>/reward``, the mean return; ``/reward_std``, ``/episode_length``, ``/fps``,
         ``/step``, if one was given.
+
+    Raises:
+        WorkerError: from ``"process"``, with the traceback of what raised there; or if it was lost.
 
     >>> from torchrl.envs import GymEnv
     >>> evaluator = Evaluator(GymEnv("Pendulum-v1"), num_trajectories=2, max_steps=20)
@@ -74,24 +82,33 @@ class Evaluator:
         dump_video: bool = True,
         on_result: Callable[[Metrics], Any] | None = None,
         busy_policy: str = "skip",
+        backend: str = "thread",
+        init_fn: Callable[[], Any] | None = None,
+        mp_start_method: str | None = None,
     ) -> None:
         check_one_policy(self, policy, policy_factory)
-        if busy_policy not in BUSY_POLICIES or num_trajectories < 1:
-            raise ValueError(
-                f"Evaluator: num_trajectories must be positive and busy_policy one of "
-                f"{BUSY_POLICIES}, found {num_trajectories}, {busy_policy!r}."
-            )
-        self.env = build_env(env, None, device)
-        self._given = policy if policy_factory is None else policy_factory()
-        self.policy = self._given
-        if isinstance(self._given, nn.Module):
-            self.policy = copy.deepcopy(self._given)
-            if device is not None:
-                self.policy.to(torch.device(device))
-        self.num_trajectories, self.max_steps = num_trajectories, max_steps
-        self.log_prefix, self.reward_keys, self.done_keys = log_prefix, reward_keys, done_keys
-        self.exploration_type, self.metrics_fn = exploration_type, metrics_fn
-        self.dump_video, self.on_result, self.busy_policy = dump_video, on_result, busy_policy
+        _check(num_trajectories, busy_policy, backend, mp_start_method)
+        plan = EvaluationPlan(
+            env,
+            policy,
+            policy_factory,
+            num_trajectories=num_trajectories,
+            max_steps=max_steps,
+            log_prefix=log_prefix,
+            reward_keys=reward_keys,
+            done_keys=done_keys,
+            device=device,
+            exploration_type=exploration_type,
+            metrics_fn=metrics_fn,
+            dump_video=dump_video,
+            init_fn=init_fn,
+        )
+        self._runner: EvaluationRunner | EvaluationProcess
+        if backend == "thread":
+            self._runner = EvaluationRunner(plan)
+        else:
+            self._runner = EvaluationProcess(plan, mp_start_method=mp_start_method)
+        self._policy, self.on_result, self.busy_policy = policy, on_result, busy_policy
         self._thread = ThreadPoolExecutor(1, "Evaluator")
         self._running: Future[Metrics] | None = None
 
@@ -99,15 +116,15 @@ class Evaluator:
         """Return what came of the episodes.
 
         Args:
-            weights: A module, its parameters as a tensordict, or a state dict; those of the policy
-                that was given, as they are now, if ``None``.
+            weights: A module, its parameters as a tensordict, or a state dict. If ``None``, those
+                of the policy that was given, as they are now, or that ``policy_factory`` made.
             step: Frames or updates so far, for the log and the video.
         """
         self.wait()
         return self._evaluate(self._snapshot(weights), step)
 
     def trigger_eval(self, weights: Weights | None = None, step: int | None = None) -> bool:
-        """Evaluate in a thread, with the weights as they are now; say whether it was begun.
+        """Evaluate beside this thread, with the weights as they are now; say whether it was begun.
 
         Raises:
             RuntimeError: if one is running and ``busy_policy`` is ``"error"``.
@@ -123,11 +140,11 @@ class Evaluator:
         return True
 
     def poll(self) -> Metrics | None:
-        """Return the result of the evaluation in the thread, once, if it has ended."""
+        """Return the result of what was triggered, once, if it has ended."""
         return self.wait() if self._running is not None and self._running.done() else None
 
     def wait(self, timeout: float | None = None) -> Metrics | None:
-        """Wait for the evaluation in the thread and return its result, if one was begun.
+        """Wait for what was triggered and return its result, if there is any.
 
         Raises:
             TimeoutError: if it takes longer than ``timeout`` seconds.
@@ -142,27 +159,19 @@ class Evaluator:
         return running.result()
 
     def shutdown(self) -> None:
-        """Wait for what runs and close the environment; calling it again is fine."""
+        """Wait for what runs, close the environment, end the process; calling it again is fine."""
         self._thread.shutdown()
-        if not self.env.is_closed:
-            self.env.close()
-
-    # --- an evaluation ---------------------------------------------------------------------------
+        self._runner.close()
 
     def _snapshot(self, weights: Weights | None) -> dict[str, Tensor] | None:
-        source: Any = self._given if weights is None else weights
-        if not isinstance(self.policy, nn.Module):
-            if weights is not None:
-                raise TypeError(
-                    describe(
-                        self,
-                        "has a policy without weights to set",
-                        found=type(self.policy).__name__,
-                    )
-                )
+        wanted = self._runner.weight_names()
+        if wanted is None and weights is not None:
+            raise TypeError(describe(self, "has a policy without weights to set"))
+        source: Any = self._policy if weights is None else weights
+        if wanted is None or source is None:
             return None
         found = weights_of(source)
-        missing = weights_of(self.policy).keys() - found.keys()
+        missing = wanted - found.keys()
         if missing:
             raise MissingKeyError(
                 describe(
@@ -174,72 +183,23 @@ class Evaluator:
             )
         return {name: value.clone() for name, value in found.items()}
 
-    @torch.no_grad()
     def _evaluate(self, weights: dict[str, Tensor] | None, step: int | None) -> Metrics:
-        if weights is not None:
-            assert isinstance(self.policy, nn.Module)
-            self.policy.load_state_dict(weights, strict=False)
-        start = time.perf_counter()
-        rounds = -(-self.num_trajectories // self.env.batch_size.numel())
-        with set_exploration_type(self.exploration_type, thread_local=True):
-            rollouts = [
-                self.env.rollout(
-                    self.max_steps or 2**62,
-                    self.policy,
-                    auto_cast_to_device=True,
-                    break_when_all_done=True,
-                )
-                for _ in range(rounds)
-            ]
-        seconds = time.perf_counter() - start
-        metrics = self._numbers(rollouts, seconds)
-        if step is not None:
-            metrics[f"{self.log_prefix}/step"] = step
-        if self.metrics_fn is not None:
-            metrics |= self.metrics_fn(rollouts)
-        if self.dump_video:
-            self._dump(step)
+        metrics = self._runner.run(weights, step)
         if self.on_result is not None:
             self.on_result(metrics)
         return metrics
 
-    def _numbers(self, rollouts: list[TensorDictBase], seconds: float) -> Metrics:
-        found = [returns_and_lengths(r, self.reward_keys, self.done_keys) for r in rollouts]
-        returns = torch.cat([r for r, _ in found])[: self.num_trajectories]  # [N]
-        lengths = torch.cat([n for _, n in found])[: self.num_trajectories]  # [N]
-        frames = sum(int(n.sum()) for _, n in found)
-        numbers = {
-            "reward": returns.mean().item(),
-            "reward_std": returns.std(correction=0).item(),
-            "episode_length": lengths.double().mean().item(),
-            "fps": frames / seconds,
-        }
-        return {f"{self.log_prefix}/{name}": number for name, number in numbers.items()}
 
-    def _dump(self, step: int | None) -> None:
-        for part in self.env.modules():
-            if isinstance(part, VideoRecorder):
-                part.dump(step=step)
-
-
-def returns_and_lengths(
-    rollout: TensorDictBase, reward: NestedKey, done: NestedKey
-) -> tuple[Tensor, Tensor]:
-    """Return sum of rewards and number of steps ``[N]`` of the first episode in each row.
-
-    Args:
-        rollout: Steps ``[*B, T]``; several rewards of a step count by their mean.
-        reward: Key of the reward ``[*B, T, *F]``.
-        done: Key of the end ``[*B, T, *G]``; an episode ends with its first flag.
-
-    >>> from tensordict import TensorDict
-    >>> steps = TensorDict(r=torch.ones(3, 1), d=torch.tensor([[0], [1], [1]]) > 0, batch_size=[3])
-    >>> returns_and_lengths(steps, "r", "d")
-    (tensor([2.]), tensor([2]))
-    """
-    rows = rollout.reshape(-1, rollout.shape[-1])  # [N, T]
-    ended = rows[done].flatten(2).any(-1)  # [N, T]
-    before = ended.cumsum(-1) - ended.long()  # [N, T]
-    alive = before == 0
-    rewards = rows[reward].flatten(2).mean(-1)  # [N, T]
-    return (rewards * alive).sum(-1), alive.sum(-1)
+def _check(
+    num_trajectories: int, busy_policy: str, backend: str, mp_start_method: str | None
+) -> None:
+    if busy_policy not in BUSY_POLICIES or num_trajectories < 1:
+        raise ValueError(
+            f"Evaluator: num_trajectories must be positive and busy_policy one of "
+            f"{BUSY_POLICIES}, found {num_trajectories}, {busy_policy!r}."
+        )
+    if backend not in BACKENDS or (backend == "thread" and mp_start_method is not None):
+        raise ValueError(
+            f"Evaluator: backend must be one of {BACKENDS}, and mp_start_method is for 'process'; "
+            f"found {backend!r}, {mp_start_method!r}."
+        )

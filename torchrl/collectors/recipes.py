@@ -100,14 +100,19 @@ def layers(env: EnvBase) -> Iterator[EnvBase]:
         inner = getattr(inner, "base_env", None)
 
 
+def without_workers(recipe: Factory) -> Factory:
+    """Return a recipe that holds no workers of another process, whatever ``recipe`` holds."""
+    if isinstance(recipe, EnvBase) and isinstance([*layers(recipe)][-1], BatchedEnvBase):
+        return copy.deepcopy(recipe)  # a recipe itself
+    return recipe
+
+
 def in_a_worker(recipe: Factory) -> Factory:
     """Return a recipe for an environment that no other process steps."""
-    if not isinstance(recipe, EnvBase):
-        return recipe
-    if isinstance([*layers(recipe)][-1], BatchedEnvBase):
-        return copy.deepcopy(recipe)  # a recipe itself, whatever the original is
-    recipe.set_seed(int(torch.randint(2**31, ())))  # copies of one are not to be twins
-    return recipe
+    own = without_workers(recipe)
+    if own is recipe and isinstance(recipe, EnvBase):
+        recipe.set_seed(int(torch.randint(2**31, ())))  # copies of one are not to be twins
+    return own
 
 
 def materialize(policy: nn.Module, recipe: Factory, kwargs: Mapping[str, Any] | None) -> None:

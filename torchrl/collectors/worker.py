@@ -183,6 +183,13 @@ def _own_policy(policy: Any) -> Any:
     return policy
 
 
+def failure(error: BaseException) -> bytes:
+    """Return the message that tells of an error: in brief, and its traceback."""
+    brief = f"{type(error).__name__}: {error}"
+    text = "".join(traceback.format_exception(error))
+    return Channel.message(FAILED, (brief, text))
+
+
 class _Desk:
     """Carries requests from a channel to a worker, and the answers back."""
 
@@ -195,9 +202,7 @@ class _Desk:
         try:
             message = work()
         except (Exception, KeyboardInterrupt, SystemExit) as error:
-            brief = f"{type(error).__name__}: {error}"
-            text = "".join(traceback.format_exception(error))
-            message = Channel.message(FAILED, (brief, text))
+            message = failure(error)
         try:
             self.channel.send_message(message, self.tick)
         except OSError:
