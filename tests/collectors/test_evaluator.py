@@ -13,7 +13,7 @@ from torch import nn
 from torchrl._core.errors import MissingKeyError, WorkerError
 from torchrl.collectors import Evaluator
 from torchrl.data import Composite, Unbounded
-from torchrl.envs import GymEnv, SerialEnv, TransformedEnv
+from torchrl.envs import GymEnv, ParallelEnv, SerialEnv, TransformedEnv
 from torchrl.modules import EGreedyModule
 from torchrl.record import VideoRecorder
 from torchrl.testing.mocks import CountingEnv
@@ -268,6 +268,20 @@ def test_a_process_finds_what_a_thread_finds(env):
     assert found[0] == found[1]
     assert found[0][0]["eval/reward_std"] > 0
     assert found[0][0]["eval/reward"] != found[0][1]["eval/reward"]
+
+
+def test_a_process_has_workers_of_its_own(policy, started):
+    """They go with it, and those of the environment that it was given go on."""
+    env = ParallelEnv(2, lambda: CountingEnv(horizon=3))
+    env.reset()
+    workers = started()
+    assert len(workers) == 2
+    evaluator = Evaluator(env, policy, num_trajectories=4, backend="process")
+    assert evaluator.evaluate()["eval/episode_length"] == 3.0
+    evaluator.shutdown()
+    assert started() == workers
+    assert env.rollout(10)["next", "done"][:, -1].all()
+    env.close()
 
 
 def test_what_runs_where(make, backend, started):

@@ -97,6 +97,8 @@ def layers(env: EnvBase) -> Iterator[EnvBase]:
     inner: Any = env
     while isinstance(inner, EnvBase):
         yield inner
+        if isinstance(inner, BatchedEnvBase):
+            return  # it would ask its workers for theirs
         inner = getattr(inner, "base_env", None)
 
 
