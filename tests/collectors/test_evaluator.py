@@ -388,6 +388,15 @@ def test_a_process_that_is_killed_is_told_of_at_once(when, started):
     evaluator.shutdown()
 
 
+@pytest.fixture
+def interruptible():
+    """Hear SIGINT, which what runs behind a shell may have been told to ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_caller_that_is_interrupted_does_not_take_an_old_answer_for_a_new_one(started):
     class Interrupting(CountingEnv):
         def _step(self, tensordict):

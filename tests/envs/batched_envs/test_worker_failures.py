@@ -231,8 +231,9 @@ def test_a_worker_that_does_not_close_is_killed(nothing_stays):
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
 from torchrl.envs import GymEnv, ParallelEnv
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs behind a shell may ignore it
 env = ParallelEnv(2, lambda: GymEnv("CartPole-v1"), mp_start_method={method!r})
 env.reset()
 print(*[w.pid for w in env._crew._workers], flush=True)
@@ -244,20 +245,21 @@ def run_script(method, then, poke=None):
     """Run a script, without a guard, in a file of its own; return what it said."""
     path = Path(os.environ.get("TMPDIR", "/tmp")) / f"script_{os.getpid()}.py"
     path.write_text(SCRIPT.format(method=method, then=then))
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-W", "error", path],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
         line = process.stdout.readline()
         assert line, process.stderr.read()
         if poke is not None:
             poke(process)
         out, err = process.communicate(timeout=60)
     finally:
+        process.kill()
         path.unlink()
     return process.returncode, [int(pid) for pid in line.split()], out, err
 
