@@ -342,3 +342,13 @@ def test_items_of_several_dimensions_in_one():
     compact = CompactStorage(LazyTensorStorage(12, ndim=2))
     compact.set(slice(0, 4), transitions(0, 4, [2]))
     assert compact.flatten().get(slice(None))["item"].tolist() == list(range(8))
+
+
+def test_a_row_whose_bytes_are_not_its_numbers():
+    """Conjugates and negatives that torch has only marked as such."""
+    numbers = torch.tensor([1 + 2j, 3 - 4j])
+    for row in (TensorDict(a=numbers.conj()), TensorDict(a=numbers.conj().imag[:1])):
+        buffer = ReplayBuffer(storage=LazyTensorStorage(4))
+        for _ in range(2):
+            buffer.add(row)
+        assert buffer[1]["a"].tolist() == row["a"].tolist()

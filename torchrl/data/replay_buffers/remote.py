@@ -260,7 +260,11 @@ class BufferProcess(SocketTransport):
     ) -> None:
         key = secrets.token_bytes(32)
         launcher = Launcher(start_method(mp_start_method), preload="torchrl.data")
-        worker = WorkerProcess(_live, (create_buffer, host, key), launcher, number=0)
+        try:
+            worker = WorkerProcess(_live, (create_buffer, host, key), launcher, number=0)
+        except BaseException:
+            launcher.close()
+            raise
         self._finalizer = weakref.finalize(self, _end, worker)
         self._pid = worker.pid
         try:
@@ -279,8 +283,9 @@ class BufferProcess(SocketTransport):
 
 
 def _end(worker: WorkerProcess) -> None:
-    worker.stop()
-    worker.launcher.close()
+    if worker.owner == os.getpid():  # not in a fork of the process that made it
+        worker.stop()
+        worker.launcher.close()
 
 
 def _live(
