@@ -1,13 +1,10 @@
-"""What only memory can learn: the first observation names the right last action.
-
-Losses of continuous control are not here: they run recurrent networks by the same calls as discrete
-soft actor-critic, and would need a longer training for the same evidence.
-"""
+"""What only memory can learn: the first observation names the right last action."""
 
 import pytest
 import torch
 from tensordict import TensorDict
 from tensordict.nn import (
+    NormalParamExtractor,
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
     TensorDictModule,
@@ -26,11 +23,27 @@ from tests.objectives.learners import (
     networks_of,
 )
 from torchrl._core.exploration import set_exploration_type
-from torchrl.modules import GRUModule, LSTMModule, set_recurrent_mode
+from torchrl.data import Bounded
+from torchrl.modules import MLP, GRUModule, LSTMModule, TanhNormal, set_recurrent_mode
+from torchrl.objectives import SACLoss, TD3Loss
 from torchrl.testing.networks import one_hot
 
 OBS, ACTIONS, STEPS, HIDDEN = 3, 2, 2, 16
 EPISODES = 64
+
+
+def remembering(cell, head, *names, beside=()):
+    """A head on what a memory of its own holds, and on entries beside."""
+    name = names[0]
+    states = [f"memory_{i}_of_{name}" for i in range(2 if cell is LSTMModule else 1)]
+    rnn = cell(
+        OBS,
+        HIDDEN,
+        in_keys=["observation", *states],
+        out_keys=[f"hidden_of_{name}", *(("next", state) for state in states)],
+    )
+    head = TensorDictModule(head, [f"hidden_of_{name}", *beside], list(names))
+    return TensorDictSequential(rnn, head)
 
 
 class OfEach(nn.Module):
@@ -65,15 +78,8 @@ class Networks:
         if self.cell is None:
             net = nn.Sequential(nn.Linear(OBS, outputs), *shaped)
             return TensorDictModule(net, [self.key("observation")], [self.key(name)])
-        states = [f"memory_{i}_of_{name}" for i in range(2 if self.cell is LSTMModule else 1)]
-        rnn = self.cell(
-            OBS,
-            HIDDEN,
-            in_keys=["observation", *states],
-            out_keys=[f"hidden_of_{name}", *(("next", state) for state in states)],
-        )
         head = nn.Sequential(nn.Linear(HIDDEN, outputs), *shaped)
-        return TensorDictSequential(rnn, TensorDictModule(head, [f"hidden_of_{name}"], [name]))
+        return remembering(self.cell, head, name)
 
     def policy(self):
         logits, action = self.key("logits"), self.key("action")
@@ -107,6 +113,16 @@ def episodes(is_team):
     return td.set("next", after), right
 
 
+def remember(loss, td):
+    """Run all networks along the episodes, and write what each remembers before a step."""
+    with set_exploration_type("random"):
+        for network in networks_of(loss).values():
+            network(td)
+    for key in [key for key in td["next"].keys(True) if "memory" in key]:
+        after = td["next", key]
+        td[key] = torch.cat([torch.zeros_like(after[:, :1]), after[:, :-1]], 1)
+
+
 @torch.no_grad()
 def rollouts(loss, name, count):
     """Act by the policy that is learnt, or at random, and reward the last actions."""
@@ -114,12 +130,7 @@ def rollouts(loss, name, count):
     action = ("agents", "action") if is_team else "action"
     for _ in range(count):
         td, right = episodes(is_team)
-        with set_exploration_type("random"):
-            for network in networks_of(loss).values():
-                network(td)
-        for key in [key for key in td["next"].keys(True) if "memory" in key]:
-            after = td["next", key]  # what each network remembers before a step, too
-            td[key] = torch.cat([torch.zeros_like(after[:, :1]), after[:, :-1]], 1)
+        remember(loss, td)
         if name in OFF_POLICY:
             choice = torch.randint(ACTIONS, (EPISODES, STEPS, *right.shape[1:]))
             td[action] = nn.functional.one_hot(choice, ACTIONS)
@@ -158,3 +169,56 @@ def test_with_memory(name):
 @pytest.mark.parametrize("name", ["a2c", "dqn", "qmix"])
 def test_without_memory_it_is_a_guess(name):
     assert score(name, None) < 0.75
+
+
+def mlp(inputs, outputs):
+    return MLP(inputs, outputs, num_cells=[32], activation_class=nn.Tanh)
+
+
+def hand():
+    """A policy without chance."""
+    return remembering(GRUModule, nn.Sequential(mlp(HIDDEN, 1), nn.Tanh()), "action")
+
+
+def sampling_hand():
+    head = nn.Sequential(mlp(HIDDEN, 2), NormalParamExtractor())
+    draw = ProbabilisticTensorDictModule(
+        ["loc", "scale"], ["action"], distribution_class=TanhNormal, return_log_prob=True
+    )
+    return ProbabilisticTensorDictSequential(remembering(GRUModule, head, "loc", "scale"), draw)
+
+
+def judge():
+    return remembering(GRUModule, mlp(HIDDEN + 1, 1), "state_action_value", beside=["action"])
+
+
+RANGE = Bounded(-1, 1, (1,))
+CONTINUOUS = {
+    "td3": lambda: TD3Loss(hand(), judge(), action_spec=RANGE),
+    "sac": lambda: SACLoss(sampling_hand(), judge(), action_spec=RANGE, alpha_init=0.1),
+}
+
+
+@torch.no_grad()
+def throws(loss, count):
+    """Act at random, and reward last actions that are near to 0.5, on the right side."""
+    for _ in range(count):
+        td, right = episodes(is_team=False)
+        td["action"] = action = 2 * torch.rand(EPISODES, STEPS, 1) - 1
+        remember(loss, td)
+        td["action"] = action
+        td["next", "reward"] = reward = torch.zeros(EPISODES, STEPS, 1)
+        reward[:, -1, 0] = 1 - (action[:, -1, 0] + 0.5 - right).square()
+        yield td
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_continuous_actions_with_memory(name):
+    loss = CONTINUOUS[name]()
+    with set_recurrent_mode():
+        learn(loss, throws(loss, 800), 0.004)
+        td, right = episodes(is_team=False)
+        with torch.no_grad(), set_exploration_type("deterministic"):
+            action = loss.actor_network(td)["action"][:, -1, 0]
+    assert (action + 0.5 - right).abs().mean() < 0.25  # without memory, half at best
