@@ -2,7 +2,7 @@
 
     python examples/sac.py
 
-Pendulum-v1: mean return -146, -131, -152 of 100 deterministic episodes after 20 000 frames,
+Pendulum-v1: mean return -144, -130, -153 of 100 deterministic episodes after 20 000 frames,
 seeds 0, 1, 2; about 3 minutes each on one core.
 
 Source: Haarnoja et al., 2018, https://arxiv.org/abs/1812.05905.
