@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import is_tensor_collection, unravel_key
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from torchrl._core.errors import describe
 from torchrl.data.replay_buffers.checkpointers import StorageCheckpointerBase
-from torchrl.data.replay_buffers.compiled import GraphCalls
 from torchrl.data.replay_buffers.editing import EditedBuffer
 from torchrl.data.replay_buffers.lock import ProcessLock
 from torchrl.data.replay_buffers.parts import MadeOfParts
@@ -29,6 +28,9 @@ from torchrl.data.replay_buffers.storages.list import ListStorage
 from torchrl.data.replay_buffers.storages.schema import expand_items
 from torchrl.data.replay_buffers.writers.base import Writer
 from torchrl.data.replay_buffers.writers.round_robin import RoundRobinWriter
+
+if TYPE_CHECKING:
+    from torchrl.data.replay_buffers.compiled import GraphCalls
 
 _PARTS, _MADE = (Storage, Sampler, Writer), ("_storage", "_sampler", "_writer", "dim_extend")
 _ABOUT_ITEMS = (
@@ -135,7 +137,7 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
         self.shared = shared
         if shared:
             self.share()
-        self._graph = GraphCalls(self) if compilable else None
+        self._graph = _graph_of(self) if compilable else None
 
     def _in_graph(self) -> GraphCalls | None:
         """Return the operations that stand for calls, where a graph is made of them."""
@@ -395,7 +397,13 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
         if self._lock is None:
             self._lock = threading.RLock()
         if self._graph is not None:
-            self._graph = GraphCalls(self)
+            self._graph = _graph_of(self)
+
+
+def _graph_of(buffer: ReplayBuffer) -> GraphCalls:
+    from torchrl.data.replay_buffers import compiled  # noqa: PLC0415 - tells torch of operations
+
+    return compiled.GraphCalls(buffer)
 
 
 def _consuming(buffer: ReplayBuffer, sampler: Any, times: int) -> Callable[[], Sampler]:
