@@ -27,7 +27,6 @@ from torchrl.modules import (
     OneHotCategorical,
     ProbabilisticActor,
     QValueActor,
-    QValueModule,
     SafeSequential,
     TanhNormal,
     set_recurrent_mode,
@@ -66,9 +65,10 @@ def compare(name: str, **functions: Callable[[], object]) -> None:
 def q_values() -> None:
     """One row through a Q-network and the choice of the best action."""
     network = MLP(4, 2, num_cells=[64, 64])
+    bare = nn.Sequential(*network)  # as it is written in plain torch
     values = TensorDictModule(network, ["observation"], ["action_value"])
-    policy = TensorDictSequential(values, QValueModule("one_hot"))
     actor = QValueActor(network, action_space="one_hot")
+    policy = TensorDictSequential(*actor.module)
     safe = SafeSequential(*actor.module)
     run = plan(policy)
     assert run is not None
@@ -83,8 +83,9 @@ def q_values() -> None:
     tensordict_alone = TensorDictSequential(values, choice)
     compare(
         "Q-value policy, one row",
-        network=lambda: network(row),
-        by_hand=lambda: choose(network(row)),
+        bare_network=lambda: bare(row),
+        MLP=lambda: network(row),
+        by_hand=lambda: choose(bare(row)),
         plan=lambda: run(Entries(observation=row)),
         tensordict_and_ours=lambda: policy(td),
         tensordict_alone=lambda: tensordict_alone(td),
@@ -97,12 +98,14 @@ def q_values() -> None:
 def one_module() -> None:
     """One row through a network that reads and writes entries."""
     network = MLP(4, 2, num_cells=[64, 64])
+    bare = nn.Sequential(*network)  # as it is written in plain torch
     module = TensorDictModule(network, ["observation"], ["action"])
     sequence, actor = TensorDictSequential(module), Actor(network)
     td = TensorDict(observation=torch.randn(4))
     compare(
         "one network, one row",
-        network=lambda: network(td["observation"]),
+        bare_network=lambda: bare(td["observation"]),
+        MLP=lambda: network(td["observation"]),
         TensorDictModule=lambda: module(td),
         TensorDictSequential=lambda: sequence(td),
         Actor=lambda: actor(td),
@@ -117,9 +120,10 @@ def actors() -> None:
         (TanhNormal, ["loc", "scale"], [NormalParamExtractor()]),
         (OneHotCategorical, ["logits"], []),
     ):
-        network = nn.Sequential(MLP(4, 4, num_cells=[64, 64]), *layers)
+        network = MLP(4, 4, num_cells=[64, 64])
+        bare = nn.Sequential(*network, *layers)
         policy = ProbabilisticActor(
-            TensorDictModule(network, ["observation"], keys),
+            TensorDictModule(nn.Sequential(network, *layers), ["observation"], keys),
             keys,
             distribution_class=distribution,
             return_log_prob=True,
@@ -129,7 +133,7 @@ def actors() -> None:
         with set_exploration_type("random"):
             compare(
                 f"{distribution.__name__} actor, one row",
-                network=lambda network=network: network(row),
+                bare_network=lambda bare=bare: bare(row),
                 plan=lambda run=run: run(Entries(observation=row)),
                 tensordict=lambda policy=policy: policy(td),
             )

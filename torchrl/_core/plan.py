@@ -26,6 +26,7 @@ from tensordict.nn import (
 )
 from torch import Tensor, nn
 
+from torchrl._core.direct import call, is_intercepted
 from torchrl._core.entries import Entries, is_entrywise
 from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
 
@@ -62,7 +63,7 @@ def plan(policy: object) -> Plan | None:
 
 
 def _compile(component: object) -> Plan | None:
-    if isinstance(component, nn.Module) and _is_intercepted(component):
+    if isinstance(component, nn.Module) and is_intercepted(component):
         return None
     kind = type(component)
     if kind in (TensorDictSequential, ProbabilisticTensorDictSequential):
@@ -76,23 +77,6 @@ def _compile(component: object) -> Plan | None:
     if isinstance(component, TensorDictModule) and not has_plain_call(component):
         return None
     return getattr(component, "_run", component)  # type: ignore[arg-type]
-
-
-def _is_intercepted(module: nn.Module) -> bool:
-    """Say whether a call of ``module`` does anything beside its class's ``forward``."""
-    everywhere = nn.modules.module
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        or everywhere._global_forward_hooks
-        or everywhere._global_forward_pre_hooks
-        or everywhere._global_backward_hooks
-        or everywhere._global_backward_pre_hooks
-        or "forward" in vars(module)
-        or module._compiled_call_impl is not None
-    )
 
 
 def has_plain_call(module: TensorDictModule) -> bool:
@@ -189,7 +173,7 @@ def run_network(
         value = record.get(key)
         values.append(value if type(value) is Tensor else _data(value))
     try:
-        out = network(*values)
+        out = call(network, *values)
     except Exception as error:
         explained = explain(component, in_keys, values, record, error)
         if explained is None:

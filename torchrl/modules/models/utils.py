@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchrl._core.direct import call_in_turn
 from torchrl._core.errors import describe
 from torchrl.modules.models.exploration import NoisyLazyLinear, NoisyLinear
 
@@ -27,6 +28,9 @@ class Layers(nn.Sequential):
         if isinstance(index, slice):
             return nn.Sequential(*list(self)[index])
         return super().__getitem__(index)
+
+    def forward(self, value: Any) -> Any:
+        return call_in_turn(self._modules.values(), value)
 
 
 class SquashDims(nn.Module):
