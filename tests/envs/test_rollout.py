@@ -236,6 +236,13 @@ def test_stopping_rules_exclude_each_other():
         CountingEnv().rollout(0)
 
 
+@pytest.mark.parametrize("count", [None, 1e3])
+def test_a_rollout_needs_a_whole_number_of_steps(count):
+    with pytest.raises(TypeError, match=r"'max_steps' .*expected an integer, found (None|1000\.0)"):
+        CountingEnv().rollout(max_steps=count)
+    assert CountingEnv(9).rollout(torch.tensor(4)).shape == (4,)
+
+
 def test_steps_are_at_most_max_steps():
     assert CountingEnv(9).rollout(4).shape == (4,)
     assert CountingEnv(3).rollout(4).shape == (3,)

@@ -8,6 +8,7 @@ end; elsewhere it is a tensordict. Both loops do the same and give the same.
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import Tensor, nn
 
 from torchrl._core.entries import Entries, is_entrywise, stack_entries
-from torchrl._core.errors import ResetError, ShapeError, describe
+from torchrl._core.errors import MissingKeyError, ResetError, ShapeError, describe
 from torchrl._core.keys import sibling
 from torchrl._core.mdp import TRUNCATED
 from torchrl._core.plan import plan as plan_policy
@@ -83,10 +84,12 @@ def rollout(
         set_state: Handed to the first reset.
 
     Raises:
-        ValueError: if arguments contradict each other.
+        TypeError: if ``max_steps`` is not a whole number.
+        ValueError: if arguments contradict each other, or there is no step to take.
         ShapeError: if the policy writes an action of another shape than its spec.
     """
     stop = _stop_rule(self, break_when_any_done, break_when_all_done)
+    max_steps = _step_count(max_steps)
     if actions is not None:
         if policy is not None:
             raise ValueError("rollout: give either a policy or actions, not both.")
@@ -108,6 +111,23 @@ def rollout(
     return batch if out is None else out.update_(batch)
 
 
+def _step_count(max_steps: Any) -> int:
+    try:
+        return operator.index(max_steps)
+    except TypeError:
+        raise TypeError(
+            describe(
+                "rollout",
+                "has no number of steps to stop at",
+                key="max_steps",
+                expected="an integer",
+                found=repr(max_steps),
+                mend="To run until episodes end, give a bound that they do not reach: "
+                "break_when_any_done and break_when_all_done stop before it.",
+            )
+        ) from None
+
+
 def _stop_rule(env: EnvBase, any_done: bool | None, all_done: bool | None) -> str | None:
     if any_done and all_done:
         raise ValueError("rollout: break_when_any_done and break_when_all_done exclude each other.")
@@ -120,12 +140,12 @@ def truncate_last(env: EnvBase, batch: TensorDictBase) -> TensorDictBase:
     """Mark the last step of ``batch [*B, T]`` as truncated, hence done.
 
     Raises:
-        KeyError: if the environment has no ``truncated`` flag.
+        MissingKeyError: if the environment has no ``truncated`` flag.
     """
     last = batch.get("next")[..., -1]
     for group in env.plan.groups:
         if not group.has_truncated:
-            raise KeyError(
+            raise MissingKeyError(
                 describe(
                     env,
                     "cannot be marked: the environment has no such flag",
