@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 
 import pytest
@@ -10,7 +11,8 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from torchrl._core.direct import call, call_in_turn
+from torchrl._core import direct
+from torchrl._core.direct import call, call_in_turn, is_intercepted
 from torchrl._core.plan import plan
 from torchrl.modules import MLP, Actor, NoisyLinear
 
@@ -105,6 +107,40 @@ def test_a_call_of_its_own_counts() -> None:
     layer = Doubled(2, 2)
     plain = nn.Linear.forward(layer, torch.ones(2))
     assert torch.equal(call(nn.Sequential(layer), torch.ones(2)), 2 * plain)
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, nn.Sequential])
+def test_a_forward_replaced_for_a_whole_class_counts(
+    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, value = network(), torch.randn(4)
+    was, before = kind.forward, net(value)
+    monkeypatch.setattr(kind, "forward", lambda self, x: was(self, x) + 1)
+    assert torch.equal(call(net, value), net(value))
+    assert not torch.equal(net(value), before)
+
+
+def test_a_linear_function_replaced_in_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.functional, "linear", lambda value, *_: 0 * value)
+    assert call(nn.Sequential(nn.Linear(2, 2)), torch.ones(2)).tolist() == [0, 0]
+
+
+def test_a_call_replaced_before_the_import_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[type] = []
+
+    def spied(self: nn.Module, *args: Tensor) -> Tensor:
+        heard.append(type(self))
+        return self._call_impl(*args)
+
+    monkeypatch.setattr(nn.Module, "__call__", spied)
+    runpy.run_path(direct.__file__)["call"](nn.Sequential(nn.Tanh()), torch.ones(2))
+    assert heard == [nn.Sequential, nn.Tanh]
+
+
+def test_a_profiler_listens() -> None:
+    assert not is_intercepted(nn.Tanh())
+    with torch.autograd.profiler.profile():
+        assert is_intercepted(nn.Tanh())
 
 
 @pytest.mark.parametrize("names", [["0.weight"], ["0.bias"], ["0.weight", "0.bias"]], ids=str)

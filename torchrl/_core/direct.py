@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import linear
+from torch.autograd import profiler
+from torch.nn import functional
 from torch.nn.modules import module as everywhere
 
-_CALL = nn.Module.__call__
+_CALL = nn.Module._wrapped_call_impl  # what ``__call__`` is, unless somebody replaces it
+_LINEAR, _SEQUENTIAL = nn.Linear.forward, nn.Sequential.forward
 
 
 def call(network: Callable[..., Any], *inputs: Any) -> Any:
@@ -39,9 +41,10 @@ def call_in_turn(layers: Iterable[nn.Module], value: Any) -> Any:
 
 def _forward(layer: nn.Module, value: Any) -> Any:
     kind, own = type(layer), layer._parameters
-    if kind is nn.Linear and "weight" in own and "bias" in own:  # not so in a functional call
-        return linear(value, own["weight"], own["bias"])  # type: ignore[arg-type]
-    if kind is nn.Sequential:
+    if kind is nn.Linear and kind.forward is _LINEAR:
+        if "weight" in own and "bias" in own:  # not so in a functional call
+            return functional.linear(value, own["weight"], own["bias"])  # type: ignore[arg-type]
+    elif kind is nn.Sequential and kind.forward is _SEQUENTIAL:
         return call_in_turn(layer._modules.values(), value)  # type: ignore[arg-type]
     return layer.forward(value)
 
@@ -57,6 +60,7 @@ def _all_are_watched() -> bool:
         or everywhere._global_forward_pre_hooks
         or everywhere._global_backward_hooks
         or everywhere._global_backward_pre_hooks
+        or profiler._is_profiler_enabled
         or torch.compiler.is_compiling()
     )
 
