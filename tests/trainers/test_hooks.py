@@ -56,11 +56,17 @@ def padded(*lengths, size=5):
     )
 
 
-def make_trainer(total=40, per_batch=20, **kwargs):
+def make_trainer(total=40, per_batch=20, random_frames=None, **kwargs):
     env = CartPoleEnv(seed=0)
     loss = DQNLoss(QValueActor(MLP(4, 2, num_cells=[8]), spec=env.action_spec))
     policy = loss.value_network
-    collector = Collector(env, policy, frames_per_batch=per_batch, total_frames=total)
+    collector = Collector(
+        env,
+        policy,
+        frames_per_batch=per_batch,
+        total_frames=total,
+        init_random_frames=random_frames,
+    )
     kwargs.setdefault("optimizer", torch.optim.SGD(loss.parameters(), lr=0.1))
     return Trainer(
         collector=collector, total_frames=total, loss_module=loss, progress_bar=False, **kwargs
@@ -267,6 +273,14 @@ def test_rates_are_scheduled(interval, steps):
     assert trainer.metrics["lr"] == pytest.approx(0.1 * 0.5**steps)
     with pytest.raises(ValueError, match=r"found 'batches'\. Did you mean 'batch'\?"):
         LRSchedulerHook(scheduler, "batches")
+
+
+def test_rates_hold_while_nothing_is_learned_yet():
+    trainer = make_trainer(total=100, random_frames=60)
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(trainer.optimizer, 0.5)
+    LRSchedulerHook(scheduler).register(trainer)
+    trainer.train()
+    assert trainer.metrics["lr"] == pytest.approx(0.1 * 0.5**3)  # at 60, 80 and 100 frames
 
 
 # --- weights -------------------------------------------------------------------------------------

@@ -161,6 +161,9 @@ class DefaultOptimizationStepper(OptimizationStepper):
 class LRSchedulerHook(TrainerHookBase):
     """Steps a scheduler of learning rates, and logs the first rate.
 
+    With a trainer, rates hold until it has learned something: a batch of random actions that only
+    fills the buffer is no step of the schedule.
+
     Args:
         scheduler: From :mod:`torch.optim.lr_scheduler`.
         interval: When: after each ``"batch"``, ``"epoch"`` or optimisation step, ``"optim"``.
@@ -183,9 +186,11 @@ class LRSchedulerHook(TrainerHookBase):
                 f"{interval!r}. {nearest(interval, INTERVALS)}".rstrip()
             )
         self.scheduler, self.interval = scheduler, interval
+        self._trainer: Trainer | None = None
 
     def __call__(self) -> None:
-        self.scheduler.step()
+        if self._trainer is None or self._trainer.num_optim_steps:
+            self.scheduler.step()
 
     def log(self, batch: TensorDictBase | None) -> dict[str, float]:
         """Return the learning rate of the first group of parameters."""
@@ -193,6 +198,7 @@ class LRSchedulerHook(TrainerHookBase):
 
     def register(self, trainer: Trainer, name: str | None = None) -> None:
         """Join a trainer: step when it is time, log after each batch."""
+        self._trainer = trainer
         trainer.register_op(INTERVALS[self.interval], self)
         trainer.register_op("post_steps_log", self.log)
         self._save_with(trainer, name)
