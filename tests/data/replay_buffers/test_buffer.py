@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from tensordict import TensorDict
+from torch import nn
 
 from torchrl.data import (
     LazyMemmapStorage,
@@ -184,6 +185,17 @@ def test_transforms_run_forward_on_samples_and_inverse_on_what_comes_in():
     assert (buffer.sample(3)["a"] == 9).all()
     buffer.insert_transform(0, Doubled(), invert=True)
     assert (buffer.sample(3)["a"] == 5).all()
+
+
+def test_rows_are_loaded_without_transforms_that_have_no_state():
+    saved = ReplayBuffer(storage=LazyTensorStorage(4), transform=nn.Identity())
+    saved.extend(torch.arange(3))
+    plain = ReplayBuffer(storage=LazyTensorStorage(4))
+    plain.load_state_dict(saved.state_dict())
+    assert plain[:].tolist() == [0, 1, 2]
+    saved.append_transform(nn.BatchNorm1d(1))
+    with pytest.raises(ValueError, match=r"expected 2 transforms, found \[\]\. Append the same"):
+        plain.load_state_dict(saved.state_dict())
 
 
 def test_transform_or_factory():

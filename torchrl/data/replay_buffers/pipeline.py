@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from tensordict import is_tensor_collection
+
+from torchrl._core.errors import describe
 
 
 class Pipeline:
@@ -56,10 +59,26 @@ class Pipeline:
         return [_state(transform) for transform, _ in self._steps]
 
     def load_state_dict(self, states: Sequence[Any]) -> None:
-        """Hand each transform its state."""
-        for (transform, _), state in zip(self._steps, states, strict=True):
-            if state is not None:
-                transform.load_state_dict(state)
+        """Hand each transform its state.
+
+        Raises:
+            ValueError: if a state was saved for which there is no such transform.
+        """
+        transforms = [transform for transform, _ in self._steps]
+        for transform, state in zip_longest(transforms, states):
+            if hasattr(transform, "load_state_dict"):
+                if state is not None:
+                    transform.load_state_dict(state)
+            elif state:
+                raise ValueError(
+                    describe(
+                        "ReplayBuffer",
+                        "the save holds the state of transforms that are not here",
+                        expected=f"{len(states)} transforms",
+                        found=[type(one).__name__ for one in transforms],
+                        mend="Append the same transforms, in the same order, before loading.",
+                    )
+                )
 
 
 def _directions(transform: Any, invert: bool) -> tuple[Any, Any]:
