@@ -459,3 +459,10 @@ def test_the_environment_knows_who_drives_it():
     assert env.collector is following
     del following
     assert env.collector is None
+
+
+def test_what_is_no_environment_or_policy_is_refused():
+    with pytest.raises(TypeError, match=r"found str\. GymEnv\('CartPole-v1'\) makes a gymnasium"):
+        Collector("CartPole-v1", frames_per_batch=5)
+    with pytest.raises(TypeError, match=r"found Linear\. Pass an instance, or .* policy_factory"):
+        Collector(CountingEnv(), nn.Linear, frames_per_batch=5)

@@ -155,7 +155,16 @@ class ActingPolicy:
 
 
 def check_one_policy(owner: object, policy: object, factory: object) -> None:
-    """Refuse a policy beside a factory of one."""
+    """Refuse a policy beside a factory of one, and a class in the place of a policy."""
+    if isinstance(policy, type):
+        raise TypeError(
+            describe(
+                owner,
+                "policy is a class, which cannot act",
+                found=policy.__name__,
+                mend="Pass an instance, or the class as policy_factory.",
+            )
+        )
     if policy is not None and factory is not None:
         raise TypeError(
             f"{type(owner).__name__}: give either a policy or a policy_factory, not both."

@@ -25,11 +25,15 @@ def build_env(recipe: Factory, kwargs: Mapping[str, Any] | None, device: Device)
     Raises:
         TypeError: if it is none.
     """
-    env = recipe if isinstance(recipe, EnvBase) else recipe(**(kwargs or {}))
+    is_function = not isinstance(recipe, EnvBase) and callable(recipe)
+    env = recipe(**(kwargs or {})) if is_function else recipe
     if not isinstance(env, EnvBase):
+        mend = "Wrap a gymnasium environment in GymWrapper."
+        if isinstance(env, str):
+            mend = f"GymEnv({env!r}) makes a gymnasium environment by its name."
         raise TypeError(
             f"Collector: expected create_env_fn to be or to build an EnvBase, found "
-            f"{type(env).__name__}. Wrap a gymnasium environment in GymWrapper."
+            f"{type(env).__name__}. {mend}"
         )
     return env if device is None else env.to(device)
 
