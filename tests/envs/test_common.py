@@ -287,10 +287,11 @@ def test_what_stands_under_next_stays_unless_the_environment_writes_it():
     assert env.step_mdp(step)["hidden"].sum() == 4
 
 
-def test_rows_left_out_of_a_step_keep_their_values():
+@pytest.mark.parametrize("trail", [(1,), ()])
+def test_rows_left_out_of_a_step_keep_their_values(trail):
     env = CountingEnv(9, batch_size=[3])
     root = stepped(env)
-    root["_step"] = torch.tensor([YES, NO, YES])
+    root["_step"] = torch.tensor([YES, NO, YES]).reshape(3, *trail)
     step = env.step(env.rand_action(root))
     assert "_step" not in step
     assert step["next", "observation"][:, 0].tolist() == [2, 1, 2]
@@ -299,6 +300,11 @@ def test_rows_left_out_of_a_step_keep_their_values():
     env = TextEnv(9, batch_size=[2])
     root = stepped(env).set("_step", torch.tensor([NO, YES]))
     assert list(env.step(env.rand_action(root))["next", "text"]) == ["1", "2"]
+    wide = env.reset().set("_step", torch.ones(2, 2, dtype=torch.bool))
+    with pytest.raises(
+        ShapeError, match=r"'_step' does not say .*expected \(2, 1\), found \(2, 2\)"
+    ):
+        env.step(env.rand_action(wide))
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from torchrl.envs.partial_reset import (
     keep_rows,
     pop_masks,
     refuse_done,
+    step_mask,
 )
 from torchrl.envs.postponed import Postponed
 from torchrl.envs.record_checks import check_given, check_returned, placed, wrong_batch
@@ -291,16 +292,16 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         """Write the outcome of the action under ``"next"`` and return ``tensordict``.
 
         Args:
-            tensordict: A root ``[*B]`` with its action. A boolean ``_step`` says which rows step;
-                the others keep their values. Entries that already stand under ``"next"`` stay there
-                unless the environment writes them.
+            tensordict: A root ``[*B]`` with its action. A boolean ``_step [*B, 1]`` or
+                ``[*B]`` says which rows step; the others keep their values. Entries that already
+                stand under ``"next"`` stay there unless the environment writes them.
 
         Raises:
             ShapeError, DTypeError, MissingKeyError: if the first step does not keep to the specs.
         """
         self._check_batch(tensordict)
         self.count_move()
-        mask = tensordict.get("_step", None)
+        mask = step_mask(self, tensordict)
         preset = tensordict.get("next", None)
         following = self._step_rows(tensordict, mask)
         if preset is not None:

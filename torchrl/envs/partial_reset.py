@@ -129,6 +129,30 @@ def keep_rows(
             root.set(name, choose(mask, new, old))
 
 
+def step_mask(env: EnvBase, record: Any) -> Tensor | None:
+    """Return the mask ``[*B, 1]`` of the rows that step, if there is one; it may be given ``[*B]``.
+
+    Raises:
+        ShapeError: if it has another shape.
+    """
+    mask: Tensor | None = record.get("_step", None)
+    if mask is None or mask.shape == (*record.batch_size, 1):
+        return mask
+    if mask.shape != record.batch_size:
+        raise ShapeError(
+            describe(
+                env,
+                "does not say for each row whether it steps",
+                key="_step",
+                expected=(*record.batch_size, 1),
+                found=tuple(mask.shape),
+            )
+        )
+    mask = mask.unsqueeze(-1)
+    record.set("_step", mask)
+    return mask
+
+
 def hold_rows(before: Any, following: Any, mask: Tensor) -> None:
     """Put back, in ``following``, what the rows outside of ``mask [*B, 1]`` had; rewards are 0."""
     if isinstance(following, LazyStackedTensorDict):  # its parts may differ in entries and shapes
