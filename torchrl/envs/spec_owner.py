@@ -6,7 +6,7 @@ from typing import Any
 
 from tensordict import NestedKey
 
-from torchrl._core.errors import describe
+from torchrl._core.errors import MissingKeyError, describe
 from torchrl._core.mdp import DONE, last_name
 from torchrl.data import Composite, TensorSpec
 from torchrl.envs.spec_access import GROUPS, SpecAccess, complete_group, default_spec, flag_spec
@@ -121,7 +121,7 @@ class SpecOwner(SpecAccess):
 
     def _only(self, keys: list[NestedKey], what: str) -> NestedKey:
         if len(keys) != 1:
-            raise KeyError(
+            raise MissingKeyError(
                 describe(self, f"has {len(keys)} {what}s", found=keys, mend="Use the plural.")
             )
         return keys[0]
