@@ -110,6 +110,8 @@ def test_compositions_can_be_edited():
         chain.insert(7, second)
     with pytest.raises(TypeError, match="expected transforms or functions"):
         chain.append(3)
+    with pytest.raises(TypeError, match=r"expected transforms .* found <class .*InitTracker'>"):
+        chain.append(InitTracker)
     env = TransformedEnv(CountingEnv(), chain)
     assert "is_init" not in env.observation_keys
     chain.append(second)

@@ -132,7 +132,7 @@ class Compose(Transform):
 
     def _place(self, index: int, transform: Any) -> None:
         if not isinstance(transform, Transform):
-            if not callable(transform):
+            if isinstance(transform, type) or not callable(transform):
                 raise TypeError(
                     f"Compose: expected transforms or functions td -> td, found {transform!r}."
                 )
