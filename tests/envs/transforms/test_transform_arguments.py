@@ -8,7 +8,14 @@ from tensordict import NonTensorStack, TensorDict, is_non_tensor
 from tensordict.nn import TensorDictModule
 
 from torchrl._core.errors import MissingKeyError, ShapeError
-from torchrl.data import Bounded, LazyTensorStorage, ReplayBuffer, Unbounded
+from torchrl.data import (
+    Bounded,
+    Composite,
+    LazyTensorStorage,
+    NonTensor,
+    ReplayBuffer,
+    Unbounded,
+)
 from torchrl.envs import (
     ActionDiscretizer,
     BatchSizeTransform,
@@ -225,6 +232,23 @@ def test_a_hash_of_entries_as_they_stand():
     whole = Hash(["text"], ["hash"], hash_fn=digest, use_raw_nontensor=True)(record)["hash"]
     each = Hash(["text"], ["hash"])(record)["hash"]
     assert whole.tolist() == each[:, 0].tolist()
+
+
+def test_the_spec_of_a_hash_is_that_of_numbers_or_text():
+    total = lambda rows: torch.tensor([sum(rows)])
+    env = TransformedEnv(World((2,)), Hash(["observation"], ["sum"], hash_fn=total))
+    assert env.observation_spec["sum"].shape == (2, 1)
+    root = env.reset()
+    torch.testing.assert_close(root["sum"], root["observation"].sum(-1, keepdim=True))
+
+    whole = Hash(
+        ["text"],
+        ["size"],
+        hash_fn=lambda entry: torch.tensor([len(text) for text in entry.tolist()]),
+        use_raw_nontensor=True,
+    )
+    specs = whole.transform_specs({"observation": Composite(text=NonTensor((3,)), shape=(3,))})
+    assert specs["observation"]["size"].shape == (3,)
 
 
 # --- buffers -------------------------------------------------------------------------------------

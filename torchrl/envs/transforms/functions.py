@@ -8,9 +8,10 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from tensordict import NestedKey, NonTensorData, TensorDictBase, is_non_tensor
+from tensordict import NestedKey, NonTensorData, NonTensorStack, TensorDictBase, is_non_tensor
 from torch import Tensor, nn
 
+from torchrl._core.errors import MissingKeyError
 from torchrl._core.keys import as_keys
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
 from torchrl.envs.spec_access import leaf_names
@@ -92,7 +93,8 @@ class Hash(Transform):
         out_keys: Where to write the hashes, ``[*B, 32]`` bytes with the function of the class.
         in_keys_inv: Entries to restore on the way in, from the repertoire.
         out_keys_inv: Their hashes, seen from outside.
-        hash_fn: ``object -> tensor``; :meth:`reproducible_hash` if ``None``.
+        hash_fn: ``object -> tensor``; :meth:`reproducible_hash` if ``None``. It gets a row of a
+            tensor as nested lists of numbers.
         seed: Handed to ``hash_fn`` as its second argument, if given.
         use_raw_nontensor: Hand entries that are no tensors to ``hash_fn`` whole, as they stand in
             the record, instead of the Python object of each row.
@@ -100,7 +102,7 @@ class Hash(Transform):
             way. Kept only if given or if there are ``in_keys_inv``.
 
     Raises:
-        KeyError: on the way in, for a hash that is not in the repertoire.
+        MissingKeyError: on the way in, for a hash that is not in the repertoire.
 
     >>> from tensordict import TensorDict
     >>> Hash(["a"], ["hash"])(TensorDict(a=torch.zeros(5, 2), batch_size=[5]))["hash"].shape
@@ -158,7 +160,9 @@ class Hash(Transform):
         known: Any = self.repertoire
         key = tuple(value.tolist())
         if key not in known:
-            raise KeyError(f"Hash: {value.tolist()} is not in the repertoire of {len(known)}.")
+            raise MissingKeyError(
+                f"Hash: {value.tolist()} is not in the repertoire of {len(known)}."
+            )
         found = known[key]
         return NonTensorData(found) if isinstance(found, str) else torch.as_tensor(found)
 
@@ -173,11 +177,25 @@ class Hash(Transform):
         return super().transform_specs(specs)
 
     def _transform_spec(self, spec: TensorSpec) -> TensorSpec:
-        hashed = self.hash_fn("") if self.seed is None else self.hash_fn("", self.seed)
-        shape = (*spec.shape[: self._batch_ndim], *hashed.shape)
+        example = self._example(spec)
+        hashed = self.hash_fn(example) if self.seed is None else self.hash_fn(example, self.seed)
+        lead = () if is_non_tensor(example) else spec.shape[: self._batch_ndim]
+        shape = (*lead, *hashed.shape)
         if hashed.dtype is torch.uint8:
             return Bounded(0, 255, shape=shape, dtype=torch.uint8, device=spec.device)
         return Unbounded(shape, dtype=hashed.dtype, device=spec.device)
+
+    def _example(self, spec: TensorSpec) -> Any:
+        """Return what ``hash_fn`` may be handed: zeros of one row, or an empty text."""
+        if spec.dtype is not None:
+            row = [max(size, 1) for size in spec.shape[self._batch_ndim :]]
+            return torch.zeros(row, dtype=spec.dtype).tolist()
+        if not self.use_raw_nontensor:
+            return ""
+        entry = NonTensorData("")
+        for size in reversed(spec.shape[: self._batch_ndim]):
+            entry = NonTensorStack(*[entry] * size)
+        return entry
 
 
 class ModuleTransform(Transform):
