@@ -8,10 +8,12 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
+from torchrl._core.errors import MissingKeyError, ShapeError
 from torchrl.data import (
     LazyMemmapStorage,
     LazyTensorStorage,
     ListStorage,
+    PrioritizedSampler,
     ReplayBuffer,
     RoundRobinWriter,
     SamplerWithoutReplacement,
@@ -196,6 +198,51 @@ def test_rows_are_loaded_without_transforms_that_have_no_state():
     saved.append_transform(nn.BatchNorm1d(1))
     with pytest.raises(ValueError, match=r"expected 2 transforms, found \[\]\. Append the same"):
         plain.load_state_dict(saved.state_dict())
+
+
+@pytest.mark.parametrize("storage", [ListStorage, LazyTensorStorage])
+def test_a_full_ring_is_not_loaded_into_one_of_another_size(storage):
+    def buffer(size):
+        return ReplayBuffer(storage=storage(size), collate_fn=torch.as_tensor)
+
+    full, wider = buffer(3), buffer(5)
+    full.extend(torch.arange(3))
+    wider.load_state_dict(full.state_dict())  # it was never wrapped
+    wider.extend(torch.arange(3, 5))
+    assert list(wider[:]) == [0, 1, 2, 3, 4]
+    full.extend(torch.arange(3, 5))
+    with pytest.raises(ShapeError, match="full ring of another size; expected 5 rows, found 3"):
+        wider.load_state_dict(full.state_dict())
+    wider.write_all(full.read_all_in_order())
+    wider.extend(torch.arange(5, 7))
+    assert list(wider[:]) == [2, 3, 4, 5, 6]
+
+
+def test_priorities_are_loaded_into_a_wider_buffer():
+    def buffer(size):
+        sampler = PrioritizedSampler(size, alpha=1.0, beta=1.0)
+        return ReplayBuffer(storage=LazyTensorStorage(size), sampler=sampler)
+
+    narrow, wide = buffer(2), buffer(4)
+    narrow.extend(torch.arange(2))
+    narrow.update_priority([0, 1], torch.tensor([0.0, 2.0]))
+    wide.load_state_dict(narrow.state_dict())
+    wide.extend(torch.arange(2, 4))
+    assert wide.sample(300).unique().tolist() == [1, 2, 3]
+    small = ReplayBuffer(storage=LazyTensorStorage(4), sampler=PrioritizedSampler(2, 1.0, 1.0))
+    with pytest.raises(IndexError, match=r"max_capacity is smaller .* at least 4, found 2"):
+        small.extend(torch.arange(4))
+
+
+def test_states_of_other_parts_are_refused():
+    plain = ReplayBuffer(storage=LazyTensorStorage(2))
+    plain.extend(torch.arange(2))
+    state = plain.state_dict()
+    prioritized = PrioritizedSampler(2, 1.0, 1.0)
+    for storage, sampler in [(ListStorage(2), None), (LazyTensorStorage(2), prioritized)]:
+        buffer = ReplayBuffer(storage=storage, sampler=sampler)
+        with pytest.raises(MissingKeyError, match="of another kind of part: it lacks"):
+            buffer.load_state_dict(state)
 
 
 def test_transform_or_factory():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchrl._core.errors import MissingKeyError, describe
 from torchrl.data.replay_buffers.checkpointers import (
     ConvertingCheckpointer,
     current,
@@ -70,14 +71,22 @@ class SavedBuffer(ABC):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the buffer stood whose :meth:`state_dict` this is."""
+        """Go on where the buffer stood whose :meth:`state_dict` this is.
+
+        Raises:
+            MissingKeyError: if it had another kind of storage, sampler or writer.
+            ShapeError: if its rows do not fit.
+        """
         with self._writing():
-            self._storage.load_state_dict(state_dict["_storage"])
+            with _like_the_saved(self._storage):
+                self._storage.load_state_dict(state_dict["_storage"])
             self._load_parts(state_dict)
 
     def _load_parts(self, parts: dict[str, Any]) -> None:
-        self._sampler.load_state_dict(parts["_sampler"])
-        self._writer.load_state_dict(parts["_writer"])
+        with _like_the_saved(self._sampler):
+            self._sampler.load_state_dict(parts["_sampler"])
+        with _like_the_saved(self._writer):
+            self._writer.load_state_dict(parts["_writer"])
         self._transform.load_state_dict(parts["_transforms"])
         self.batch_size = parts["_batch_size"]
         if parts["_generator"] is not None:
@@ -139,3 +148,16 @@ class SavedBuffer(ABC):
         with self._writing():
             self.empty()
             return self.extend(data)
+
+
+@contextmanager
+def _like_the_saved(part: Storage | Sampler | Writer) -> Iterator[None]:
+    """Explain why ``part`` cannot take the state of another kind of part."""
+    try:
+        yield
+    except MissingKeyError:
+        raise
+    except KeyError as error:
+        mend = "Load it into a buffer built like the saved one."
+        fact = f"the save is that of another kind of part: it lacks {error}"
+        raise MissingKeyError(describe(part, fact, mend=mend)) from error

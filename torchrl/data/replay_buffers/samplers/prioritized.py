@@ -160,7 +160,18 @@ class PrioritizedSampler(Sampler):
         if not len(index):
             return
         mass = self._mass(priority)
-        self._raw[index] = priority
+        try:
+            self._raw[index] = priority
+        except IndexError:
+            raise IndexError(
+                describe(
+                    self,
+                    "max_capacity is smaller than the storage",
+                    expected=f"at least {int(index.max()) + 1}",
+                    found=self.max_capacity,
+                    mend="Build it with the storage's number of items.",
+                )
+            ) from None
         self._sum_tree.set(index, mass)
         self._min.update(index, mass)
         if self.max_priority_within_buffer:
@@ -238,7 +249,9 @@ class PrioritizedSampler(Sampler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the priorities of a :meth:`state_dict`."""
-        self._raw = state_dict["priorities"].numpy().copy()
+        saved = state_dict["priorities"].numpy()[: self.max_capacity]
+        self._raw = np.full(self.max_capacity, -1.0)
+        self._raw[: len(saved)] = saved
         self._max_priority, self._told = state_dict["max_priority"], state_dict["told"]
         self._alpha, self.beta = state_dict["alpha"], state_dict["beta"]
         self._watch()

@@ -406,8 +406,25 @@ class Storage(ABC):
         return self._counts[[WRITTEN, FILLED, ERA]].tolist()
 
     def load_counts(self, counts: list[int], row_shape: list[int]) -> None:
-        """Take over the :attr:`counts` and the shape ``[*W]`` of rows that were brought in."""
+        """Take over the :attr:`counts` and the shape ``[*W]`` of rows that were brought in.
+
+        Raises:
+            ShapeError: if the rows are a full ring of another size: going on, the next ones would
+                not replace the oldest.
+        """
         self._settle(torch.Size(row_shape))
+        written, rows = counts[:2]
+        if written > rows != self.capacity:
+            raise ShapeError(
+                describe(
+                    self,
+                    "the saved rows are a full ring of another size",
+                    expected=f"{self.capacity} rows",
+                    found=rows,
+                    mend="Load them into a buffer of that size, then hand its read_all_in_order() "
+                    "to write_all() of this one.",
+                )
+            )
         self._counts[[WRITTEN, FILLED, ERA]] = counts
         self._counts[EDITS] += 1
         self._counts[PENDING] = 0

@@ -124,8 +124,8 @@ class ListStorage(Storage):
             raise ValueError(
                 describe(self, "the saved rows do not fit", expected=self.max_size, found=len(rows))
             )
-        self._list = [_own(row, self.device) for row in rows]
         self.load_counts(state_dict["counts"], state_dict["row_shape"])
+        self._list = [_own(row, self.device) for row in rows]
 
 
 class LazyStackStorage(ListStorage):
