@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from torchrl.record import get_logger, loggers
-from torchrl.record.loggers import CSVLogger, MLFlowLogger, TensorboardLogger, WandbLogger
+from torchrl.record.loggers import (
+    CSVLogger,
+    Logger,
+    MLFlowLogger,
+    TensorboardLogger,
+    WandbLogger,
+)
 from torchrl.testing.logger import LOGGER_LAWS
 
 LATER_RELEASES = [  # what other packages say about themselves when they are imported
@@ -162,3 +168,27 @@ def test_every_logger_is_listed():
         if isinstance(value := getattr(loggers, name), type) and value is not loggers.Logger
     }
     assert public == {CSVLogger, MLFlowLogger, TensorboardLogger, WandbLogger}
+
+
+class Numbers(Logger):
+    """A logger with no more than the hooks that it must have."""
+
+    def _create_experiment(self):
+        return {}
+
+    def log_scalar(self, name, value, step=None):
+        self.experiment[name, step] = float(value)
+
+    def log_histogram(self, name, data, step=None, *, bins=64): ...
+
+    def log_video(self, name, video, step=None, *, fps=None): ...
+
+    def log_hparams(self, cfg): ...
+
+
+def test_a_logger_needs_no_place_for_texts(tmp_path):
+    logger = Numbers("run", tmp_path)
+    logger.log_metrics({"loss": {"actor": 2}}, step=3)
+    assert logger.experiment == {("loss/actor", 3): 2.0}
+    with pytest.raises(TypeError, match=r"Numbers: entry 'note' has no place for texts"):
+        logger.log_str("note", "two lines")

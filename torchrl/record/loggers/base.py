@@ -32,7 +32,8 @@ class Logger(ABC):
 
     Hooks:
         _create_experiment: ``() -> object``, what stands beneath: a folder, a writer, a run.
-        log_scalar, log_str, log_histogram, log_video: one named value of one step each.
+        log_scalar, log_histogram, log_video, and log_str if it takes texts: one named value of one
+            step each.
         log_hparams: the settings of the experiment, once.
         log_scalars, flush, close: may be overridden where one call is cheaper than many, or where
             something is buffered or held open.
@@ -51,9 +52,15 @@ class Logger(ABC):
     def log_scalar(self, name: str, value: float | Tensor, step: int | None = None) -> None:
         """Log one number."""
 
-    @abstractmethod
     def log_str(self, name: str, value: str, step: int | None = None) -> None:
-        """Log a text."""
+        """Log a text, if the logger has a place for texts.
+
+        Raises:
+            TypeError: if it has none.
+        """
+        raise TypeError(
+            describe(self, "has no place for texts", key=name, mend="Write the hook log_str().")
+        )
 
     @abstractmethod
     def log_histogram(
