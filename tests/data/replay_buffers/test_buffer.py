@@ -245,6 +245,19 @@ def test_states_of_other_parts_are_refused():
             buffer.load_state_dict(state)
 
 
+@pytest.mark.parametrize("kind", [ReplayBuffer, TensorDictReplayBuffer])
+@pytest.mark.parametrize("storage", [ListStorage, LazyTensorStorage])
+def test_one_row_is_added_not_extended(kind, storage):
+    row = TensorDict(a=torch.zeros(3))
+    with pytest.raises(ShapeError, match=r"too few dimensions.* add\(\) takes one row"):
+        kind(storage=storage(4)).extend(row)
+
+
+def test_parts_are_parts():
+    with pytest.raises(TypeError, match=r"expected a Storage or a function .* found \[1, 2\]"):
+        ReplayBuffer(storage=[1, 2])
+
+
 def test_transform_or_factory():
     buffer = ReplayBuffer(transform_factory=lambda: lambda x: x + 1)
     buffer.extend(torch.zeros(3))

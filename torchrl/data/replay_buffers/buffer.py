@@ -416,6 +416,11 @@ def _made(part: Any, kind: type, default: Callable[[], Any]) -> Any:
     """Return a part that was given, or that the given function, or ``default``, makes."""
     if part is None:
         return default()
+    if not isinstance(part, kind) and not callable(part):
+        what = kind.__name__
+        raise TypeError(
+            f"ReplayBuffer: expected a {what} or a function that makes one, found {part!r}."
+        )
     return part if isinstance(part, kind) else part()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from torchrl._core.errors import DTypeError, MissingKeyError, describe
 from torchrl.data.replay_buffers.storages.base import Storage
-from torchrl.data.replay_buffers.storages.schema import fitting
+from torchrl.data.replay_buffers.storages.schema import fitting, lead_shape
 
 
 class ListStorage(Storage):
@@ -179,8 +179,10 @@ def unstack_rows(data: Any, owner: object) -> list[Any]:
 
     Raises:
         DTypeError: if ``data`` is a single object.
+        ShapeError: if it is a single tensordict or tensor.
     """
     if is_tensor_collection(data) or isinstance(data, Tensor):
+        lead_shape(data, 1, owner)
         return list(data.unbind(0))
     if isinstance(data, dict):
         columns = {name: unstack_rows(value, owner) for name, value in data.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchrl.data.replay_buffers.storages.base import Storage
-from torchrl.data.replay_buffers.storages.schema import stack_rows
+from torchrl.data.replay_buffers.storages.schema import lead_shape, stack_rows
 from torchrl.data.replay_buffers.writers.base import Writer, require_tensordict, stamp
 
 
@@ -66,7 +66,7 @@ class TensorDictRoundRobinWriter(RoundRobinWriter):
             data = stack_rows(data)
         require_tensordict(data, self)
         storage.learn_row_shape(data, True)
-        slots = _slots(self.cursor, data.shape[0], storage)
+        slots = _slots(self.cursor, lead_shape(data, 1, storage)[0], storage)
         return super().extend(stamp(data, slots, storage))
 
     def add(self, data: Any) -> int:
