@@ -63,7 +63,8 @@ def test_a_spec_may_come_as_the_action_space_or_in_a_composite():
     for module in (QValueModule(OneHot(5)), QValueModule(spec=Composite(action=OneHot(5)))):
         assert module.action_space.name == "one_hot"
         assert module.spec["action"] == OneHot(5)
-    assert QValueModule("mult_one_hot", var_nums=[2, 3]).action_space.sizes == [2, 3]
+    for name in ("mult_one_hot", "mult-one-hot"):
+        assert QValueModule(name, var_nums=[2, 3]).action_space.sizes == [2, 3]
 
 
 def test_what_is_no_choice_is_refused():

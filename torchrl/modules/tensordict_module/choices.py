@@ -30,7 +30,7 @@ class ActionSpace:
 
     Args:
         name: ``"one_hot"``, ``"mult_one_hot"`` (one-hot vectors side by side), ``"categorical"``
-            (an index) or ``"mult_categorical"`` (indices side by side).
+            (an index) or ``"mult_categorical"`` (indices side by side); hyphens will do, too.
         sizes: Number of choices of each space of a product.
         dtype: Dtype of one-hot actions.
 
@@ -47,6 +47,7 @@ class ActionSpace:
     def __init__(
         self, name: str, sizes: Sequence[int] | None = None, dtype: torch.dtype | None = None
     ) -> None:
+        name = name.replace("-", "_")
         if name not in NAMES:
             raise ValueError(
                 describe(self, "is unknown", key=name, expected=f"one of {list(NAMES)}")
