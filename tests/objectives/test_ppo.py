@@ -15,7 +15,8 @@ from tensordict.nn import (
 from torch import distributions as d
 from torch import nn
 
-from torchrl._core.errors import MissingKeyError
+from torchrl._core.errors import MissingKeyError, ShapeError
+from torchrl._core.keys import leaf_keys
 from torchrl.objectives import ClipPPOLoss, KLPENPPOLoss, PPOLoss
 from torchrl.objectives.value import GAE
 from torchrl.testing.networks import (
@@ -266,6 +267,27 @@ def test_without_an_advantage_the_loss_computes_it():
     torch.testing.assert_close(out, PPOLoss(actor, value)(td))
 
 
+def test_what_an_advantage_is_made_of_may_come_by_keyword():
+    loss = ClipPPOLoss(gaussian_actor(2), critic(), entropy_bonus=False)
+    td = advantage_batch(2, batch=(6,))
+    td = td.exclude("advantage", "value_target", "state_value", "loc", "scale")
+    for old in (td, td.clone().rename_key_("action_log_prob", "sample_log_prob")):
+        given = {key if isinstance(key, str) else "_".join(key): old[key] for key in leaf_keys(old)}
+        expected = loss(old)
+        for key, value in zip(loss.out_keys, loss(**given), strict=True):
+            torch.testing.assert_close(value, expected[key])
+
+
+def test_entries_without_a_dimension_for_the_reward_are_refused():
+    loss, td = PPOLoss(gaussian_actor(2), critic()), advantage_batch(2, batch=(6,))
+    flat = td.clone().set("advantage", td["advantage"].squeeze(-1))
+    with pytest.raises(ShapeError, match=r"'advantage' .*expected \[6, 1\], found \[6\]"):
+        loss(flat)
+    flat = td.exclude("advantage").set(("next", "reward"), td["next", "reward"].squeeze(-1))
+    with pytest.raises(ShapeError, match=r"'reward': \[6\].*unsqueeze"):
+        loss(flat)
+
+
 def test_without_an_advantage_and_the_means_for_it_the_loss_refuses():
     td = advantage_batch().exclude("advantage", ("next", "reward"))
     message = (
@@ -277,6 +299,8 @@ def test_without_an_advantage_and_the_means_for_it_the_loss_refuses():
         ClipPPOLoss(gaussian_actor(), critic())(td)
     with pytest.raises(MissingKeyError, match=r"'advantage'.*Run GAE on the batch first\."):
         ClipPPOLoss(gaussian_actor())(td)
+    with pytest.raises(MissingKeyError, match="'action' is read but absent"):
+        ClipPPOLoss(gaussian_actor(), critic())(transitions().exclude("action"))
 
 
 def test_old_spellings():

@@ -12,8 +12,8 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torch.distributions import Distribution
 
-from torchrl._core.errors import describe
-from torchrl._core.keys import read, require, write
+from torchrl._core.errors import ShapeError, describe
+from torchrl._core.keys import next_key, read, require, write
 from torchrl._core.legacy import old_keywords
 from torchrl._core.math import distance_loss
 from torchrl.objectives.calls import take
@@ -80,6 +80,7 @@ class ActorCriticLoss(LossModule):
         "critic_network": "root",
     }
     default_value_estimator = ValueEstimators.GAE
+    _call_keys: Any = (None, None)  # for which in_keys they were found
 
     @old_keywords(functional=None)  # networks are called as they are
     def __init__(
@@ -144,12 +145,25 @@ class ActorCriticLoss(LossModule):
             keys.append(names.value)
         return keys
 
+    @property
+    def call_keys(self) -> list[NestedKey]:
+        """What is read, and what an advantage is made of where the data has none."""
+        read_keys, names = self.in_keys, self.tensor_keys
+        if self._call_keys[0] is not read_keys:
+            keys = [*read_keys, *(other for key in read_keys for other in self._stand_ins(key))]
+            if self.has_critic:
+                after = [*self.critic_network.in_keys, names.reward, names.done, names.terminated]
+                keys += map(next_key, after)
+            self.__dict__["_call_keys"] = read_keys, list(dict.fromkeys(keys))
+        return self._call_keys[1]
+
     def _check_entries(self, td: TensorDictBase) -> None:
         missing = [key for key in self.in_keys if not self._has(td, key)]
         if not missing:
             return
         mend, estimated = "", {self.tensor_keys.advantage, self.tensor_keys.value_target}
-        if estimated.issuperset(missing):
+        others = [key for key in missing if key not in estimated]
+        if not others:
             mend = "Run GAE on the batch first"
             if self.has_critic:
                 lacks = [key for key in self.value_estimator.in_keys if not self._has(td, key)]
@@ -157,7 +171,8 @@ class ActorCriticLoss(LossModule):
                     return
                 mend += f", or let the loss compute it, which needs {lacks} too"
             mend += "."
-        require(td, missing, self, mend or "Collect that entry, or name yours with set_keys().")
+        mend = mend or "Collect that entry, or name yours with set_keys()."
+        require(td, others or missing, self, mend)
 
     def _estimator_networks(self) -> dict[str, Any]:
         networks: dict[str, Any] = {"value_network": None}
@@ -175,7 +190,20 @@ class ActorCriticLoss(LossModule):
             return self.value_estimator(td.copy())
 
     def _advantage(self, td: TensorDictBase, mask: Tensor | None) -> Tensor:
-        return cleared(td.get(self.tensor_keys.advantage), mask)
+        key = self.tensor_keys.advantage
+        advantage = td.get(key)
+        if advantage.shape == td.batch_size and advantage.shape[-1:] != (1,):
+            raise ShapeError(
+                describe(
+                    self,
+                    "has no dimension for the reward, after those of the batch",
+                    key=key,
+                    expected=[*td.batch_size, 1],
+                    found=list(advantage.shape),
+                    mend="Write it with unsqueeze(-1).",
+                )
+            )
+        return cleared(advantage, mask)
 
     def _log_prob(self, dist: Distribution, td: TensorDictBase, advantage: Tensor) -> Tensor:
         """Log-probability ``[*B]`` of the action of the data, which takes no gradient."""

@@ -242,6 +242,8 @@ class LossModule(TensorDictModuleBase):
     def in_keys(self, keys: list[NestedKey]) -> None:
         self.__dict__["_in_keys"] = list(keys)
 
+    call_keys = property(lambda self: self.in_keys)  # what a call may be given by keyword
+
     def _collect_in_keys(self) -> list[NestedKey]:
         keys = dict.fromkeys(inputs(self.tensor_keys))
         for name, places in self.network_inputs.items():
@@ -322,8 +324,8 @@ class LossModule(TensorDictModuleBase):
 
     # ------------------------------------------------------------------ the call
 
-    @dispatch
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:  # type: ignore[override]
+    @dispatch(source="call_keys")
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Check the input, compute the losses, reduce them.
 
         Args:
@@ -372,7 +374,7 @@ class LossModule(TensorDictModuleBase):
         reward = None if name is None else td.get(next_key(name), None)
         if reward is None:
             return td
-        if td.ndim >= reward.ndim:
+        if td.ndim >= reward.ndim and reward.shape[-1:] == (1,):
             guessed, td = td, TensorDict({}, reward.shape[:-1])
             for key in guessed.keys(True, True):
                 td.set(key, guessed.get(key))

@@ -32,7 +32,7 @@ class _DreamerLoss(LossModule, ABC):
         losses_and_data: ``td -> ({out_key: tensor}, data)``; losses as in ``LossModule.losses``.
     """
 
-    def forward(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:  # type: ignore[override]
+    def forward(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
         """Return the losses, and the data without gradient; the batch stays as it is."""
         mask = self._mask(tensordict)
         losses, data = self.losses_and_data(self._as_data(tensordict, mask))
