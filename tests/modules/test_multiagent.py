@@ -136,3 +136,11 @@ def test_qmix_is_monotonic_and_equals_its_formula():
         hidden = nn.functional.elu(values[b, :, 0] @ w_1 + mixer.hyper_b_1(state[b]))
         expected = hidden @ mixer.hyper_w_2(state[b]).abs() + mixer.value(state[b])
         torch.testing.assert_close(out[b], expected)
+
+
+def test_other_parameters_may_be_lent_to_stacked_networks():
+    net = MultiAgentMLP(3, 2, 4, centralized=False, share_params=False, depth=1)
+    lent = TensorDict.from_module(net).data.clone().zero_()
+    with lent.to_module(net):
+        assert not net(torch.ones(4, 3)).any()
+    assert net(torch.ones(4, 3)).any()

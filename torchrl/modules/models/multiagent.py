@@ -99,7 +99,7 @@ class MultiAgentNetBase(nn.Module):
         dim = None if self.centralized else self.agent_dim
         if self.is_stacked:
             run: Any = torch.vmap(self._run_one, (0, dim), 0, randomness=self.vmap_randomness)
-            stacked = {**dict(self.params.named_parameters()), **dict(self.params.named_buffers())}
+            stacked = dict(self.params.flatten_keys(".").items())  # those of to_module, too
             out = run(stacked, x)
         else:
             slices = [x] * self.n_agents if dim is None else x.unbind(dim)
