@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from torchrl.envs import MarlGroupMapType, PettingZooEnv, PettingZooWrapper, check_env_specs
+from torchrl.envs import (
+    MarlGroupMapType,
+    PettingZooEnv,
+    PettingZooWrapper,
+    RewardSum,
+    StepCounter,
+    TransformedEnv,
+    check_env_specs,
+)
 
 pettingzoo = pytest.importorskip("pettingzoo", reason="pettingzoo is not installed")
 spaces = pytest.importorskip("gymnasium.spaces")
@@ -209,6 +217,23 @@ def test_it_is_the_game_move_by_move():
         rewards = [raw.rewards[agent] for agent in raw.possible_agents]
         assert row["next", "player", "reward"].flatten().tolist() == rewards
     assert row["next", "player", "done"].all()
+
+
+@pytest.mark.parametrize("categorical", [True, False])
+def test_random_moves_are_legal_behind_transforms(categorical):
+    game = PettingZooEnv(
+        "tictactoe_v3", parallel=False, use_mask=True, categorical_actions=categorical
+    )
+    env = TransformedEnv(TransformedEnv(game, RewardSum()), StepCounter())
+    for seed in range(5):
+        env.set_seed(seed)
+        moves = env.rollout(9)
+        legal, action = moves["player", "action_mask"], moves["player", "action"]
+        chosen = torch.nn.functional.one_hot(action, 9) if categorical else action
+        mover = moves["player", "mask"]
+        assert (legal & chosen.bool()).any(-1)[mover].all()
+    assert game.full_action_spec["player", "action"].mask is not None
+    assert env.full_action_spec["player", "action"].is_in(env.rand_action()["player", "action"])
 
 
 # --- mistakes ------------------------------------------------------------------------------------

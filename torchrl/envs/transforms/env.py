@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -14,6 +14,8 @@ from tensordict import NestedKey, TensorDictBase
 from torchrl._core.entries import is_entrywise, vouches
 from torchrl._core.legacy import old_keywords
 from torchrl.data import Composite, TensorSpec
+from torchrl.data.tensor_specs import Stacked, StackedComposite
+from torchrl.data.tensor_specs.masks import Masked
 from torchrl.envs.common import EnvBase
 from torchrl.envs.postponed import Postponed
 from torchrl.envs.spec_access import GROUPS, complete_flags
@@ -100,7 +102,10 @@ class TransformedEnv(EnvBase):
         if specs is None:
             inner = self.base_env._get_specs()
             specs = {group: inner[group].clone().unlock_() for group in GROUPS}
+            pairs = list(zip(choices(inner["action"]), choices(specs["action"]), strict=True))
             specs = self.transform.transform_specs(specs)
+            kept = {id(spec) for spec in choices(specs["action"])}
+            self.__dict__["_choices"] = [pair for pair in pairs if id(pair[1]) in kept]
             complete_flags(specs["done"])
             specs = self.__dict__["_specs"] = {g: self._lock(spec) for g, spec in specs.items()}
         return specs
@@ -120,8 +125,19 @@ class TransformedEnv(EnvBase):
     # --- data ------------------------------------------------------------------------------------
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        if self._nested is not None:
-            return self._nested.step(tensordict)
+        outcome_of = self._outcome_of if self._nested is None else self._nested.step
+        following = outcome_of(tensordict)
+        self._show_masks()
+        return following
+
+    def _show_masks(self) -> None:
+        """Allow the choices that the environment inside allows now."""
+        for inside, ours in self._choices:
+            ours.mask = inside.mask
+
+    _choices: Sequence[tuple[Masked, Masked]] = ()  # of actions that no transform changes
+
+    def _outcome_of(self, tensordict: TensorDictBase) -> TensorDictBase:
         flow = self._late_flow or self._flow or self._plan_flow()
         inner = tensordict
         if flow.inverses:
@@ -174,18 +190,21 @@ class TransformedEnv(EnvBase):
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
         if self._nested is not None:
-            return self._nested.reset(tensordict, **kwargs)
-        flow = self._late_flow or self._flow or self._plan_flow()
-        root = flow.plan.complete_reset(flow.env._reset(tensordict, **kwargs))
-        for reset in flow.resets:
-            root = reset(tensordict, root)
+            root = self._nested.reset(tensordict, **kwargs)
+        else:
+            flow = self._late_flow or self._flow or self._plan_flow()
+            root = flow.plan.complete_reset(flow.env._reset(tensordict, **kwargs))
+            for reset in flow.resets:
+                root = reset(tensordict, root)
+        self._show_masks()
         return root
 
     def _set_state(self, tensordict: TensorDictBase) -> TensorDictBase:
         env, transform = self._inner
         inner = transform._inv_call(tensordict.copy())
-        root = env.plan.complete_reset(env._set_state(inner))
-        return transform._reset(tensordict, root)
+        root = transform._reset(tensordict, env.plan.complete_reset(env._set_state(inner)))
+        self._show_masks()
+        return root
 
     def _set_seed(self, seed: int | None) -> None:
         self.base_env.set_seed(seed)
@@ -334,6 +353,18 @@ def nest(env: EnvBase, transform: Transform) -> Nest | None:
     """Return what steps ``env`` through a transform that drives it; ``None`` if it does not."""
     chain = leaves(transform)
     return Nest(env, chain) if any(part.drives for part in chain) else None
+
+
+def choices(spec: TensorSpec) -> Iterator[Masked]:
+    """Find the specs, in the leaves of a spec, whose categories can be forbidden by a mask."""
+    if isinstance(spec, Stacked | StackedComposite):
+        for part in spec.specs:
+            yield from choices(part)
+    elif isinstance(spec, Composite):
+        for part in spec.values():
+            yield from choices(part)
+    elif isinstance(spec, Masked):
+        yield spec
 
 
 def leaves(transform: Transform) -> list[Transform]:
