@@ -18,6 +18,7 @@ from torchrl._core.keys import next_key, read_next, require, write
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.calls import take
 from torchrl.objectives.masks import PADDING_MASK, cleared, expand_right, standardized
+from torchrl.objectives.value.interleaving import interleave, takes_sequences
 
 
 @dataclass
@@ -66,8 +67,9 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         value_network: Reads observations, writes ``state_value [*B, T, 1]``; ``None`` if the values
             are in the data.
         shifted: Evaluate the critic once, on each observation of a trajectory and on the last one
-            of each piece, rather than on both ends of every step; for critics that treat each
-            step by itself, and data whose next observation is the following root.
+            of each piece, rather than on both ends of every step; for data whose next observation
+            is the following root. Recurrent critics that take sequences are always evaluated so,
+            but on data of several steps in one: they remember what came before a next observation.
         differentiable: Let gradients flow into the critic; otherwise nothing is differentiable.
         skip_existing: Use the values found in the data, rather than those of the critic.
         advantage_key: Old way to name the advantage, like ``set_keys(advantage=...)``.
@@ -311,10 +313,15 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
                     self,
                     "Give the estimator a value_network, or write the values first.",
                 )
-        if self.shifted and target_params is None:
-            return self._shifted_values(td, params)
         target_params = params if target_params is None else target_params
-        return self._value_at(td, params, root=True), self._value_at(td, target_params, root=False)
+        recurrent = takes_sequences(self.value_network) and keys.steps_to_next_obs not in td
+        if not (self.shifted or recurrent):
+            next_value = self._value_at(td, target_params, root=False)
+            return self._value_at(td, params, root=True), next_value
+        value, next_value = self._values_in_turn(td, target_params)
+        if target_params is not params:
+            value = self._value_at(td, params, root=True)
+        return value, next_value
 
     def _value_at(self, td: TensorDictBase, params: TensorDictBase | None, root: bool) -> Tensor:
         network = self._critic()
@@ -333,27 +340,28 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         pieces: Any = inputs.split(size, dim) if count is None else inputs.chunk(count, dim)
         return torch.cat([take(network, piece, key) for piece in pieces], dim)
 
-    def _shifted_values(
+    def _values_in_turn(
         self, td: TensorDictBase, params: TensorDictBase | None
     ) -> tuple[Tensor, Tensor]:
-        """Evaluate the roots and only those next observations that are not the following root."""
+        """Evaluate roots, with those next observations between them that are not the next root."""
         network, time = self._critic(), self._find_time(td)
         require(td, [*network.in_keys, *map(next_key, network.in_keys)], self)
-        ends = _cut(self.ends(td)[0], _mask(td), time).movedim(time, 0)
-        ends = ends.flatten(td.ndim).any(-1).clone()  # [T, *B]
-        ends[-1] = True
-        roots = td.select(*network.in_keys).permute(time, *(i for i in range(td.ndim) if i != time))
-        nexts = td.get("next").select(*network.in_keys)
-        nexts = nexts.permute(time, *(i for i in range(td.ndim) if i != time))[ends]
+        lanes = [size for dim, size in enumerate(td.batch_size) if dim != time]  # [*B]
+        order = [*(dim for dim in range(td.ndim) if dim != time), time]
+        both = [td.select(*network.in_keys), td.get("next").select(*network.in_keys)]
+        roots, nexts = (part.permute(order).reshape(-1, td.shape[time]) for part in both)  # [N, T]
+        ends = _cut(self.ends(td)[0], _mask(td), time).flatten(td.ndim).any(-1).permute(order)
+        index = interleave(ends.reshape(roots.shape))
+        rows = torch.cat([roots, nexts], 1)[index.lane, index.source].reshape(*lanes, -1)
         with use_params(network, params):
-            values = self._evaluate(torch.cat([roots.reshape(-1), nexts]))
-        count = ends.numel()
-        value = values[:count].unflatten(0, ends.shape)  # [T, *B, F]
-        next_value = torch.cat([value[1:], value[:1]]).masked_scatter(
-            ends.reshape(*ends.shape, *(1,) * (value.ndim - ends.ndim)).expand_as(value),
-            values[count:],
+            values = self._evaluate(rows.permute([order.index(dim) for dim in range(td.ndim)]))
+        features = values.shape[td.ndim :]
+        values = values.movedim(time, td.ndim - 1).reshape(*index.source.shape, *features)
+        value, next_value = (
+            values[index.lane, place].reshape(*lanes, -1, *features).movedim(td.ndim - 1, time)
+            for place in (index.place, index.place + 1)
         )
-        return value.movedim(0, time), next_value.movedim(0, time)
+        return value, next_value
 
     def _critic(self) -> TensorDictModuleBase:
         if self.value_network is None:
