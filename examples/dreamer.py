@@ -172,6 +172,7 @@ class Networks:
             in_keys=["loc", "scale"],
             spec=spec,
             distribution_class=TanhNormal,
+            distribution_kwargs={"tanh_loc": True},  # keeps the gradient from vanishing at a bound
         )
         self.value = TensorDictModule(MLP(latent_dim, 1, **cells), LATENT, ["state_value"])
 
