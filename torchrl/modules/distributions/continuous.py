@@ -104,6 +104,12 @@ class IndependentNormal(d.Independent):
         """The mean, which is the mode."""
         return self.base_dist.loc
 
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> IndependentNormal:
+        """Return the distribution with the batch shape ``batch_shape``."""
+        new: Any = super().expand(batch_shape, IndependentNormal.__new__(IndependentNormal))
+        new.upscale, new.tanh_loc = self.upscale, self.tanh_loc
+        return new
+
     def update(self, loc: Tensor, scale: Tensor) -> None:
         """Replace the parameters; the shapes stay."""
         self.base_dist.loc = squash_loc(loc, self.upscale) if self.tanh_loc else loc
@@ -180,7 +186,7 @@ class TanhNormal(d.Distribution):
     def expand(self, batch_shape: Shape, _instance: Any = None) -> TanhNormal:
         """Return the distribution with the batch shape ``batch_shape``."""
         shape = (*batch_shape, *self.event_shape)
-        return TanhNormal(
+        new = TanhNormal(
             self.loc.expand(shape),
             self.scale.expand(shape),
             low=self.low,
@@ -189,6 +195,8 @@ class TanhNormal(d.Distribution):
             safe_tanh=self.safe_tanh,
             validate_args=self._validate_args,
         )
+        new.upscale, new.tanh_loc = self.upscale, self.tanh_loc  # of locations to come
+        return new
 
     @property
     def support(self) -> constraints.Constraint:
@@ -362,6 +370,14 @@ class TruncatedNormal(d.Distribution):
         log_below, log_within = log_ndtr(self._alpha), log_ndtr(self._beta)
         self._log_mass = log_within + torch.log1p(-(log_below - log_within).exp())
 
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> TruncatedNormal:
+        """Return the distribution with the batch shape ``batch_shape``."""
+        shape = (*batch_shape, *self.event_shape)
+        loc, scale, validate = self.loc.expand(shape), self.scale.expand(shape), self._validate_args
+        new = TruncatedNormal(loc, scale, low=self.low, high=self.high, validate_args=validate)
+        new.upscale, new.tanh_loc = self.upscale, self.tanh_loc  # of locations to come
+        return new
+
     @property
     def support(self) -> constraints.Constraint:
         """The closed range."""
@@ -420,7 +436,7 @@ class TruncatedNormal(d.Distribution):
         return self._within(self.loc)
 
     def _within(self, value: Tensor) -> Tensor:
-        return value.clamp(self.low, self.high)  # type: ignore[arg-type]
+        return value.clamp_min(self.low).clamp_max(self.high)  # one may be a number
 
     def _tails(self) -> tuple[Tensor, Tensor]:
         """Return ``(p(a) - p(b)) / Z`` and ``(a p(a) - b p(b)) / Z`` of the mirrored range."""

@@ -266,6 +266,13 @@ class MaskedCategorical(d.Categorical):
 
     deterministic_sample = mode
 
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> MaskedCategorical:
+        """Return the distribution with the batch shape ``batch_shape``."""
+        new: Any = super().expand(batch_shape, MaskedCategorical.__new__(MaskedCategorical))
+        new.mask = self.mask.expand((*batch_shape, self._num_events))
+        new.padding_value, new.use_cross_entropy = self.padding_value, self.use_cross_entropy
+        return new
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability ``[*B]`` of choices ``[*B]``."""
         value = value.long()
@@ -347,6 +354,11 @@ class Ordinal(d.Categorical):
 
     def __init__(self, scores: Tensor) -> None:
         super().__init__(logits=ordinal_logits(scores), validate_args=False)
+
+    def expand(self, batch_shape: Shape, _instance: Any = None) -> Ordinal:
+        """Return the distribution with the batch shape ``batch_shape``."""
+        new: Any = super().expand(batch_shape, Ordinal.__new__(Ordinal))
+        return new
 
     @property
     def deterministic_sample(self) -> Tensor:
