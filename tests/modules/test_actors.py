@@ -375,6 +375,8 @@ def test_a_missing_entry_is_named_with_what_is_there():
     )
     with pytest.raises(MissingKeyError, match=message):
         Actor(nn.Linear(3, 2))(td)
+    with pytest.raises(MissingKeyError, match=r"\(function\): entry 'state' is read but absent"):
+        SafeModule(lambda state: state, ["state"], ["action"])(TensorDict())
     with pytest.raises(MissingKeyError, match="'scale' is read but absent"):
         SafeProbabilisticModule(["loc", "scale"], "a", distribution_class=TanhNormal)(
             TensorDict(loc=torch.zeros(2))

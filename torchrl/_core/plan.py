@@ -174,16 +174,15 @@ def run_network(
         values.append(value if type(value) is Tensor else _data(value))
     try:
         out = call(network, *values)
+        if type(out) is not Tensor or len(out_keys) != 1:
+            _write(record, out, out_keys)
+        elif out_keys[0] != "_":
+            record.set(out_keys[0], out)
     except Exception as error:
         explained = explain(component, in_keys, values, record, error)
         if explained is None:
             raise
         raise explained from None
-    if type(out) is Tensor and len(out_keys) == 1:
-        if out_keys[0] != "_":
-            record.set(out_keys[0], out)
-    else:
-        _write(record, out, out_keys)
 
 
 def _data(value: Any) -> Any:
