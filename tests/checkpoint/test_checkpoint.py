@@ -2,6 +2,7 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +114,29 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path):
         made.save(path)
     assert made.load(path).values == {"state": {"a": 1}}
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("before", ["directory", "archive"])
+@pytest.mark.parametrize("after", ["directory", "archive"])
+def test_a_save_that_cannot_be_put_in_its_place_leaves_the_last_one(
+    tmp_path, monkeypatch, before, after
+):
+    path = Checkpoint(value=1, format=before).save(tmp_path / "save")
+    rename = Path.rename
+
+    def refuse(self, target):
+        if self.name in ("draft", "archive"):
+            raise OSError("no room")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", refuse)
+        patch.setattr(Path, "replace", refuse)
+        with pytest.raises(OSError, match="no room"):
+            Checkpoint(value=2, format=after).save(path)
+    assert Checkpoint(value=0).load(path).values == {"value": 1}
+    Checkpoint(value=2, format=after).save(path)
+    assert Checkpoint(value=0).load(path).values == {"value": 2}
 
 
 def test_the_manifest_says_what_there_is(tmp_path):

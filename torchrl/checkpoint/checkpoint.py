@@ -140,9 +140,7 @@ class Checkpoint:
             self._fill(draft, names, dict(metadata or {}))
             if self.format == "archive":
                 draft = self._pack(draft, Path(place, "archive"))
-            if path.exists():
-                path.rename(Path(place, "before"))
-            draft.rename(path)
+            _put(draft, path, Path(place, "before"))
         return path
 
     def _fill(self, folder: Path, names: list[str], metadata: dict[str, Any]) -> None:
@@ -225,6 +223,21 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     """
     with _opened(Path(path)) as folder:
         return json.loads((folder / MANIFEST).read_text())
+
+
+def _put(draft: Path, path: Path, aside: Path) -> None:
+    """Move a save to its path; what stood there is gone only once the save stands there."""
+    if not (draft.is_dir() or path.is_dir()):
+        draft.replace(path)
+        return
+    if path.exists():
+        path.rename(aside)  # a folder takes the place of nothing else
+    try:
+        draft.rename(path)
+    except BaseException:
+        if aside.exists():
+            aside.rename(path)
+        raise
 
 
 @contextmanager
