@@ -122,7 +122,7 @@ def test_a_save_that_cannot_be_put_in_its_place_leaves_the_last_one(
     tmp_path, monkeypatch, before, after
 ):
     path = Checkpoint(value=1, format=before).save(tmp_path / "save")
-    rename = Path.rename
+    rename, fresh = Path.rename, tmp_path / "fresh"
 
     def refuse(self, target):
         if self.name in ("draft", "archive"):
@@ -134,6 +134,9 @@ def test_a_save_that_cannot_be_put_in_its_place_leaves_the_last_one(
         patch.setattr(Path, "replace", refuse)
         with pytest.raises(OSError, match="no room"):
             Checkpoint(value=2, format=after).save(path)
+        with pytest.raises(OSError, match="no room"):
+            Checkpoint(value=2, format=after).save(fresh)
+    assert not fresh.exists()
     assert Checkpoint(value=0).load(path).values == {"value": 1}
     Checkpoint(value=2, format=after).save(path)
     assert Checkpoint(value=0).load(path).values == {"value": 2}

@@ -1,7 +1,7 @@
 """Calls of networks that go straight to the work of their layers, where no hook listens.
 
 On the way to its ``forward`` a module looks for hooks of eight kinds, and there it looks up its
-parameters through ``__getattr__``. A small network on one row spends a third of its time so.
+parameters through ``__getattr__``: a quarter of the time of a small network on one row.
 """
 
 from __future__ import annotations

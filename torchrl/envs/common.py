@@ -373,6 +373,11 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         lead = tensordict.batch_size[: tensordict.ndim - len(self.batch_size)]
         return tensordict.update(spec.rand(lead if not self.batch_size else ()))
 
+    @property
+    def draws_from_spec(self) -> bool:
+        """Whether any action of the spec may be a random action; not so for a class's own draw."""
+        return type(self).rand_action is EnvBase.rand_action
+
     def rand_step(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Step with a random action."""
         return self.step(self.rand_action(tensordict))

@@ -172,9 +172,8 @@ class PreparedPolicy:
         self, env: EnvBase, policy: Act | None, *, trust: bool = False, cast: bool = False
     ) -> None:
         if policy is None:
-            policy = (
-                RandomPolicy(env.full_action_spec) if env.plan.batch_locked else env.rand_action
-            )
+            by_spec = env.plan.batch_locked and env.draws_from_spec
+            policy = RandomPolicy(env.full_action_spec) if by_spec else env.rand_action
         elif not trust:
             policy = as_tensordict_policy(env, policy)
         self.on_entries = None if cast else plan_policy(policy)

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 
 from torchrl._core.entries import is_entrywise, vouches
 from torchrl._core.legacy import old_keywords
@@ -102,10 +102,12 @@ class TransformedEnv(EnvBase):
         if specs is None:
             inner = self.base_env._get_specs()
             specs = {group: inner[group].clone().unlock_() for group in GROUPS}
-            pairs = list(zip(choices(inner["action"]), choices(specs["action"]), strict=True))
+            before, clones = _leaves_of(specs["action"]), [*choices(specs["action"])]
             specs = self.transform.transform_specs(specs)
-            kept = {id(spec) for spec in choices(specs["action"])}
-            self.__dict__["_choices"] = [pair for pair in pairs if id(pair[1]) in kept]
+            left = {id(spec) for spec in choices(specs["action"])}
+            pairs = zip(choices(inner["action"]), clones, strict=True)
+            self.__dict__["_choices"] = [pair for pair in pairs if id(pair[1]) in left]
+            self.__dict__["_same_actions"] = before == _leaves_of(specs["action"])
             complete_flags(specs["done"])
             specs = self.__dict__["_specs"] = {g: self._lock(spec) for g, spec in specs.items()}
         return specs
@@ -129,6 +131,22 @@ class TransformedEnv(EnvBase):
         following = outcome_of(tensordict)
         self._show_masks()
         return following
+
+    @property
+    def draws_from_spec(self) -> bool:
+        """Whether any action of the spec may be a random action; not so for a class's own draw."""
+        self._get_specs()
+        return not self._same_actions or self._inner[0].draws_from_spec
+
+    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """Write a random action, drawn by the environment inside if it has a way of its own."""
+        if self.draws_from_spec:
+            return super().rand_action(tensordict)
+        if tensordict is None:
+            tensordict = TensorDict({}, self.batch_size, device=self.device)
+        return self._inner[0].rand_action(tensordict)
+
+    _same_actions = False  # whether no transform changes them
 
     def _show_masks(self) -> None:
         """Allow the choices that the environment inside allows now."""
@@ -365,6 +383,11 @@ def choices(spec: TensorSpec) -> Iterator[Masked]:
             yield from choices(part)
     elif isinstance(spec, Masked):
         yield spec
+
+
+def _leaves_of(spec: Composite) -> dict[NestedKey, int]:
+    """Return the identity of each leaf."""
+    return {key: id(leaf) for key, leaf in spec.items(True, True)}
 
 
 def leaves(transform: Transform) -> list[Transform]:

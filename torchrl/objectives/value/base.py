@@ -316,8 +316,8 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         target_params = params if target_params is None else target_params
         recurrent = takes_sequences(self.value_network) and keys.steps_to_next_obs not in td
         if not (self.shifted or recurrent):
-            next_value = self._value_at(td, target_params, root=False)
-            return self._value_at(td, params, root=True), next_value
+            value = self._value_at(td, params, root=True)
+            return value, self._value_at(td, target_params, root=False)
         value, next_value = self._values_in_turn(td, target_params)
         if target_params is not params:
             value = self._value_at(td, params, root=True)
