@@ -18,6 +18,7 @@ from torchrl.data import (
     ReplayBuffer,
     TensorStorage,
 )
+from torchrl.data.replay_buffers.storages.packed import FEW
 from torchrl.testing.buffer import transitions
 
 LAZY = {"tensor": LazyTensorStorage, "memmap": LazyMemmapStorage}
@@ -57,7 +58,7 @@ def test_every_dtype_and_shape_comes_back(make, extra, count):
     buffer.extend(data)
     buffer.extend(data)
     assert (buffer[: count + 7] == torch.cat([data, data])[-count - 7 :].roll(count, 0)).all()
-    for size in (20, 1):
+    for size in (20, 1, FEW + 1):
         positions = torch.randint(count, (size,))
         sample = storage.take(positions)
         assert (sample == buffer[:][positions]).all()

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from ctypes import PYFUNCTYPE, c_size_t, c_void_p, cast, memmove
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,20 +21,15 @@ from torchrl.data.replay_buffers.storages.schema import Schema
 
 WIDE = 1024  # bytes; from here on a gather runs at the speed of memory, and packing gains nothing
 BULK = 32  # rows; from here on packing them first is faster than writing them entry by entry
+FEW = 512  # rows; from here on the threads of torch gather faster than numpy
 SCRATCH = 1 << 18  # bytes; small enough to stay in the cache
-NUMPY_DTYPES = (
-    torch.bool,
-    torch.uint8,
-    torch.int8,
-    torch.int16,
-    torch.int32,
-    torch.int64,
-    torch.float16,
-    torch.float32,
-    torch.float64,
-    torch.complex64,
-    torch.complex128,
-)
+NUMPY_DTYPES = {
+    getattr(torch, name): np.dtype(name)
+    for name in (
+        *("bool", "uint8", "int8", "int16", "int32", "int64"),
+        *("float16", "float32", "float64", "complex64", "complex128"),
+    )
+}
 
 
 # As ctypes' own, but it makes no number of the address and does not let other threads go first.
@@ -92,48 +87,74 @@ class GroupReader:
     """
 
     def __init__(self, group: Group, schema: Schema, block: Tensor) -> None:
-        first = schema.leaves[group.numbers[0]].dtype  # the widest: it divides the stride
-        self._dtype = first if first in NUMPY_DTYPES else torch.uint8  # what can be gathered
-        self._items = block.view(self._dtype).view(-1, group.stride // self._dtype.itemsize)
+        dtypes = [schema.leaves[number].dtype for number in group.numbers]
+        widest = dtypes[0]  # divides the stride
+        unit = widest if widest in NUMPY_DTYPES else torch.uint8  # what can be gathered
+        self._items = block.view(unit).view(-1, group.stride // unit.itemsize)
         self._layers = [
             _Layer.of(schema, group, dtype, list(places))
-            for dtype, places in groupby(
-                range(len(group.numbers)), lambda i: schema.leaves[group.numbers[i]].dtype
-            )
+            for dtype, places in groupby(range(len(dtypes)), dtypes.__getitem__)
         ]
+        known = block.is_cpu and all(dtype in NUMPY_DTYPES for dtype in dtypes)
+        self._array = self._items.numpy() if known else None
 
     def take(self, positions: Tensor, device: torch.device, out: list[Any]) -> None:
         """Put the entries of the items at ``positions [B]`` into their places in ``out``."""
+        if self._array is not None and positions.shape[0] <= FEW and device.type == "cpu":
+            self._take_few(self._array.take(positions.numpy(), 0), out)
+            return
         rest = self._items.index_select(0, positions)  # [B, stride]
         if rest.device != device:
             rest = rest.to(device, non_blocking=True)
-        dtype = self._dtype
         for layer in self._layers:
-            if layer.dtype is not dtype:  # torch.save refuses memory that is seen as two dtypes
-                dtype = layer.dtype
-                rest = rest.clone().view(dtype)
+            if rest.dtype is not layer.dtype:
+                rest = rest.clone().view(layer.dtype)
             *parts, rest = rest.split_with_sizes(layer.sizes, 1)
             for (number, shape), part in zip(layer.entries, parts, strict=True):
                 out[number] = part if shape is None else part.view(len(part), *shape)
 
+    def _take_few(self, rest: np.ndarray, out: list[Any]) -> None:
+        """Do the same in numpy, whose small calls are cheaper, with rows ``[B, stride]``."""
+        for layer in self._layers:
+            if rest.dtype is not layer.array_dtype:
+                rest = rest.copy().view(layer.array_dtype)
+            for (number, shape), place in zip(layer.entries, layer.places, strict=True):
+                part = torch.from_numpy(rest[place])
+                out[number] = part if shape is None else part.view(len(rest), *shape)
+            rest = rest[layer.after]
+
 
 class _Layer(NamedTuple):
-    """The entries of one dtype in a packed row, and how wide they are, and what is left of the row.
+    """The entries of one dtype in a packed row; torch.save refuses memory that is seen as two.
 
-    ``entries`` are their numbers, and their shapes unless they are flat.
+    Attributes:
+        dtype: Theirs.
+        array_dtype: The same in numpy, ``None`` if there is none.
+        entries: Their numbers, and their shapes unless they are flat.
+        sizes: Their widths, and that of what is left of the row.
+        places: Where they stand.
+        after: Where what is left of the row stands.
     """
 
     dtype: torch.dtype
-    sizes: list[int]
+    array_dtype: Any
     entries: list[tuple[int, torch.Size | None]]
+    sizes: list[int]
+    places: list[tuple[slice, slice]]
+    after: tuple[slice, slice]
 
     @classmethod
     def of(cls, schema: Schema, group: Group, dtype: torch.dtype, places: list[int]) -> _Layer:
         leaves = [(group.numbers[i], schema.leaves[group.numbers[i]].shape) for i in places]
-        sizes = [shape.numel() for _, shape in leaves]
-        rest = (group.stride - group.offsets[places[0]]) // dtype.itemsize - sum(sizes)
         entries = [(number, None if len(shape) == 1 else shape) for number, shape in leaves]
-        return cls(dtype, [*sizes, rest], entries)
+        width = (group.stride - group.offsets[places[0]]) // dtype.itemsize
+        sizes = [shape.numel() for _, shape in leaves]
+        stops = [*accumulate(sizes), width]
+        *inside, after = [
+            (slice(None), slice(start, stop)) for start, stop in pairwise([0, *stops])
+        ]
+        sizes.append(width - sum(sizes))
+        return cls(dtype, NUMPY_DTYPES.get(dtype), entries, sizes, inside, after)
 
 
 class RowWriter:
