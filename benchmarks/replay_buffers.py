@@ -146,8 +146,8 @@ def prioritized(capacity: int, race: Race) -> None:
         mass[index] = torch.rand(BATCH, dtype=torch.float64) ** 0.6
 
     def bare_tree() -> None:
-        index = tree.find(torch.rand(BATCH, dtype=torch.float64).numpy())
-        tree.set(index, tree.take(index))
+        index, value = tree.find(torch.rand(BATCH, dtype=torch.float64).numpy())
+        tree.set(index, value)
 
     race("prioritized sample + update", ours, PRIORITIZED, cumsum=by_hand, bare_tree=bare_tree)
 

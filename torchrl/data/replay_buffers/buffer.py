@@ -308,10 +308,10 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
 
     def _annotate(self, data: Any, info: dict[Any, Any]) -> Any:
         """Write into a sample what the sampler says about its entries."""
-        if is_tensor_collection(data):
-            for key, value in info.items():
-                if self._annotates or key not in _ABOUT_ITEMS:
-                    data.set(key, expand_items(value, 1, data.batch_size))
+        keys = info if self._annotates else [key for key in info if key not in _ABOUT_ITEMS]
+        if keys and is_tensor_collection(data):
+            for key in keys:
+                data.set(key, expand_items(info[key], 1, data.batch_size))
         return data
 
     def _collate(self, data: Any) -> Any:

@@ -45,7 +45,7 @@ class Sampler(ABC):
 
     def _uniform(self, count: int) -> np.ndarray:
         """Draw numbers ``[N]`` in ``[0, 1)``, float64, that stand until the next call."""
-        if len(self._chances) != count:
+        if self._chances.shape[0] != count:  # len() of a tensor is slow
             self._chances = torch.empty(count, dtype=torch.float64)
         return self._chances.uniform_(generator=self.generator).numpy()
 

@@ -15,6 +15,9 @@ from torchrl.data.replay_buffers.storages.base import Storage
 
 REDUCTIONS = ("max", "min", "mean", "median")
 
+# np.power has instructions so wide that the processor slows down for all that follows.
+_power = np.float_power
+
 
 class PrioritizedSampler(Sampler):
     r"""Draws surprising items more often, and weighs them less.
@@ -118,17 +121,18 @@ class PrioritizedSampler(Sampler):
         """Return positions ``[B]`` and their weights."""
         require_items(storage, self)
         self._catch_up(storage)
-        index = self._draw(batch_size)
-        return torch.from_numpy(index), {"priority_weight": self._weights(index)}
+        index, mass = self._draw(batch_size)
+        return torch.from_numpy(index), {"priority_weight": self._weights(mass)}
 
-    def _draw(self, count: int) -> np.ndarray:
-        """Return positions ``[N]``, each drawn in proportion to its mass."""
+    def _draw(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return positions ``[N]``, each drawn in proportion to its mass, and their masses."""
         return self._sum_tree.find(self._uniform(count))
 
-    def _weights(self, index: np.ndarray) -> Tensor:
-        weights = (self._sum_tree.take(index) / self._min.total) ** -self.beta
-        if self.dtype is not torch.float64:  # numpy rounds faster than torch
-            weights = weights.astype(np.float32)
+    def _weights(self, mass: np.ndarray) -> Tensor:
+        """Return the importance weights of items of mass ``[N]``."""
+        weights = _power(mass / self._min.total, -self.beta)
+        if self.dtype is torch.float32:  # numpy rounds faster than torch
+            return torch.from_numpy(weights.astype(np.float32))
         return torch.from_numpy(weights).to(self.dtype)
 
     def _catch_up(self, storage: Storage) -> None:
@@ -146,7 +150,7 @@ class PrioritizedSampler(Sampler):
             self._told = told
 
     def _mass(self, priority: np.ndarray) -> np.ndarray:
-        return (priority + self.eps) ** self._alpha
+        return _power(priority + self.eps, self._alpha)
 
     def extend(self, positions: Tensor) -> None:
         """Give items that were just written the default priority."""
@@ -192,18 +196,20 @@ class PrioritizedSampler(Sampler):
         if not len(slots):
             return
         values = self._reduced(priority, len(slots))
-        highest = float(np.maximum.reduce(values))
-        if not (np.minimum.reduce(values) >= 0 and highest < np.inf):  # false for NaN, too
-            raise ValueError(
-                describe(
-                    self,
-                    "priorities must be finite and not negative",
-                    found=values[~(np.isfinite(values) & (values >= 0))][:3].tolist(),
-                    mend="Pass the absolute error.",
-                )
-            )
         known = self._known(slots)
-        if np.minimum.reduce(known) < 0 or np.minimum.reduce(slots) < 0:
+        highest = float(values[values.argmax()])  # NaN if there is one
+        signs = slots | known.view(np.int64) | values.view(np.int64)  # negative if one of them is
+        if signs[signs.argmin()] < 0 or not highest < np.inf:  # nor is NaN
+            valid = np.isfinite(values) & (values >= 0)
+            if not valid.all():
+                raise ValueError(
+                    describe(
+                        self,
+                        "priorities must be finite and not negative",
+                        found=values[~valid][:3].tolist(),
+                        mend="Pass the absolute error.",
+                    )
+                )
             stored = (known >= 0) & (slots >= 0)
             slots, values = slots[stored], values[stored]
             if not len(slots):
@@ -230,11 +236,13 @@ class PrioritizedSampler(Sampler):
         if priority.dtype is torch.bfloat16:  # unknown to numpy
             priority = priority.float()
         given = priority.numpy(force=True).astype(np.float64)
+        if given.shape == (count,):
+            return given
         if given.size == 1:
             return np.full(count, given.item())
         values = given.reshape(count, -1)  # [N, *]
         if values.shape[1] == 1:
-            return values[:, 0]
+            return values.reshape(-1)
         return np.asarray(getattr(np, self.reduction)(values, axis=1))
 
     def state_dict(self) -> dict[str, Any]:

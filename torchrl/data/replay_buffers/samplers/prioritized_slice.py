@@ -83,7 +83,8 @@ class PrioritizedSliceSampler(PrioritizedSampler):
         last = np.minimum(time + length, stop)
         positions, info = self._slices.slices(storage, time, last, lane, length)
         steps = np.full(count, length) if self._slices.pad_output else last - time
-        weight = self._weights(start).repeat_interleave(torch.from_numpy(steps))
+        weight = self._weights(self._sum_tree.take(start))
+        weight = weight.repeat_interleave(torch.from_numpy(steps))
         return positions, {"priority_weight": weight, **info}
 
     def can_sample(self, storage: Storage, batch_size: int) -> bool:
@@ -94,7 +95,7 @@ class PrioritizedSliceSampler(PrioritizedSampler):
         """Draw the positions ``[S]`` of starts that ``least`` steps of their episode follow."""
         found = np.empty(0, dtype=np.int64)
         for _ in range(ROUNDS):
-            drawn = self._draw(2 * count)
+            drawn, _ = self._draw(2 * count)
             found = np.append(found, drawn[self._leaves_room(drawn, storage, least)])
             if len(found) >= count:
                 return found[:count]
