@@ -8,7 +8,7 @@ import torch
 from tensordict.nn import TensorDictSequential
 
 from torchrl._core.errors import MissingKeyError, UnexpectedKeyError
-from torchrl.collectors import Collector
+from torchrl.collectors import Collector, MultiAsyncCollector, MultiSyncCollector
 from torchrl.data import (
     LazyTensorStorage,
     PrioritizedSampler,
@@ -30,7 +30,7 @@ from torchrl.trainers.saving import save_whole
 HOOKS = {"normalizer", "frames", "scheduler", "stopping", "weights"}
 
 
-def make_trainer(file=None, total=200, seed=None, hooks=HOOKS):
+def make_trainer(file=None, total=200, seed=None, hooks=HOOKS, collect=Collector):
     """Everything with a state: exploration that anneals, priorities, schedules, targets."""
     env = CartPoleEnv()
     env._generator = torch.default_generator  # so that its state is saved with that of torch
@@ -39,8 +39,8 @@ def make_trainer(file=None, total=200, seed=None, hooks=HOOKS):
     loss = DQNLoss(q_network, delay_value=True)
     optimizer = torch.optim.Adam(loss.parameters(), lr=0.01)
     trainer = Trainer(
-        collector=Collector(
-            env,
+        collector=collect(
+            env if collect is Collector else [CartPoleEnv, CartPoleEnv],
             policy,
             frames_per_batch=20,
             total_frames=total,
@@ -126,6 +126,19 @@ def test_the_end_is_saved_and_a_finished_run_stays_finished(tmp_path):
     again = make_trainer(tmp_path / "run.pt", total=60).load_from_file(tmp_path / "run.pt")
     again.train()
     assert again.num_optim_steps == first.num_optim_steps == 6
+
+
+@pytest.mark.parametrize("collect", [MultiSyncCollector, MultiAsyncCollector])
+def test_the_state_is_there_when_workers_are_gone(tmp_path, collect):
+    trainer = make_trainer(tmp_path / "run.pt", total=80, collect=collect)
+    trainer.train()
+    state = trainer.state_dict()["collector"]
+    assert state["frames"] >= 80
+    assert {"worker0", "worker1"} < set(state)
+    again = make_trainer(total=160, collect=collect)
+    again.load_state_dict(trainer.state_dict())
+    again.train()
+    assert again.collected_frames >= 160
 
 
 def test_environments_go_on_with_other_seeds(tmp_path):

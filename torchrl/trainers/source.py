@@ -52,6 +52,7 @@ class Source:
             mend = "Give the collector the replay_buffer that this trainer samples from."
             fact = "async_collection needs a collector that fills a buffer"
             raise ValueError(describe("Trainer", fact, mend=mend))
+        self._at_the_end: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[TensorDictBase | None]:
         return self._beside() if self.in_background else iter(self.collector)
@@ -73,6 +74,17 @@ class Source:
 
     def _written(self) -> int:
         return int(self.buffer.write_count) * self.frame_skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return that of the collector; at the end of a run, what :meth:`remember` took note of."""
+        if self._at_the_end is not None:
+            return self._at_the_end
+        with self.collector.pause():
+            return self.collector.state_dict()
+
+    def remember(self) -> None:
+        """Take note of where the collector stands: workers that were shut down do not answer."""
+        self._at_the_end = self.state_dict()
 
     def shutdown(self) -> None:
         """End collection; calling it again is fine.

@@ -242,6 +242,7 @@ class Trainer:
                     progress.show(self.collected_frames, self._metrics.on_bar)
                     self.save_trainer()
                 self.save_trainer(force_save=True)
+                self._source.remember()
             finally:
                 self.shutdown()
 
@@ -402,7 +403,7 @@ class Trainer:
         """
         with self.collector.pause():
             return {
-                "collector": self.collector.state_dict(),
+                "collector": self._source.state_dict(),
                 "loss_module": self.loss_module.state_dict(),
                 "modules": self._modules.state_dict(),
                 "metrics": self._metrics.state_dict(),
