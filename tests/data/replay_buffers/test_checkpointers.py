@@ -113,3 +113,13 @@ def test_rows_of_another_kind_are_refused(tmp_path):
     buffer.dumps(tmp_path)
     with pytest.raises(ShapeError, match=r"the saved rows do not fit; expected at most 4 rows"):
         ReplayBuffer(storage=LazyTensorStorage(4)).loads(tmp_path)
+
+
+def test_a_save_by_another_checkpointer_is_said_so(tmp_path):
+    plain, hooked = (ReplayBuffer(storage=LazyTensorStorage(20)) for _ in range(2))
+    hooked.register_save_hook(lambda rows: rows)
+    for saved, other, name in ((plain, hooked, "storage.json"), (hooked, plain, "converted.pt")):
+        saved.extend(transitions(0, 5))
+        saved.dumps(tmp_path / name)
+        with pytest.raises(FileNotFoundError, match=f"another checkpointer.*found .*'{name}'"):
+            other.loads(tmp_path / name)

@@ -108,12 +108,13 @@ class SavedBuffer(ABC):
         """Go on where the buffer stood that wrote to this folder. Load only what you have saved.
 
         Raises:
-            FileNotFoundError: if the folder holds no save.
+            FileNotFoundError: if the folder holds no save, or one by another checkpointer.
         """
         folder = current(path)
         parts = torch.load(folder / "parts.pt", weights_only=False)
         with self._writing():
-            self._storage.loads(folder / "storage")
+            with _by_the_same_checkpointer(self._storage, folder / "storage"):
+                self._storage.loads(folder / "storage")
             self._load_parts(parts)
 
     dump = save = dumps
@@ -161,3 +162,20 @@ def _like_the_saved(part: Storage | Sampler | Writer) -> Iterator[None]:
         mend = "Load it into a buffer built like the saved one."
         fact = f"the save is that of another kind of part: it lacks {error}"
         raise MissingKeyError(describe(part, fact, mend=mend)) from error
+
+
+@contextmanager
+def _by_the_same_checkpointer(storage: Storage, folder: Path) -> Iterator[None]:
+    """Explain why files are absent that another checkpointer would not have written."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            describe(
+                storage.checkpointer,
+                "the rows were saved by another checkpointer, or with hooks",
+                expected=Path(error.filename or folder).name,
+                found=sorted(file.name for file in folder.iterdir()),
+                mend="Load with the checkpointer, and with load hooks for the save hooks, of then.",
+            )
+        ) from error
