@@ -20,6 +20,8 @@ from torchrl.objectives import (
     BCLoss,
     ClipPPOLoss,
     DiscreteSACLoss,
+    DreamerModelLoss,
+    DreamerValueLoss,
     DTLoss,
     HardUpdate,
     KLPENPPOLoss,
@@ -142,6 +144,25 @@ def test_noise_of_the_data_is_not_asked_for():
     assert "_eps_gSDE" not in td
     with pytest.raises(TypeError, match=r"REDQLoss: got gSDE=True with a policy that has no gSDE"):
         REDQLoss(gaussian_actor(), q_critic(), gSDE=True)
+
+
+UNKNOWN_DISTANCES = {
+    "ppo": lambda: ClipPPOLoss(discrete_actor(), critic(), loss_critic_type="huber"),
+    "sac": lambda: SACLoss(gaussian_actor(), q_critic(), loss_function="huber"),
+    "dt": lambda: DTLoss(deterministic_actor(), loss_function="huber"),
+    "bc": lambda: BCLoss(deterministic_actor(), loss_function="huber"),
+    "world": lambda: DreamerModelLoss(critic(), reward_loss="huber"),
+    "dream": lambda: DreamerValueLoss(critic(), value_loss="huber"),
+}
+
+
+@pytest.mark.parametrize("make", UNKNOWN_DISTANCES.values(), ids=UNKNOWN_DISTANCES)
+def test_unknown_distances_are_refused_at_once(make):
+    match = (
+        r"Loss: got an unknown distance; expected one of \['l1', 'l2', 'smooth_l1'\], found 'hub"
+    )
+    with pytest.raises(ValueError, match=match):
+        make()
 
 
 def test_scalars_of_unreduced_losses():

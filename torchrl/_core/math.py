@@ -39,16 +39,25 @@ def distance_loss(v1: Tensor, v2: Tensor, loss_function: str, strict_shape: bool
                 )
             )
         v2 = v2.reshape(v1.shape)
-    if loss_function not in _DISTANCES:
+    return _DISTANCES[known_distance("distance_loss", loss_function)](v1, v2, reduction="none")
+
+
+def known_distance(owner: object, name: str) -> str:
+    """Return the name of a distance.
+
+    Raises:
+        ValueError: if there is no such distance.
+    """
+    if name not in _DISTANCES:
         raise ValueError(
             describe(
-                "distance_loss",
+                owner,
                 "got an unknown distance",
                 expected=f"one of {[*_DISTANCES]}",
-                found=repr(loss_function),
+                found=repr(name),
             )
         )
-    return _DISTANCES[loss_function](v1, v2, reduction="none")
+    return name
 
 
 def symlog(value: Tensor) -> Tensor:

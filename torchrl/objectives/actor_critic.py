@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import next_key, read, require, write
 from torchrl._core.legacy import old_keywords
-from torchrl._core.math import distance_loss
+from torchrl._core.math import distance_loss, known_distance
 from torchrl.objectives.calls import take
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.distributions import check_actor, entropy, heads, log_prob
@@ -117,7 +117,8 @@ class ActorCriticLoss(LossModule):
         if len(actor_network.dist_sample_keys) == 1 and action != "_":
             self.tensor_keys.action = action
         self.has_critic = critic_network is not None
-        self.loss_critic_type, self.separate_losses = loss_critic_type, separate_losses
+        self.loss_critic_type = known_distance(self, loss_critic_type)
+        self.separate_losses = separate_losses
         self._coefficient("critic_coeff", 1.0 if critic_coeff is None else critic_coeff)
         self.clips_value = clip_value is not None
         if clip_value is not None:

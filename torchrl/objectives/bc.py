@@ -11,7 +11,7 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from torch import Tensor
 
 from torchrl._core.keys import read, write
-from torchrl._core.math import distance_loss
+from torchrl._core.math import distance_loss, known_distance
 from torchrl.objectives.calls import distribution, take
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.distributions import log_prob
@@ -60,7 +60,7 @@ class BCLoss(LossModule):
         is_probabilistic = isinstance(actor_network, ProbabilisticTensorDictSequential)
         if loss_function is None and not is_probabilistic:
             loss_function = "l2"
-        self.loss_function = loss_function
+        self.loss_function = None if loss_function is None else known_distance(self, loss_function)
         self.out_keys = ["loss_bc"]
 
     def _mask(self, td: TensorDictBase) -> Tensor | None:

@@ -11,7 +11,7 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.keys import read, write
-from torchrl._core.math import distance_loss
+from torchrl._core.math import distance_loss, known_distance
 from torchrl.objectives.calls import distribution, take
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.distributions import entropy, log_prob
@@ -50,7 +50,7 @@ class DTLoss(LossModule):
     ) -> None:
         super().__init__(reduction=reduction)
         self.convert_to_functional(actor_network, "actor_network")
-        self.loss_function = loss_function
+        self.loss_function = known_distance(self, loss_function)
         self.out_keys = ["loss"]
         if device is not None:
             self.to(device)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from torchrl._core.exploration import ExplorationType, set_exploration_type
 from torchrl._core.keys import next_key, read, read_next, write
-from torchrl._core.math import distance_loss
+from torchrl._core.math import distance_loss, known_distance
 from torchrl._core.mdp import step_mdp
 from torchrl.objectives.calls import take
 from torchrl.objectives.common import LossModule
@@ -100,7 +100,8 @@ class DreamerModelLoss(_DreamerLoss):
         super().__init__(reduction=reduction)
         self.convert_to_functional(world_model, "world_model")
         self.lambda_kl, self.lambda_reco, self.lambda_reward = lambda_kl, lambda_reco, lambda_reward
-        self.reco_loss, self.reward_loss = reco_loss or "l2", reward_loss or "l2"
+        self.reco_loss = known_distance(self, reco_loss or "l2")
+        self.reward_loss = known_distance(self, reward_loss or "l2")
         self.free_nats, self.delayed_clamp = free_nats, delayed_clamp
         self.global_average = global_average
         self.out_keys = ["loss_model_kl", "loss_model_reco", "loss_model_reward"]
@@ -249,7 +250,8 @@ class DreamerValueLoss(_DreamerLoss):
     ) -> None:
         super().__init__()
         self.convert_to_functional(value_model, "value_model")
-        self.value_loss, self.discount_loss = value_loss or "l2", discount_loss
+        self.value_loss = known_distance(self, value_loss or "l2")
+        self.discount_loss = discount_loss
         self.gamma = gamma
         self.out_keys = ["loss_value"]
 

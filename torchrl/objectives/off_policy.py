@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl._core.keys import read, read_next, write
 from torchrl._core.legacy import old_keywords
-from torchrl._core.math import distance_loss
+from torchrl._core.math import distance_loss, known_distance
 from torchrl._core.mdp import step_mdp
 from torchrl._core.returns import td0_return_estimate
 from torchrl.objectives.common import LossModule
@@ -74,7 +74,8 @@ class CriticLoss(LossModule):
             use_prioritized_weights=use_prioritized_weights,
             scalar_output_mode=scalar_output_mode,
         )
-        self.loss_function, self.separate_losses = loss_function, separate_losses
+        self.loss_function = known_distance(self, loss_function)
+        self.separate_losses = separate_losses
         if gamma is not None:
             self._value_kwargs["gamma"] = gamma
         if priority_key is not None:
