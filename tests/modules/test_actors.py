@@ -64,6 +64,8 @@ def test_safe_projects_and_unsafe_does_not():
 
 
 def test_safe_needs_a_spec_and_a_spec_needs_an_output():
+    with pytest.raises(TypeError, match=r"entries of tensordicts; found Linear\. Wrap it"):
+        ProbabilisticActor(nn.Linear(3, 2), in_keys=["loc", "scale"])
     with pytest.raises(SpecError, match="Actor: is safe only with a spec"):
         Actor(nn.Linear(3, 2), safe=True)
     with pytest.raises(SpecError, match=r"'acton' has a spec but is not written.*'action'\?"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchrl._core.errors import ShapeError
 from torchrl._core.exploration import set_exploration_type
 from torchrl.modules import (
     MLP,
@@ -125,6 +126,8 @@ def test_conv_net_defaults():
     assert layers(net) == ["LazyConv2d", "ELU", "Conv2d", "ELU", "Conv2d", "ELU", "SquashDims"]
     assert net(torch.zeros(2, 3, 16, 16)).shape == (2, 32 * 10 * 10)
     assert ConvNet(3, depth=2).num_cells == [32, 32]
+    with pytest.raises(ShapeError, match=r"ConvNet: reads images of 3 dim.*found \[64, 64\]"):
+        net(torch.zeros(64, 64))
     assert ConvNet(3, kernel_sizes=[3, 3]).depth == 2
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from torchrl._core.errors import ShapeError
 from torchrl.data import Categorical, OneHot
 from torchrl.modules import QValueActor
 from torchrl.objectives import DistributionalDQNLoss, DQNLoss, QRDQNLoss
@@ -98,6 +99,29 @@ def test_action_spaces(spec):
     torch.testing.assert_close(DQNLoss(QValueActor(net, spec=spec))(td)["loss"], expected)
     with pytest.raises(ValueError, match=r"DQNLoss: needs an action space"):
         DQNLoss(net)
+
+
+LOSSES = {
+    "dqn": lambda space: DQNLoss(q_network(), action_space=space),
+    "c51": lambda space: DistributionalDQNLoss(
+        distributional_q_network(), gamma=0.9, action_space=space
+    ),
+    "quantiles": lambda space: QRDQNLoss(quantile_q_network(), action_space=space),
+}
+
+
+@pytest.mark.parametrize("make", LOSSES.values(), ids=LOSSES)
+def test_actions_fit_the_values(make):
+    td, index = transitions(3, discrete=True), torch.randint(3, (6,))
+    loss = make("categorical")
+    expected = loss(td.set("action", index))["loss"]
+    assert loss(td.set("action", index.unsqueeze(-1)))["loss"] == expected
+    for wrong in (nn.functional.one_hot(index, 3), torch.zeros(6, 2, 1), torch.zeros(5)):
+        odd = td.exclude("action").auto_batch_size_(0).set("action", wrong.long())
+        with pytest.raises(ShapeError, match=r"'categorical' does not fit.*expected \[6\], found"):
+            loss(odd)
+    with pytest.raises(ShapeError, match=r"'one_hot' does not fit.*expected \[6, 3\], found \[6\]"):
+        make("one_hot")(td.set("action", index))
 
 
 def test_masked_actions_are_no_targets():

@@ -230,7 +230,7 @@ class QRDQNLoss(_QLearning):
 
 def of_action(space: Any, values: Tensor, action: Tensor) -> Tensor:
     """Return ``[*B, Z]`` of ``values [*B, Z, N]``: those of the action."""
-    index = space.index(action).unsqueeze(-2)  # [*B, 1, 1]
+    index = space.index(action, values[..., 0, :]).unsqueeze(-2)  # [*B, 1, 1]
     return values.gather(-1, index.expand(*values.shape[:-1], 1)).squeeze(-1)
 
 

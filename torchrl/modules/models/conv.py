@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from torchrl._core.errors import ShapeError, describe
 from torchrl.modules.models.mlp import Kwargs
 from torchrl.modules.models.utils import (
     Layers,
@@ -95,6 +96,15 @@ class _ConvNetBase(Layers):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return ``[*B, out]`` for images ``[*B, C, *S]``, whatever the batch dimensions."""
+        if inputs.ndim < self.ndims:
+            raise ShapeError(
+                describe(
+                    self._get_name(),
+                    f"reads images of {self.ndims} dimensions, channels first, or batches of them",
+                    found=list(inputs.shape),
+                    mend="Give images without channels a dimension for them.",
+                )
+            )
         batch = inputs.shape[: -self.ndims]
         if len(batch) == 1:
             return super().forward(inputs)

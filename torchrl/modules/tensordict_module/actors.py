@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import CompositeDistribution, TensorDictModuleBase
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchrl._core.errors import SpecError, describe
 from torchrl._core.keys import as_keys
@@ -86,6 +86,7 @@ class ProbabilisticActor(SafeProbabilisticTensorDictSequential):
     Raises:
         SpecError: if the distribution's range is not that of the spec, or the spec has no range
             that such a distribution could have.
+        TypeError: if ``module`` is a network of tensors.
 
     >>> from tensordict import TensorDict
     >>> from tensordict.nn import TensorDictModule
@@ -115,6 +116,15 @@ class ProbabilisticActor(SafeProbabilisticTensorDictSequential):
         spec: Spec = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(module, nn.Module) and not hasattr(module, "out_keys"):
+            raise TypeError(
+                describe(
+                    self,
+                    "the network must read and write entries of tensordicts",
+                    found=type(module).__name__,
+                    mend="Wrap it: TensorDictModule(net, ['observation'], ['loc', 'scale']), say.",
+                )
+            )
         distribution = kwargs.get("distribution_class", Delta)
         if out_keys is None and distribution is not CompositeDistribution:
             out_keys = ["action"]

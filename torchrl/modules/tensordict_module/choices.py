@@ -103,19 +103,32 @@ class ActionSpace:
         return self.best(values)[0]
 
     def value_of(self, values: Tensor, action: Tensor) -> Tensor:
-        """Return the value ``[*B, 1]`` of an action."""
+        """Return the value ``[*B, 1]`` of an action.
+
+        Raises:
+            ShapeError: if the action does not fit ``values [*B, N]``.
+        """
+        index = self.index(action, values)
         if self.sizes is None:
-            return values.gather(-1, self.index(action))
+            return values.gather(-1, index)
         picked = [
-            part.gather(-1, index)
-            for part, index in zip(
-                values.split(self.sizes, -1), self.index(action).split(1, -1), strict=True
-            )
+            part.gather(-1, chosen)
+            for part, chosen in zip(values.split(self.sizes, -1), index.split(1, -1), strict=True)
         ]
         return torch.cat(picked, -1).sum(-1, keepdim=True)
 
-    def index(self, action: Tensor) -> Tensor:
-        """Return what an action stands for as indices ``[*B, 1]``, of a product ``[*B, G]``."""
+    def index(self, action: Tensor, values: Tensor | None = None) -> Tensor:
+        """Return what an action stands for as indices ``[*B, 1]``, of a product ``[*B, G]``.
+
+        Args:
+            action: As the space has it; an index may have a last dimension of one.
+            values: ``[*B, N]`` of all choices, which the action has to fit.
+
+        Raises:
+            ShapeError: if it does not.
+        """
+        if values is not None:
+            action = self._fitting(action, values)
         if self.name == "categorical":
             return action.long().unsqueeze(-1)
         if self.name == "mult_categorical":
@@ -123,6 +136,23 @@ class ActionSpace:
         if self.sizes is None:
             return index_of(action)
         return torch.cat([index_of(part) for part in action.split(self.sizes, -1)], -1)
+
+    def _fitting(self, action: Tensor, values: Tensor) -> Tensor:
+        batch = values.shape[:-1]
+        if self.name == "categorical" and action.shape == (*batch, 1):
+            return action.squeeze(-1)
+        width = values.shape[-1:] if self.is_one_hot else [len(self.sizes)] if self.sizes else []
+        if action.shape == (*batch, *width):
+            return action
+        raise ShapeError(
+            describe(
+                self,
+                f"an action written as {self.name!r} does not fit the values of the network",
+                expected=[*batch, *width],
+                found=list(action.shape),
+                mend="Compare the action space of the environment with that of the loss.",
+            )
+        )
 
     def random(self, mask: Tensor) -> Tensor:
         """Return an action drawn uniformly from those that ``mask [*B, N]`` allows."""
