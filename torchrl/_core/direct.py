@@ -43,9 +43,10 @@ def _forward(layer: nn.Module, value: Any) -> Any:
     kind, own = type(layer), layer._parameters
     if kind is nn.Linear and kind.forward is _LINEAR:
         if "weight" in own and "bias" in own:  # not so in a functional call
-            return functional.linear(value, own["weight"], own["bias"])  # type: ignore[arg-type]
+            weight: Any = own["weight"]
+            return functional.linear(value, weight, own["bias"])
     elif kind is nn.Sequential and kind.forward is _SEQUENTIAL:
-        return call_in_turn(layer._modules.values(), value)  # type: ignore[arg-type]
+        return call_in_turn(layer._modules.values(), value)  # type: ignore[arg-type]  # none is None
     return layer.forward(value)
 
 

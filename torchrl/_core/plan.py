@@ -67,16 +67,16 @@ def _compile(component: object) -> Plan | None:
         return None
     kind = type(component)
     if kind in (TensorDictSequential, ProbabilisticTensorDictSequential):
-        return _sequence(component)  # type: ignore[arg-type]
+        return _sequence(component)  # type: ignore[arg-type]  # by kind
     if kind is TensorDictModule:
-        return _network(component)  # type: ignore[arg-type]
-    if not is_entrywise(component) or component.entrywise is not True:  # type: ignore[attr-defined]
+        return _network(component)  # type: ignore[arg-type]  # by kind
+    if not is_entrywise(component) or getattr(component, "entrywise", False) is not True:
         return None
     if isinstance(component, TensorDictSequential):
         return _sequence(component)
     if isinstance(component, TensorDictModule) and not has_plain_call(component):
         return None
-    return getattr(component, "_run", component)  # type: ignore[arg-type]
+    return getattr(component, "_run", component)  # type: ignore[arg-type]  # called like one
 
 
 def has_plain_call(module: TensorDictModule) -> bool:
@@ -104,7 +104,7 @@ def _network(module: TensorDictModule) -> Plan | None:
 
 def members(sequence: TensorDictSequential) -> list[Any]:
     """Return the modules of a sequence, named or not."""
-    return list(sequence._modules["module"]._modules.values())  # type: ignore[union-attr]
+    return list(sequence._modules["module"]._modules.values())  # type: ignore[union-attr]  # always there
 
 
 def _sequence(sequence: TensorDictSequential) -> Plan | None:
@@ -130,12 +130,12 @@ def _sequence(sequence: TensorDictSequential) -> Plan | None:
 
 
 def _draw_at_the_end(
-    sequence: ProbabilisticTensorDictSequential, modules: list[nn.Module], plans: list[Plan]
+    sequence: ProbabilisticTensorDictSequential, modules: list[Any], plans: list[Plan]
 ) -> Plan | None:
     last = modules[-1] if modules else None
     if sequence.return_composite or not isinstance(last, ProbabilisticTensorDictModule):
         return None
-    written = {key for module in modules[:-1] for key in module.out_keys}  # type: ignore[union-attr]
+    written = {key for module in modules[:-1] for key in module.out_keys}
     if written.issuperset(last.dist_sample_keys):
         return None  # the last module then scores what is there and draws nothing
     *head, draw = plans

@@ -193,10 +193,10 @@ class TrajectoryValue:
     def __le__(self, other: Any) -> TrajectoryPredicate:
         return self._asked(other, "<=", operator.le)
 
-    def __eq__(self, other: object) -> TrajectoryPredicate:  # type: ignore[override]
+    def __eq__(self, other: object) -> TrajectoryPredicate:  # type: ignore[override]  # a question, no answer
         return self._asked(other, "==", operator.eq)
 
-    def __ne__(self, other: object) -> TrajectoryPredicate:  # type: ignore[override]
+    def __ne__(self, other: object) -> TrajectoryPredicate:  # type: ignore[override]  # a question, no answer
         return self._asked(other, "!=", operator.ne)
 
     __hash__ = object.__hash__
@@ -277,7 +277,7 @@ def filter_trajectories(
     """
     every = iter_trajectories(data, trajectory_key)
     taken: Any = [one.data for one in every if predicate is None or predicate(one)]
-    return torch.cat(taken) if taken else data.reshape(-1)[:0]  # type: ignore[return-value]
+    return torch.cat(taken) if taken else data.reshape(-1)[:0]  # type: ignore[return-value]  # of its kind
 
 
 def _steps(trajectory: Any) -> TensorDictBase:

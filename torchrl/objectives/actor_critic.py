@@ -223,7 +223,7 @@ class ActorCriticLoss(LossModule):
         parts = {
             name: entropy(part, ndim, self.samples_mc_entropy) for name, part in heads(dist).items()
         }
-        total: Tensor = sum(parts.values())  # type: ignore[assignment]
+        total: Tensor = sum(parts.values())  # type: ignore[assignment]  # of one part at least
         if not self._entropy_heads:
             weighted = self.entropy_coeff * total
         elif set(parts) == set(self._entropy_heads):

@@ -93,4 +93,4 @@ def _steps_to_parameters(actor: Any) -> list[Plan] | None:
     if getattr(type(last), "get_dist", None) not in _GET_DIST:
         return None
     steps = [plan(network) for network in networks]
-    return None if None in steps else steps  # type: ignore[return-value]
+    return None if None in steps else steps  # type: ignore[return-value]  # none is None

@@ -238,7 +238,7 @@ class LossModule(TensorDictModuleBase):
             self.__dict__["_in_keys"] = self._collect_in_keys()
         return self._in_keys
 
-    @in_keys.setter  # type: ignore[override]
+    @in_keys.setter  # type: ignore[override]  # an attribute of tensordict's
     def in_keys(self, keys: list[NestedKey]) -> None:
         self.__dict__["_in_keys"] = list(keys)
 

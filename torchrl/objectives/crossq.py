@@ -89,7 +89,7 @@ class CrossQLoss(MaxEntropyLoss):
         }
 
 
-class _evaluating:  # noqa: N801
+class _evaluating:  # noqa: N801 - reads like the verb that it is
     """Switch a network to evaluation inside the block, so that its statistics stay as they are."""
 
     def __init__(self, network: torch.nn.Module) -> None:

@@ -51,11 +51,11 @@ def frozen(network: nn.Module, only: Container[int] | None = None) -> Iterator[n
         _refresh_flat_weights(recurrent)
 
 
-def _refresh_flat_weights(modules: list[nn.Module]) -> None:
+def _refresh_flat_weights(modules: list[Any]) -> None:
     """Tell recurrent layers of torch, which keep a list of their weights, that these changed."""
     for module in modules:
         names = module._flat_weights_names
-        module._flat_weights = [getattr(module, name, None) for name in names]  # type: ignore[assignment, union-attr]
+        module._flat_weights = [getattr(module, name, None) for name in names]
 
 
 @contextmanager

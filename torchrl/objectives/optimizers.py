@@ -33,7 +33,7 @@ def group_optimizers(*optimizers: Optimizer) -> Optimizer:
             )
         )
     groups = [dict(group) for optimizer in optimizers for group in optimizer.param_groups]
-    merged = type(first)(groups)  # type: ignore[call-arg]
+    merged = type(first)(groups)  # type: ignore[call-arg]  # all take groups
     for optimizer in optimizers:
         merged.state.update(optimizer.state)
     return merged

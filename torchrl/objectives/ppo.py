@@ -154,7 +154,8 @@ class PPOLoss(ActorCriticLoss):
                 )
         names = self.actor_network.log_prob_keys  # one for each head
         require(td, names, self)
-        return sum(sum_to(td.get(name).detach(), ndim) for name in names)  # type: ignore[return-value]
+        total: Any = sum(sum_to(td.get(name).detach(), ndim) for name in names)
+        return total
 
 
 class ClipPPOLoss(PPOLoss):

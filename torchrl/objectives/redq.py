@@ -61,7 +61,7 @@ class REDQLoss(MaxEntropyLoss):
         target_entropy: float | str = "auto",
         action_spec: Any = None,
         delay_qvalue: bool = True,
-        gSDE: bool = False,  # noqa: N803
+        gSDE: bool = False,  # noqa: N803 - the name that users know
         **options: Any,
     ) -> None:
         super().__init__(min_alpha=min_alpha, max_alpha=max_alpha, **options)

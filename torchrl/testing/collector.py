@@ -31,7 +31,7 @@ def collect(make: Make, **kwargs: Any) -> list[TensorDictBase]:
 
 def rows(batches: list[TensorDictBase]) -> list[TensorDictBase]:
     """Return the steps of each row of the environment, ``[T]``, in order of time."""
-    whole: Any = torch.cat(batches, -1)  # type: ignore[arg-type]
+    whole: Any = torch.cat(batches, -1)  # type: ignore[arg-type]  # of its kind
     return list(whole.reshape(-1, whole.shape[-1]).unbind(0))
 
 

@@ -133,7 +133,7 @@ class NestedEnv(CountingEnv):
         flat = Entries(action=tensordict.get(("body", "push")))
         if (mask := tensordict.get("_step", None)) is not None:
             flat["_step"] = mask
-        return super()._step(flat)  # type: ignore[arg-type]
+        return super()._step(flat)  # type: ignore[arg-type]  # read like one
 
     def _record(self, entries: dict[Any, Any], like: Any) -> Any:
         names = {"observation": ("body", "pose"), "reward": ("body", "reward")}
@@ -203,7 +203,7 @@ class MultiAgentEnv(EnvBase):
         done = self.count >= self.horizons
         entries = {("agents", "reward"): choice.float(), ("agents", "done"): done}
         if self.root_done:
-            entries["done"] = done.all(-2)  # type: ignore[index]
+            entries["done"] = done.all(-2)  # type: ignore[index]  # a key
         return self._record(entries)
 
     def _record(self, entries: dict[Any, Any]) -> TensorDict:

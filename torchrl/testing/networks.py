@@ -92,7 +92,7 @@ def discrete_actor(actions: int = 3) -> ProbabilisticTensorDictSequential:
         ProbabilisticTensorDictModule(
             ["logits"],
             ["action"],
-            distribution_class=one_hot,  # type: ignore[arg-type]
+            distribution_class=one_hot,  # type: ignore[arg-type]  # a function
             return_log_prob=True,
         ),
     )
@@ -196,7 +196,7 @@ def team_networks(
         ProbabilisticTensorDictModule(
             {"loc": loc, "scale": scale},
             [("agents", "action")],
-            distribution_class=independent_normal,  # type: ignore[arg-type]
+            distribution_class=independent_normal,  # type: ignore[arg-type]  # a function
             return_log_prob=True,
         ),
     )

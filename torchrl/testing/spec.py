@@ -130,11 +130,11 @@ def check_operations_commute_with_membership(spec: TensorSpec) -> None:
 
 def check_torch_functions(spec: TensorSpec) -> None:
     """``torch.stack`` and kin take specs."""
-    wide = torch.unsqueeze(spec, 0)  # type: ignore[arg-type]
+    wide = torch.unsqueeze(spec, 0)  # type: ignore[arg-type]  # by __torch_function__
     assert torch.squeeze(wide, 0) == spec
-    pair = torch.stack([spec, spec.clone()])  # type: ignore[list-item]
+    pair = torch.stack([spec, spec.clone()])  # type: ignore[list-item]  # by __torch_function__
     assert pair == spec.expand(2, *spec.shape)
-    pair.assert_is_in(torch.stack([spec.rand(), spec.rand()]))  # type: ignore[attr-defined]
+    pair.assert_is_in(torch.stack([spec.rand(), spec.rand()]))  # type: ignore[attr-defined]  # a spec
     assert torch.index_select(pair, 0, torch.tensor([1])) == wide
 
 

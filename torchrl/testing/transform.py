@@ -252,7 +252,7 @@ def check_transform(make: Make, make_env: MakeEnv | None = None) -> None:
     """
     for batch_size in ((), (4,)):
         build = make_env if make_env is not None else _world(batch_size)
-        check_env(lambda build=build: TransformedEnv(build(), make()))  # type: ignore[misc]
+        check_env(lambda build=build: TransformedEnv(build(), make()))  # type: ignore[misc]  # bound at once
         for law in LAWS:
             law(make, build)
         if make_env is not None:

@@ -182,7 +182,8 @@ class EditedBuffer(ABC):
             index = storage.coordinates(positions[found])
             place = index if storage.ndim == 1 else index.unbind(-1)
             storage.set_entries({key: value[found] for key, value in entries.items()}, place)
-        return ConditionalUpdateResult(found, rejected, batch_size=found.shape)  # type: ignore[call-arg]
+        make: Any = ConditionalUpdateResult  # a tensorclass
+        return make(found, rejected, batch_size=found.shape)
 
 
 def _entries(data: TensorDictBase) -> dict[Any, Any]:

@@ -88,12 +88,12 @@ class TransformedEnv(EnvBase):
             self._batch_size = self.transform.transform_env_batch_size(self.base_env.batch_size)
 
     @property
-    def batch_locked(self) -> bool:  # type: ignore[override]
+    def batch_locked(self) -> bool:  # type: ignore[override]  # that of the environment inside
         """Whether records must have the batch size of the environment."""
         return self.base_env.batch_locked
 
     @property
-    def resets_rows_alone(self) -> bool:  # type: ignore[override]
+    def resets_rows_alone(self) -> bool:  # type: ignore[override]  # that of the environment inside
         """Whether a reset of some rows returns the others as they are."""
         return self._resets_rows_alone and self._inner[0].resets_rows_alone
 
@@ -288,7 +288,7 @@ class TransformedEnv(EnvBase):
 
     # --- the rest --------------------------------------------------------------------------------
 
-    def to(self, device: Any) -> TransformedEnv:  # type: ignore[override]
+    def to(self, device: Any) -> TransformedEnv:  # type: ignore[override]  # no dtypes
         """Move the environment inside and the transforms to a device."""
         self.base_env.to(device)
         self.transform.to(device)

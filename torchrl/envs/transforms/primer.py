@@ -68,8 +68,8 @@ class TensorDictPrimer(Transform):
             raise ValueError("TensorDictPrimer: give either random=True or a default_value.")
         named: dict[Any, Any] = {}
         if primers is not None:
-            composite = isinstance(primers, Composite)
-            named = dict(primers.items(True, True)) if composite else dict(primers)  # type: ignore[call-arg]
+            own: Any = primers.items(True, True) if isinstance(primers, Composite) else primers
+            named = dict(own)
         shape = primers.shape if isinstance(primers, Composite) else ()
         named.update(kwargs)
         self.primers = Composite(named, shape=shape)
@@ -224,7 +224,7 @@ def gSDENoise(  # noqa: N802 - to its users it is one more transform
     if (shape is None) == (state_dim is None) or (state_dim is None) != (action_dim is None):
         raise ValueError("gSDENoise: give either shape, or both state_dim and action_dim.")
     sizes = (action_dim, state_dim) if shape is None else shape
-    spec = Unbounded(torch.Size(sizes))  # type: ignore[arg-type]
+    spec = Unbounded(torch.Size(sizes))  # type: ignore[arg-type]  # none is None
     return TensorDictPrimer({"_eps_gSDE": spec}, True, expand_specs=True, **kwargs)
 
 

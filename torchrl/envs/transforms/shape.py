@@ -343,11 +343,11 @@ class CatTensors(Transform):
             observation[self.out_keys[0]] = self._joined(parts)
         return specs
 
-    def _joined(self, parts: list[TensorSpec]) -> TensorSpec:
+    def _joined(self, parts: list[Any]) -> TensorSpec:
         zero = self._join([part.zero() for part in parts])
         if all(isinstance(part, Bounded) for part in parts):
-            low: Any = self._join([part.low for part in parts])  # type: ignore[attr-defined]
-            high: Any = self._join([part.high for part in parts])  # type: ignore[attr-defined]
+            low = self._join([part.low for part in parts])
+            high = self._join([part.high for part in parts])
             return Bounded(low, high, shape=zero.shape, dtype=zero.dtype, device=zero.device)
         return Unbounded(zero.shape, dtype=zero.dtype, device=parts[0].device)
 

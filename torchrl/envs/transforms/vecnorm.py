@@ -282,7 +282,7 @@ class VecNormV2(Transform):
         """Return a copy with statistics of its own that do not change."""
         copied = self.clone()
         for name in list(copied._buffers):
-            copied._buffers[name] = copied._buffers[name].clone()  # type: ignore[union-attr]
+            copied._buffers[name] = copied._buffers[name].clone()  # type: ignore[union-attr]  # none is None
         copied.is_shared, copied.lock = False, None
         return copied.freeze()
 

@@ -47,7 +47,7 @@ def same_kind(bound: Bound, like: Tensor) -> Bound:
 def keep_inside(value: Tensor, low: Bound, high: Bound) -> Tensor:
     """Clamp values to the range less one machine precision of its half-width at each end."""
     margin = torch.finfo(value.dtype).eps * (high - low) / 2
-    return value.clamp(low + margin, high - margin)  # type: ignore[arg-type]
+    return value.clamp(low + margin, high - margin)  # type: ignore[arg-type]  # both tensors or both numbers
 
 
 def check_range(owner: object, low: Bound, high: Bound) -> None:

@@ -38,11 +38,11 @@ class Delta(base.Delta):
 
     has_rsample = True
 
-    def sample(self, sample_shape: Shape = ()) -> Tensor:  # type: ignore[override]
+    def sample(self, sample_shape: Shape = ()) -> Tensor:  # type: ignore[override]  # tuples too
         """Return the point, ``[*sample_shape, *B, A]``, without its gradient."""
         return self.rsample(sample_shape).detach()
 
-    def rsample(self, sample_shape: Shape = ()) -> Tensor:  # type: ignore[override]
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:  # type: ignore[override]  # tuples too
         """Return the point, ``[*sample_shape, *B, A]``."""
         return self.param.expand((*sample_shape, *self.param.shape))
 

@@ -31,7 +31,7 @@ class NormalParamWrapper(nn.Module):
     ) -> None:
         super().__init__()
         self.operator = operator
-        self.extractor = NormalParamExtractor(scale_mapping, scale_lb)  # type: ignore[arg-type]
+        self.extractor = NormalParamExtractor(scale_mapping, scale_lb)  # type: ignore[arg-type]  # a float is a Number
 
     def forward(self, *tensors: Tensor, **kwargs: Any) -> tuple[Tensor, ...]:
         out = self.operator(*tensors, **kwargs)

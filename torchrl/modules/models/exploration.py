@@ -81,14 +81,14 @@ class NoisyLinear(nn.Linear):
         return is_exploring() if self.use_exploration_type else self.training
 
     @property
-    def weight(self) -> Tensor:  # type: ignore[override]
+    def weight(self) -> Tensor:  # type: ignore[override]  # made anew when it is read
         """The weights that a call uses now, ``[out_features, in_features]``."""
         if self.noise_is_on:
             return torch.addcmul(self.weight_mu, self.weight_sigma, self.weight_epsilon)
         return self.weight_mu
 
     @property
-    def bias(self) -> Tensor | None:  # type: ignore[override]
+    def bias(self) -> Tensor | None:  # type: ignore[override]  # made anew when it is read
         """The bias that a call uses now, ``[out_features]``."""
         if self.bias_mu is None or not self.noise_is_on:
             return self.bias_mu

@@ -17,7 +17,7 @@ from torchrl._core.exploration import is_exploring
 Device = torch.device | str | None
 
 
-class gSDEModule(nn.Module):  # noqa: N801
+class gSDEModule(nn.Module):  # noqa: N801 - a public name
     r"""Adds to an action a random linear function of the state, the same one until it is redrawn.
 
     .. math:: a = \mu(s) + (\sigma \odot \epsilon) s, \qquad

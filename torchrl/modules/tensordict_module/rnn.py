@@ -53,7 +53,7 @@ def recurrent_mode() -> bool | None:
     return _last_mode[0] if torch.compiler.is_compiling() else _mode.stack[-1]
 
 
-class set_recurrent_mode:  # noqa: N801
+class set_recurrent_mode:  # noqa: N801 - reads like the verb that it is
     """Make recurrent modules take whole sequences, in a ``with`` block or a decorated function.
 
     Args:

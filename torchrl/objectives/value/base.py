@@ -152,7 +152,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         """
         self.tensor_keys = renamed(self, self.tensor_keys, names)
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # an attribute of tensordict's
     def in_keys(self) -> list[NestedKey]:
         """Every entry read: what the critic reads at both ends, reward, done, terminated."""
         if self.value_network is None:
@@ -163,7 +163,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         keys = self.tensor_keys
         return [*values, *(next_key(key) for key in (keys.reward, keys.done, keys.terminated))]
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # an attribute of tensordict's
     def out_keys(self) -> list[NestedKey]:
         """Every entry written."""
         keys = self.tensor_keys
@@ -185,7 +185,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         return self.tensor_keys.value
 
     @dispatch
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # with options
         self,
         tensordict: TensorDictBase,
         *,

@@ -58,7 +58,7 @@ class VTrace(ValueEstimatorBase):
         self.rho_thresh, self.c_thresh = rho_thresh, c_thresh
         self.average_adv = average_adv
 
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # an attribute of tensordict's
     def in_keys(self) -> list[NestedKey]:
         """What every estimator reads, what the policy reads, its action and log-probability."""
         keys = [*super().in_keys, *input_keys(self.actor_network), self._action_key()]

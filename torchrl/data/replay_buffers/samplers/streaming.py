@@ -69,8 +69,8 @@ class StreamingSliceSampler(SliceSampler):
         if len(ready) == count:
             return tuple(ready.T)
         drawn = super()._pick(storage, count - len(ready), length)
-        fresh = zip(ready.T, drawn, strict=True)
-        return tuple(np.append(new, old) for new, old in fresh)  # type: ignore[return-value]
+        first, last, lane = map(np.append, ready.T, drawn)
+        return first, last, lane
 
     def _cut_new(self, storage: Storage, length: int) -> None:
         """Cut slices of the steps that came in since the last time; drop those that are gone."""

@@ -124,7 +124,7 @@ class Schema:
                 ):
                     return False
                 out[child] = value
-            elif child is None or not self._read(value, child, shapes, out):  # type: ignore[arg-type]
+            elif child is None or not self._read(value, child, shapes, out):  # type: ignore[arg-type]  # a node
                 return False
         return True
 
@@ -215,7 +215,7 @@ class Schema:
             else self._build(child, leaves, lead, device)
             for name, child in node.children.items()
         }
-        kind = node.kind
+        kind: Any = node.kind
         if kind is dict:
             return values
         if kind is list or kind is tuple:
@@ -224,7 +224,7 @@ class Schema:
             return kind(*values.values())
         size = torch.Size(lead + node.extra)
         td = _trusted(values, size, device=device, nested=False)
-        return td if kind is TensorDict else kind.from_tensordict(td)  # type: ignore[attr-defined]
+        return td if kind is TensorDict else kind.from_tensordict(td)
 
     def lead_of(self, rows: Any, ndim: int) -> torch.Size:
         """Return the leading shape ``[*lead]`` of ``rows``, by their first entry."""
@@ -253,7 +253,7 @@ class Schema:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Schema) and self.state() == other.state()
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # as Python has it
 
 
 def _not_a_tensor(owner: object, path: tuple[Any, ...], value: Any) -> DTypeError:
@@ -304,7 +304,7 @@ def lead_shape(rows: Any, ndim: int, owner: object) -> torch.Size:
 def _children(rows: Any) -> Collection[tuple[Any, Any]] | None:
     """Return names and values of a container, ``None`` for a leaf."""
     if type(rows) is TensorDict or isinstance(rows, dict):
-        return rows.items()  # type: ignore[return-value]
+        return rows.items()  # type: ignore[return-value]  # sized
     if is_tensor_collection(rows):
         return None if isinstance(rows, NonTensorData) else list(rows.items())
     if isinstance(rows, list | tuple):
