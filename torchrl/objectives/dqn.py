@@ -22,6 +22,7 @@ from torchrl.modules.tensordict_module.choices import resolve
 from torchrl.objectives.calls import take
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss
 from torchrl.objectives.value.estimators import ValueEstimators
+from torchrl.objectives.value.interleaving import may_take_sequences
 
 
 @dataclass
@@ -65,6 +66,7 @@ class _QLearning(CriticLoss):
         last = list(value_network.module)[-1] if sequence else None
         self._chooses = isinstance(last, QValueModule)  # the last part only chooses an action
         self._mask_key = getattr(last, "action_mask_key", None)
+        self._may_remember = may_take_sequences(value_network)
         space = getattr(value_network, "action_space", None) if action_space is None else None
         if space is None or isinstance(space, str):
             space, _ = resolve(self, action_space or space, None, None)
@@ -79,12 +81,20 @@ class _QLearning(CriticLoss):
             td = module(td.copy())
         return take(network, td, self.tensor_keys.action_value)
 
+    def _next_values(self, td: TensorDictBase, target: bool = False) -> Tensor:
+        """Return the values of all actions at the next observations, given all that came before."""
+        if not (self._may_remember and self.value_estimator.remembers(self.value_network, td)):
+            return self._values(td.get("next"), target)
+        _, values = self.value_estimator.in_turn(
+            td, self.value_network.in_keys, lambda rows: self._values(rows, target)
+        )
+        return values
+
     def _next_outputs(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Return the target network's values of the next step, and the action to value there."""
-        following = td.get("next")
-        values = self._values(following, target=True)
-        judged = self._values(following) if self.double_dqn else values
-        scores = self._possible(self._scores(judged), following)  # [*B, N]
+        values = self._next_values(td, target=True)
+        judged = self._next_values(td) if self.double_dqn else values
+        scores = self._possible(self._scores(judged), td.get("next"))  # [*B, N]
         return values, self.action_space.greedy(scores)
 
     def _possible(self, values: Tensor, td: TensorDictBase) -> Tensor:
@@ -144,7 +154,7 @@ class DQNLoss(_QLearning):
     def _next_value(self, td: TensorDictBase) -> Tensor:
         """Return the value ``[*B, 1]`` of the best next action."""
         if self._mask_key is None and not self.double_dqn and not self.action_space.is_product:
-            return self._values(td.get("next"), target=True).amax(-1, keepdim=True)
+            return self._next_values(td, target=True).amax(-1, keepdim=True)
         return self.action_space.value_of(*self._next_outputs(td))
 
 

@@ -1,6 +1,7 @@
 """Critics that remember: the value of a next observation follows from all that came before it."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 
 from torchrl.modules import GRUModule, LSTMModule, set_recurrent_mode
+from torchrl.objectives import DQNLoss, QRDQNLoss
 from torchrl.objectives.value import GAE, TD0Estimator, TDLambdaEstimator
 
 OBS, HIDDEN = 3, 5
@@ -92,3 +94,33 @@ def test_steps_of_several_transitions_have_no_sequence_in_common():
         out = MAKE["td0"](critic)(td.copy())
         following = critic(td["next"].copy())["state_value"]
     torch.testing.assert_close(out["next", "state_value"], following.detach())
+
+
+Q_LEARNING = {
+    "dqn": lambda net, **kw: DQNLoss(net, action_space="categorical", **kw),
+    "quantiles": lambda net, **kw: QRDQNLoss(net, action_space="categorical", **kw),
+}
+
+
+@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("name", Q_LEARNING)
+def test_q_learning_on_sequences_is_that_on_single_steps_with_their_states(name, kind, double):
+    atoms = {"dqn": (2,), "quantiles": (4, 2)}[name]
+    memory = recurrent_critic(kind).module[0]
+    head = nn.Sequential(nn.Linear(HIDDEN, math.prod(atoms)), nn.Unflatten(-1, atoms))
+    network = TensorDictSequential(memory, TensorDictModule(head, ["hidden"], ["action_value"]))
+    loss = Q_LEARNING[name](network, double_dqn=double)
+    with torch.no_grad():
+        for parameter in loss.value_network.module[1].parameters():
+            parameter.mul_(-2)  # the target network's choices are others
+    td = trajectories(network)
+    td["action"] = torch.randint(2, td.shape)
+    step = td.copy()
+    expected = loss(step)["loss"]
+    for state in memory.in_keys[1:-1]:  # not read: sequences make their own
+        td["next", state] = torch.full_like(td["next", state], torch.nan)
+        td[state][..., 1:, :, :] = torch.nan
+    with set_recurrent_mode():
+        torch.testing.assert_close(loss(td)["loss"], expected)
+    torch.testing.assert_close(td["td_error"], step["td_error"])

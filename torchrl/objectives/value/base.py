@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -314,8 +314,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
                     "Give the estimator a value_network, or write the values first.",
                 )
         target_params = params if target_params is None else target_params
-        recurrent = takes_sequences(self.value_network) and keys.steps_to_next_obs not in td
-        if not (self.shifted or recurrent):
+        if not (self.shifted or self.remembers(self.value_network, td)):
             value = self._value_at(td, params, root=True)
             return value, self._value_at(td, target_params, root=False)
         value, next_value = self._values_in_turn(td, target_params)
@@ -343,18 +342,37 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
     def _values_in_turn(
         self, td: TensorDictBase, params: TensorDictBase | None
     ) -> tuple[Tensor, Tensor]:
-        """Evaluate roots, with those next observations between them that are not the next root."""
-        network, time = self._critic(), self._find_time(td)
+        network = self._critic()
         require(td, [*network.in_keys, *map(next_key, network.in_keys)], self)
+        with use_params(network, params):
+            return self.in_turn(td, network.in_keys, self._evaluate)
+
+    def remembers(self, network: Any, td: TensorDictBase) -> bool:
+        """Say whether what a network makes of a row follows from the rows before it."""
+        return takes_sequences(network) and self.tensor_keys.steps_to_next_obs not in td
+
+    def in_turn(
+        self, td: TensorDictBase, keys: list[NestedKey], evaluate: Callable[[Any], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Evaluate roots, with those next observations between them that are not the next root.
+
+        Args:
+            td: Trajectories ``[*B, T]``, in pieces.
+            keys: What is read of roots and next observations.
+            evaluate: ``rows [*B, L] -> values [*B, L, *F]``, in the order of time.
+
+        Returns:
+            The values of both ends of every step, each ``[*B, T, *F]``.
+        """
+        time = self._find_time(td)
         lanes = [size for dim, size in enumerate(td.batch_size) if dim != time]  # [*B]
         order = [*(dim for dim in range(td.ndim) if dim != time), time]
-        both = [td.select(*network.in_keys), td.get("next").select(*network.in_keys)]
+        both = [td.select(*keys), td.get("next").select(*keys)]
         roots, nexts = (part.permute(order).reshape(-1, td.shape[time]) for part in both)  # [N, T]
         ends = _cut(self.ends(td)[0], _mask(td), time).flatten(td.ndim).any(-1).permute(order)
         index = interleave(ends.reshape(roots.shape))
         rows = torch.cat([roots, nexts], 1)[index.lane, index.source].reshape(*lanes, -1)
-        with use_params(network, params):
-            values = self._evaluate(rows.permute([order.index(dim) for dim in range(td.ndim)]))
+        values = evaluate(rows.permute([order.index(dim) for dim in range(td.ndim)]))
         features = values.shape[td.ndim :]
         values = values.movedim(time, td.ndim - 1).reshape(*index.source.shape, *features)
         value, next_value = (

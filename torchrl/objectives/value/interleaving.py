@@ -5,7 +5,8 @@ Legend: ``N`` lanes, ``T`` steps, ``L`` rows of a lane once next observations st
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,14 @@ def interleave(ends: Tensor) -> Interleaved:
 
 def takes_sequences(network: nn.Module | None) -> bool:
     """Say whether a critic would remember, in a call made now, what came before in a sequence."""
-    return network is not None and any(
-        part.recurrent_mode for part in network.modules() if hasattr(type(part), "recurrent_mode")
-    )
+    return any(part.recurrent_mode for part in _memories(network))
+
+
+def may_take_sequences(network: nn.Module | None) -> bool:
+    """Say whether a critic could remember, in some call."""
+    return next(_memories(network), None) is not None
+
+
+def _memories(network: nn.Module | None) -> Iterator[Any]:
+    parts: Any = () if network is None else network.modules()
+    return (part for part in parts if hasattr(type(part), "recurrent_mode"))
