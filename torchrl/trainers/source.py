@@ -77,14 +77,12 @@ class Source:
 
     def state_dict(self) -> dict[str, Any]:
         """Return that of the collector; at the end of a run, what :meth:`remember` took note of."""
-        if self._at_the_end is not None:
-            return self._at_the_end
-        with self.collector.pause():
-            return self.collector.state_dict()
+        return self.collector.state_dict() if self._at_the_end is None else self._at_the_end
 
     def remember(self) -> None:
         """Take note of where the collector stands: workers that were shut down do not answer."""
-        self._at_the_end = self.state_dict()
+        with self.collector.pause():
+            self._at_the_end = self.collector.state_dict()
 
     def shutdown(self) -> None:
         """End collection; calling it again is fine.

@@ -10,7 +10,7 @@ from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 
 from torchrl.modules import GRUModule, LSTMModule, set_recurrent_mode
-from torchrl.objectives import DQNLoss, QRDQNLoss
+from torchrl.objectives import DistributionalDQNLoss, DQNLoss, QRDQNLoss
 from torchrl.objectives.value import GAE, TD0Estimator, TDLambdaEstimator
 
 OBS, HIDDEN = 3, 5
@@ -98,6 +98,9 @@ def test_steps_of_several_transitions_have_no_sequence_in_common():
 
 Q_LEARNING = {
     "dqn": lambda net, **kw: DQNLoss(net, action_space="categorical", **kw),
+    "c51": lambda net, **kw: DistributionalDQNLoss(
+        net, gamma=0.9, action_space="categorical", **kw
+    ),
     "quantiles": lambda net, **kw: QRDQNLoss(net, action_space="categorical", **kw),
 }
 
@@ -106,10 +109,13 @@ Q_LEARNING = {
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 @pytest.mark.parametrize("name", Q_LEARNING)
 def test_q_learning_on_sequences_is_that_on_single_steps_with_their_states(name, kind, double):
-    atoms = {"dqn": (2,), "quantiles": (4, 2)}[name]
+    atoms = {"dqn": (2,), "c51": (4, 2), "quantiles": (4, 2)}[name]
     memory = recurrent_critic(kind).module[0]
     head = nn.Sequential(nn.Linear(HIDDEN, math.prod(atoms)), nn.Unflatten(-1, atoms))
+    if name == "c51":
+        head.append(nn.LogSoftmax(-2))
     network = TensorDictSequential(memory, TensorDictModule(head, ["hidden"], ["action_value"]))
+    network.support = torch.linspace(-1, 1, 4)
     loss = Q_LEARNING[name](network, double_dqn=double)
     with torch.no_grad():
         for parameter in loss.value_network.module[1].parameters():

@@ -174,6 +174,9 @@ class Extreme:
     3.0
     """
 
+    _at: int
+    _best: float
+
     def __init__(
         self, values: np.ndarray, combine: np.ufunc, absent: float, neutral: float
     ) -> None:
@@ -182,7 +185,6 @@ class Extreme:
         least = combine is np.minimum
         self._best_of = np.ndarray.argmin if least else np.ndarray.argmax
         self._beats = operator.lt if least else operator.gt
-        self._at, self._best = 0, np.float64(neutral)
         self._starts = np.arange(0, len(values), BLOCK)
         self.refresh()
 

@@ -236,13 +236,11 @@ class PrioritizedSampler(Sampler):
         if priority.dtype is torch.bfloat16:  # unknown to numpy
             priority = priority.float()
         given = priority.numpy(force=True).astype(np.float64)
-        if given.shape == (count,):
-            return given
         if given.size == 1:
             return np.full(count, given.item())
         values = given.reshape(count, -1)  # [N, *]
         if values.shape[1] == 1:
-            return values.reshape(-1)
+            return values[:, 0]
         return np.asarray(getattr(np, self.reduction)(values, axis=1))
 
     def state_dict(self) -> dict[str, Any]:
