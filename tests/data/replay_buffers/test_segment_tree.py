@@ -48,13 +48,14 @@ def test_extreme_is_that_of_all_values_present(size, combine, absent, neutral):
 
 @pytest.mark.parametrize(("combine", "absent", "neutral"), EXTREMES.values(), ids=EXTREMES)
 def test_extreme_is_found_where_few_blocks_were_written_to(combine, absent, neutral):
-    rng, size = np.random.default_rng(0), 100 * BLOCK - 7
+    rng, size = np.random.default_rng(0), 100 * BLOCK - 60
     values = rng.random(size) + 1.0
+    edges = np.append(np.arange(BLOCK), np.arange(size - 4, size))  # the last block is short
     extreme = Extreme(values, combine, absent, neutral)
     best_of = np.argmin if combine is np.minimum else np.argmax
     for _ in range(300):
-        index = np.append(rng.integers(size, size=3), best_of(values))
-        value = rng.random(4) + 1.0
+        index = np.append(rng.choice(edges, 3), best_of(values))
+        value = rng.random(4) * 3
         values[index] = value
         extreme.update(index, value)
         if rng.random() < 0.7:
