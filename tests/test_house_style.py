@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PLACES = ("torchrl", "examples", "benchmarks", "tutorials", "docs")
 FILES = sorted(path for place in PLACES for path in (ROOT / place).rglob("*.py"))
-MAX_FILE, MAX_CLASS, MAX_FUNCTION, MAX_ARGS = 600, 400, 80, 12
+MAX_FILE, MAX_FUNCTION, MAX_ARGS = 800, 80, 12
 
 # Signatures that users of the API rely on, and why they are long.
 LONG_SIGNATURES = {
@@ -85,9 +85,10 @@ def test_sizes(path):
     if (n := len(path.read_text().splitlines())) > MAX_FILE:
         problems.append(f"file has {n} lines > {MAX_FILE}")
     for node in definitions(path):
-        limit = MAX_CLASS if isinstance(node, ast.ClassDef) else MAX_FUNCTION
-        if (n := node.end_lineno - node.lineno + 1) > limit:
-            problems.append(f"{node.name} has {n} lines > {limit}")
+        if isinstance(node, ast.ClassDef):
+            continue
+        if (n := node.end_lineno - node.lineno + 1) > MAX_FUNCTION:
+            problems.append(f"{node.name} has {n} lines > {MAX_FUNCTION}")
     assert not problems, "; ".join(problems)
 
 

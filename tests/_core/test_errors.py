@@ -54,9 +54,9 @@ class Reader:
         ({"expected": 1}, "Reader: is broken; expected 1."),
         ({"found": 0}, "Reader: is broken; found 0."),
         ({"expected": False, "found": ""}, "Reader: is broken; expected False, found ."),
-        ({"mend": "Mend it."}, "Reader: is broken. Mend it."),
+        ({"hint": "Fix it."}, "Reader: is broken. Fix it."),
         (
-            {"key": "a", "expected": [1], "found": [2], "mend": "Reshape it."},
+            {"key": "a", "expected": [1], "found": [2], "hint": "Reshape it."},
             "Reader: entry 'a' is broken; expected [1], found [2]. Reshape it.",
         ),
     ],

@@ -365,7 +365,7 @@ def test_rewards_get_the_shape_of_their_spec():
          r"expected torch.float32, found torch.float64. .*DoubleToFloat"),
         ("shape", ShapeError,
          r"LyingEnv: entry 'observation' has another shape than observation_spec promises; "
-         r"expected \(2,\), found \(1,\). Return that shape, or mend observation_spec"),
+         r"expected \(2,\), found \(1,\). Return that shape, or fix observation_spec"),
         ("reward", MissingKeyError,
          r"LyingEnv: entry 'reward' is not in what _step\(\) returned; .*"
          r"found .*'observation'.*Return 'reward' from the environment"),

@@ -379,7 +379,7 @@ def test_a_policy_that_writes_a_wrong_shape_is_refused(make, module):
     with pytest.raises(
         ShapeError,
         match=r"CountingEnv: entry 'action' has another shape than action_spec promises; "
-        r"expected \(1,\), found \(3,\). Mend the width of the policy's last layer",
+        r"expected \(1,\), found \(3,\). Fix the width of the policy's last layer",
     ):
         make().rollout(3, policy)
 

@@ -1,4 +1,4 @@
-"""Typed errors, and how their messages are built: who, which entry, expected, found, mend."""
+"""Typed errors, and how their messages are built: who, which entry, expected, found, hint."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def describe(
     key: object = None,
     expected: object = None,
     found: object = None,
-    mend: str = "",
+    hint: str = "",
 ) -> str:
     """Build the message of an error from its parts; parts that are ``None`` are left out.
 
@@ -59,7 +59,7 @@ def describe(
         key: The entry in question.
         expected: What should have been there.
         found: What was there.
-        mend: What to do, as a sentence.
+        hint: What to do, as a sentence.
 
     >>> print(describe("GAE", "has the wrong shape", key="reward", expected=[3, 1], found=[3]))
     GAE: entry 'reward' has the wrong shape; expected [3, 1], found [3].
@@ -70,7 +70,7 @@ def describe(
         text += f"; expected {expected}"
     if found is not None:
         text += (", " if expected is not None else "; ") + f"found {found}"
-    return f"{text}. {mend}".rstrip()
+    return f"{text}. {hint}".rstrip()
 
 
 def nearest(name: object, names: Iterable[object]) -> str:

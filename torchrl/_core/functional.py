@@ -54,8 +54,8 @@ def _call_with(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if params is None and len(args) > reads_a_tensordict and isinstance(args[-1], TensorDictBase):
         args, params = args[:-1], args[-1]
     if params is None:
-        mend = "Call module(*args, params), with what make_functional(module) returned."
-        raise TypeError(describe(module, "has no parameters of its own", mend=mend))
+        hint = "Call module(*args, params), with what make_functional(module) returned."
+        raise TypeError(describe(module, "has no parameters of its own", hint=hint))
     with params.to_module(module):
         return type(module).forward(module, *args, **kwargs)
 

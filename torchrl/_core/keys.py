@@ -72,7 +72,7 @@ def require(
     tensordict: TensorDictBase,
     keys: Iterable[NestedKey],
     reader: object,
-    mend: str = "Collect that entry, or name yours with set_keys().",
+    hint: str = "Collect that entry, or name yours with set_keys().",
 ) -> None:
     """Raise :class:`MissingKeyError`, with reader, key and remedy, unless every key is present."""
     for key in keys:
@@ -85,6 +85,6 @@ def require(
                     key=key,
                     expected="one of the entries at hand",
                     found=present,
-                    mend=f"{nearest(key, present)} {mend}".strip(),
+                    hint=f"{nearest(key, present)} {hint}".strip(),
                 )
             )

@@ -35,7 +35,7 @@ def distance_loss(v1: Tensor, v2: Tensor, loss_function: str, strict_shape: bool
                     "got tensors of different shapes",
                     expected=list(v1.shape),
                     found=list(v2.shape),
-                    mend="Give both the shape [*batch, 1].",
+                    hint="Give both the shape [*batch, 1].",
                 )
             )
         v2 = v2.reshape(v1.shape)

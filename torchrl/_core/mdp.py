@@ -65,7 +65,7 @@ def step_mdp(
                 "is read but absent",
                 key="next",
                 found=sorted(map(str, tensordict.keys())),
-                mend="Pass what env.step() returned.",
+                hint="Pass what env.step() returned.",
             )
         )
     flags = [sibling(key, name) for key in as_keys(done_keys) for name in DONE_NAMES]

@@ -217,7 +217,7 @@ def explain(
     for key, value in zip(in_keys, values, strict=True):
         if value is None:
             present = _present(record)
-            mend = f"{nearest(key, present)} Write that entry, or name yours with in_keys.".strip()
+            hint = f"{nearest(key, present)} Write that entry, or name yours with in_keys.".strip()
             return MissingKeyError(
                 describe(
                     who,
@@ -225,7 +225,7 @@ def explain(
                     key=key,
                     expected="one of the entries at hand",
                     found=present,
-                    mend=mend,
+                    hint=hint,
                 )
             )
     widths = _WIDTHS.search(str(error))
@@ -235,12 +235,12 @@ def explain(
     last_dims = [value.shape[-1] for value in values if isinstance(value, Tensor) and value.ndim]
     if found != sum(last_dims):
         fact = f"has two layers that do not fit, behind entries {list(in_keys)}"
-        mend = "Compare the layers' input and output features."
-        return LayerWidthError(describe(who, fact, expected=expected, found=found, mend=mend))
-    fact, mend = "has the wrong last dimension", f"Give the network {found} input features."
+        hint = "Compare the layers' input and output features."
+        return LayerWidthError(describe(who, fact, expected=expected, found=found, hint=hint))
+    fact, hint = "has the wrong last dimension", f"Give the network {found} input features."
     names = in_keys[0] if len(in_keys) == 1 else list(in_keys)
     return LayerWidthError(
-        describe(who, fact, key=names, expected=expected, found=found, mend=mend)
+        describe(who, fact, key=names, expected=expected, found=found, hint=hint)
     )
 
 

@@ -203,7 +203,7 @@ def td_lambda_return_estimate(
                 "got rolling_gamma with one discount for all steps",
                 expected="a tensor gamma",
                 found=gamma,
-                mend="Leave rolling_gamma out.",
+                hint="Leave rolling_gamma out.",
             )
         )
     if rolling_gamma is False:
@@ -450,7 +450,7 @@ def _ends(name: str, done: Tensor | None, terminated: Tensor | None) -> tuple[Te
     if terminated is None:
         if done is None:
             raise TypeError(
-                describe(name, "got neither terminated nor done", mend="Pass one of them.")
+                describe(name, "got neither terminated nor done", hint="Pass one of them.")
             )
         return done.bool(), done.bool()
     terminated = terminated.bool()
@@ -468,7 +468,7 @@ def _same_shapes(name: str, **tensors: Tensor) -> None:
                 "got tensors of different shapes",
                 expected="one shape [*batch, time, feature]",
                 found=shapes,
-                mend="Rewards, values and flags keep their last dimension: unsqueeze(-1).",
+                hint="Rewards, values and flags keep their last dimension: unsqueeze(-1).",
             )
         )
 

@@ -106,9 +106,9 @@ class Checkpoint:
         chosen = list(self.components if names is None else names)
         for name in chosen:
             if name not in self.components:
-                fact, mend = f"there is no component {name!r}", nearest(name, self.components)
+                fact, hint = f"there is no component {name!r}", nearest(name, self.components)
                 known = list(self.components)
-                raise ValueError(describe(self, fact, expected=f"one of {known}", mend=mend))
+                raise ValueError(describe(self, fact, expected=f"one of {known}", hint=hint))
         return chosen
 
     # --- saving ----------------------------------------------------------------------------------
@@ -247,8 +247,8 @@ def _opened(path: Path) -> Iterator[Path]:
         yield path
         return
     if not path.is_file():
-        fact, mend = f"there is no checkpoint at {path}", "Give the path that save() returned."
-        raise FileNotFoundError(describe("Checkpoint", fact, mend=mend))
+        fact, hint = f"there is no checkpoint at {path}", "Give the path that save() returned."
+        raise FileNotFoundError(describe("Checkpoint", fact, hint=hint))
     with TemporaryDirectory() as place:
         shutil.unpack_archive(path, place, "zip")
         yield Path(place)
@@ -265,7 +265,7 @@ def _complain(who: Checkpoint, result: CheckpointLoadResult, strict: str) -> Non
         who,
         "; ".join(problems),
         found=found,
-        mend="Name what to load in components, or pass strict='ignore'.",
+        hint="Name what to load in components, or pass strict='ignore'.",
     )
     if strict == "error":
         raise CheckpointError(text, result)

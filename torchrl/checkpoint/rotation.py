@@ -79,7 +79,7 @@ class CheckpointRotation:
                     self,
                     f"keeps the best by {self.keep_best[0]!r}, which is not in the metadata",
                     found=sorted(noted),
-                    mend="Pass metadata={...} to save().",
+                    hint="Pass metadata={...} to save().",
                 )
             )
         path = checkpoint.save(self.directory / f"{self.prefix}_{step}", components, noted)
@@ -103,7 +103,7 @@ class CheckpointRotation:
             ValueError: without ``keep_best``.
         """
         if self.keep_best is None:
-            raise ValueError(describe(self, "does not know what is best", mend="Pass keep_best."))
+            raise ValueError(describe(self, "does not know what is best", hint="Pass keep_best."))
         metric, mode = self.keep_best
         scores = {path: read_manifest(path)["metadata"][metric] for path in self.paths()}
         choose = max if mode == "max" else min

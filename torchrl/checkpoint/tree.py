@@ -88,7 +88,7 @@ def encode(value: Any, tensors: list[Tensor], path: tuple[Any, ...] = ()) -> Any
             key="/".join(map(str, path)),
             expected="numbers, texts, tensors, and what holds them",
             found=type(value).__name__,
-            mend="Leave it out of state_dict(), or write it there as one of these.",
+            hint="Leave it out of state_dict(), or write it there as one of these.",
         )
     )
 

@@ -162,7 +162,7 @@ def check_one_policy(owner: object, policy: object, factory: object) -> None:
                 owner,
                 "policy is a class, which cannot act",
                 found=policy.__name__,
-                mend="Pass an instance, or the class as policy_factory.",
+                hint="Pass an instance, or the class as policy_factory.",
             )
         )
     if policy is not None and factory is not None:
@@ -198,7 +198,7 @@ def _captured(act: Act, policy: Any, device: torch.device | None, options: dict[
                 "cudagraph_policy captures the policy on a CUDA device",
                 expected="policy_device='cuda'",
                 found=device,
-                mend="Pass such a device, or leave cudagraph_policy out.",
+                hint="Pass such a device, or leave cudagraph_policy out.",
             )
         )
     keys: dict[str, Any] = {} if hasattr(act, "in_keys") else {"in_keys": [], "out_keys": []}

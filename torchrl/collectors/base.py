@@ -243,7 +243,7 @@ class BaseCollector(IterableDataset, ABC):
                 describe(
                     self,
                     "has no replay buffer to fill in the background",
-                    mend="Pass replay_buffer, or iterate over the batches.",
+                    hint="Pass replay_buffer, or iterate over the batches.",
                 )
             )
         if self._background is not None:

@@ -212,7 +212,7 @@ class CollectorCrew:
             trace = waited_for.traceback() if waited_for.is_alive() else ""
             waited_for.kill()
             fact = f"did not answer within {self._timeout} s and was killed"
-            text = describe(self._name, f"worker {waited_for.number} {fact}", mend="Raise timeout.")
+            text = describe(self._name, f"worker {waited_for.number} {fact}", hint="Raise timeout.")
             raise WorkerError(f"{text}\n\nIts own traceback:\n\n{trace}" if trace else text)
 
     def _lost(self, worker: WorkerProcess) -> WorkerError:
@@ -220,7 +220,7 @@ class CollectorCrew:
             describe(
                 self._name,
                 f"worker {worker.number} {worker.ending()}",
-                mend="It left no traceback; the simulator or the system may say more on stderr.",
+                hint="It left no traceback; the simulator or the system may say more on stderr.",
             )
         )
 

@@ -178,7 +178,7 @@ class Evaluator:
                     self,
                     "is missing among the weights",
                     key=min(missing),
-                    mend=nearest(min(missing), found) or "Pass all weights of the policy.",
+                    hint=nearest(min(missing), found) or "Pass all weights of the policy.",
                 )
             )
         return {name: value.clone() for name, value in found.items()}

@@ -338,7 +338,7 @@ class MultiCollector(BaseCollector):
                 describe(
                     self,
                     "cannot send weights: the policies of the workers have none, or other ones",
-                    mend="Give all workers the same module, or factories of alike ones.",
+                    hint="Give all workers the same module, or factories of alike ones.",
                 )
             )
         if source is None:
@@ -346,7 +346,7 @@ class MultiCollector(BaseCollector):
                 describe(
                     self,
                     "has no policy here whose weights it could send: workers built their own",
-                    mend="Call update_policy_weights_(policy).",
+                    hint="Call update_policy_weights_(policy).",
                 )
             )
         if worker_ids is None:

@@ -101,7 +101,7 @@ class MultiSyncCollector(MultiCollector):
                     self,
                     "cannot join the shares of the workers",
                     found=[tuple(share.batch_size) for share in shares],
-                    mend=f"Give them equal shares, or another cat_results than {how!r}. ({error})",
+                    hint=f"Give them equal shares, or another cat_results than {how!r}. ({error})",
                 )
             ) from None
         return name_time(batch)

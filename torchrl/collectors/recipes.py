@@ -28,12 +28,12 @@ def build_env(recipe: Factory, kwargs: Mapping[str, Any] | None, device: Device)
     is_function = not isinstance(recipe, EnvBase) and callable(recipe)
     env = recipe(**(kwargs or {})) if is_function else recipe
     if not isinstance(env, EnvBase):
-        mend = "Wrap a gymnasium environment in GymWrapper."
+        hint = "Wrap a gymnasium environment in GymWrapper."
         if isinstance(env, str):
-            mend = f"GymEnv({env!r}) makes a gymnasium environment by its name."
+            hint = f"GymEnv({env!r}) makes a gymnasium environment by its name."
         raise TypeError(
             f"Collector: expected create_env_fn to be or to build an EnvBase, found "
-            f"{type(env).__name__}. {mend}"
+            f"{type(env).__name__}. {hint}"
         )
     return env if device is None else env.to(device)
 

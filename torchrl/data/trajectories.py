@@ -87,7 +87,7 @@ def split_trajectories(
                 "got no steps to split",
                 expected="a batch size [*B, T]",
                 found=list(td.batch_size),
-                mend="Pass a rollout or a collected batch, with time as its last dimension.",
+                hint="Pass a rollout or a collected batch, with time as its last dimension.",
             )
         )
     if prefix is None and "collector" in td:

@@ -87,7 +87,7 @@ class TrajectoryPredicate:
 
     def __bool__(self) -> bool:
         raise TypeError(
-            describe(self, "is a question, not an answer", mend="Combine with &, | and ~.")
+            describe(self, "is a question, not an answer", hint="Combine with &, | and ~.")
         )
 
     def __repr__(self) -> str:

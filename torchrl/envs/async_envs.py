@@ -388,7 +388,7 @@ class AsyncEnvPool(BatchedEnvBase):
                     "cannot wait for so many environments",
                     expected=f"min_get from 1 to {min(sent, most)}, as {sent} were sent for",
                     found=min_get,
-                    mend=f"Call {kind}_send first.",
+                    hint=f"Call {kind}_send first.",
                 )
             )
         return desk.receive(kind, min_get, most, timeout)

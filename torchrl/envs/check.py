@@ -50,7 +50,7 @@ def check_env_specs(
 
     Raises:
         SpecCheckError: (an ``AssertionError``) if they differ; it names each entry, what was
-            expected, what was found and how to mend it.
+            expected, what was found and how to fix it.
 
     >>> from torchrl.envs import GymEnv
     >>> check_env_specs(GymEnv("CartPole-v1"))
@@ -117,7 +117,7 @@ def _absent(key: NestedKey, others: set[NestedKey]) -> str:
         "is in the specs, but not in the data",
         expected="an entry of that name",
         found=sorted(others, key=str) or None,
-        mend=f"{nearest(key, others)} Return it from {hook}, or take it out of its spec.".lstrip(),
+        hint=f"{nearest(key, others)} Return it from {hook}, or take it out of its spec.".lstrip(),
     )
 
 
@@ -126,7 +126,7 @@ def _unpromised(key: NestedKey, others: set[NestedKey]) -> str:
         f"entry {key!r}",
         "is in the data, but not in the specs",
         expected=sorted(others, key=str) or "no such entry",
-        mend=f"{nearest(key, others)} Add it to observation_spec or state_spec, or leave it out; a "
+        hint=f"{nearest(key, others)} Add it to observation_spec or state_spec, or leave it out; a "
         "name that begins with '_' is private.".lstrip(),
     )
 
@@ -136,27 +136,27 @@ def _differs(
 ) -> list[str]:
     """Return how a value differs from its spec, at most one way."""
 
-    def told(fact: str, expected: Any, found: Any, mend: str) -> list[str]:
+    def told(fact: str, expected: Any, found: Any, hint: str) -> list[str]:
         who = f"entry {entry!r} ({group}_spec)"
-        return [describe(who, fact, expected=expected, found=found, mend=mend)]
+        return [describe(who, fact, expected=expected, found=found, hint=hint)]
 
     own = value.shape if env.batch_locked else value.shape[value.ndim - len(spec.shape) :]
     if own != spec.shape and -1 not in spec.shape:
-        mend = f"Return that shape, or mend {group}_spec."
+        hint = f"Return that shape, or fix {group}_spec."
         if value.numel() == spec.shape.numel():
-            mend = f"Call reshape{tuple(spec.shape)} before it is returned, or mend {group}_spec."
-        return told("has another shape", tuple(spec.shape), tuple(value.shape), mend)
+            hint = f"Call reshape{tuple(spec.shape)} before it is returned, or fix {group}_spec."
+        return told("has another shape", tuple(spec.shape), tuple(value.shape), hint)
     if value.dtype != spec.dtype:
-        mend = f"Call to({spec.dtype}) before it is returned, or mend {group}_spec."
+        hint = f"Call to({spec.dtype}) before it is returned, or fix {group}_spec."
         if (value.dtype, spec.dtype) == (torch.float64, torch.float32):
-            mend += " DoubleToFloat() casts on the way out."
-        return told("has another dtype", spec.dtype, value.dtype, mend) if check_dtype else []
+            hint += " DoubleToFloat() casts on the way out."
+        return told("has another dtype", spec.dtype, value.dtype, hint) if check_dtype else []
     complaint = _without_mask(spec).complaint(value)
     if complaint is None:
         return []
     expected, found = _told(str(complaint))
-    mend = f"Widen {group}_spec, or keep to it; spec.project(value) brings values back."
-    return told("lies outside of its spec", expected, found, mend)
+    hint = f"Widen {group}_spec, or keep to it; spec.project(value) brings values back."
+    return told("lies outside of its spec", expected, found, hint)
 
 
 def _without_mask(spec: TensorSpec) -> TensorSpec:

@@ -137,7 +137,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
             describe(
                 self,
                 "cannot restore a state",
-                mend="Call reset() without set_state, or write the hook _set_state(td).",
+                hint="Call reset() without set_state, or write the hook _set_state(td).",
             )
         )
 

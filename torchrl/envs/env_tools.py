@@ -252,7 +252,7 @@ def _entry(env: Any, record: Any, key: NestedKey) -> Any:
                 key=key,
                 expected="an entry of that name",
                 found=found,
-                mend=nearest(key, found),
+                hint=nearest(key, found),
             )
         )
     return value

@@ -151,7 +151,7 @@ class GymLikeEnv(EnvWrapper):
                 f"got something else from {method}() of the environment",
                 expected=expected,
                 found=found,
-                mend="Environments of the old gym run through gymnasium's GymV21Environment-v0 and "
+                hint="Environments of the old gym run through gymnasium's GymV21Environment-v0 and "
                 "GymV26Environment-v0.",
             )
         )

@@ -104,7 +104,7 @@ def build(recipe: Callable[[], EnvBase] | EnvBase) -> EnvBase:
                 "must build an environment",
                 expected="an EnvBase",
                 found=type(env).__name__,
-                mend="Wrap a gymnasium environment in GymWrapper.",
+                hint="Wrap a gymnasium environment in GymWrapper.",
             )
         )
     return env

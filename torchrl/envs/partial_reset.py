@@ -72,7 +72,7 @@ def pop_masks(env: EnvBase, tensordict: Any) -> Masks:
                         key=group.reset,
                         expected=tuple(shape),
                         found=tuple(mask.shape),
-                        mend="Give a row True to reset it, in the shape of its done flag.",
+                        hint="Give a row True to reset it, in the shape of its done flag.",
                     )
                 )
             outer.append((group.prefix, mask))
@@ -120,7 +120,7 @@ def keep_rows(
                     env,
                     "is needed by the rows that are not reset, and is not in the input",
                     key=key[0] if len(key) == 1 else key,
-                    mend="Hand reset() the root that step_mdp() returned.",
+                    hint="Hand reset() the root that step_mdp() returned.",
                 )
             )
         if is_lazy(new):
@@ -208,7 +208,7 @@ def refuse_done(env: EnvBase, root: Any, masks: Masks) -> None:
                         key=key,
                         expected="an episode that is not over",
                         found=over.tolist(),
-                        mend="Begin episodes that are not over, or build the environment with "
+                        hint="Begin episodes that are not over, or build the environment with "
                         "allow_done_after_reset=True.",
                     )
                 )

@@ -28,7 +28,7 @@ def check_given(env: EnvBase, given: Any, method: str) -> None:
                 f"{method}() takes a tensordict",
                 expected="a tensordict",
                 found=type(given).__name__,
-                mend=_HINTS[method],
+                hint=_HINTS[method],
             )
         )
 
@@ -47,7 +47,7 @@ def check_returned(env: EnvBase, record: Any, given: Any, hook: str) -> None:
                 f"returned from {hook}() something that is no tensordict",
                 expected="a tensordict with the entries that the specs name",
                 found=type(record).__name__,
-                mend=f"End {hook}() with return TensorDict(observation=..., ...).",
+                hint=f"End {hook}() with return TensorDict(observation=..., ...).",
             )
         )
     if record is given:
@@ -56,7 +56,7 @@ def check_returned(env: EnvBase, record: Any, given: Any, hook: str) -> None:
                 env,
                 f"returned from {hook}() the tensordict it was given",
                 expected="a new tensordict",
-                mend="Build one from the entries, or copy() first.",
+                hint="Build one from the entries, or copy() first.",
             )
         )
 
@@ -76,6 +76,6 @@ def wrong_batch(env: EnvBase, fact: str, found: torch.Size) -> ShapeError:
             f"{fact} of another batch size",
             expected=tuple(env.batch_size),
             found=tuple(found),
-            mend="Give tensordicts the batch_size of the environment, as reset() does.",
+            hint="Give tensordicts the batch_size of the environment, as reset() does.",
         )
     )

@@ -122,7 +122,7 @@ def _step_count(max_steps: Any) -> int:
                 key="max_steps",
                 expected="an integer",
                 found=repr(max_steps),
-                mend="To run until episodes end, give a bound that they do not reach: "
+                hint="To run until episodes end, give a bound that they do not reach: "
                 "break_when_any_done and break_when_all_done stop before it.",
             )
         ) from None
@@ -150,7 +150,7 @@ def truncate_last(env: EnvBase, batch: TensorDictBase) -> TensorDictBase:
                     env,
                     "cannot be marked: the environment has no such flag",
                     key=sibling(group.done, TRUNCATED),
-                    mend="Call env.add_truncated_keys() first, or append a StepCounter(max_steps).",
+                    hint="Call env.add_truncated_keys() first, or append a StepCounter(max_steps).",
                 )
             )
         for key in (group.done, group.truncated):
@@ -445,7 +445,7 @@ def _check_output(env: EnvBase, root: Any) -> None:
                 "was handed a policy that does not return its record",
                 expected="a tensordict",
                 found=type(root).__name__,
-                mend="Return the tensordict, or name the argument something else than 'tensordict' "
+                hint="Return the tensordict, or name the argument something else than 'tensordict' "
                 "if the policy maps observations to actions.",
             )
         )

@@ -76,7 +76,7 @@ def _check_batch(env: Any, key: NestedKey, spec: TensorSpec) -> None:
                 key=key,
                 expected=f"a shape that starts with {tuple(env.batch_size)}",
                 found=tuple(spec.shape),
-                mend=f"Use spec.expand({tuple(env.batch_size)} + spec.shape).",
+                hint=f"Use spec.expand({tuple(env.batch_size)} + spec.shape).",
             )
         )
 

@@ -31,8 +31,8 @@ class SpecOwner(SpecAccess):
 
     def _set_specs(self, specs: dict[str, TensorSpec | None]) -> None:
         if "_batch_size" not in self.__dict__:
-            mend = "Call super().__init__() before you name specs."
-            raise AttributeError(describe(self, "has no batch size yet", mend=mend))
+            hint = "Call super().__init__() before you name specs."
+            raise AttributeError(describe(self, "has no batch size yet", hint=hint))
         own = self.__dict__.setdefault("_specs", {})
         for group, spec in specs.items():
             own[group] = self._lock(complete_group(self, group, spec))
@@ -122,7 +122,7 @@ class SpecOwner(SpecAccess):
     def _only(self, keys: list[NestedKey], what: str) -> NestedKey:
         if len(keys) != 1:
             raise MissingKeyError(
-                describe(self, f"has {len(keys)} {what}s", found=keys, mend="Use the plural.")
+                describe(self, f"has {len(keys)} {what}s", found=keys, hint="Use the plural.")
             )
         return keys[0]
 

@@ -234,7 +234,7 @@ class StepPlan:
                     key=key,
                     expected=spec.dtype,
                     found=value.dtype,
-                    mend=f"Cast it in the environment, mend {source}, or append DoubleToFloat().",
+                    hint=f"Cast it in the environment, fix {source}, or append DoubleToFloat().",
                 )
             )
 
@@ -246,13 +246,13 @@ class StepPlan:
         self, record: Any, key: NestedKey, fact: str, side: str = "environment"
     ) -> MissingKeyError:
         present = leaf_keys(record) if isinstance(record, TensorDictBase) else list(record)
-        mend = f"Return {key!r} from the environment, or take it out of its specs."
+        hint = f"Return {key!r} from the environment, or take it out of its specs."
         if side == "policy":
-            mend = (
+            hint = (
                 f"Write {key!r} in the policy (out_keys), or rename the action of the environment."
             )
         elif any(other[0] == "next" for other in present):
-            mend = "Return the entries themselves: who calls _step() puts them under 'next'."
+            hint = "Return the entries themselves: who calls _step() puts them under 'next'."
         return MissingKeyError(
             describe(
                 self.name,
@@ -260,7 +260,7 @@ class StepPlan:
                 key=key,
                 expected="an entry of that name",
                 found=present,
-                mend=f"{nearest(key, present)} {mend}".strip(),
+                hint=f"{nearest(key, present)} {hint}".strip(),
             )
         )
 
@@ -272,10 +272,10 @@ class StepPlan:
                 key=key,
                 expected=tuple(expected),
                 found=tuple(found),
-                mend=(
-                    "Mend the width of the policy's last layer, or the action_spec."
+                hint=(
+                    "Fix the width of the policy's last layer, or the action_spec."
                     if source == "action_spec"
-                    else f"Return that shape, or mend {source}."
+                    else f"Return that shape, or fix {source}."
                 ),
             )
         )

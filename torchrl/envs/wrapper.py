@@ -105,7 +105,7 @@ def wrong_kind(wrapper: object, env: object, expected: str, builder: str) -> Typ
             "cannot present that",
             expected=expected,
             found=type(env).__name__,
-            mend=f"To build an environment from its name use {builder}.",
+            hint=f"To build an environment from its name use {builder}.",
         )
     )
 
@@ -119,5 +119,5 @@ def unknown_name(wrapper: object, what: str, name: str, known: Iterable[str]) ->
         name: Its name.
         known: The names that there are.
     """
-    mend = f"{nearest(name, known)} available_envs lists them all.".lstrip()
-    return ValueError(describe(wrapper, f"knows no {what} {name!r}", mend=mend))
+    hint = f"{nearest(name, known)} available_envs lists them all.".lstrip()
+    return ValueError(describe(wrapper, f"knows no {what} {name!r}", hint=hint))

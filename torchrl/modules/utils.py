@@ -43,8 +43,8 @@ def get_primers_from_module(module: nn.Module, warn: bool = True, strict: bool =
     if not primers:
         fact = f"found nothing in {type(module).__name__} that keeps entries"
         if strict:
-            mend = "Pass strict=False if that is all right."
-            raise ValueError(describe("get_primers_from_module", fact, mend=mend))
+            hint = "Pass strict=False if that is all right."
+            raise ValueError(describe("get_primers_from_module", fact, hint=hint))
         if warn:
             warnings.warn(describe("get_primers_from_module", fact), stacklevel=2)
         return None

@@ -50,7 +50,7 @@ class ValueNorm(nn.Module, ABC):
                     "got values of another shape",
                     expected=f"[..., {', '.join(map(str, self.shape))}]",
                     found=list(value.shape),
-                    mend="Give the normaliser shape=...",
+                    hint="Give the normaliser shape=...",
                 )
             )
         if value.numel():

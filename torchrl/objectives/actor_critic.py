@@ -162,18 +162,18 @@ class ActorCriticLoss(LossModule):
         missing = [key for key in self.in_keys if not self._has(td, key)]
         if not missing:
             return
-        mend, estimated = "", {self.tensor_keys.advantage, self.tensor_keys.value_target}
+        hint, estimated = "", {self.tensor_keys.advantage, self.tensor_keys.value_target}
         others = [key for key in missing if key not in estimated]
         if not others:
-            mend = "Run GAE on the batch first"
+            hint = "Run GAE on the batch first"
             if self.has_critic:
                 lacks = [key for key in self.value_estimator.in_keys if not self._has(td, key)]
                 if not lacks:
                     return
-                mend += f", or let the loss compute it, which needs {lacks} too"
-            mend += "."
-        mend = mend or "Collect that entry, or name yours with set_keys()."
-        require(td, others or missing, self, mend)
+                hint += f", or let the loss compute it, which needs {lacks} too"
+            hint += "."
+        hint = hint or "Collect that entry, or name yours with set_keys()."
+        require(td, others or missing, self, hint)
 
     def _estimator_networks(self) -> dict[str, Any]:
         networks: dict[str, Any] = {"value_network": None}
@@ -201,7 +201,7 @@ class ActorCriticLoss(LossModule):
                     key=key,
                     expected=[*td.batch_size, 1],
                     found=list(advantage.shape),
-                    mend="Write it with unsqueeze(-1).",
+                    hint="Write it with unsqueeze(-1).",
                 )
             )
         return cleared(advantage, mask)

@@ -156,7 +156,7 @@ def check_network(component: object, name: str, network: object) -> None:
                 f"got a {name} without in_keys and out_keys",
                 expected="a tensordict module",
                 found=type(network).__name__,
-                mend="Wrap it: TensorDictModule(net, in_keys=[...], out_keys=[...]).",
+                hint="Wrap it: TensorDictModule(net, in_keys=[...], out_keys=[...]).",
             )
         )
     for path, parameter in network.named_parameters():
@@ -165,6 +165,6 @@ def check_network(component: object, name: str, network: object) -> None:
                 describe(
                     component,
                     f"got a {name} whose parameter {path!r} has no shape yet",
-                    mend="Run the network once on an example, such as env.reset(), before.",
+                    hint="Run the network once on an example, such as env.reset(), before.",
                 )
             )

@@ -201,7 +201,7 @@ class DiscreteSACLoss(MaxEntropyLoss):
                     describe(
                         self,
                         "cannot tell the target entropy",
-                        mend="Give num_actions, or the spec as action_space.",
+                        hint="Give num_actions, or the spec as action_space.",
                     )
                 )
             target_entropy = target_entropy_weight * math.log(num_actions)

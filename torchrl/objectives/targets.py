@@ -33,7 +33,7 @@ class TargetNetUpdater(ABC):
                 describe(
                     self,
                     f"got a {type(loss_module).__name__} that has no target network",
-                    mend="Build the loss with delay_value=True, or its like.",
+                    hint="Build the loss with delay_value=True, or its like.",
                 )
             )
         self._slots = [slot for online, twin in pairs.values() for slot in _slots(online, twin)]
@@ -93,7 +93,7 @@ class SoftUpdate(TargetNetUpdater):
     ) -> None:
         if eps is not None and tau is not None:
             raise ValueError(
-                describe(self, "got both eps and tau", mend="tau is 1 - eps: give one of them.")
+                describe(self, "got both eps and tau", hint="tau is 1 - eps: give one of them.")
             )
         if eps is None:
             eps = 0.999 if tau is None else 1 - tau
@@ -102,9 +102,9 @@ class SoftUpdate(TargetNetUpdater):
                 describe(self, "got a weight that is none", expected="0 to 1", found=eps)
             )
         if tau is None and eps < 0.5:
-            mend = f"If each step shall move the target by {eps}, give tau={eps}."
+            hint = f"If each step shall move the target by {eps}, give tau={eps}."
             warnings.warn(
-                describe(self, "keeps little of the target", found=f"eps={eps}", mend=mend),
+                describe(self, "keeps little of the target", found=f"eps={eps}", hint=hint),
                 stacklevel=2,
             )
         self.eps = eps

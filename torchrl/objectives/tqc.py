@@ -101,7 +101,7 @@ class TQCLoss(MaxEntropyLoss):
                     "drops all quantiles",
                     expected=f"less than {pooled.shape[-1]}",
                     found=self.top_quantiles_to_drop,
-                    mend="Lower top_quantiles_to_drop_per_net.",
+                    hint="Lower top_quantiles_to_drop_per_net.",
                 )
             )
         return pooled[..., :kept] - (self.alpha * log_prob).unsqueeze(-1)

@@ -335,8 +335,8 @@ class PixelRenderTransform(Transform):
         while isinstance(place, Transform):
             place = place.container
         if place is None:
-            mend = "Put it into a TransformedEnv."
-            raise RuntimeError(describe(self, "has no environment to draw", mend=mend))
+            hint = "Put it into a TransformedEnv."
+            raise RuntimeError(describe(self, "has no environment to draw", hint=hint))
         return place
 
     def _picture(self, tensordict: TensorDictBase) -> Any:
@@ -344,9 +344,9 @@ class PixelRenderTransform(Transform):
         draw = getattr(env, self.render_method)
         value = draw(tensordict, **self.kwargs) if self.pass_tensordict else draw(**self.kwargs)
         if value is None:
-            mend = "Build the environment with render_mode='rgb_array', perhaps."
+            hint = "Build the environment with render_mode='rgb_array', perhaps."
             fact = f"got nothing from {self.render_method}() of {type(env).__name__}"
-            raise RuntimeError(describe(self, fact, mend=mend))
+            raise RuntimeError(describe(self, fact, hint=hint))
         if isinstance(value, list | tuple) and not self.as_non_tensor:
             value = torch.stack([torch.as_tensor(np.array(row)) for row in value])
         if self.preproc is not None:

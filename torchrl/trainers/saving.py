@@ -33,8 +33,8 @@ class Modules:
             TypeError: if the part has no state dict.
         """
         if name in self._parts:
-            mend = "Register it under a name of its own."
-            raise ValueError(describe("Trainer", f"the name {name!r} is taken", mend=mend))
+            hint = "Register it under a name of its own."
+            raise ValueError(describe("Trainer", f"the name {name!r} is taken", hint=hint))
         if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
             raise TypeError(
                 describe(
@@ -63,14 +63,14 @@ class Modules:
             MissingKeyError, UnexpectedKeyError: if these are other parts; nothing is loaded then.
         """
         here, saved = sorted(self._parts), sorted(state_dict)
-        mend = "Register the same hooks under the same names before loading."
+        hint = "Register the same hooks under the same names before loading."
         if missing := [name for name in here if name not in state_dict]:
             fact = f"the save lacks {missing}"
-            raise MissingKeyError(describe("Trainer", fact, expected=here, found=saved, mend=mend))
+            raise MissingKeyError(describe("Trainer", fact, expected=here, found=saved, hint=hint))
         if unknown := [name for name in saved if name not in self._parts]:
             fact = f"the save holds {unknown}, which are not registered"
             raise UnexpectedKeyError(
-                describe("Trainer", fact, expected=here, found=saved, mend=mend)
+                describe("Trainer", fact, expected=here, found=saved, hint=hint)
             )
         for name, part in self._parts.items():
             part.load_state_dict(state_dict[name])

@@ -49,9 +49,9 @@ class Source:
         random_steps = getattr(collector, "init_random_frames", None) or 0
         self.random_frames = random_steps * frame_skip
         if in_background and self.hands_over:
-            mend = "Give the collector the replay_buffer that this trainer samples from."
+            hint = "Give the collector the replay_buffer that this trainer samples from."
             fact = "async_collection needs a collector that fills a buffer"
-            raise ValueError(describe("Trainer", fact, mend=mend))
+            raise ValueError(describe("Trainer", fact, hint=hint))
         self._at_the_end: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[TensorDictBase | None]:

@@ -93,9 +93,9 @@ class Stages:
         for op in self._ops[stage]:
             changed = op(*before, value)
             if changed is None:
-                mend = "Return what you were handed, changed or not."
+                hint = "Return what you were handed, changed or not."
                 raise TypeError(
-                    describe("Trainer", f"{owner(op)} of {stage!r} returned nothing", mend=mend)
+                    describe("Trainer", f"{owner(op)} of {stage!r} returned nothing", hint=hint)
                 )
             value = changed
         return value

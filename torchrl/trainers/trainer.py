@@ -249,17 +249,17 @@ class Trainer:
     def _check(self) -> None:
         optimizes = self._stages["optimizer"] or self.optimization_stepper is not None
         if self.optim_steps_per_batch != 0 and not optimizes:
-            mend = "Pass optimizer or optimization_stepper, or register an OptimizerHook."
-            raise ValueError(describe(self, "nothing would be optimised", mend=mend))
+            hint = "Pass optimizer or optimization_stepper, or register an OptimizerHook."
+            raise ValueError(describe(self, "nothing would be optimised", hint=hint))
         if self.optim_steps_per_batch is None and not self._epochs_end():
-            mend = "Pass optim_steps_per_batch, or register ReplayBufferTrainer(iterate=True)."
-            raise ValueError(describe(self, "no epoch would ever end", mend=mend))
+            hint = "Pass optim_steps_per_batch, or register ReplayBufferTrainer(iterate=True)."
+            raise ValueError(describe(self, "no epoch would ever end", hint=hint))
         if not self.sees_batches:
             for stage in NEED_BATCHES:
                 if self._stages[stage]:
-                    mend = "Register it at 'post_optim_log', or let the trainer fill the buffer."
+                    hint = "Register it at 'post_optim_log', or let the trainer fill the buffer."
                     fact = f"hooks of {stage!r} need batches, which the collector keeps to itself"
-                    raise ValueError(describe(self, fact, mend=mend))
+                    raise ValueError(describe(self, fact, hint=hint))
 
     def _epochs_end(self) -> bool:
         """Say whether some hook may end an epoch; what users wrote may."""
@@ -319,8 +319,8 @@ class Trainer:
     def _sub_batch(self, batch: TensorDictBase | None) -> Any:
         ops = self._stages["process_optim_batch"]
         if batch is None and not ops:
-            mend = "Pass replay_buffer, or register a ReplayBufferTrainer."
-            raise ValueError(describe(self, "there is nothing to learn from", mend=mend))
+            hint = "Pass replay_buffer, or register a ReplayBufferTrainer."
+            raise ValueError(describe(self, "there is nothing to learn from", hint=hint))
         return self._stages.change("process_optim_batch", batch)
 
     def _optim_step(self, sub_batch: TensorDictBase) -> TensorDictBase:

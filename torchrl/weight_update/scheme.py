@@ -108,8 +108,8 @@ class WeightSender(ABC):
     def _select(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, (shape, _) in self.layout.items():
             if name not in weights:
-                mend = nearest(name, weights) or "Pass all weights of the policy that acts."
-                raise MissingKeyError(describe(self, "is missing", key=name, mend=mend))
+                hint = nearest(name, weights) or "Pass all weights of the policy that acts."
+                raise MissingKeyError(describe(self, "is missing", key=name, hint=hint))
             if weights[name].shape != shape:
                 raise ShapeError(
                     describe(

@@ -129,7 +129,7 @@ def _open(path: Path) -> LazyMemmapStorage:
             describe(
                 "BaseDatasetExperienceReplay",
                 f"there is no dataset in {path}",
-                mend="Write one with write_dataset().",
+                hint="Write one with write_dataset().",
             )
         )
     size = json.loads(meta.read_text())["max_size"]

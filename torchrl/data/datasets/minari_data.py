@@ -68,7 +68,7 @@ class MinariExperienceReplay(BaseDatasetExperienceReplay):
                 describe(
                     self,
                     f"dataset {self.dataset_id!r} is not on this machine",
-                    mend="Let it be fetched with download=True.",
+                    hint="Let it be fetched with download=True.",
                 )
             ) from error
         episodes, steps = int(dataset.total_episodes), int(dataset.total_steps)

@@ -49,7 +49,7 @@ def load_dataset(dataset_id: str, **kwargs: Any) -> ReplayBuffer:
                 "unknown kind of dataset",
                 expected=[f"{known}:..." for known in sorted(_makers)],
                 found=dataset_id,
-                mend=f"{nearest(prefix, _makers)} Add yours with register_dataset().".strip(),
+                hint=f"{nearest(prefix, _makers)} Add yours with register_dataset().".strip(),
             )
         )
     return _makers[prefix](rest, **kwargs)
@@ -73,7 +73,7 @@ def register_dataset(prefix: str, dataset: Make, *, replace: bool = False) -> No
                 "the prefix is taken, or none",
                 expected="a name without a colon",
                 found=prefix,
-                mend="Choose another, or pass replace=True.",
+                hint="Choose another, or pass replace=True.",
             )
         )
     _makers[prefix] = dataset

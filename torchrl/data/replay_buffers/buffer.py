@@ -126,7 +126,7 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
                     self,
                     "delayed_init makes the parts later, and each process its own",
                     expected="functions that make the parts, neither shared nor compilable",
-                    mend="A LazyMemmapStorage with existsok=True is found by every process.",
+                    hint="A LazyMemmapStorage with existsok=True is found by every process.",
                 )
             )
         self.prefetch = prefetch or 0
@@ -266,7 +266,7 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
                     "the size of a sample is not known",
                     expected="a positive batch_size",
                     found=size,
-                    mend="Give one to sample() or to the constructor.",
+                    hint="Give one to sample() or to the constructor.",
                 )
             )
         return size
@@ -372,7 +372,7 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
             RuntimeError: if the storage cannot be shared.
         """
         self._storage.share()
-        self._lock, self.shared = ProcessLock(look=self._storage.mend), True
+        self._lock, self.shared = ProcessLock(look=self._storage.repair), True
         return self
 
     def _writing(self) -> Any:

@@ -78,7 +78,7 @@ def current(path: str | Path) -> Path:
     pointer = Path(path) / CURRENT
     if not pointer.exists():
         raise FileNotFoundError(
-            describe("loads", f"there is no save in {path}", mend="Write one with dumps().")
+            describe("loads", f"there is no save in {path}", hint="Write one with dumps().")
         )
     return Path(path) / pointer.read_text()
 

@@ -164,8 +164,8 @@ class EditedBuffer(ABC):
         >>> (result.updated == (old["index"] == 1)).all(), buffer[:]["state"]
         (tensor(True), tensor([1., 7.]))
         """
-        mend = "Let the writer count them: track_generations=True."
-        require(data, ["index", "generation"], self, mend)
+        hint = "Let the writer count them: track_generations=True."
+        require(data, ["index", "generation"], self, hint)
         self._writer.allow_edits()
         entries, storage = _entries(data), self._storage
         entries = {key: entries[key] for key in entries if key not in KNOWN_OF_ITEMS}

@@ -61,7 +61,7 @@ class TED2Flat:
                     "is read but absent",
                     key="next",
                     found=as_keys(list(rows.keys())),
-                    mend="Rows without it have no layout but their own.",
+                    hint="Rows without it have no layout but their own.",
                 )
             )
         lanes = range(1, rows.ndim)

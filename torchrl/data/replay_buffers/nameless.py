@@ -50,7 +50,7 @@ class NamelessFile:
                 describe(
                     "ReplayBuffer",
                     "the process that handed over the shared buffer has ended",
-                    mend="Keep it running until the others have started.",
+                    hint="Keep it running until the others have started.",
                 )
             )
         return cls(number)

@@ -111,7 +111,7 @@ class OfflineToOnlineReplayBuffer:
         size = self.batch_size if batch_size is None else batch_size
         if size is None or size < 1:
             raise ValueError(
-                describe(self, "the size of a sample is not known", mend="Give a batch_size.")
+                describe(self, "the size of a sample is not known", hint="Give a batch_size.")
             )
         old = round(size * self.offline_fraction) if len(self.online_buffer) else size
         parts = [(self.offline_buffer, old), (self.online_buffer, size - old)]

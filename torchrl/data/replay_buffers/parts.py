@@ -74,7 +74,7 @@ class MadeOfParts(ABC):
             self.dim_extend = storage.ndim - 1
             if self.shared:
                 storage.share()
-                self._lock.look = storage.mend
+                self._lock.look = storage.repair
 
     def set_sampler(self, sampler: Sampler) -> None:
         """Replace the sampler; it knows nothing of the items that are already stored."""

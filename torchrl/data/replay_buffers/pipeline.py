@@ -76,7 +76,7 @@ class Pipeline:
                         "the save holds the state of transforms that are not here",
                         expected=f"{len(states)} transforms",
                         found=[type(one).__name__ for one in transforms],
-                        mend="Append the same transforms, in the same order, before loading.",
+                        hint="Append the same transforms, in the same order, before loading.",
                     )
                 )
 

@@ -220,7 +220,7 @@ class SocketTransport(Transport):
                 describe(
                     "RemoteReplayBuffer",
                     f"nobody answers at {self.address}: {type(error).__name__} {error}".rstrip(),
-                    mend="Its process has ended, or the key is not the server's.",
+                    hint="Its process has ended, or the key is not the server's.",
                 )
             ) from None
 

@@ -47,7 +47,7 @@ class SampleUnit(ABC):
                 describe(
                     self,
                     f"{type(sampler).__name__} draws slices, not single items",
-                    mend="Use another sampler, or no sample_unit.",
+                    hint="Use another sampler, or no sample_unit.",
                 )
             )
         positions, number, more = self.expand(anchors, storage)

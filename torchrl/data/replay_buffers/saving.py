@@ -159,9 +159,9 @@ def _like_the_saved(part: Storage | Sampler | Writer) -> Iterator[None]:
     except MissingKeyError:
         raise
     except KeyError as error:
-        mend = "Load it into a buffer built like the saved one."
+        hint = "Load it into a buffer built like the saved one."
         fact = f"the save is that of another kind of part: it lacks {error}"
-        raise MissingKeyError(describe(part, fact, mend=mend)) from error
+        raise MissingKeyError(describe(part, fact, hint=hint)) from error
 
 
 @contextmanager
@@ -176,6 +176,6 @@ def _by_the_same_checkpointer(storage: Storage, folder: Path) -> Iterator[None]:
                 "the rows were saved by another checkpointer, or with hooks",
                 expected=Path(error.filename or folder).name,
                 found=sorted(file.name for file in folder.iterdir()),
-                mend="Load with the checkpointer, and with load hooks for the save hooks, of then.",
+                hint="Load with the checkpointer, and with load hooks for the save hooks, of then.",
             )
         ) from error

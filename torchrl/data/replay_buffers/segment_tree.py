@@ -145,7 +145,7 @@ class SumTree:
                 describe(
                     self,
                     "nothing can be drawn, since all values are zero",
-                    mend="Let the priority of an item be positive, or eps.",
+                    hint="Let the priority of an item be positive, or eps.",
                 )
             )
         at = filled.searchsorted(leaf, "right") - 1

@@ -215,7 +215,7 @@ def _refuse_sampler(buffer: ReplayBuffer, kwargs: dict[str, Any]) -> None:
             describe(
                 buffer,
                 "makes its own sampler",
-                mend="Hand another one to ReplayBuffer or TensorDictReplayBuffer.",
+                hint="Hand another one to ReplayBuffer or TensorDictReplayBuffer.",
             )
         )
 
@@ -227,7 +227,7 @@ def _item_capacity(storage: Storage) -> int:
             describe(
                 "PrioritizedSampler",
                 "the storage is unbounded",
-                mend="Give it a max_size.",
+                hint="Give it a max_size.",
             )
         )
     return int(storage.max_size)

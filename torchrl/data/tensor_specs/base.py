@@ -157,7 +157,7 @@ class TensorSpec(Shaped, ABC):
                 key=key,
                 expected=self._expected(),
                 found=found_range(val),
-                mend="Bring it back with project(), or widen the spec.",
+                hint="Bring it back with project(), or widen the spec.",
             )
         )
 
@@ -193,10 +193,10 @@ class TensorSpec(Shaped, ABC):
         if isinstance(val, Tensor) and val.dtype == self.dtype:
             return None
         found = val.dtype if isinstance(val, Tensor) else type(val).__name__
-        mend = "Convert it with encode()." if not isinstance(val, Tensor) else "Cast the value."
+        hint = "Convert it with encode()." if not isinstance(val, Tensor) else "Cast the value."
         return DTypeError(
             describe(
-                self, "has the wrong dtype", key=key, expected=self.dtype, found=found, mend=mend
+                self, "has the wrong dtype", key=key, expected=self.dtype, found=found, hint=hint
             )
         )
 
@@ -208,7 +208,7 @@ class TensorSpec(Shaped, ABC):
                 key=key,
                 expected=f"{list(self.shape)} after any leading dimensions",
                 found=list(shape),
-                mend="Mend the value, or the shape of the spec.",
+                hint="Fix the value, or the shape of the spec.",
             )
         )
 
@@ -278,7 +278,7 @@ class TensorSpec(Shaped, ABC):
                 "cannot encode a value of this shape",
                 expected=list(self.shape),
                 found=list(value.shape),
-                mend="Build the spec from what is encoded.",
+                hint="Build the spec from what is encoded.",
             )
         )
 
@@ -319,7 +319,7 @@ class TensorSpec(Shaped, ABC):
             describe(
                 self,
                 "cannot be enumerated: it has infinitely many values",
-                mend="Draw from it with rand().",
+                hint="Draw from it with rand().",
             )
         )
 

@@ -49,7 +49,7 @@ class Binary(TensorSpec):
         if shape is None:
             if n is None:
                 raise SpecError(
-                    describe(self, "needs a number of bits or a shape", mend="Write Binary(n).")
+                    describe(self, "needs a number of bits or a shape", hint="Write Binary(n).")
                 )
             shape = n
         size = as_size(shape)

@@ -141,7 +141,7 @@ class Composite(Tree):
                 key=_below(key, name),
                 expected=f"{type(spec).__name__} {list(spec.shape)}",
                 found=present,
-                mend=nearest(name, present) or "Write that entry, or drop its spec.",
+                hint=nearest(name, present) or "Write that entry, or drop its spec.",
             )
         )
 
@@ -155,7 +155,7 @@ class Composite(Tree):
                 key=key,
                 expected=f"a tensordict with entries {list(self._specs)}",
                 found=type(val).__name__,
-                mend="Pass the tensordict itself.",
+                hint="Pass the tensordict itself.",
             )
         )
 

@@ -99,7 +99,7 @@ class Bounded(TensorSpec):
                     "needs both bounds",
                     expected="low and high",
                     found=f"low={low}, high={high}",
-                    mend="Write an infinite bound as float('inf'), or use Unbounded.",
+                    hint="Write an infinite bound as float('inf'), or use Unbounded.",
                 )
             )
         domain = domain or self._default_domain
@@ -368,7 +368,7 @@ def _check_domain(who: TensorSpec, dtype: torch.dtype, domain: str | None) -> No
                 f"is {domain}, and its dtype is not",
                 expected=f"a dtype that is {domain}",
                 found=dtype,
-                mend="Leave out one of the two.",
+                hint="Leave out one of the two.",
             )
         )
 
@@ -392,7 +392,7 @@ def _as_bound(who: TensorSpec, bound: Bound, dtype: torch.dtype) -> Tensor:
                 "has a bound that its dtype cannot express",
                 expected=f"numbers of {dtype}",
                 found=raw.tolist() if raw.numel() <= 8 else "others among the bounds",
-                mend="Mend the bound, or choose another dtype.",
+                hint="Fix the bound, or choose another dtype.",
             )
         )
     return cast
@@ -413,7 +413,7 @@ def _common_size(
                 "has bounds that do not fit its shape",
                 expected="bounds that broadcast to one shape" if shape is None else list(size),
                 found=f"low {list(low.shape)} and high {list(high.shape)}",
-                mend="Give both bounds the shape of a value, or make them numbers.",
+                hint="Give both bounds the shape of a value, or make them numbers.",
             )
         ) from None
     return size
@@ -428,7 +428,7 @@ def _check_order(spec: Bounded) -> None:
                 "has a lower bound above its upper bound",
                 expected="low <= high everywhere",
                 found=f"low up to {(low - high).max().item()} above high",
-                mend="Swap the bounds?",
+                hint="Swap the bounds?",
             )
         )
 

@@ -88,7 +88,7 @@ class Categorical(Masked):
                 describe(
                     self,
                     "has a number of categories that varies",
-                    mend="Tell it with set_provisional_n() before values are drawn.",
+                    hint="Tell it with set_provisional_n() before values are drawn.",
                 )
             )
         return n
@@ -265,7 +265,7 @@ class OneHot(Masked):
                         "cannot encode categories of this shape",
                         expected=list(batch),
                         found=list(index.shape),
-                        mend="Pass one number for each one-hot vector.",
+                        hint="Pass one number for each one-hot vector.",
                     )
                 )
             index = index.reshape(batch)

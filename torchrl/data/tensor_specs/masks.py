@@ -54,7 +54,7 @@ class Masked(TensorSpec):
                     "cannot use a mask of this shape",
                     expected=list(size),
                     found=list(mask.shape),
-                    mend="Give a mask its spec's batch dimensions, then the categories.",
+                    hint="Give a mask its spec's batch dimensions, then the categories.",
                 )
             ) from None
 
@@ -121,7 +121,7 @@ class Masked(TensorSpec):
                 self,
                 "has a mask that forbids every value",
                 expected="at least one legal category wherever a value is drawn or projected",
-                mend="Pass update_mask() a mask with a true entry in each row.",
+                hint="Pass update_mask() a mask with a true entry in each row.",
             )
         )
 
@@ -180,7 +180,11 @@ def check_n(who: TensorSpec, n: int, provisional: bool = True) -> None:
     if n < 1 and not (provisional and n == -1):
         raise SpecError(
             describe(
-                who, "needs a number of categories", expected="n >= 1", found=n, mend="Mend n."
+                who,
+                "needs a number of categories",
+                expected="n >= 1",
+                found=n,
+                hint="Give n a value of at least 1.",
             )
         )
 
@@ -194,7 +198,7 @@ def check_last(who: TensorSpec, shape: torch.Size, n: int) -> None:
                 "has the wrong last size",
                 expected=f"a shape that ends with {n}",
                 found=list(shape),
-                mend="Append that size, or leave the shape out.",
+                hint="Append that size, or leave the shape out.",
             )
         )
 
@@ -208,7 +212,7 @@ def check_categories(who: TensorSpec, index: Tensor, n: int | Tensor) -> None:
                 "cannot encode a category that it does not have",
                 expected=f"numbers from 0 to below {n if isinstance(n, int) else n.tolist()}",
                 found=index.tolist() if index.numel() <= 8 else "others among them",
-                mend="Raise n, or let use_register=True number the values.",
+                hint="Raise n, or let use_register=True number the values.",
             )
         )
 
@@ -225,6 +229,6 @@ def check_feature_kept(spec: TensorSpec, op: Op) -> None:
                 "cannot give up its last dimension, which holds one value",
                 expected=f"a shape that ends with the same {last} entries",
                 found=list(kept.shape),
-                mend="Change the dimensions before it.",
+                hint="Change the dimensions before it.",
             )
         )

@@ -346,6 +346,6 @@ def check_counts(who: Multi, nvec: Counts) -> None:
                 "needs the number of categories of each choice",
                 expected="a list of numbers >= 1",
                 found=counts.tolist(),
-                mend="Write batch dimensions in shape.",
+                hint="Write batch dimensions in shape.",
             )
         )

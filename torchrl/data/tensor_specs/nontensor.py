@@ -91,7 +91,7 @@ class NonTensor(TensorSpec):
                 key=key,
                 expected="an object that is none",
                 found=type(val).__name__,
-                mend="Use Unbounded or Bounded for tensors.",
+                hint="Use Unbounded or Bounded for tensors.",
             )
         )
 
@@ -160,7 +160,7 @@ class Choice(Whole):
                     "needs choices of one kind",
                     expected="specs of one shape and dtype, or objects",
                     found=self.choices,
-                    mend="Stack specs that differ with torch.stack().",
+                    hint="Stack specs that differ with torch.stack().",
                 )
             )
         like: Any = first if self._of_specs else NonTensor(self._object_shape(first))
@@ -212,7 +212,7 @@ class Choice(Whole):
                 key=key,
                 expected=known,
                 found=data,
-                mend="Add the choice, or mend the value.",
+                hint="Add the choice, or fix the value.",
             )
         )
 

@@ -45,7 +45,7 @@ class Register(dict[Any, int]):
                     "has no category left for a new value",
                     expected=f"one of {list(self)}",
                     found=repr(item),
-                    mend="Raise n.",
+                    hint="Raise n.",
                 )
             )
         return self.setdefault(item, len(self))

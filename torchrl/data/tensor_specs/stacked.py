@@ -61,7 +61,7 @@ class _Lazy(Whole):
         """Keep the specs; return the shape of the stack."""
         self.specs = list(specs)
         if not self.specs:
-            raise SpecError(describe(self, "needs specs", found="none", mend="Pass one or more."))
+            raise SpecError(describe(self, "needs specs", found="none", hint="Pass one or more."))
         ndims = {len(spec.shape) for spec in self.specs}
         if len(ndims) > 1:
             raise ShapeError(
@@ -69,7 +69,7 @@ class _Lazy(Whole):
                     self,
                     "cannot stack specs with different numbers of dimensions",
                     found=[list(spec.shape) for spec in self.specs],
-                    mend="Unsqueeze some of them.",
+                    hint="Unsqueeze some of them.",
                 )
             )
         self.dim = wrap_dim(self, dim, ndims.pop() + 1)
@@ -105,7 +105,7 @@ class _Lazy(Whole):
                     "cannot mix its stacked dimension with others",
                     expected=f"dimension {at} left whole",
                     found=list(mark.shape),
-                    mend="Change the other dimensions only.",
+                    hint="Change the other dimensions only.",
                 )
             )
 
@@ -223,7 +223,7 @@ class Stacked(_Lazy):
                     self,
                     "stacks leaf specs of one dtype",
                     found=[str(s.dtype or type(s).__name__) for s in self.specs],
-                    mend="Cast with to(), or stack composites with StackedComposite.",
+                    hint="Cast with to(), or stack composites with StackedComposite.",
                 )
             )
         device, dtype = self._common("device"), self.specs[0].dtype
@@ -254,7 +254,7 @@ class Stacked(_Lazy):
                 "cannot put values of different shapes into one tensor",
                 expected="a stacked dimension that comes first, and one size that varies",
                 found=[list(value.shape) for value in values],
-                mend="Stack composites instead: their tensordicts stack lazily.",
+                hint="Stack composites instead: their tensordicts stack lazily.",
             )
         )
 
@@ -357,7 +357,7 @@ class StackedComposite(_Lazy, Composite):
                     key=name,
                     expected="specs of one dtype and as many dimensions",
                     found=[f"{entry.dtype} {list(entry.shape)}" for entry in entries],
-                    mend="Give those that differ names of their own.",
+                    hint="Give those that differ names of their own.",
                 )
             ) from None
 
@@ -399,7 +399,7 @@ class StackedComposite(_Lazy, Composite):
                 "cannot take another shape",
                 expected=list(self.shape),
                 found=list(size),
-                mend="Set the shape of the composites before they are stacked.",
+                hint="Set the shape of the composites before they are stacked.",
             )
         )
 

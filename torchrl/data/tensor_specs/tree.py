@@ -122,8 +122,8 @@ class Tree(Whole):
                     return default
                 names = list(self.keys(True))
                 other = spec._elsewhere(part) if isinstance(spec, Tree) else ""
-                mend = f"{nearest(item, names)} It holds {names}. {other}".strip()
-                raise MissingKeyError(describe(self, "is absent", key=item, mend=mend))
+                hint = f"{nearest(item, names)} It holds {names}. {other}".strip()
+                raise MissingKeyError(describe(self, "is absent", key=item, hint=hint))
             spec = spec._entry(part)
         return spec
 
@@ -257,7 +257,7 @@ class Tree(Whole):
     def _check_unlocked(self) -> None:
         if self._locked:
             raise RuntimeError(
-                describe(self, "is locked", mend="Call unlock_() first, or change a clone().")
+                describe(self, "is locked", hint="Call unlock_() first, or change a clone().")
             )
 
     @abstractmethod
@@ -285,6 +285,6 @@ def _check_begins(who: TensorSpec, key: NestedKey, spec: TensorSpec, size: torch
                 key=key,
                 expected=[*size, "..."],
                 found=list(spec.shape),
-                mend="Expand the spec, or mend the shape of the composite.",
+                hint="Expand the spec, or fix the shape of the composite.",
             )
         )

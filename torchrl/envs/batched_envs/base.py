@@ -138,7 +138,7 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
                     self,
                     "cannot stack environments of different batch sizes",
                     found=[tuple(meta.batch_size) for meta in metas],
-                    mend="Build them with one batch size.",
+                    hint="Build them with one batch size.",
                 )
             )
         self._metas = metas
@@ -256,7 +256,7 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
                 describe(
                     self,
                     "cannot keep entries without a fixed shape, or that are no tensors, in buffers",
-                    mend="Leave use_buffers out, or set it to False.",
+                    hint="Leave use_buffers out, or set it to False.",
                 )
             )
         if options.share_individual_td is False and not flat:
@@ -264,7 +264,7 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
                 describe(
                     self,
                     "cannot keep environments with different specs in common buffers",
-                    mend="Leave share_individual_td out, or set it to True.",
+                    hint="Leave share_individual_td out, or set it to True.",
                 )
             )
         if options.buffers is False or not fixed:
@@ -372,7 +372,7 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
         exchange = self._exchange
         if exchange is None or exchange.crew.is_closed:
             raise ResetError(
-                describe(self, "cannot step: it is not started", mend="Call reset() first.")
+                describe(self, "cannot step: it is not started", hint="Call reset() first.")
             )
         return exchange.step(tensordict, self._resets_in_step, self.plan)
 
@@ -494,7 +494,7 @@ def _other_specs(env: Any, number: int, promised: EnvMeta, found: EnvMeta) -> Sp
             f"environment {number} has other specs than its recipe gave before",
             expected=promised.specs,
             found=found.specs,
-            mend="Let create_env_fn build the same environment each time.",
+            hint="Let create_env_fn build the same environment each time.",
         )
     )
 

@@ -229,18 +229,18 @@ class ProcessCrew(AsyncCrew):
             trace = waited_for.traceback() if waited_for.is_alive() else ""
             fact = f"did not answer within {timeout} s and was killed"
             waited_for.kill()
-            raise self._error(waited_for, fact, trace, "Raise timeout, or mend that environment.")
+            raise self._error(waited_for, fact, trace, "Raise timeout, or fix that environment.")
 
     def _lost(self, worker: WorkerProcess) -> WorkerError:
-        mend = "It left no traceback; a simulator or the system may have said more on stderr."
-        return self._error(worker, worker.ending(), "", mend)
+        hint = "It left no traceback; a simulator or the system may have said more on stderr."
+        return self._error(worker, worker.ending(), "", hint)
 
-    def _error(self, worker: WorkerProcess, fact: str, trace: str, mend: str) -> WorkerError:
+    def _error(self, worker: WorkerProcess, fact: str, trace: str, hint: str) -> WorkerError:
         first, end = self.ranges[worker.number]
         env = f"environments {first} to {end - 1}" if end - first > 1 else f"environment {first}"
         if self._at is not None:
             env = f"environment {int(self._at[first])}"
-        text = describe(self._name, f"worker {worker.number} {fact}, at {env}", mend=mend)
+        text = describe(self._name, f"worker {worker.number} {fact}, at {env}", hint=hint)
         return WorkerError(f"{text}\n\nIts own traceback:\n\n{trace}" if trace else text)
 
     def _end(self, timeout: float) -> None:

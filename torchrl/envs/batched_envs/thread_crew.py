@@ -123,7 +123,7 @@ class ThreadCrew(AsyncCrew):
                     self._name,
                     f"worker {worker} did not answer within {self._timeout} s and was left behind, "
                     f"at environment {thread.team.turn}",
-                    mend="Raise timeout, or mend that environment.",
+                    hint="Raise timeout, or fix that environment.",
                 )
                 raise WorkerError(f"{text}\n\nIts own traceback:\n\n{thread.trace()}")
 

@@ -98,7 +98,7 @@ def _check(array: Any, what: str) -> None:
                 f"there is no spec for this {what}",
                 expected="an array of numbers",
                 found=array,
-                mend="Wrap the environment in one that offers an array.",
+                hint="Wrap the environment in one that offers an array.",
             )
         )
 

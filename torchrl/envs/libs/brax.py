@@ -68,7 +68,7 @@ class BraxWrapper(JaxEnv):
                         "vectorises and resets on its own, which keeps the last observations",
                         expected="an environment of one row that does not reset itself",
                         found=type(layer).__name__,
-                        mend="Build it with brax.envs.create(..., auto_reset=False) and pass "
+                        hint="Build it with brax.envs.create(..., auto_reset=False) and pass "
                         "batch_size= here.",
                     )
                 )

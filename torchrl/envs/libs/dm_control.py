@@ -92,7 +92,7 @@ class DMControlWrapper(GymLikeEnv):
                     self,
                     "can see pixels only where there is physics to render",
                     found=type(env).__name__,
-                    mend="Leave from_pixels out.",
+                    hint="Leave from_pixels out.",
                 )
             )
         return env
@@ -141,7 +141,7 @@ class DMControlWrapper(GymLikeEnv):
                     "cannot be seeded: the environment shows no source of chance",
                     expected="a numpy RandomState, env.task.random or env.random_state",
                     found=type(source).__name__,
-                    mend="Give the environment its seed where it is built.",
+                    hint="Give the environment its seed where it is built.",
                 )
             )
         source.seed(seed)

@@ -94,7 +94,7 @@ class MultiThreadedEnvWrapper(GymWrapper):
                     "steps all rows of a pool at once",
                     expected=f"batch_size={rows}, as many as num_envs",
                     found=f"batch_size={answers}",
-                    mend="Leave batch_size out of envpool.make_gymnasium.",
+                    hint="Leave batch_size out of envpool.make_gymnasium.",
                 )
             )
         return super()._build_env(env, **kwargs)

@@ -209,7 +209,7 @@ class OpenSpielWrapper(EnvWrapper):
                     f"was handed an illegal move of player_{player}",
                     expected=f"one of {legal}",
                     found=move,
-                    mend="Let the policy heed the group's action_mask.",
+                    hint="Let the policy heed the group's action_mask.",
                 )
             )
 

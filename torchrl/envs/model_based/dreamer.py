@@ -78,7 +78,7 @@ class DreamerEnv(ModelBasedEnvBase):
             ValueError: without a decoder.
         """
         if self.obs_decoder is None:
-            raise ValueError(describe(self, "has no obs_decoder", mend="Give it one."))
+            raise ValueError(describe(self, "has no obs_decoder", hint="Give it one."))
         return self.obs_decoder(tensordict)
 
     def _reset(self, tensordict: TensorDictBase | None, **_: Any) -> TensorDictBase:

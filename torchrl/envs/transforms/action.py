@@ -299,7 +299,7 @@ class ActionScaling(_OfActions):
                         "has no finite bounds to scale to",
                         key=self.in_keys_inv[0],
                         found=type(spec).__name__,
-                        mend="Give loc and scale.",
+                        hint="Give loc and scale.",
                     )
                 )
             span = spec.high - spec.low

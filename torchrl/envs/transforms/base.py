@@ -365,7 +365,7 @@ def missing_key(transform: object, key: NestedKey, present: Sequence[Any]) -> Mi
             key=key,
             expected="one of the entries at hand",
             found=list(present),
-            mend=f"{nearest(key, present)} Name the right entry in in_keys, or call "
+            hint=f"{nearest(key, present)} Name the right entry in in_keys, or call "
             "set_missing_tolerance(True).".strip(),
         )
     )

@@ -93,7 +93,7 @@ class NextObservationDelta(OfBuffers):
                     f"changes by more than {self.delta_dtype} can hold",
                     key=key,
                     found=float(exact[exact.isfinite()].abs().max()),
-                    mend="Normalise it first, or give a wider delta_dtype.",
+                    hint="Normalise it first, or give a wider delta_dtype.",
                 )
             )
         return delta

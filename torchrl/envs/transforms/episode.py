@@ -164,7 +164,7 @@ class StepCounter(Transform):
                     key=key,
                     expected=f"no such entry, or a count: int64 {tuple(shape)}",
                     found=f"{found.dtype or type(found).__name__} {tuple(found.shape)}",
-                    mend="Name the count otherwise: StepCounter(step_count_key=...).",
+                    hint="Name the count otherwise: StepCounter(step_count_key=...).",
                 )
             )
 

@@ -36,7 +36,7 @@ def rgb_to_grayscale(img: Tensor, num_output_channels: int = 1) -> Tensor:
                 "needs three channels",
                 expected="[*B, 3, H, W]",
                 found=tuple(img.shape),
-                mend="Put ToTensorImage() before, if the channels come last.",
+                hint="Put ToTensorImage() before, if the channels come last.",
             )
         )
     red, green, blue = img.unbind(-3)

@@ -85,7 +85,7 @@ class Windowed(Transform):
                         self,
                         "does not know the frames before this one",
                         key=source,
-                        mend="Reset the environment that this transform belongs to first.",
+                        hint="Reset the environment that this transform belongs to first.",
                     )
                 )
             frames = [*before[1:], frame]

@@ -89,7 +89,7 @@ class ObservationNorm(Transform):
                 describe(
                     self,
                     "is used before its loc and scale are known",
-                    mend="Give both to the constructor, or call env.transform[i].init_stats(1000).",
+                    hint="Give both to the constructor, or call env.transform[i].init_stats(1000).",
                 )
             )
         return loc, scale

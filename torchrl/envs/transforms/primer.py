@@ -186,7 +186,7 @@ class TensorDictPrimer(Transform):
                 key=key,
                 expected=f"for all rows {[*batch, '...']}",
                 found=[*spec.shape],
-                mend="Say expand_specs=True for specs of one row, False for specs of all.",
+                hint="Say expand_specs=True for specs of one row, False for specs of all.",
             )
         )
 

@@ -270,7 +270,7 @@ class Reward2GoTransform(OfBuffers):
                     self,
                     "is nowhere true: the end of the episode is not in the data",
                     key=done_key,
-                    mend="Collect to the end of episodes, or use a value estimator, which knows "
+                    hint="Collect to the end of episodes, or use a value estimator, which knows "
                     "how to bootstrap.",
                 )
             )

@@ -50,7 +50,7 @@ class _Opening(Transform):
             describe(
                 self,
                 f"stepped to the end of an episode in each of {_TRIALS} resets",
-                mend="Take fewer steps after a reset, or mend the environment.",
+                hint="Take fewer steps after a reset, or fix the environment.",
             )
         )
 

@@ -318,7 +318,7 @@ class CatTensors(Transform):
                     f"cannot concatenate along {self.dim}",
                     expected="shapes that differ in that dimension alone",
                     found=shapes,
-                    mend="Put UnsqueezeTransform or FlattenObservation before.",
+                    hint="Put UnsqueezeTransform or FlattenObservation before.",
                 )
             ) from error
 

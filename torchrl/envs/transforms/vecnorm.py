@@ -164,7 +164,7 @@ class VecNormV2(Transform):
                     self,
                     "has no statistics yet" if self.stateful else "has its statistics in records",
                     key=key,
-                    mend="Append the transform to an environment, load its state, or apply it "
+                    hint="Append the transform to an environment, load its state, or apply it "
                     "once in training mode."
                     if self.stateful
                     else "Look there, or build the transform with stateful=True.",
@@ -206,7 +206,7 @@ class VecNormV2(Transform):
                     key=key,
                     expected=f"[*, {', '.join(map(str, loc.shape))}]",
                     found=tuple(value.shape),
-                    mend="With reduce_batch_dims=True statistics hold for any batch size.",
+                    hint="With reduce_batch_dims=True statistics hold for any batch size.",
                 )
             )
 

@@ -197,7 +197,7 @@ def masked_logits(
             describe(owner, "needs exactly one of 'mask' (true where allowed) and 'indices'")
         )
     if padding_value is not None and indices is None:
-        raise ValueError(describe(owner, "pads 'indices'", mend="Drop 'padding_value'."))
+        raise ValueError(describe(owner, "pads 'indices'", hint="Drop 'padding_value'."))
     if logits is None:
         assert probs is not None
         logits = probs_to_logits(probs)

@@ -102,7 +102,7 @@ class _ConvNetBase(Layers):
                     self._get_name(),
                     f"reads images of {self.ndims} dimensions, channels first, or batches of them",
                     found=list(inputs.shape),
-                    mend="Give images without channels a dimension for them.",
+                    hint="Give images without channels a dimension for them.",
                 )
             )
         batch = inputs.shape[: -self.ndims]

@@ -103,7 +103,7 @@ class DecisionTransformer(nn.Module):
                     "has a longest trajectory",
                     expected=f"at most {self.config.n_positions} steps",
                     found=steps,
-                    mend="Raise n_positions.",
+                    hint="Raise n_positions.",
                 )
             )
         time = self.embed_time(torch.arange(steps, device=observation.device))  # [T, D]

@@ -130,7 +130,7 @@ class ConsistentDropoutModule(RecordModule):
         """
         if self.input_shape is None:
             raise ValueError(
-                describe(self, "draws masks of a known shape", mend="Give input_shape.")
+                describe(self, "draws masks of a known shape", hint="Give input_shape.")
             )
         dtype = self.input_dtype or torch.get_default_dtype()
         spec = Unbounded(tuple(self.input_shape), dtype=dtype)

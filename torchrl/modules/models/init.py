@@ -41,7 +41,7 @@ def init_weights(
                 describe(
                     "init_weights",
                     f"found {type(layer).__name__} without parameters",
-                    mend="Call the network once before.",
+                    hint="Call the network once before.",
                 )
             )
         is_last = i == len(layers) - 1

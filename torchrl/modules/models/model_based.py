@@ -158,7 +158,7 @@ class RSSMPrior(nn.Module):
         if action_dim is None:
             if action_spec is None:
                 raise ValueError(
-                    describe(self, "must know the number of actions", mend="Give action_spec.")
+                    describe(self, "must know the number of actions", hint="Give action_spec.")
                 )
             action_dim = action_spec.shape[-1]
         self.action_state_projector = MLP(

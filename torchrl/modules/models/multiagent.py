@@ -76,7 +76,7 @@ class MultiAgentNetBase(nn.Module):
                 describe(
                     self,
                     "cannot stack networks that infer their input",
-                    mend="Give its size, or use_td_params=False.",
+                    hint="Give its size, or use_td_params=False.",
                 )
             )
         self.params: Any = TensorDict.from_modules(*nets, as_module=True)

@@ -182,6 +182,6 @@ def layer_of(
     if layer_class not in LAZY:
         name = getattr(layer_class, "__name__", layer_class)
         raise ValueError(
-            describe(owner, f"cannot infer the input of {name}", mend="Give in_features.")
+            describe(owner, f"cannot infer the input of {name}", hint="Give in_features.")
         )
     return LAZY[layer_class](out_features, **kwargs)

@@ -131,7 +131,7 @@ def _no_value_alone(owner: object, name: str) -> str:
     return describe(
         owner,
         f"has no {name}(): its value depends on the action that the policy takes",
-        mend="Use get_critic_operator().",
+        hint="Use get_critic_operator().",
     )
 
 

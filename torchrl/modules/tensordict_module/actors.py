@@ -122,7 +122,7 @@ class ProbabilisticActor(SafeProbabilisticTensorDictSequential):
                     self,
                     "the network must read and write entries of tensordicts",
                     found=type(module).__name__,
-                    mend="Wrap it: TensorDictModule(net, ['observation'], ['loc', 'scale']), say.",
+                    hint="Wrap it: TensorDictModule(net, ['observation'], ['loc', 'scale']), say.",
                 )
             )
         distribution = kwargs.get("distribution_class", Delta)
@@ -164,7 +164,7 @@ def with_range(
                     key=action_key,
                     expected=f"a spec with a finite {name}",
                     found=bound,
-                    mend="Use another distribution, or a spec with finite bounds.",
+                    hint="Use another distribution, or a spec with finite bounds.",
                 )
             )
         if name in given and not agree(given[name], bound):
@@ -175,7 +175,7 @@ def with_range(
                     key=action_key,
                     expected=f"{name}={bound}",
                     found=f"{name}={given[name]}",
-                    mend="Leave low and high out of distribution_kwargs, or mend the spec.",
+                    hint="Leave low and high out of distribution_kwargs, or fix the spec.",
                 )
             )
     return {**given, **bounds}

@@ -80,7 +80,7 @@ class TanhModule(RecordModule):
                         key=key,
                         expected=f"{name}={simplest(bound)}",
                         found=f"{name}={given}",
-                        mend="Leave out low and high, or the spec.",
+                        hint="Leave out low and high, or the spec.",
                     )
                 )
         return simplest(leaf.low), simplest(leaf.high)

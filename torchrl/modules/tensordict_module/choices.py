@@ -55,7 +55,7 @@ class ActionSpace:
         self.is_product = name.startswith("mult")
         if self.is_product and not sizes:
             raise ValueError(
-                describe(self, f"{name!r} needs the sizes of its spaces", mend="Give var_nums.")
+                describe(self, f"{name!r} needs the sizes of its spaces", hint="Give var_nums.")
             )
         self.name, self.sizes = name, list(sizes) if self.is_product and sizes else None
         self.is_one_hot = name.endswith("one_hot")
@@ -150,7 +150,7 @@ class ActionSpace:
                 f"an action written as {self.name!r} does not fit the values of the network",
                 expected=[*batch, *width],
                 found=list(action.shape),
-                mend="Compare the action space of the environment with that of the loss.",
+                hint="Compare the action space of the environment with that of the loss.",
             )
         )
 
@@ -184,7 +184,7 @@ class ActionSpace:
                     "has one value for each choice",
                     expected=self.num_choices,
                     found=values.shape[-1],
-                    mend="Compare var_nums, or the spec, with the output of the network.",
+                    hint="Compare var_nums, or the spec, with the output of the network.",
                 )
             )
 
@@ -223,6 +223,6 @@ def resolve(
         return space, spec
     if leaf is None:
         raise ValueError(
-            describe(owner, "needs an action space", mend="Give spec, or action_space by name.")
+            describe(owner, "needs an action space", hint="Give spec, or action_space by name.")
         )
     return ActionSpace.of(leaf), spec

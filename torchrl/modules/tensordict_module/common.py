@@ -40,7 +40,7 @@ def _check_named(spec: Composite, out_keys: Sequence[NestedKey], owner: object) 
                     key=key,
                     expected="one of the out_keys",
                     found=list(out_keys),
-                    mend=nearest(key, out_keys),
+                    hint=nearest(key, out_keys),
                 )
             )
 
@@ -76,7 +76,7 @@ class HasSpec:
         """
         self._spec = as_composite(spec, self.out_keys, self)
         if safe and self._spec is None:
-            raise SpecError(describe(self, "is safe only with a spec", mend="Give it a spec."))
+            raise SpecError(describe(self, "is safe only with a spec", hint="Give it a spec."))
         self._projected = leaf_specs(self._spec) if safe else ()
 
     def project(self, td: Record) -> None:
@@ -91,7 +91,7 @@ class HasSpec:
             SpecError: if there is no spec.
         """
         if self._spec is None:
-            raise SpecError(describe(self, "draws from its spec", mend="Give it a spec."))
+            raise SpecError(describe(self, "draws from its spec", hint="Give it a spec."))
         for key, leaf in leaf_specs(self._spec):
             batch = tensordict.batch_size
             lead = () if leaf.shape[: len(batch)] == batch else batch

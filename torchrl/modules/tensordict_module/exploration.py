@@ -70,7 +70,7 @@ class ExplorationModule(RecordModule):
                     self,
                     "explores within a spec that it does not have",
                     key=self.action_key,
-                    mend="Give it the action spec, or set its attribute 'spec'.",
+                    hint="Give it the action spec, or set its attribute 'spec'.",
                 )
             )
         return self._leaf
@@ -206,7 +206,7 @@ def _leading(owner: object, action: Tensor, spec: TensorSpec) -> torch.Size:
                 key=getattr(owner, "action_key", None),
                 expected=[*"*", *spec.shape],
                 found=list(action.shape),
-                mend="Mend the output of the policy, or the spec.",
+                hint="Fix the output of the policy, or the spec.",
             )
         )
     return action.shape[:cut]
@@ -399,7 +399,7 @@ class OrnsteinUhlenbeckProcessModule(Annealed, ExplorationModule):
                 self,
                 "is absent, so the noise goes on across episodes",
                 key=self.is_init_key,
-                mend="Add InitTracker() to the environment.",
+                hint="Add InitTracker() to the environment.",
             ),
             stacklevel=2,
         )

@@ -132,7 +132,7 @@ class MultiStepActorWrapper(TensorDictModuleBase):
                         key=key,
                         expected=[*td.batch_size, self.n_steps, "*"],
                         found=list(chunk.shape),
-                        mend="Compare n_steps and the output of the actor.",
+                        hint="Compare n_steps and the output of the actor.",
                     )
                 )
         return chunks

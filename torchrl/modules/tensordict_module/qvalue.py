@@ -169,7 +169,7 @@ class DistributionalQValueModule(QValueModule):
                     key=self.action_value_key,
                     expected=[*values.shape[:-2], self.support.shape[-1], values.shape[-1]],
                     found=list(values.shape),
-                    mend="Atoms are the last dimension but one, actions the last.",
+                    hint="Atoms are the last dimension but one, actions the last.",
                 )
             )
         return (values.exp() * self.support.to(values.dtype).unsqueeze(-1)).sum(-2)  # [*B, N]
@@ -219,7 +219,7 @@ class QValueHook:
     ) -> None:
         if action_mask_key is not None:
             raise ValueError(
-                describe(self, "sees no mask", mend="Put a QValueModule behind the network.")
+                describe(self, "sees no mask", hint="Put a QValueModule behind the network.")
             )
         self.module = self._make(action_space, action_value_key, out_keys, var_nums)
 

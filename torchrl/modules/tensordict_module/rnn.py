@@ -122,7 +122,7 @@ class RecurrentModule(RecordModule):
             rnn_class: Any = self.plain_class if python_based else self.fused_class
             missing = [k for k in ("input_size", "hidden_size") if sizes[k] is None]
             if missing:
-                raise ValueError(describe(self, f"needs {missing}", mend=f"Or give {name}=..."))
+                raise ValueError(describe(self, f"needs {missing}", hint=f"Or give {name}=..."))
             rnn = rnn_class(**sizes)
         if not rnn.batch_first:
             raise ValueError(
@@ -145,7 +145,7 @@ class RecurrentModule(RecordModule):
                 describe(
                     self,
                     "needs one of in_key and in_keys, and one of out_key and out_keys",
-                    mend=f"in_keys are [input, {', '.join(self.state_names)}, is_init].",
+                    hint=f"in_keys are [input, {', '.join(self.state_names)}, is_init].",
                 )
             )
         count = len(self.state_names)
@@ -241,7 +241,7 @@ class RecurrentModule(RecordModule):
                     self,
                     "runs backwards too, and a step does not know what follows",
                     expected="sequences [*B, T, F]",
-                    mend="Call it under set_recurrent_mode(), or build it with one direction.",
+                    hint="Call it under set_recurrent_mode(), or build it with one direction.",
                 )
             )
         batch = x.shape[:-1]
@@ -278,7 +278,7 @@ class RecurrentModule(RecordModule):
                     key=self.in_keys[0],
                     expected="[*B, T, F] in recurrent mode",
                     found=list(x.shape),
-                    mend="Leave set_recurrent_mode() to step.",
+                    hint="Leave set_recurrent_mode() to step.",
                 )
             )
         batch = x.shape[:-1]

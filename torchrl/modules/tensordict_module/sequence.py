@@ -53,5 +53,5 @@ class SafeSequential(TensorDictSequential):
     @spec.setter
     def spec(self, spec: object) -> None:
         raise SpecError(
-            describe(self, "has the specs of its modules", mend="Set the spec of one of them.")
+            describe(self, "has the specs of its modules", hint="Set the spec of one of them.")
         )

@@ -128,7 +128,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
                 describe(
                     self,
                     "got both value_chunk_size and num_chunks",
-                    mend="Give one of them.",
+                    hint="Give one of them.",
                 )
             )
         self.value_chunk_size, self.num_chunks = value_chunk_size, num_chunks
@@ -287,7 +287,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
                     "needs a time dimension",
                     expected="a batch of size [*B, T]",
                     found=list(td.batch_size),
-                    mend="Estimate on trajectories, before they are cut into single steps.",
+                    hint="Estimate on trajectories, before they are cut into single steps.",
                 )
             )
         if self.time_dim is not None:
@@ -384,7 +384,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
     def _critic(self) -> TensorDictModuleBase:
         if self.value_network is None:
             raise TorchRLError(
-                describe(self, "needs values and has no value_network", mend="Give it one.")
+                describe(self, "needs values and has no value_network", hint="Give it one.")
             )
         return self.value_network
 
@@ -417,7 +417,7 @@ def renamed(component: object, accepted: Any, names: dict[str, NestedKey]) -> An
                     component,
                     f"has no entry called {name!r} to rename",
                     expected=f"one of {known}",
-                    mend=nearest(name, known),
+                    hint=nearest(name, known),
                 )
             )
     return replace(accepted, **{name: unravel_key(key) for name, key in names.items()})

@@ -41,7 +41,7 @@ class ValueEstimators(Enum):
                 "has no such estimator",
                 expected=f"one of {names}",
                 found=repr(value),
-                mend=nearest(value, names),
+                hint=nearest(value, names),
             )
         )
 

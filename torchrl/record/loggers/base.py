@@ -59,7 +59,7 @@ class Logger(ABC):
             TypeError: if it has none.
         """
         raise TypeError(
-            describe(self, "has no place for texts", key=name, mend="Write the hook log_str().")
+            describe(self, "has no place for texts", key=name, hint="Write the hook log_str().")
         )
 
     @abstractmethod
@@ -173,13 +173,13 @@ def number(logger: object, name: str, value: Any) -> float:
     """
     if isinstance(value, Tensor | np.ndarray | np.generic):
         if math.prod(value.shape) != 1:
-            mend = "Log its mean, or its distribution with log_histogram()."
+            hint = "Log its mean, or its distribution with log_histogram()."
             found = f"shape {list(value.shape)}"
-            raise ShapeError(describe(logger, "is no scalar", key=name, found=found, mend=mend))
+            raise ShapeError(describe(logger, "is no scalar", key=name, found=found, hint=hint))
         value = value.item()
     if not isinstance(value, SupportsFloat):
-        mend = "Log a text with log_str()."
-        raise DTypeError(describe(logger, "is no scalar", key=name, found=repr(value), mend=mend))
+        hint = "Log a text with log_str()."
+        raise DTypeError(describe(logger, "is no scalar", key=name, found=repr(value), hint=hint))
     return float(value)
 
 
@@ -216,7 +216,7 @@ def frames(logger: object, name: str, video: Pictures) -> Tensor:
                 key=name,
                 expected="[N, T, C, H, W] with one or three channels",
                 found=list(video.shape),
-                mend="Move the channels before height and width.",
+                hint="Move the channels before height and width.",
             )
         )
     if video.dtype != torch.uint8:
@@ -227,7 +227,7 @@ def frames(logger: object, name: str, video: Pictures) -> Tensor:
                 key=name,
                 expected=torch.uint8,
                 found=video.dtype,
-                mend="Scale it to 0..255 and cast it.",
+                hint="Scale it to 0..255 and cast it.",
             )
         )
     rows = video.unsqueeze(0) if video.ndim == 4 else video  # [N, T, C, H, W]
@@ -254,6 +254,6 @@ def settings(logger: object, cfg: Any) -> dict[str, Any]:
             "cannot read these hyperparameters",
             expected="a mapping or a dataclass",
             found=type(cfg).__name__,
-            mend="Pass vars(cfg), perhaps.",
+            hint="Pass vars(cfg), perhaps.",
         )
     )

@@ -152,7 +152,7 @@ class DefaultOptimizationStepper(OptimizationStepper):
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
         """Compute the losses of a sample and move once."""
         if trainer.optimizer is None:
-            raise ValueError(describe(self, "the trainer has no optimizer", mend="Give it one."))
+            raise ValueError(describe(self, "the trainer has no optimizer", hint="Give it one."))
         hook = OptimizerHook(trainer.optimizer, self.loss_components)
         losses = trainer.compute_losses(sub_batch)
         return hook(losses, trainer.clip_grad_norm, trainer.clip_norm)

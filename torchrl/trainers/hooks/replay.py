@@ -56,8 +56,8 @@ class ReplayBufferTrainer(TrainerHookBase):
         iterate: bool = False,
     ) -> None:
         if max_dims is not None and flatten_tensordicts:
-            mend = "Pad trajectories, or store their steps."
-            raise ValueError(describe(self, "got max_dims and flatten_tensordicts", mend=mend))
+            hint = "Pad trajectories, or store their steps."
+            raise ValueError(describe(self, "got max_dims and flatten_tensordicts", hint=hint))
         if iterate and batch_size is not None:
             replay_buffer.batch_size = batch_size
         self.replay_buffer, self.batch_size, self.memmap = replay_buffer, batch_size, memmap

@@ -67,7 +67,7 @@ class BatchSubSampler(TrainerHookBase):
                     "no trajectory is long enough",
                     expected=f"at least {least} steps",
                     found=f"at most {int(lengths.max())}",
-                    mend="Collect larger batches, or ask for shorter pieces.",
+                    hint="Collect larger batches, or ask for shorter pieces.",
                 )
             )
         length = min(self.sub_traj_len, int(lengths[long_enough].min()))

@@ -78,8 +78,8 @@ class LogValidationReward(TrainerHookBase):
         log_pbar: bool = False,
     ) -> None:
         if environment is None:
-            mend = "Pass environment, one that the collector does not use."
-            raise TypeError(describe(self, "has nothing to evaluate in", mend=mend))
+            hint = "Pass environment, one that the collector does not use."
+            raise TypeError(describe(self, "has nothing to evaluate in", hint=hint))
         for what, value in (("record_interval", record_interval), ("record_frames", record_frames)):
             if value < 1:
                 raise ValueError(f"LogValidationReward: {what} must be at least 1, found {value}.")

@@ -103,6 +103,6 @@ def require_items(storage: Storage, sampler: Sampler) -> int:
     items = len(storage)
     if not items:
         raise RuntimeError(
-            describe(sampler, "the replay buffer is empty", mend="Call extend() or add() first.")
+            describe(sampler, "the replay buffer is empty", hint="Call extend() or add() first.")
         )
     return items

@@ -173,7 +173,7 @@ class PrioritizedSampler(Sampler):
                     "max_capacity is smaller than the storage",
                     expected=f"at least {int(index.max()) + 1}",
                     found=self.max_capacity,
-                    mend="Build it with the storage's number of items.",
+                    hint="Build it with the storage's number of items.",
                 )
             ) from None
         self._sum_tree.set(index, mass)
@@ -207,7 +207,7 @@ class PrioritizedSampler(Sampler):
                         self,
                         "priorities must be finite and not negative",
                         found=values[~valid][:3].tolist(),
-                        mend="Pass the absolute error.",
+                        hint="Pass the absolute error.",
                     )
                 )
             stored = (known >= 0) & (slots >= 0)

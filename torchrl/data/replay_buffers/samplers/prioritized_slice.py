@@ -106,7 +106,7 @@ class PrioritizedSliceSampler(PrioritizedSampler):
                 describe(
                     self,
                     f"no stored episode has {least} steps",
-                    mend="Wait for longer ones, or allow shorter slices by strict_length=False.",
+                    hint="Wait for longer ones, or allow shorter slices by strict_length=False.",
                 )
             )
         cumulated = self._sum_tree.take(every).cumsum()

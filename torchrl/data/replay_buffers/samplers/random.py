@@ -148,7 +148,7 @@ class ConsumingSampler(Sampler):
         available = self._left.nonzero().squeeze(-1)
         if not len(available):
             raise RuntimeError(
-                describe(self, "every item was consumed", mend="Store new ones with extend().")
+                describe(self, "every item was consumed", hint="Store new ones with extend().")
             )
         order = torch.randperm(len(available), generator=self.generator)
         positions = available[order[:batch_size]]

@@ -159,7 +159,7 @@ class SliceSampler(Sampler):
                 describe(
                     self,
                     f"no stored episode has {length} steps",
-                    mend="Wait for longer ones, or allow shorter slices by strict_length=False.",
+                    hint="Wait for longer ones, or allow shorter slices by strict_length=False.",
                 )
             )
         which, when = self._uniform(2 * count).reshape(2, count)

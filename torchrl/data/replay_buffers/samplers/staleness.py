@@ -82,7 +82,7 @@ class StalenessAwareSampler(Sampler):
                     "no stored item is fresh enough",
                     expected=f"a staleness of at most {self.max_staleness}",
                     found=f"at least {int(staleness.min())}",
-                    mend="Collect with the newest policy, or raise max_staleness.",
+                    hint="Collect with the newest policy, or raise max_staleness.",
                 )
             )
         odds = weights.cumsum(0)

@@ -165,7 +165,7 @@ class Storage(ABC):
             counts[FILLED] = slot + 1
         counts[PENDING] = 0
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Make good what a process left that died while it wrote.
 
         Of rows that it wrote over, some may be half old and half new: copies of the newest whole
@@ -182,7 +182,7 @@ class Storage(ABC):
                 describe(
                     self,
                     "a process died while it replaced rows, and may have left one half written",
-                    mend="Load a save into a new buffer.",
+                    hint="Load a save into a new buffer.",
                 )
             )
         if self.written > begun:  # they are whole, it only had no time to say so
@@ -224,7 +224,7 @@ class Storage(ABC):
                     "as many slots as rows are needed",
                     expected=[count],
                     found=list(place.shape),
-                    mend="Nothing was written.",
+                    hint="Nothing was written.",
                 )
             )
         slots = place.unique().tolist()
@@ -240,7 +240,7 @@ class Storage(ABC):
                     "a slot would stay empty below a written one",
                     expected=f"slots up to {self.rows}",
                     found=new[:3],
-                    mend="Nothing was written. Fill the slots in order.",
+                    hint="Nothing was written. Fill the slots in order.",
                 )
             )
         return place if place.ndim else int(place)
@@ -380,7 +380,7 @@ class Storage(ABC):
             describe(
                 self,
                 "cannot be shared between processes",
-                mend="LazyTensorStorage and LazyMemmapStorage can.",
+                hint="LazyTensorStorage and LazyMemmapStorage can.",
             )
         )
 
@@ -421,7 +421,7 @@ class Storage(ABC):
                     "the saved rows are a full ring of another size",
                     expected=f"{self.capacity} rows",
                     found=rows,
-                    mend="Load them into a buffer of that size, then hand its read_all_in_order() "
+                    hint="Load them into a buffer of that size, then hand its read_all_in_order() "
                     "to write_all() of this one.",
                 )
             )

@@ -78,7 +78,7 @@ class CompactStorage(Storage):
                     self,
                     "keeps tensordicts only",
                     found=type(data).__name__,
-                    mend="Nothing was written.",
+                    hint="Nothing was written.",
                 )
             )
         ndim = self.ndim if many else self.ndim - 1
@@ -108,7 +108,7 @@ class CompactStorage(Storage):
                     "finds no entry at both places with one shape and dtype",
                     expected="of ('next', key), and key" if wanted is None else wanted,
                     found=[leaf.name for leaf in schema.leaves],
-                    mend="Nothing was written. LazyTensorStorage keeps any row.",
+                    hint="Nothing was written. LazyTensorStorage keeps any row.",
                 )
             )
         self._settle(row_shape)
@@ -303,7 +303,7 @@ class CompactStorage(Storage):
                     "the saved rows come from another size",
                     expected=f"{len(self._place_of)} items",
                     found=len(places),
-                    mend="Load them into a buffer built like the saved one.",
+                    hint="Load them into a buffer built like the saved one.",
                 )
             )
         self._place_of, self._free = places.clone(), state_dict["free"].clone()

@@ -163,7 +163,7 @@ class LazyStackStorage(ListStorage):
                     self,
                     "only tensordicts can be stacked lazily",
                     found=type(odd[0]).__name__,
-                    mend="Nothing was written. ListStorage keeps any object.",
+                    hint="Nothing was written. ListStorage keeps any object.",
                 )
             )
         return rows, count
@@ -198,7 +198,7 @@ def unstack_rows(data: Any, owner: object) -> list[Any]:
                 "extend() takes several rows",
                 expected="a sequence, a tensordict or tensors",
                 found=type(data).__name__,
-                mend="Nothing was written. add() takes one row.",
+                hint="Nothing was written. add() takes one row.",
             )
         )
     return list(data)

@@ -144,7 +144,7 @@ class Schema:
                     key=_name(path),
                     expected=f"a {node.kind.__name__} of {_names(node.children)}",
                     found=type(rows).__name__,
-                    mend=_MEND,
+                    hint=_MEND,
                 )
             )
         values = dict(children)
@@ -158,7 +158,7 @@ class Schema:
                     key=_name((*path, absent[0])),
                     expected=_names(node.children),
                     found=_names(values),
-                    mend=f"{hint} {_MEND}".strip(),
+                    hint=f"{hint} {_MEND}".strip(),
                 )
             )
         surplus = [name for name in values if name not in node.children]
@@ -170,7 +170,7 @@ class Schema:
                     key=_name((*path, surplus[0])),
                     expected=_names(node.children),
                     found=_names(values),
-                    mend=f"{_UNCHANGED} Exclude it, or write to a new buffer.",
+                    hint=f"{_UNCHANGED} Exclude it, or write to a new buffer.",
                 )
             )
         for name, child in node.children.items():
@@ -185,7 +185,7 @@ class Schema:
                     key=_name(leaf.key),
                     expected=leaf.dtype,
                     found=value.dtype if isinstance(value, Tensor) else type(value).__name__,
-                    mend=f"{_UNCHANGED} Cast it before it is stored.",
+                    hint=f"{_UNCHANGED} Cast it before it is stored.",
                 )
             )
         if value.shape != lead + leaf.shape:
@@ -196,7 +196,7 @@ class Schema:
                     key=_name(leaf.key),
                     expected=list(lead + leaf.shape),
                     found=list(value.shape),
-                    mend=_MEND,
+                    hint=_MEND,
                 )
             )
 
@@ -264,7 +264,7 @@ def _not_a_tensor(owner: object, path: tuple[Any, ...], value: Any) -> DTypeErro
             key=_name(path),
             expected="a tensor",
             found=type(value).__name__,
-            mend="ListStorage and LazyStackStorage keep any object.",
+            hint="ListStorage and LazyStackStorage keep any object.",
         )
     )
 
@@ -295,7 +295,7 @@ def lead_shape(rows: Any, ndim: int, owner: object) -> torch.Size:
                 "the rows have too few dimensions",
                 expected=f"at least {ndim} leading dimensions",
                 found=list(value.shape),
-                mend=f"{_UNCHANGED} add() takes one row, extend() takes rows along dimension 0.",
+                hint=f"{_UNCHANGED} add() takes one row, extend() takes rows along dimension 0.",
             )
         )
     return value.shape[:ndim]
@@ -446,5 +446,5 @@ def _misfit(owner: object, what: str, key: Any, expected: Any, found: Any) -> st
         key=key,
         expected=expected,
         found=found,
-        mend=_UNCHANGED,
+        hint=_UNCHANGED,
     )

@@ -121,7 +121,7 @@ class TensorStorage(Storage):
                     "the rows have the wrong shape",
                     expected=list(self.row_shape),
                     found=list(row_shape),
-                    mend="Nothing was written.",
+                    hint="Nothing was written.",
                 )
             )
         return self._schema.read(data, lead), lead[0] if many else 1
@@ -230,7 +230,7 @@ class TensorStorage(Storage):
                     "is not stored",
                     key=key,
                     expected=names,
-                    mend=nearest(key, names),
+                    hint=nearest(key, names),
                 )
             )
         return number
@@ -278,7 +278,7 @@ class TensorStorage(Storage):
                     "the saved rows do not fit",
                     expected=f"at most {self.capacity} rows of {_entries(self._schema)}",
                     found=f"{filled} rows of {_entries(schema)}",
-                    mend="Load them into a buffer built like the saved one.",
+                    hint="Load them into a buffer built like the saved one.",
                 )
             )
 
@@ -365,7 +365,7 @@ class LazyTensorStorage(TensorStorage):
                     "the storage that is there has another size",
                     expected=f"max_size, ndim = {mine}",
                     found=theirs,
-                    mend="Open it with its own size, or choose another scratch_dir.",
+                    hint="Open it with its own size, or choose another scratch_dir.",
                 )
             )
         self._settle(torch.Size(note["row_shape"]))

@@ -40,7 +40,7 @@ class Writer(ABC):
         """
         if self._storage is None:
             raise RuntimeError(
-                describe(self, "has no storage", mend="Hand it to a ReplayBuffer, with a storage.")
+                describe(self, "has no storage", hint="Hand it to a ReplayBuffer, with a storage.")
             )
         return self._storage
 
@@ -88,6 +88,6 @@ def require_tensordict(data: Any, writer: Writer) -> None:
             writer,
             "writes tensordicts only",
             found=type(data).__name__,
-            mend="Nothing was written. ReplayBuffer with RoundRobinWriter keeps any object.",
+            hint="Nothing was written. ReplayBuffer with RoundRobinWriter keeps any object.",
         )
     )

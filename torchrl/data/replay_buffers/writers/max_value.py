@@ -103,7 +103,7 @@ class TensorDictMaxValueWriter(Writer):
         ranks = ranks if isinstance(ranks, Tensor) else ranks.values
         if ranks.isnan().any():
             raise ValueError(
-                describe(self, "is not a number", key=self.rank_key, mend="Nothing was written.")
+                describe(self, "is not a number", key=self.rank_key, hint="Nothing was written.")
             )
         return ranks.tolist()
 
@@ -148,5 +148,5 @@ class ImmutableDatasetWriter(Writer):
 
     def _refusal(self) -> RuntimeError:
         return RuntimeError(
-            describe(self, "this buffer is read-only", mend="Copy what you need to another one.")
+            describe(self, "this buffer is read-only", hint="Copy what you need to another one.")
         )

@@ -65,7 +65,7 @@ def space_from_spec(spec: TensorSpec) -> Any:
                     "gymnasium has no space of any objects",
                     expected="NonTensor with a text as example_data",
                     found=spec.example_data,
-                    mend="Leave the entry out of the observations with info_keys.",
+                    hint="Leave the entry out of the observations with info_keys.",
                 )
             )
         return spaces.Text(_MAX_TEXT, min_length=0, charset=string.printable)
@@ -228,7 +228,7 @@ def _check(env: Any) -> None:
                     f"cannot be an environment of gymnasium: its {what} do not fit",
                     expected=expected,
                     found=found,
-                    mend="Bring it into that form with a transform.",
+                    hint="Bring it into that form with a transform.",
                 )
             )
 

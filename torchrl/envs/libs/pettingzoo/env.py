@@ -202,7 +202,7 @@ class PettingZooWrapper(EnvWrapper):
                     self,
                     "has agents that left while the others go on, and nothing to tell them apart",
                     found=sorted(self._over),
-                    mend="Pass use_mask=True, or done_on_any=True to end the episode there.",
+                    hint="Pass use_mask=True, or done_on_any=True to end the episode there.",
                 )
             )
 
