@@ -378,6 +378,14 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         """Whether any action of the spec may be a random action; not so for a class's own draw."""
         return type(self).rand_action is EnvBase.rand_action
 
+    @property
+    def action_masks(self) -> dict[NestedKey, NestedKey]:
+        """The entry of the root that says which choices of an action are legal, by action.
+
+        Environments that hold others draw random actions by it.
+        """
+        return {}
+
     def rand_step(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Step with a random action."""
         return self.step(self.rand_action(tensordict))

@@ -29,6 +29,8 @@ class EnvMeta:
         reads_action_only: Whether a step reads nothing of the record but the action, and a reset
             nothing at all.
         allow_done_after_reset: Whether its episodes may be over when they begin.
+        action_masks: The entry that says which choices of an action are legal, by action.
+        draws_from_spec: Whether any action of the spec may be a random action.
     """
 
     specs: dict[str, Composite]
@@ -36,6 +38,8 @@ class EnvMeta:
     device: torch.device | None
     reads_action_only: bool
     allow_done_after_reset: bool
+    action_masks: dict[NestedKey, NestedKey]
+    draws_from_spec: bool
 
     def names(self, *groups: str) -> list[NestedKey]:
         """Return the entries of some groups of specs, each once."""
@@ -87,6 +91,8 @@ def meta_of(env: EnvBase) -> EnvMeta:
         env.device,
         reads_action_only=vouches(env, "reads_action_only"),
         allow_done_after_reset=env._allow_done_after_reset,
+        action_masks=env.action_masks,
+        draws_from_spec=env.draws_from_spec,
     )
 
 

@@ -4,13 +4,17 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from torchrl.collectors import Collector
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs import (
     ActionMask,
+    AsyncEnvPool,
     Compose,
     EnvBase,
     FrameSkipTransform,
+    ParallelEnv,
     RenameTransform,
+    SerialEnv,
     StepCounter,
     TicTacToeEnv,
     TransformedEnv,
@@ -105,3 +109,83 @@ def test_choices_are_found_wherever_they_stand():
     agents = torch.stack([Composite(a=Categorical(2)), Composite(a=Categorical(3))])
     spec = Composite(agents=agents, other=Composite(b=Categorical(4), c=Unbounded((1,))))
     assert [leaf.n for leaf in choices(spec)] == [2, 3, 4]
+
+
+class Shown(MaskedEnv):
+    """Shows in its record which choice is legal, and leaves its spec alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_spec = Composite(
+            count=Unbounded((1,), dtype=torch.int64),
+            allowed=Categorical(2, (CHOICES,), dtype=torch.bool),
+        )
+
+    def _at(self, count):
+        return TensorDict(count=count, allowed=torch.arange(CHOICES) == count % CHOICES)
+
+
+def masked():
+    return TransformedEnv(Shown(), ActionMask(mask_key="allowed"))
+
+
+def counted_mask():
+    return TransformedEnv(masked(), StepCounter())
+
+
+BATCHES = {
+    "serial": lambda make: SerialEnv(2, make),
+    "parallel": lambda make: ParallelEnv(2, make, mp_start_method="fork"),
+    "records": lambda make: ParallelEnv(2, make, mp_start_method="fork", use_buffers=False),
+    "serial of serial": lambda make: SerialEnv(2, lambda: SerialEnv(2, make)),
+    "counted": lambda make: TransformedEnv(SerialEnv(2, make), StepCounter(step_count_key="n")),
+    "pool": lambda make: AsyncEnvPool([make, make]),
+}
+
+
+@pytest.mark.parametrize("make", [masked, counted_mask, OwnDraw])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_random_actions_of_a_batch_are_legal_in_each_environment(batch, make):
+    env = BATCHES[batch](make)
+    try:
+        td = env.rollout(9)  # an illegal action raises in the environment
+        expected = torch.arange(9) % CHOICES
+        assert (td["action"] == expected).all()
+        collector = Collector(env, None, frames_per_batch=20, total_frames=20)
+        (td,) = list(collector)
+        assert (td["action"] == td["count"].squeeze(-1) % CHOICES).all()
+    finally:
+        env.close(raise_if_closed=False)
+
+
+def test_random_actions_of_unlike_environments_are_legal_in_each():
+    env = SerialEnv(2, [masked, counted_mask], share_individual_td=True)
+    assert (env.rollout(5)["action"] == torch.arange(5) % CHOICES).all()
+
+
+def test_games_in_a_batch_are_played_by_the_rules():
+    torch.manual_seed(0)
+    env = SerialEnv(3, lambda: TransformedEnv(TicTacToeEnv(), StepCounter()))
+    moves = env.rollout(60, break_when_any_done=False)
+    assert moves["mask"].gather(-1, moves["action"].unsqueeze(-1)).all()
+    moves = env.rollout(12, break_when_any_done=False, break_when_all_done=True)
+    assert moves["next", "done"][:, -1].all()
+
+
+def test_a_pool_draws_legal_actions_for_the_environments_that_answered():
+    pool = AsyncEnvPool([masked] * 3)
+    try:
+        pool.async_reset_send()
+        root = pool.async_reset_recv(min_get=3)
+        assert pool.rand_action(root[1:])["action"].tolist() == [0, 0]
+        pool.async_step_send(pool.rand_action(root[:1]))
+        step = pool.async_step_recv(min_get=1)
+        assert pool.rand_action(pool.step_mdp(step))["action"].tolist() == [1]
+    finally:
+        pool.close()
+
+
+def test_a_mask_that_is_missing_is_named():
+    env = SerialEnv(2, masked)
+    with pytest.raises(KeyError, match=r"rand_action: entry 'allowed' is needed to draw"):
+        env.rand_action(env.reset().exclude("allowed"))

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from tensordict import NestedKey, TensorDictBase
 
-from torchrl._core.errors import ResetError, SpecError, describe
+from torchrl._core.errors import MissingKeyError, ResetError, SpecError, describe
+from torchrl._core.keys import leaf_keys
 from torchrl.data import Composite
-from torchrl.data.tensor_specs.stacked import stack_specs
+from torchrl.data.tensor_specs.masks import Masked
+from torchrl.data.tensor_specs.stacked import StackedComposite, stack_specs
 from torchrl.envs.batched_envs.access import EnvAccess
 from torchrl.envs.batched_envs.crew import Crew
 from torchrl.envs.batched_envs.exchange import (
@@ -27,7 +29,8 @@ from torchrl.envs.common import EnvBase
 from torchrl.envs.env_creator import EnvCreator
 from torchrl.envs.env_tools import fake_step
 from torchrl.envs.metadata import EnvMeta, meta_of
-from torchrl.envs.spec_access import GROUPS
+from torchrl.envs.spec_access import GROUPS, leaf_names
+from torchrl.envs.step_plan import expand_flag
 
 Factory = Callable[..., EnvBase] | EnvBase
 
@@ -341,6 +344,47 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
         self.__dict__.pop("_specs", None)
         self.empty_cache()
 
+    # --- random actions --------------------------------------------------------------------------
+
+    @property
+    def action_masks(self) -> dict[NestedKey, NestedKey]:
+        """The entry of the root that says which choices of an action are legal, by action."""
+        self._learn()
+        assert self._metas is not None
+        return {key: mask for meta in self._metas for key, mask in meta.action_masks.items()}
+
+    @property
+    def draws_from_spec(self) -> bool:
+        """Whether any action of the spec may be a random action; not so if masks forbid some."""
+        self._learn()
+        assert self._metas is not None
+        return all(meta.draws_from_spec and not meta.action_masks for meta in self._metas)
+
+    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """Write a random action that is legal in ``tensordict``, or any into a new one.
+
+        An environment that draws random actions in a way of its own is asked for one.
+        """
+        if tensordict is None or self.draws_from_spec:
+            return super().rand_action(tensordict)
+        if self._masks_are_enough():
+            action = draw_legal(self.full_action_spec, tensordict, self.action_masks)
+            return tensordict.update(action)
+        if self._exchange is None:
+            raise ResetError(
+                describe(self, "cannot draw an action: it is not started", hint="Call reset().")
+            )
+        return tensordict.update(self._exchange.random_actions(tensordict))
+
+    def _masks_are_enough(self) -> bool:
+        """Return whether specs and masks say all of what a legal action is."""
+        assert self._metas is not None
+        return all(
+            all(isinstance(meta.specs["action"][action], Masked) for action in meta.action_masks)
+            and (meta.draws_from_spec or meta.action_masks)
+            for meta in self._metas
+        )
+
     # --- stepping --------------------------------------------------------------------------------
 
     def reset(self, tensordict: Any = None, **kwargs: Any) -> TensorDictBase:
@@ -425,6 +469,43 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
             f"{type(self).__name__}(num_envs={self.num_envs}, num_workers={self.num_workers}, "
             f"batch_size={size}, device={self._device})"
         )
+
+
+def draw_legal(spec: Any, record: Any, masks: dict[NestedKey, NestedKey]) -> TensorDictBase:
+    """Return random actions ``[*B]`` that the masks of a root allow.
+
+    Args:
+        spec: Of all actions, ``[*B]``.
+        record: The root, ``[*B]``. Where an episode has ended any action is legal.
+        masks: The entry that says which choices of an action are legal, by action.
+
+    Raises:
+        MissingKeyError: if a mask is not in the root.
+        SpecError: if nothing is legal.
+    """
+    if isinstance(spec, StackedComposite):
+        rows = record.unbind(spec.dim)
+        return stack_rows([draw_legal(s, r, masks) for s, r in zip(spec.specs, rows, strict=True)])
+    known = leaf_names(spec)
+    for action, mask in masks.items():
+        if action not in known:
+            continue  # of another environment of the batch
+        allowed = record.get(mask, None)
+        if allowed is None:
+            raise MissingKeyError(
+                describe(
+                    "rand_action",
+                    "is needed to draw a legal action but absent",
+                    key=mask,
+                    found=leaf_keys(record),
+                    hint="Keep the mask in the record, or pass a policy.",
+                )
+            )
+        done = record.get("done", None)
+        spec[action].update_mask(
+            allowed if done is None else allowed | expand_flag(done, allowed.shape)
+        )
+    return spec.rand()
 
 
 def _check_number(name: str, num_workers: int) -> None:

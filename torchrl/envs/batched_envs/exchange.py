@@ -180,6 +180,12 @@ class Exchange(ABC):
     def _sealed(self, request: Request | None) -> Request | None:
         return None if request is None else (self._packed(request[0]), request[1])
 
+    def random_actions(self, record: Any) -> Any:
+        """Return the actions that each environment draws for its row of a root."""
+        rows = [self._packed(row) for row in self._rows(record)]
+        actions = stack_rows(self.crew.scatter("random_actions", rows))
+        return actions if self.device is None else actions.to(self.device)
+
     # --- single environments ---------------------------------------------------------------------
 
     def _request(self, env: int, row: Any, kwargs: dict[str, Any]) -> Request:

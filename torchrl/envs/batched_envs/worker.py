@@ -251,6 +251,13 @@ class Team:
             for seat, request in zip(self._take_turns(), requests, strict=True)
         ]
 
+    def random_actions(self, records: Sequence[TensorDictBase]) -> list[TensorDictBase]:
+        """Return the action that each environment draws for its record."""
+        return [
+            seat.env.rand_action(record.copy()).select(*seat.env.action_keys)
+            for seat, record in zip(self._take_turns(), records, strict=True)
+        ]
+
     def _take_turn(self, number: int) -> Seat:
         """Return one environment, which is on from now."""
         self.turn = number

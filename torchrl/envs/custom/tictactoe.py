@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
@@ -118,6 +118,11 @@ class TicTacToeEnv(EnvBase):
         """Return a free field ``[*B, 1]`` of each board; any field of a full one."""
         noise = torch.rand(board.shape, generator=self._generator, device=board.device)
         return (noise + (board == EMPTY)).argmax(-1, keepdim=True)
+
+    @property
+    def action_masks(self) -> dict[NestedKey, NestedKey]:
+        """The entry that says which fields are free."""
+        return {"action": "mask"}
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Write a random move to a free field into ``tensordict``; any move without a record."""

@@ -126,6 +126,11 @@ class JumanjiWrapper(JaxEnv):
         self._mask_actions(entries.get("action_mask"))
         return entries
 
+    @property
+    def action_masks(self) -> dict[NestedKey, NestedKey]:
+        """The entry that says which actions are legal, if the environment has one."""
+        return {"action": "action_mask"} if "action_mask" in self.observation_keys else {}
+
     def _mask_actions(self, mask: Tensor | None) -> None:
         spec = self.full_action_spec["action"]
         choices = int(sum(spec.nvec)) if hasattr(spec, "nvec") else int(getattr(spec, "n", 0))

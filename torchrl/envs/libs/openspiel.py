@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensordict import NonTensorData, TensorDict, TensorDictBase
+from tensordict import NestedKey, NonTensorData, TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import SpecError, describe
@@ -145,6 +145,11 @@ class OpenSpielWrapper(EnvWrapper):
 
     def _set_seed(self, seed: int | None) -> None:
         self._chance.seed(None if seed is None else seed % 2**32)
+
+    @property
+    def action_masks(self) -> dict[NestedKey, NestedKey]:
+        """The entry that says which moves of a group are legal."""
+        return {(group.name, "action"): (group.name, "action_mask") for group in self._groups}
 
     def _begin(self) -> Any:
         """Return the first position, after what chance decides before the first move."""

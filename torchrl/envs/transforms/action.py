@@ -148,7 +148,7 @@ class ActionDiscretizer(Transform):
 class ActionMask(Transform):
     """Lets random actions be legal: what the environment allows becomes the mask of its spec.
 
-    Append it outermost, to the batched environment rather than to each one inside.
+    It may stand inside of the environments of a batch, or around the batch.
 
     Args:
         action_key: The action, one-hot or categorical.
@@ -182,6 +182,11 @@ class ActionMask(Transform):
             raise self._missing(self.in_keys[0], tensordict)
         self._spec.update_mask(mask)
         return tensordict
+
+    @property
+    def action_masks(self) -> dict[NestedKey, NestedKey]:
+        """The entry of the root that says which choices of the action are legal."""
+        return {self.action_key: self.in_keys[0]}
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Take hold of the spec of the action."""

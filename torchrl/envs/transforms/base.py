@@ -84,6 +84,11 @@ class Transform(nn.Module):
                 )
         self.__dict__["_container"] = None
 
+    @property
+    def action_masks(self) -> dict[NestedKey, NestedKey]:
+        """The entry of the root that says which choices of an action are legal, by action."""
+        return {}
+
     # --- data ------------------------------------------------------------------------------------
 
     def _apply_transform(self, value: Tensor) -> Tensor:

@@ -138,6 +138,15 @@ class TransformedEnv(EnvBase):
         self._get_specs()
         return not self._same_actions or self._inner[0].draws_from_spec
 
+    @property
+    def action_masks(self) -> dict[NestedKey, NestedKey]:
+        """The entry of the root that says which choices of an action are legal, by action."""
+        self._get_specs()
+        masks = dict(self._inner[0].action_masks) if self._same_actions else {}
+        for part in leaves(self.transform):
+            masks.update(part.action_masks)
+        return {action: mask for action, mask in masks.items() if mask in self.observation_keys}
+
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Write a random action, drawn by the environment inside if it has a way of its own."""
         if self.draws_from_spec:

@@ -206,6 +206,12 @@ class PettingZooWrapper(EnvWrapper):
                 )
             )
 
+    @property
+    def action_masks(self) -> dict[NestedKey, NestedKey]:
+        """The entry that says which actions of a group are legal, where the game has one."""
+        pairs = (((group.name, "action"), (group.name, ACTION_MASK)) for group in self._groups)
+        return {action: mask for action, mask in pairs if mask in self.observation_keys}
+
     def _record(self, outcome: Outcome) -> TensorDictBase:
         record = TensorDict({}, self.batch_size)
         movers = set(self._moves_of_agents.movers)
