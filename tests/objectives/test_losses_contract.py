@@ -75,8 +75,17 @@ def discriminator():
     return TensorDictModule(Concat(5), ["observation", "action"], ["d_logits"])
 
 
-def q_of_two():
-    return TensorDictModule(Concat(5), ["observation", "a", "b"], ["state_action_value"])
+def q_of_two(out=1):
+    return TensorDictModule(Concat(5, out), ["observation", "a", "b"], ["state_action_value"])
+
+
+def rated_heads():
+    """A batch of two heads as it was collected: with their parameters and log-probabilities."""
+    td = advantage_batch()
+    td["a"], td["b"] = td.pop("action").chunk(2, -1)
+    torch.manual_seed(4)
+    params = composite_actor()[0](td.select("observation"))["params"]
+    return td.set("params", params.detach())
 
 
 def features():
@@ -209,6 +218,18 @@ LOSSES = {
         lambda: A2CLoss(discrete_actor(), critic()),
         lambda: advantage_batch(3, discrete=True),
     ),
+    "a2c, two heads": (lambda: A2CLoss(composite_actor(), critic()), rated_heads),
+    "ppo, two heads": (lambda: PPOLoss(composite_actor(), critic()), rated_heads),
+    "clip ppo, two heads": (lambda: ClipPPOLoss(composite_actor(), critic()), rated_heads),
+    "kl ppo, two heads": (lambda: KLPENPPOLoss(composite_actor(), critic()), rated_heads),
+    "reinforce, two heads": (lambda: ReinforceLoss(composite_actor(), critic()), rated_heads),
+    "bc, two heads": (lambda: BCLoss(composite_actor()), two_actions),
+    "redq, two heads": (
+        lambda: REDQLoss(composite_actor(), q_of_two(), num_qvalue_nets=2),
+        two_actions,
+    ),
+    "crossq, two heads": (lambda: CrossQLoss(composite_actor(), q_of_two()), two_actions),
+    "tqc, two heads": (lambda: TQCLoss(composite_actor(), q_of_two(5)), two_actions),
     "a2c, no critic": (lambda: A2CLoss(gaussian_actor()), advantage_batch),
     "ppo": (lambda: PPOLoss(gaussian_actor(), critic()), advantage_batch),
     "ppo, tanh": (lambda: PPOLoss(gaussian_actor(2, tanh_normal), critic()), advantage_batch),

@@ -29,7 +29,12 @@ def write(name: NestedKey) -> Any:
 def inputs(accepted: Any) -> list[NestedKey]:
     """Return the entries that an instance of ``_AcceptedKeys`` declares as read."""
     at = [(getattr(accepted, f.name), f.metadata.get("at")) for f in fields(accepted)]
-    return [next_key(key) if place == "next" else key for key, place in at if place]
+    return [
+        next_key(key) if place == "next" else key
+        for keys, place in at
+        if place
+        for key in (keys if isinstance(keys, list) else [keys])
+    ]
 
 
 def next_key(key: NestedKey) -> NestedKey:

@@ -20,7 +20,7 @@ from torchrl.objectives.calls import take
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.distributions import check_actor, entropy, heads, log_prob
 from torchrl.objectives.masks import cleared, expand_right
-from torchrl.objectives.networks import frozen
+from torchrl.objectives.networks import frozen, input_keys
 from torchrl.objectives.value.estimators import ValueEstimators
 
 OLD_KEYWORDS = {
@@ -80,6 +80,7 @@ class ActorCriticLoss(LossModule):
         "critic_network": "root",
     }
     default_value_estimator = ValueEstimators.GAE
+    keys_of_heads = ("action", "sample_log_prob")
     _call_keys: Any = (None, None)  # for which in_keys they were found
 
     @old_keywords(functional=None)  # networks are called as they are
@@ -153,7 +154,12 @@ class ActorCriticLoss(LossModule):
         if self._call_keys[0] is not read_keys:
             keys = [*read_keys, *(other for key in read_keys for other in self._stand_ins(key))]
             if self.has_critic:
-                after = [*self.critic_network.in_keys, names.reward, names.done, names.terminated]
+                after = [
+                    *input_keys(self.critic_network),
+                    names.reward,
+                    names.done,
+                    names.terminated,
+                ]
                 keys += map(next_key, after)
             self.__dict__["_call_keys"] = read_keys, list(dict.fromkeys(keys))
         return self._call_keys[1]

@@ -47,6 +47,7 @@ class BCLoss(LossModule):
         pad_mask: NestedKey = write("pad_mask")
 
     network_inputs: Mapping[str, str] = {"actor_network": "root"}
+    keys_of_heads = ("action",)
 
     def __init__(
         self,

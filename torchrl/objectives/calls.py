@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import (
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
@@ -22,6 +22,7 @@ from torch.distributions import Distribution
 from torchrl._core.entries import Entries
 from torchrl._core.plan import Plan, Record, plan
 from torchrl.modules import SafeProbabilisticModule
+from torchrl.objectives.networks import filled_groups, groups_of, input_keys, written_keys
 
 _GET_DIST = (ProbabilisticTensorDictModule.get_dist, SafeProbabilisticModule.get_dist)
 Replaced = Mapping[NestedKey, Tensor]
@@ -34,7 +35,7 @@ def outputs(network: Any, td: TensorDictBase, replaced: Replaced = NOTHING) -> R
     Modules that offer a plan run on a flat record, which is the same at a fraction of the cost.
     """
     run = None if torch.compiler.is_compiling() else plan(network)
-    if run is None:
+    if run is None or filled_groups(network) or _reads_group_of(network, replaced):
         return network(merge(td, network, replaced))
     record = flat(td, network.in_keys, replaced)
     run(record)
@@ -48,11 +49,25 @@ def flat(td: TensorDictBase, keys: list[NestedKey], replaced: Replaced = NOTHING
 
 
 def merge(td: TensorDictBase, network: Any, replaced: Replaced = NOTHING) -> TensorDictBase:
-    """Return the inputs that a network finds in ``td``, some of them replaced."""
+    """Return the inputs that a network finds in ``td``, some of them replaced.
+
+    What it wrote under a group that it then reads as a whole is left out: a batch holds it as it
+    was when the batch was collected.
+    """
     inputs = td.select(*network.in_keys, strict=False)
+    if filled_groups(network):
+        read = set(network.in_keys)
+        inputs = inputs.exclude(*(key for key in written_keys(network) if key not in read)).copy()
+    elif _reads_group_of(network, replaced):
+        inputs = inputs.copy()  # the group is that of the batch
     for key, value in replaced.items():
         inputs.set(key, value)
     return inputs
+
+
+def _reads_group_of(network: Any, replaced: Replaced) -> bool:
+    """Say whether a network reads a group as a whole of which an entry is replaced."""
+    return any(key in network.in_keys for key in groups_of(replaced))
 
 
 def take(network: Any, td: TensorDictBase, key: NestedKey, replaced: Replaced = NOTHING) -> Tensor:
@@ -70,16 +85,20 @@ def value_of(
 
 
 def distribution(actor: Any, td: TensorDictBase) -> Distribution:
-    """Return the distribution of a policy over its actions."""
+    """Return the distribution of a policy over its actions, as the policy is now."""
     steps = None if torch.compiler.is_compiling() else _steps_to_parameters(actor)
-    if steps is not None:
-        last, record = actor.module[-1], flat(td, actor.in_keys)
-        with set_interaction_type(interaction_type() or last.default_interaction_type):
-            for step in steps:
-                step(record)
-        if all(key in record for key in last.in_keys):  # not a group that is read as one
-            return last.get_dist(record)
-    return actor.get_dist(merge(td, actor))
+    if steps is None:
+        return actor.get_dist(merge(td, actor))
+    last, record = actor.module[-1], flat(td, input_keys(actor))
+    with set_interaction_type(interaction_type() or last.default_interaction_type):
+        for step in steps:
+            step(record)
+    if all(key in record for key in last.in_keys):
+        return last.get_dist(record)
+    params = TensorDict({}, td.batch_size)  # of heads that are read as one group
+    for key, value in record.items():
+        params.set(key, value)
+    return last.get_dist(params)
 
 
 def _steps_to_parameters(actor: Any) -> list[Plan] | None:
@@ -91,6 +110,10 @@ def _steps_to_parameters(actor: Any) -> list[Plan] | None:
         return None
     *networks, last = actor.module.children()
     if getattr(type(last), "get_dist", None) not in _GET_DIST:
+        return None
+    groups = filled_groups(actor)
+    read_before = {key for network in networks for key in getattr(network, "in_keys", ())}
+    if groups & read_before:
         return None
     steps = [plan(network) for network in networks]
     return None if None in steps else steps  # type: ignore[return-value]  # none is None

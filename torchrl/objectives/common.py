@@ -13,12 +13,13 @@ from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
-from torchrl._core.keys import inputs, next_key, require
+from torchrl._core.keys import as_keys, inputs, next_key, require
 from torchrl.objectives.masks import AUTO_LOSS_MASK_KEYS, cleared, expand_right
 from torchrl.objectives.networks import (
     check_network,
     copies,
     frozen_copy,
+    groups_of,
     input_keys,
     parameters_of,
 )
@@ -52,6 +53,7 @@ class LossModule(TensorDictModuleBase):
         network_inputs: Which inputs of which networks are read: ``{"actor_network": "root next"}``.
         losses: ``td -> {out_key: tensor}``; losses ``[*B]`` or ``[*B, 1]``, unreduced.
         default_value_estimator: A :class:`ValueEstimators`.
+        keys_of_heads: Which names of ``_AcceptedKeys`` may stand for one entry of each head.
 
     Raises:
         MissingKeyError: if an entry of ``in_keys`` is absent when the loss is called.
@@ -64,6 +66,7 @@ class LossModule(TensorDictModuleBase):
     network_inputs: Mapping[str, str] = {}
     default_value_estimator: ValueEstimators | None = None
     value_estimators: ClassVar[tuple[ValueEstimators, ...]] = tuple(ValueEstimators)
+    keys_of_heads: ClassVar[tuple[str, ...]] = ()
     loss_mask_key: NestedKey | None = None
     out_keys: Any
     tensor_keys: Any
@@ -220,11 +223,14 @@ class LossModule(TensorDictModuleBase):
 
     # ------------------------------------------------------------------ keys
 
-    def set_keys(self, **names: NestedKey) -> None:
+    def set_keys(self, **names: NestedKey | list[NestedKey]) -> None:
         """Rename entries: ``loss.set_keys(action="my_action")``.
 
+        Losses of policies with several heads take a list, of one name for each head, for the
+        entries in ``keys_of_heads``.
+
         Raises:
-            ValueError: if a name is unknown.
+            ValueError: if a name is unknown, or a list is given where one entry is read.
         """
         self.tensor_keys = renamed(self, self.tensor_keys, names)
         self.__dict__.pop("_in_keys", None)
@@ -256,13 +262,14 @@ class LossModule(TensorDictModuleBase):
             if "next" in places:
                 keys.update((next_key(key), None) for key in input_keys(network))
         actor: Any = self._modules.get("actor_network")
-        action = getattr(self.tensor_keys, "action", "action")
-        # the action of the next step is the policy's, not the data's
-        for key in (action, *getattr(actor, "out_keys", ())):
-            keys.pop(next_key(key), None)
+        actions = as_keys(getattr(self.tensor_keys, "action", "action"))
         heads = getattr(actor, "dist_sample_keys", ())
-        if len(heads) > 1 and action in keys:  # a composite policy has an action of each name
-            keys.pop(action)
+        # the action of the next step is the policy's, not the data's
+        drawn = (*actions, *heads)
+        for key in (*drawn, *groups_of(drawn), *getattr(actor, "out_keys", ())):
+            keys.pop(next_key(key), None)
+        if len(heads) > len(actions) and actions[0] in keys:  # a composite policy has several
+            keys.pop(actions[0])
             keys.update(dict.fromkeys(heads))
         return list(keys)
 

@@ -53,6 +53,8 @@ class CQLLoss(SACLoss):
     Source: Kumar et al., 2020, https://arxiv.org/abs/2006.04779, eq. 4 (variant H) and appendix F.
     """
 
+    keys_of_heads = ()  # uniform actions are of one name
+
     def __init__(
         self,
         actor_network: Any,

@@ -65,7 +65,7 @@ class CrossQLoss(MaxEntropyLoss):
         with self._apart(self.qvalue_network):
             pairs = []
             for critic in self.qvalue_network:
-                now = td.select(*critic.in_keys)
+                now = merge(td, critic)
                 both = torch.stack([now, merge(following, critic, next_actions)])  # [2, *B]
                 # one batch dimension: the statistics are over all of it
                 joint = critic(both.reshape(-1)).get(key).reshape(2, *td.batch_size)

@@ -10,11 +10,15 @@ from tensordict.nn import CompositeDistribution
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from torchrl._core.errors import describe
+from torchrl._core.errors import ShapeError, describe
+from torchrl._core.keys import as_keys, require
 from torchrl.modules.distributions.utils import rsample_and_log_prob, sample_and_log_prob
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+OLD_LOG_PROB = "sample_log_prob"
 
 
 def check_actor(component: object, actor: object) -> None:
@@ -43,43 +47,112 @@ def sum_to(x: Tensor, ndim: int) -> Tensor:
     return x if x.ndim <= ndim else x.flatten(ndim).sum(-1)
 
 
-def sum_leaves(tensordict: TensorDictBase, ndim: int) -> Tensor:
-    """Sum every entry of a tensordict, each down to ``ndim`` dimensions."""
-    leaves: Any = tensordict.values(True, True)
+def old_log_prob(
+    component: object,
+    tensordict: TensorDictBase,
+    key: NestedKey | list[NestedKey],
+    actor: Any,
+    ndim: int,
+) -> Tensor:
+    """Return the log-probability ``[*B]`` under the policy that acted, by any of its names.
+
+    Args:
+        component: Who reads it.
+        tensordict: Has it in one entry, in one for each head, or in a group of these.
+        key: Name or names; without them its older name and those of the policy's heads are tried.
+        actor: The policy.
+        ndim: How many dimensions ``*B`` are.
+
+    Raises:
+        MissingKeyError: if it is not there.
+        ShapeError: if it has fewer dimensions.
+    """
+    keys: list[Any] = as_keys(key)
+    if any(tensordict.get(name, None) is None for name in keys):
+        others = [[OLD_LOG_PROB], getattr(actor, "log_prob_keys", [])]
+        there = [
+            names
+            for names in others
+            if names and all(tensordict.get(name, None) is not None for name in names)
+        ]
+        if not there:
+            require(tensordict, keys, component)
+        keys = there[0]
+    total: Any = sum(_sum_all(tensordict.get(name), ndim) for name in keys)
+    if total.ndim < ndim:
+        raise ShapeError(
+            describe(
+                component,
+                "has fewer dimensions than the advantage",
+                key=keys[0] if len(keys) == 1 else keys,
+                expected=f"{ndim} dimensions or more",
+                found=list(total.shape),
+                hint="Log-probabilities of agents must not be summed over the agents.",
+            )
+        )
+    return total.detach()
+
+
+def _sum_all(value: Any, ndim: int) -> Tensor:
+    """Sum a tensor, or every entry of a tensordict, down to ``ndim`` dimensions."""
+    leaves = value.values(True, True) if is_tensor_collection(value) else [value]
     total: Any = sum(sum_to(leaf, ndim) for leaf in leaves)
     return total
 
 
-def log_prob(dist: Distribution, sample: TensorDictBase, key: NestedKey, ndim: int) -> Tensor:
+def log_prob(
+    dist: Distribution, sample: TensorDictBase, key: NestedKey | list[NestedKey], ndim: int
+) -> Tensor:
     """Log-probability ``[*B]`` of the action found in a tensordict.
 
     Args:
         dist: Of any kind; factors that were not summed (a bare ``Normal``) are summed here, those
             of a composite distribution too.
         sample: Holds the action, or the actions of each head.
-        key: Name of the action; a composite distribution knows its own names.
+        key: Name of the action, or those of all heads; see :func:`heads`.
         ndim: How many dimensions ``*B`` are.
     """
-    if isinstance(dist, CompositeDistribution):
-        value: Any = dist.log_prob(sample.copy())
-    else:
-        value = dist.log_prob(sample.get(key))
-    return sum_leaves(value, ndim) if is_tensor_collection(value) else sum_to(value, ndim)
+    scores = (head.log_prob(sample.get(name)) for name, head in heads(dist, key).items())
+    total: Any = sum(_sum_all(score, ndim) for score in scores)
+    return total
 
 
-def heads(dist: Distribution, key: NestedKey = "action") -> Mapping[NestedKey, Distribution]:
-    """Return the distributions of each action; a plain distribution is that of ``key``."""
-    return dist.dists if isinstance(dist, CompositeDistribution) else {key: dist}
+def heads(
+    dist: Distribution, key: NestedKey | list[NestedKey] = "action"
+) -> Mapping[NestedKey, Distribution]:
+    """Return the distributions of each action; a plain distribution is that of ``key``.
+
+    A composite distribution knows its own names; a list of others stands for them in their order.
+
+    Raises:
+        ValueError: if a list has not one name for each head.
+    """
+    if not isinstance(dist, CompositeDistribution):
+        return {key: dist}  # type: ignore[dict-item]  # a list is of composite distributions
+    if not isinstance(key, list) or set(key) == set(dist.dists):
+        return dist.dists
+    if len(key) != len(dist.dists):
+        raise ValueError(
+            describe(
+                "set_keys",
+                "got a list of actions that does not fit the heads of the policy",
+                expected=f"one name for each of {list(dist.dists)}",
+                found=key,
+            )
+        )
+    return dict(zip(key, dist.dists.values(), strict=True))
 
 
-def draw(dist: Distribution, key: NestedKey, ndim: int) -> tuple[dict[NestedKey, Tensor], Tensor]:
+def draw(
+    dist: Distribution, key: NestedKey | list[NestedKey], ndim: int
+) -> tuple[dict[NestedKey, Tensor], Tensor]:
     """Draw actions and their log-probability ``[*B]``, both with gradients.
 
     Every head is scored by the noise that drew it: exact where a squashed action saturates.
 
     Args:
         dist: Its heads all have ``rsample``.
-        key: Name of the action; a composite distribution knows its own names.
+        key: Name of the action, or those of all heads; see :func:`heads`.
         ndim: How many dimensions ``*B`` are.
     """
     drawn = {name: rsample_and_log_prob(head) for name, head in heads(dist, key).items()}

@@ -20,6 +20,7 @@ from torchrl._core.keys import write
 from torchrl.modules import QValueModule
 from torchrl.modules.tensordict_module.choices import resolve
 from torchrl.objectives.calls import take
+from torchrl.objectives.networks import input_keys
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss
 from torchrl.objectives.value.estimators import ValueEstimators
 from torchrl.objectives.value.interleaving import may_take_sequences
@@ -86,7 +87,7 @@ class _QLearning(CriticLoss):
         if not (self._may_remember and self.value_estimator.remembers(self.value_network, td)):
             return self._values(td.get("next"), target)
         _, values = self.value_estimator.in_turn(
-            td, self.value_network.in_keys, lambda rows: self._values(rows, target)
+            td, input_keys(self.value_network), lambda rows: self._values(rows, target)
         )
         return values
 

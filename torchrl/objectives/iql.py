@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -55,6 +55,7 @@ class IQLLoss(CriticLoss):
     """
 
     _AcceptedKeys = IQLKeys
+    keys_of_heads: ClassVar[tuple[str, ...]] = ("action", "log_prob")
     network_inputs: Mapping[str, str] = {
         "actor_network": "root",
         "qvalue_network": "root",
@@ -138,6 +139,7 @@ class DiscreteIQLLoss(IQLLoss):
     """
 
     _AcceptedKeys = DiscreteIQLKeys
+    keys_of_heads = ()
 
     def __init__(
         self,

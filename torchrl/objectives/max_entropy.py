@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
-from torchrl._core.keys import write
+from torchrl._core.keys import as_keys, write
 from torchrl.objectives.calls import distribution
 from torchrl.objectives.distributions import check_actor, draw, heads
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss, spec_leaf
@@ -50,6 +50,7 @@ class MaxEntropyLoss(CriticLoss):
     """
 
     _AcceptedKeys = MaxEntropyKeys
+    keys_of_heads: ClassVar[tuple[str, ...]] = ("action", "log_prob")
     network_inputs: Mapping[str, str] = {
         "actor_network": "root next",
         "qvalue_network": "root next",
@@ -151,11 +152,11 @@ class MaxEntropyLoss(CriticLoss):
 
     def _log_prob_ndim(self, td: TensorDictBase) -> int:
         """Return how many dimensions ``*B`` are; agents of a group with own actions count."""
-        key = self.tensor_keys.action
-        if isinstance(key, tuple):
-            group = td.get(key[:-1], None)
-            return td.ndim if group is None else group.ndim
-        return td.ndim
+        keys = as_keys(self.tensor_keys.action)
+        if len(keys) == 1 and len(self.actor_network.dist_sample_keys) > 1:
+            keys = self.actor_network.dist_sample_keys
+        groups = [td.get(key[:-1], None) if isinstance(key, tuple) else td for key in keys]
+        return min(td.ndim if group is None else group.ndim for group in groups)
 
     @property
     def alpha(self) -> Tensor:

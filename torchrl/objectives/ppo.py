@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase, is_tensor_collection
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torch.distributions import Distribution
@@ -16,10 +16,8 @@ from torchrl._core.keys import read, require
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.actor_critic import OLD_KEYWORDS, ActorCriticLoss
 from torchrl.objectives.calls import distribution
-from torchrl.objectives.distributions import divergence, sum_leaves, sum_to
+from torchrl.objectives.distributions import OLD_LOG_PROB, divergence, old_log_prob
 from torchrl.objectives.masks import cleared, standardized
-
-OLD_LOG_PROB = "sample_log_prob"
 
 
 class PPOLoss(ActorCriticLoss):
@@ -93,7 +91,7 @@ class PPOLoss(ActorCriticLoss):
         return []
 
     def _stand_ins(self, key: NestedKey) -> list[NestedKey]:
-        if key == self.tensor_keys.sample_log_prob:
+        if key == self.tensor_keys.sample_log_prob:  # one name for all heads
             return [OLD_LOG_PROB, *getattr(self.actor_network, "log_prob_keys", [])]
         return super()._stand_ins(key)
 
@@ -106,7 +104,9 @@ class PPOLoss(ActorCriticLoss):
             advantage = standardized(advantage, mask, dims)
         ndim = advantage.ndim - 1
         dist = distribution(self.actor_network, td)
-        before = self._old_log_prob(td, ndim)  # [*B]
+        before = old_log_prob(
+            self, td, self.tensor_keys.sample_log_prob, self.actor_network, ndim
+        )  # [*B]
         if self.delay_actor:
             with torch.no_grad():
                 near = self._log_prob(self._delayed(td), td, advantage)
@@ -142,20 +142,6 @@ class PPOLoss(ActorCriticLoss):
     ) -> dict[str, Tensor]:
         """Return the losses with what a variant adds."""
         return out
-
-    def _old_log_prob(self, td: TensorDictBase, ndim: int) -> Tensor:
-        """Return the log-probability ``[*B]`` under the policy that acted, by any of its names."""
-        for name in (self.tensor_keys.sample_log_prob, OLD_LOG_PROB):
-            value = td.get(name, None)
-            if value is not None:
-                value = value.detach()
-                return (
-                    sum_leaves(value, ndim) if is_tensor_collection(value) else sum_to(value, ndim)
-                )
-        names = self.actor_network.log_prob_keys  # one for each head
-        require(td, names, self)
-        total: Any = sum(sum_to(td.get(name).detach(), ndim) for name in names)
-        return total
 
 
 class ClipPPOLoss(PPOLoss):

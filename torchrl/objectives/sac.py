@@ -168,6 +168,7 @@ class DiscreteSACLoss(MaxEntropyLoss):
     """
 
     _AcceptedKeys = DiscreteSACKeys
+    keys_of_heads = ()
 
     def __init__(
         self,

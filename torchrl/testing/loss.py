@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 
 from torchrl._core.errors import MissingKeyError
 from torchrl.objectives import LossModule
+from torchrl.objectives.networks import input_keys
 
 Make = Callable[[], LossModule]
 Batch = Callable[[], TensorDictBase]
@@ -162,6 +164,52 @@ def select_out_keys(make: Make, batch: Batch) -> None:
     assert set(run(loss, batch()).keys()) == {name}
 
 
+def stored_outputs_do_not_matter(make: Make, batch: Batch) -> None:
+    """What networks wrote into the batch when it was collected changes no loss and no gradient.
+
+    A policy that finds the parameters of its distribution in the batch must not take them for its
+    own. Entries that the loss names in ``in_keys``, such as the action, are data.
+    """
+    expected, loss = build(make), build(make)
+    run(expected, batch()).backward()
+    run(loss, with_stored_outputs(loss, batch())).backward()
+    for (name, one), (_, other) in zip(
+        loss.named_parameters(), expected.named_parameters(), strict=True
+    ):
+        assert (one.grad is None) == (other.grad is None), name
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad)
+
+
+def with_stored_outputs(loss: LossModule, td: TensorDictBase) -> TensorDictBase:
+    """Return a batch that also has what older versions of the networks of a loss wrote."""
+    data = {_parts(key) for key in loss.in_keys}
+    for name, module in loss.named_children():
+        if name.startswith("target_"):
+            continue
+        older: Any = deepcopy(module)
+        for parameter in older.parameters():
+            parameter.data.mul_(0.5)
+        for network in older if isinstance(older, torch.nn.ModuleList) else [older]:
+            for place in ((), ("next",)):
+                rows = td.get(place, None) if place else td
+                if rows is None or not hasattr(network, "in_keys"):
+                    continue
+                if any(rows.get(key, None) is None for key in input_keys(network)):
+                    continue
+                with torch.no_grad():
+                    out = network(rows.clone())
+                for key in out.keys(True, True):
+                    path = (*place, *_parts(key))
+                    if data.isdisjoint(path[:depth] for depth in range(1, len(path) + 1)):
+                        td.set(path, out.get(key))
+    return td
+
+
+def _parts(key: NestedKey) -> tuple:
+    return (key,) if isinstance(key, str) else tuple(key)
+
+
 def state_dict_round_trip(make: Make, batch: Batch) -> None:
     """Another loss with the same state gives the same losses."""
     one, other = build(make), make()
@@ -253,6 +301,7 @@ CHECKS: list[Callable[[Make, Batch], None]] = [
     set_keys_renames,
     keyword_call,
     select_out_keys,
+    stored_outputs_do_not_matter,
     state_dict_round_trip,
     reductions,
     batch_dimensions_do_not_matter,

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from tensordict import NestedKey, TensorDictBase, unravel_key
+from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
 from torchrl._core.errors import TorchRLError, describe, nearest
-from torchrl._core.keys import next_key, read_next, require, write
+from torchrl._core.keys import as_keys, next_key, read_next, require, write
 from torchrl._core.legacy import old_keywords
-from torchrl.objectives.calls import take
+from torchrl.objectives.calls import merge, take
 from torchrl.objectives.masks import PADDING_MASK, cleared, expand_right, standardized
+from torchrl.objectives.networks import input_keys
 from torchrl.objectives.value.interleaving import interleave, takes_sequences
 
 
@@ -103,6 +104,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
     value_network: Any
     needs_value = False
     needs_time = True
+    keys_of_heads: ClassVar[tuple[str, ...]] = ("sample_log_prob",)
 
     @old_keywords(deactivate_vmap=None, shifted_budget=None, num_chunk="num_chunks")
     def __init__(
@@ -144,8 +146,10 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         old = {"advantage": advantage_key, "value_target": value_target_key, "value": value_key}
         self.set_keys(**{name: key for name, key in old.items() if key is not None})
 
-    def set_keys(self, **names: NestedKey) -> None:
+    def set_keys(self, **names: NestedKey | list[NestedKey]) -> None:
         """Rename entries: ``set_keys(advantage="my_advantage")``.
+
+        ``sample_log_prob`` may be a list, of one entry for each head of the policy.
 
         Raises:
             ValueError: if a name is unknown.
@@ -158,7 +162,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         if self.value_network is None:
             values: list[NestedKey] = [self.tensor_keys.value, next_key(self.tensor_keys.value)]
         else:
-            root = list(self.value_network.in_keys)
+            root = input_keys(self.value_network)
             values = [*root, *(next_key(key) for key in root)]
         keys = self.tensor_keys
         return [*values, *(next_key(key) for key in (keys.reward, keys.done, keys.terminated))]
@@ -324,7 +328,8 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
 
     def _value_at(self, td: TensorDictBase, params: TensorDictBase | None, root: bool) -> Tensor:
         network = self._critic()
-        require(td, network.in_keys if root else map(next_key, network.in_keys), self)
+        keys = input_keys(network)
+        require(td, keys if root else map(next_key, keys), self)
         place = td if root else td.get("next")
         with use_params(network, params):
             return self._evaluate(place)
@@ -335,7 +340,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         size, count = self.value_chunk_size, self.num_chunks
         if size is None and count is None:
             return take(network, inputs, key)
-        dim, inputs = dim % inputs.ndim, inputs.select(*network.in_keys)
+        dim, inputs = dim % inputs.ndim, merge(inputs, network)
         pieces: Any = inputs.split(size, dim) if count is None else inputs.chunk(count, dim)
         return torch.cat([take(network, piece, key) for piece in pieces], dim)
 
@@ -343,9 +348,10 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         self, td: TensorDictBase, params: TensorDictBase | None
     ) -> tuple[Tensor, Tensor]:
         network = self._critic()
-        require(td, [*network.in_keys, *map(next_key, network.in_keys)], self)
+        keys = input_keys(network)
+        require(td, [*keys, *map(next_key, keys)], self)
         with use_params(network, params):
-            return self.in_turn(td, network.in_keys, self._evaluate)
+            return self.in_turn(td, keys, self._evaluate)
 
     def remembers(self, network: Any, td: TensorDictBase) -> bool:
         """Say whether what a network makes of a row follows from the rows before it."""
@@ -407,8 +413,11 @@ def use_params(network: torch.nn.Module, params: TensorDictBase | None) -> Itera
         yield
 
 
-def renamed(component: object, accepted: Any, names: dict[str, NestedKey]) -> Any:
-    """Return the names of entries after :meth:`set_keys`; an unknown one is an error."""
+def renamed(component: Any, accepted: Any, names: Mapping[str, NestedKey | list[NestedKey]]) -> Any:
+    """Return the names of entries after :meth:`set_keys`; an unknown one is an error.
+
+    A list of names stands for one entry of each head of a policy, where ``component`` takes it.
+    """
     known = [f.name for f in fields(accepted)]
     for name in names:
         if name not in known:
@@ -420,4 +429,17 @@ def renamed(component: object, accepted: Any, names: dict[str, NestedKey]) -> An
                     hint=nearest(name, known),
                 )
             )
-    return replace(accepted, **{name: unravel_key(key) for name, key in names.items()})
+    keys: dict[str, Any] = {}
+    for name, key in names.items():
+        every = as_keys(key)
+        if len(every) != 1 and (not every or name not in component.keys_of_heads):
+            raise ValueError(
+                describe(
+                    component,
+                    f"got {len(every)} entries for {name}",
+                    expected="the name of one entry",
+                    found=key,
+                )
+            )
+        keys[name] = every[0] if len(every) == 1 else every
+    return replace(accepted, **keys)

@@ -9,15 +9,13 @@ from tensordict import NestedKey
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from torchrl._core.keys import require
+from torchrl._core.keys import as_keys, require
 from torchrl._core.returns import vtrace_advantage_estimate
 from torchrl.objectives.calls import distribution
-from torchrl.objectives.distributions import check_actor, log_prob
+from torchrl.objectives.distributions import check_actor, log_prob, old_log_prob
 from torchrl.objectives.masks import cleared
 from torchrl.objectives.networks import input_keys
 from torchrl.objectives.value.base import Steps, ValueEstimatorBase
-
-OLD_LOG_PROB = "sample_log_prob"
 
 
 class VTrace(ValueEstimatorBase):
@@ -61,8 +59,8 @@ class VTrace(ValueEstimatorBase):
     @property  # type: ignore[misc]  # an attribute of tensordict's
     def in_keys(self) -> list[NestedKey]:
         """What every estimator reads, what the policy reads, its action and log-probability."""
-        keys = [*super().in_keys, *input_keys(self.actor_network), self._action_key()]
-        return list(dict.fromkeys([*keys, self.tensor_keys.sample_log_prob]))
+        keys = [*super().in_keys, *input_keys(self.actor_network), *self._action_keys()]
+        return list(dict.fromkeys([*keys, *as_keys(self.tensor_keys.sample_log_prob)]))
 
     def returns(self, steps: Steps) -> Tensor:
         return self._estimate(steps)[1]
@@ -74,18 +72,12 @@ class VTrace(ValueEstimatorBase):
     def _estimate(self, steps: Steps) -> tuple[Tensor, Tensor]:
         assert steps.value is not None
         td, actor = steps.tensordict, self.actor_network
-        log_mu = td.get(self.tensor_keys.sample_log_prob, None)
-        if log_mu is None:
-            log_mu = td.get(OLD_LOG_PROB, None)
-        if log_mu is None:
-            require(td, [self.tensor_keys.sample_log_prob], self)
-        require(td, [*input_keys(actor), self._action_key()], self)
+        require(td, [*input_keys(actor), *self._action_keys()], self)
         ndim = steps.value.ndim - 1
         with torch.no_grad():
             dist = distribution(actor, td)
-            log_pi = log_prob(dist, td, self._action_key(), ndim).unsqueeze(-1)  # [*B, T, 1]
-        if log_mu.ndim > ndim:
-            log_mu = log_mu.flatten(ndim).sum(-1)
+            log_pi = log_prob(dist, td, self._action_keys()[0], ndim).unsqueeze(-1)  # [*B, T, 1]
+        log_mu = old_log_prob(self, td, self.tensor_keys.sample_log_prob, actor, ndim)
         return vtrace_advantage_estimate(
             steps.gamma,
             cleared(log_pi, steps.mask).expand_as(steps.value),
@@ -100,5 +92,5 @@ class VTrace(ValueEstimatorBase):
             steps.time_dim,
         )
 
-    def _action_key(self) -> NestedKey:
-        return self.actor_network.dist_sample_keys[0]
+    def _action_keys(self) -> list[NestedKey]:
+        return self.actor_network.dist_sample_keys
