@@ -20,7 +20,7 @@ from torch import nn
 
 from torchrl._core.entries import Entries
 from torchrl._core.errors import MissingKeyError, ShapeError
-from torchrl._core.plan import plan
+from torchrl._core.plan import input_keys, inputs_of, plan
 
 
 def linear(read="a", write="b", **kwargs):
@@ -250,3 +250,42 @@ def test_errors_are_those_of_the_library():
         run(Entries(obs=torch.ones(5)))
     with pytest.raises(ShapeError, match="wrong last dimension"):
         run(TensorDict(obs=torch.ones(2, 5)))
+
+
+def by_group(sequence=TensorDictSequential):
+    """Return a network whose second module reads, as a whole, a group that the first writes."""
+    first = TensorDictModule(nn.Linear(3, 3), ["a"], [("group", "x")])
+    return sequence(first, TensorDictModule(lambda group: group["x"], ["group"], ["b"]))
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, lambda net: TensorDictSequential(net)])
+def test_a_group_that_is_read_as_a_whole_has_no_plan(wrap):
+    """A flat record has no groups, so that reading one would find an old one or none."""
+    assert plan(wrap(by_group())) is None
+    whole_first = TensorDictSequential(
+        TensorDictModule(lambda a: TensorDict(x=a), ["a"], ["group"]), linear(("group", "x"), "b")
+    )
+    assert plan(wrap(whole_first)) is None
+
+
+def test_input_keys_are_what_no_earlier_module_writes():
+    """A group whose entries are written first need not be given; one that is read first must be."""
+    assert input_keys(by_group()) == ["a"]
+    assert input_keys(TensorDictSequential(by_group(), linear("b", "c"))) == ["a"]
+    reads_first = TensorDictModule(lambda group: group["y"], ["group"], [("group", "x")])
+    assert input_keys(reads_first) == ["group"]
+    assert input_keys(TensorDictSequential(reads_first)) == ["group"]
+
+
+def test_inputs_of_a_network_are_without_its_outputs_and_share_no_group():
+    """Run again on what it wrote, a network neither reads nor replaces its own outputs."""
+    network = by_group()
+    td = network(TensorDict(a=torch.ones(2, 3), batch_size=[2])).detach()
+    td["group", "y"] = torch.zeros(2)
+    old = td["group", "x"].clone()
+    inputs = inputs_of(network, td)
+    assert set(inputs.keys(True, True)) == {"a", ("group", "y")}
+    with torch.no_grad():
+        network[0].module.bias.add_(1.0)
+    torch.testing.assert_close(network(inputs)["b"].detach(), old + 1)
+    torch.testing.assert_close(td["group", "x"], old)

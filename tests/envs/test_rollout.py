@@ -19,8 +19,10 @@ from torchrl.envs import (
     GymEnv,
     InitTracker,
     ObservationNorm,
+    ParallelEnv,
     RewardScaling,
     RewardSum,
+    SerialEnv,
     StepCounter,
     TensorDictPrimer,
     TransformedEnv,
@@ -544,3 +546,26 @@ def test_what_is_no_tensor_is_carried():
     start = TensorDict(name=NonTensorData("a"))
     batch = EntrywiseCountingEnv(9).rollout(3, tensordict=start)
     assert batch["name"] in ("a", ["a", "a", "a"])
+
+
+@pytest.mark.parametrize("batched", [SerialEnv, ParallelEnv])
+def test_a_policy_may_read_a_group_of_entries_as_a_whole(batched):
+    """A policy that reads "agents" acts on what each step holds there, sums included."""
+
+    def act(agents):
+        choice = (agents["observation"] + agents["total"]).long().squeeze(-1) % 3
+        return torch.nn.functional.one_hot(choice, 3)
+
+    by_group = TensorDictModule(act, ["agents"], [("agents", "action")])
+    by_entry = TensorDictModule(
+        lambda x, total: act(TensorDict(observation=x, total=total, batch_size=x.shape[:-1])),
+        [("agents", "observation"), ("agents", "total")],
+        [("agents", "action")],
+    )
+    sums = RewardSum([("agents", "reward")], [("agents", "total")])
+    env = TransformedEnv(batched(2, lambda: MultiAgentEnv(root_done=False)), sums)
+    try:
+        td = env.rollout(9, by_group, break_when_any_done=False)
+        assert_same(td, env.rollout(9, by_entry, break_when_any_done=False))
+    finally:
+        env.close()

@@ -250,8 +250,19 @@ def test_cached_distributions_follow_their_parameters():
     for batch in ((5,), (5,), (3,), (5,)):
         td = data(*batch)
         torch.testing.assert_close(cached(td.clone())["action"], fresh(td.clone())["action"])
-    first = cached.get_dist(data(5))
-    assert cached.get_dist(data(5)) is first
+        assert cached.module[-1]._cached is not None
+
+
+def test_a_cached_distribution_does_not_change_what_get_dist_returned():
+    """A distribution of the policy as it was stays as it was; the divergence of both is not 0."""
+    policy, td = actor(cache_dist=True), data(5)
+    before = policy.get_dist(td.copy())
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.5)
+    policy(td.copy())
+    after = policy.get_dist(td.copy())
+    assert not torch.allclose(before.loc, after.loc)
 
 
 def test_composite_actions():

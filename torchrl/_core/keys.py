@@ -68,6 +68,16 @@ def as_keys(keys: NestedKey | Sequence[NestedKey] | None) -> list[NestedKey]:
     return [unravel_key(key) for key in keys]
 
 
+def groups_of(keys: Iterable[NestedKey]) -> set[NestedKey]:
+    """Return every group that holds one of the keys.
+
+    >>> sorted(groups_of(["a", ("b", "c"), ("d", "e", "f")]), key=str)
+    [('d', 'e'), 'b', 'd']
+    """
+    nested = (key for key in keys if isinstance(key, tuple))
+    return {key[0] if depth == 1 else key[:depth] for key in nested for depth in range(1, len(key))}
+
+
 def leaf_keys(tensordict: TensorDictBase) -> list[NestedKey]:
     """Return the keys of every leaf, sorted by their text."""
     return sorted(tensordict.keys(True, True), key=str)

@@ -11,7 +11,7 @@ record offers withdraws with ``self.entrywise = False``. Its work is in ``_run(r
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tensordict import NestedKey, TensorDict, TensorDictBase, is_non_tensor
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torchrl._core.direct import call, is_intercepted
 from torchrl._core.entries import Entries, is_entrywise
 from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
+from torchrl._core.keys import groups_of
 
 Record = Any  # Entries or TensorDictBase
 Plan = Callable[[Record], Any]
@@ -59,7 +60,80 @@ def plan(policy: object) -> Plan | None:
     >>> plan(lambda td: td) is None
     True
     """
-    return None if skip_existing() else _compile(policy)
+    return None if skip_existing() or mixes_groups(policy) else _compile(policy)
+
+
+def mixes_groups(network: object) -> bool:
+    """Whether one module touches a group as a whole and it or another one an entry of that group.
+
+    A flat record has no groups: what is written to ``("params", "loc")`` there is not found by
+    reading ``"params"``.
+    """
+    keys = {*_keys_of(network)}
+    return not keys.isdisjoint(groups_of(keys))
+
+
+def _keys_of(network: object) -> Iterator[NestedKey]:
+    """Yield what each module of a network reads and writes."""
+    if isinstance(network, TensorDictSequential):
+        for module in members(network):
+            yield from _keys_of(module)
+    else:
+        yield from getattr(network, "in_keys", None) or ()
+        yield from getattr(network, "out_keys", None) or ()
+
+
+def _written_by(module: Any) -> list[NestedKey]:
+    """Return every entry that a module writes, selected as output or not."""
+    keys: list[NestedKey] = getattr(module, "out_keys_source", getattr(module, "out_keys", []))
+    return list(keys)
+
+
+def input_keys(network: Any) -> list[NestedKey]:
+    """Return what a network must be given: its ``in_keys``, but those that it fills itself.
+
+    A policy of several heads may read a group (``"params"``) that its own layers write entry by
+    entry (``("params", "head", "loc")``); the group then stands in ``in_keys`` all the same.
+    """
+    if not isinstance(network, TensorDictSequential):
+        return list(network.in_keys)
+    needed: set[NestedKey] = set()
+    written: set[NestedKey] = set()
+    for module in members(network):
+        keys = getattr(module, "in_keys", ()) and input_keys(module)
+        needed.update(key for key in keys if written.isdisjoint({key, *groups_of([key])}))
+        writes = _written_by(module)
+        written.update(writes, groups_of(writes))
+    return [key for key in network.in_keys if key in needed]
+
+
+def inputs_of(network: Any, td: TensorDictBase) -> TensorDictBase:
+    """Return a tensordict of what a network reads, without what it writes itself.
+
+    The way to run a policy or a critic again on a batch that holds its outputs of before: the
+    result depends on the observations and the parameters alone, and the batch stays as it is.
+    ``actor.get_dist(inputs_of(actor, batch))`` is the distribution of the policy as it is now,
+    for composite distributions too.
+
+    Args:
+        network: Has ``in_keys`` and ``out_keys``.
+        td: Batch ``[*B]``.
+
+    >>> import torch
+    >>> head = TensorDictModule(torch.nn.Linear(2, 1), ["obs"], [("params", "loc")])
+    >>> both = TensorDictSequential(head, TensorDictModule(lambda p: p["loc"], ["params"], ["a"]))
+    >>> both.in_keys
+    ['obs', 'params']
+    >>> inputs = inputs_of(both, both(TensorDict(obs=torch.zeros(2))))
+    >>> sorted(inputs.keys(True, True))
+    ['obs']
+    """
+    reads = network.in_keys
+    inputs = td.select(*reads, strict=False)
+    own = [key for key in _written_by(network) if not groups_of([key]).isdisjoint(reads)]
+    own = [key for key in own if key not in reads]
+    # A selected group is that of the batch itself; to exclude makes another one.
+    return inputs.exclude(*own) if own else inputs
 
 
 def _compile(component: object) -> Plan | None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from torchrl._core.entries import Entries, is_entrywise, stack_entries
 from torchrl._core.errors import MissingKeyError, ResetError, ShapeError, describe
-from torchrl._core.keys import sibling
+from torchrl._core.keys import groups_of, sibling
 from torchrl._core.mdp import TRUNCATED
 from torchrl._core.plan import plan as plan_policy
 from torchrl.data import RandomPolicy
@@ -176,8 +176,9 @@ class PreparedPolicy:
             policy = RandomPolicy(env.full_action_spec) if by_spec else env.rand_action
         elif not trust:
             policy = as_tensordict_policy(env, policy)
-        self.on_entries = None if cast else plan_policy(policy)
         self.touches = _keys_of(policy)
+        by_tensordict = cast or _touches_groups(self.touches, env)
+        self.on_entries = None if by_tensordict else plan_policy(policy)
         self.on_tensordict = _cast(policy, env) if cast else policy
 
 
@@ -185,6 +186,15 @@ def _keys_of(policy: Any) -> set[NestedKey] | None:
     """Return the entries that a policy reads or writes; ``None`` if unknown."""
     reads, writes = getattr(policy, "in_keys", None), getattr(policy, "out_keys", None)
     return None if reads is None or writes is None else {*reads, *writes}
+
+
+def _touches_groups(keys: set[NestedKey] | None, env: EnvBase) -> bool:
+    """Whether a policy touches a group of entries as a whole, which a flat record does not have."""
+    if not keys:
+        return False
+    specs = (env.full_observation_spec, env.full_state_spec, env.full_done_spec)
+    leaves = (key for spec in specs for key in spec.keys(True, True))
+    return not keys.isdisjoint(groups_of(leaves))
 
 
 def as_tensordict_policy(env: EnvBase, policy: Callable[..., Any]) -> Act:

@@ -16,11 +16,12 @@ from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import next_key, read, require, write
 from torchrl._core.legacy import old_keywords
 from torchrl._core.math import distance_loss, known_distance
+from torchrl._core.plan import input_keys
 from torchrl.objectives.calls import take
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.distributions import check_actor, entropy, heads, log_prob
 from torchrl.objectives.masks import cleared, expand_right
-from torchrl.objectives.networks import frozen, input_keys
+from torchrl.objectives.networks import frozen
 from torchrl.objectives.value.estimators import ValueEstimators
 
 OLD_KEYWORDS = {

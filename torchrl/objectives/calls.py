@@ -20,11 +20,16 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from torchrl._core.entries import Entries
-from torchrl._core.plan import Plan, Record, plan
-from torchrl.modules import SafeProbabilisticModule
-from torchrl.objectives.networks import filled_groups, groups_of, input_keys, written_keys
+from torchrl._core.keys import groups_of
+from torchrl._core.plan import Plan, Record, input_keys, inputs_of, plan
+from torchrl.modules import SafeProbabilisticModule, SafeProbabilisticTensorDictSequential
+from torchrl.modules.tensordict_module.probabilistic import distribution_of
 
-_GET_DIST = (ProbabilisticTensorDictModule.get_dist, SafeProbabilisticModule.get_dist)
+_DRAWS = (ProbabilisticTensorDictModule.get_dist, SafeProbabilisticModule.get_dist)
+_SEQUENCES = (
+    ProbabilisticTensorDictSequential.get_dist,
+    SafeProbabilisticTensorDictSequential.get_dist,
+)
 Replaced = Mapping[NestedKey, Tensor]
 NOTHING: Replaced = {}
 
@@ -35,7 +40,7 @@ def outputs(network: Any, td: TensorDictBase, replaced: Replaced = NOTHING) -> R
     Modules that offer a plan run on a flat record, which is the same at a fraction of the cost.
     """
     run = None if torch.compiler.is_compiling() else plan(network)
-    if run is None or filled_groups(network) or _reads_group_of(network, replaced):
+    if run is None or _reads_group_of(network, replaced):
         return network(merge(td, network, replaced))
     record = flat(td, network.in_keys, replaced)
     run(record)
@@ -54,11 +59,8 @@ def merge(td: TensorDictBase, network: Any, replaced: Replaced = NOTHING) -> Ten
     What it wrote under a group that it then reads as a whole is left out: a batch holds it as it
     was when the batch was collected.
     """
-    inputs = td.select(*network.in_keys, strict=False)
-    if filled_groups(network):
-        read = set(network.in_keys)
-        inputs = inputs.exclude(*(key for key in written_keys(network) if key not in read)).copy()
-    elif _reads_group_of(network, replaced):
+    inputs = inputs_of(network, td)
+    if _reads_group_of(network, replaced):
         inputs = inputs.copy()  # the group is that of the batch
     for key, value in replaced.items():
         inputs.set(key, value)
@@ -88,7 +90,7 @@ def distribution(actor: Any, td: TensorDictBase) -> Distribution:
     """Return the distribution of a policy over its actions, as the policy is now."""
     steps = None if torch.compiler.is_compiling() else _steps_to_parameters(actor)
     if steps is None:
-        return actor.get_dist(merge(td, actor))
+        return distribution_of(actor, td)
     last, record = actor.module[-1], flat(td, input_keys(actor))
     with set_interaction_type(interaction_type() or last.default_interaction_type):
         for step in steps:
@@ -106,14 +108,14 @@ def _steps_to_parameters(actor: Any) -> list[Plan] | None:
     kind, plain = type(actor), ProbabilisticTensorDictSequential
     if not isinstance(actor, plain) or actor.return_composite or actor.partial_tolerant:
         return None
-    if kind.get_dist is not plain.get_dist or kind.get_dist_params is not plain.get_dist_params:
+    if kind.get_dist not in _SEQUENCES or kind.get_dist_params is not plain.get_dist_params:
         return None
     *networks, last = actor.module.children()
-    if getattr(type(last), "get_dist", None) not in _GET_DIST:
+    if getattr(type(last), "get_dist", None) not in _DRAWS:
         return None
-    groups = filled_groups(actor)
+    filled = set(actor.in_keys).difference(input_keys(actor))
     read_before = {key for network in networks for key in getattr(network, "in_keys", ())}
-    if groups & read_before:
+    if filled & read_before:
         return None
     steps = [plan(network) for network in networks]
     return None if None in steps else steps  # type: ignore[return-value]  # none is None

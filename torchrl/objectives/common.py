@@ -13,14 +13,13 @@ from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
-from torchrl._core.keys import as_keys, inputs, next_key, require
+from torchrl._core.keys import as_keys, groups_of, inputs, next_key, require
+from torchrl._core.plan import input_keys
 from torchrl.objectives.masks import AUTO_LOSS_MASK_KEYS, cleared, expand_right
 from torchrl.objectives.networks import (
     check_network,
     copies,
     frozen_copy,
-    groups_of,
-    input_keys,
     parameters_of,
 )
 from torchrl.objectives.value.base import ValueEstimatorBase, ValueKeys, renamed

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import write
+from torchrl._core.plan import input_keys
 from torchrl.modules import QValueModule
 from torchrl.modules.tensordict_module.choices import resolve
 from torchrl.objectives.calls import take
-from torchrl.objectives.networks import input_keys
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss
 from torchrl.objectives.value.estimators import ValueEstimators
 from torchrl.objectives.value.interleaving import may_take_sequences

@@ -8,8 +8,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase, TensorDictParams, unravel_key
-from tensordict.nn import TensorDictSequential
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
@@ -122,54 +121,6 @@ def parameters_of(network: nn.Module, spared: Iterable[nn.Parameter] = ()) -> Te
     params, held = TensorDict.from_module(network), {id(parameter) for parameter in spared}
     params = params.apply(lambda p: p.detach() if id(p) in held else p) if held else params
     return TensorDictParams(params, no_convert=True)
-
-
-def input_keys(network: Any) -> list[NestedKey]:
-    """Return what a network must be given: its ``in_keys`` but the groups that it fills itself.
-
-    A composite policy may read an entry as a whole (``"params"``) that its own layers write piece
-    by piece (``("params", "head", "loc")``).
-    """
-    filled = filled_groups(network)
-    return [key for key in network.in_keys if key not in filled] if filled else [*network.in_keys]
-
-
-def filled_groups(network: Any) -> set[NestedKey]:
-    """Return the groups that a sequence reads as a whole after it wrote entries of them.
-
-    What a batch holds under their names was written by the network as it was then.
-    """
-    if not isinstance(network, TensorDictSequential):
-        return set()
-    groups = groups_of(written_keys(network))
-    if groups.isdisjoint(network.in_keys):
-        return set()
-    given: set[tuple] = set()  # what is read before anything of it is written
-    written: set[tuple] = set()
-    for module in network.module:
-        given.update({_parts(key) for key in input_keys(module)} - written)
-        for key in map(_parts, written_keys(module)):
-            written.update(key[:depth] for depth in range(1, len(key) + 1))
-    return {key for key in network.in_keys if key in groups and _parts(key) not in given}
-
-
-def groups_of(keys: Iterable[NestedKey]) -> set[NestedKey]:
-    """Return the names of all groups that hold one of the entries.
-
-    >>> sorted(groups_of(["a", ("b", "c")]))
-    ['b']
-    """
-    nested = (key for key in keys if isinstance(key, tuple))
-    return {unravel_key(key[:depth]) for key in nested for depth in range(1, len(key))}
-
-
-def written_keys(network: Any) -> list[NestedKey]:
-    """Return every entry that a network writes, those that are not selected as output too."""
-    return list(getattr(network, "out_keys_source", network.out_keys))
-
-
-def _parts(key: NestedKey) -> tuple:
-    return (key,) if isinstance(key, str) else key
 
 
 def check_network(component: object, name: str, network: object) -> None:

@@ -15,8 +15,8 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 
 from torchrl._core.errors import MissingKeyError
+from torchrl._core.plan import input_keys
 from torchrl.objectives import LossModule
-from torchrl.objectives.networks import input_keys
 
 Make = Callable[[], LossModule]
 Batch = Callable[[], TensorDictBase]

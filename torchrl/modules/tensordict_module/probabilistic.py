@@ -19,7 +19,7 @@ from torch import Size
 from torch import distributions as d
 
 from torchrl._core.keys import as_keys
-from torchrl._core.plan import Record, explain, members
+from torchrl._core.plan import Record, explain, inputs_of, members
 from torchrl.modules.distributions import Delta, distributions_maps
 from torchrl.modules.distributions.utils import draw, draw_and_score
 from torchrl.modules.tensordict_module.calls import (
@@ -50,8 +50,8 @@ class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
         return_log_prob: Write the log-probability too.
         log_prob_keys: Where it goes, for each draw; ``<out_key>_log_prob`` by default.
         log_prob_key: The same for a single draw.
-        cache_dist: Build the distribution once and replace its parameters at each call; what an
-            earlier :meth:`get_dist` returned changes with it. For distributions with ``update``.
+        cache_dist: Build the distribution of the draws once and replace its parameters at each
+            call. For distributions with ``update``; :meth:`get_dist` always builds another one.
         n_empirical_estimate: Number of samples in a mean that has no closed form.
         num_samples: Draw this many values along new first dimensions.
         generator: Random generator of the draws, or a seed, or the entry that holds one.
@@ -127,24 +127,29 @@ class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
 
     def get_dist(self, tensordict: TensorDictBase) -> d.Distribution:
         """Return the distribution whose parameters ``tensordict`` holds."""
-        params = {name: tensordict.get(key) for name, key in self._params}
-        cached = self._cached
-        if cached is not None and _shape_of(params) == cached.batch_shape + cached.event_shape:
-            cached.update(**params)
-            return cached
+        return self._build(tensordict, {name: tensordict.get(key) for name, key in self._params})
+
+    build_dist_from_params = get_dist
+
+    def _build(self, tensordict: TensorDictBase, params: Mapping[str, Any]) -> d.Distribution:
         try:
-            dist = self.distribution_class(**params, **self.distribution_kwargs)
+            return self.distribution_class(**params, **self.distribution_kwargs)
         except Exception as error:
             values = list(params.values())
             explained = explain(self, self.in_keys, values, tensordict, error)
             if explained is None:
                 raise
             raise explained from None
-        if self.cache_dist:
-            self._cached = dist
-        return dist
 
-    build_dist_from_params = get_dist
+    def _cached_dist(self, td: Record) -> d.Distribution:
+        """Return the distribution of the last call with the parameters of this one."""
+        params = {name: td.get(key) for name, key in self._params}
+        cached = self._cached
+        if cached is None or _shape_of(params) != cached.batch_shape + cached.event_shape:
+            self._cached = self._build(td, params)
+        else:
+            cached.update(**params)
+        return self._cached
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": None}  # a copy has no part in it
@@ -165,7 +170,7 @@ class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
         return out
 
     def _run(self, td: Record) -> None:
-        dist = self.get_dist(td)
+        dist = self._cached_dist(td) if self.cache_dist else self.get_dist(td)
         kind = interaction_type() or self.default_interaction_type
         sample_key = self.out_keys_source[0]
         if self.return_log_prob:
@@ -186,8 +191,10 @@ def _shape_of(params: Mapping[str, Any]) -> Size:
 class SafeProbabilisticTensorDictSequential(ProbabilisticTensorDictSequential, SafeSequential):
     """Modules that end in a draw: a stochastic policy.
 
-    ``get_dist(td)`` is the distribution, ``log_prob(td)`` the log-probability of the draws that
-    ``td`` holds, ``build_dist_from_params(td)`` the distribution of parameters that it holds.
+    ``get_dist(td)`` is the distribution, computed from the observations; its parameters are
+    written to ``td`` (:func:`distribution_of` writes nothing).
+    ``log_prob(td)`` is the log-probability of the draws that ``td`` holds, by ``get_dist``;
+    ``build_dist_from_params(td)`` is the distribution of the parameters that ``td`` holds.
 
     Args:
         *modules: Modules of tensordicts, the last of them probabilistic.
@@ -209,6 +216,18 @@ class SafeProbabilisticTensorDictSequential(ProbabilisticTensorDictSequential, S
 
     entrywise = True
 
+    def get_dist(
+        self,
+        tensordict: TensorDictBase,
+        tensordict_out: TensorDictBase | None = None,
+        **kwargs: Any,
+    ) -> d.Distribution:
+        """Return the distribution, after running all that comes before it."""
+        last = members(self)[-1]
+        if self.return_composite or not isinstance(last, ProbabilisticTensorDictSequential):
+            return super().get_dist(tensordict, tensordict_out, **kwargs)
+        return last.get_dist(self.get_dist_params(tensordict, tensordict_out, **kwargs))
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the modules in turn; as a :class:`ProbabilisticTensorDictSequential` does."""
         *head, last = members(self)
@@ -229,3 +248,37 @@ class SafeProbabilisticTensorDictSequential(ProbabilisticTensorDictSequential, S
             and not self.return_composite
             and type(self).get_dist_params is ProbabilisticTensorDictSequential.get_dist_params
         )
+
+
+def distribution_of(policy: Any, td: TensorDictBase) -> d.Distribution:
+    """Return the distribution of a policy over its actions, computed from the observations.
+
+    What the policy wrote into the batch as it was collected, such as the parameters of several
+    heads, is neither read nor replaced: the distribution is that of the policy as it is now.
+
+    Args:
+        policy: Has ``get_dist``.
+        td: Batch ``[*B]`` that holds what the policy reads.
+
+    >>> from tensordict import TensorDict
+    >>> from torchrl.modules import IndependentNormal, NormalParamExtractor, SafeModule
+    >>> net = torch.nn.Sequential(torch.nn.Linear(3, 4), NormalParamExtractor())
+    >>> policy = SafeProbabilisticTensorDictSequential(
+    ...     SafeModule(net, ["obs"], ["loc", "scale"]),
+    ...     SafeProbabilisticModule(["loc", "scale"], "a", distribution_class=IndependentNormal),
+    ... )
+    >>> stale = {"loc": torch.zeros(5, 2), "scale": torch.ones(5, 2)}
+    >>> td = TensorDict(obs=torch.zeros(5, 3), **stale, batch_size=[5])
+    >>> distribution_of(policy, td).base_dist.loc.requires_grad, td["loc"].requires_grad
+    (True, False)
+    """
+    return _get_dist(policy, inputs_of(policy, td))
+
+
+def _get_dist(policy: Any, inputs: TensorDictBase) -> d.Distribution:
+    """Call ``get_dist``; that of tensordict skips the layers of a policy within a sequence."""
+    if type(policy) is ProbabilisticTensorDictSequential and not policy.return_composite:
+        last = members(policy)[-1]
+        if isinstance(last, ProbabilisticTensorDictSequential):
+            return _get_dist(last, policy.get_dist_params(inputs))
+    return policy.get_dist(inputs)

@@ -16,9 +16,9 @@ from torch import Tensor
 from torchrl._core.errors import TorchRLError, describe, nearest
 from torchrl._core.keys import as_keys, next_key, read_next, require, write
 from torchrl._core.legacy import old_keywords
+from torchrl._core.plan import input_keys
 from torchrl.objectives.calls import merge, take
 from torchrl.objectives.masks import PADDING_MASK, cleared, expand_right, standardized
-from torchrl.objectives.networks import input_keys
 from torchrl.objectives.value.interleaving import interleave, takes_sequences
 
 

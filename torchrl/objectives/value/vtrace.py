@@ -10,11 +10,11 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl._core.keys import as_keys, require
+from torchrl._core.plan import input_keys
 from torchrl._core.returns import vtrace_advantage_estimate
 from torchrl.objectives.calls import distribution
 from torchrl.objectives.distributions import check_actor, log_prob, old_log_prob
 from torchrl.objectives.masks import cleared
-from torchrl.objectives.networks import input_keys
 from torchrl.objectives.value.base import Steps, ValueEstimatorBase
 
 
