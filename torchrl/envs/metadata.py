@@ -51,6 +51,11 @@ class EnvMeta:
         return self.names("action") if self.reads_action_only else self.names(*INPUTS, *ROOTS)
 
     @property
+    def preset_names(self) -> list[NestedKey]:
+        """The entries under ``"next"`` that a step may read, where a policy has written them."""
+        return [] if self.reads_action_only else self.names("observation", "state")
+
+    @property
     def outcome_names(self) -> list[NestedKey]:
         """The entries that a step may write; what is only a state need not be among them."""
         return self.names(*OUTPUTS, "state")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrl._core import memory as _core
 from torchrl.envs.metadata import EnvMeta
 
-INPUT, OUTCOME, ROOT, SIGNAL = "input", "outcome", "root", "signal"
+INPUT, PRESET, OUTCOME, ROOT, SIGNAL = "input", "preset", "outcome", "root", "signal"
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Block:
     """Consecutive rows of one entry.
 
     Args:
-        part: Which way it goes: ``input`` to the environments; ``outcome`` of a step, ``root`` of
-            the next and ``signal`` from them.
+        part: Which way it goes: ``input`` to the environments, and ``preset``, what a policy wrote
+            under ``"next"``; ``outcome`` of a step, ``root`` of the next and ``signal`` from them.
         key: The entry.
         first: Number of the environment that has the first row.
         count: Number of rows.
@@ -64,7 +64,12 @@ def lay_out(metas: Sequence[EnvMeta], *, individual: bool) -> list[Block]:
     groups = [(i, 1) for i in range(len(metas))] if individual else [(0, len(metas))]
     for first, count in groups:
         meta = metas[first]
-        parts = ((INPUT, meta.input_names), (OUTCOME, meta.outcome_names), (ROOT, meta.root_names))
+        parts = (
+            (INPUT, meta.input_names),
+            (PRESET, meta.preset_names),  # pages of memory that are never written take no room
+            (OUTCOME, meta.outcome_names),
+            (ROOT, meta.root_names),
+        )
         for part, names in parts:
             for key in names:
                 spec = meta.spec_of(key)

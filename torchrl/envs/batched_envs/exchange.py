@@ -10,11 +10,12 @@ from tensordict import LazyStackedTensorDict, NestedKey, TensorDict, TensorDictB
 from torch import Tensor
 
 from torchrl._core.entries import Entries
-from torchrl._core.errors import ResetError
-from torchrl._core.keys import sibling
+from torchrl._core.errors import DTypeError, ResetError, ShapeError, describe
+from torchrl._core.keys import next_key, sibling
 from torchrl.envs.batched_envs.buffers import (
     INPUT,
     OUTCOME,
+    PRESET,
     ROOT,
     SIGNAL,
     Memory,
@@ -167,7 +168,8 @@ class Exchange(ABC):
         ]
 
     def _row(self, row: Any, meta: EnvMeta) -> Any:
-        row = row.select(*meta.names(*GROUPS), "_step", strict=False)
+        preset = map(next_key, meta.preset_names)
+        row = row.select(*meta.names(*GROUPS), "_step", *preset, strict=False)
         if self.crew.is_remote:  # a pickled view takes along everything that it looks at
             row = row.clone() if row.device is None else row.to("cpu").clone()
         return row if meta.device in (None, row.device) else row.to(meta.device)
@@ -288,27 +290,35 @@ class BlockExchange(Exchange):
                 continue
             index = block.first if individual else 0
             if index == len(self._parts):
-                self._parts.append({INPUT: {}, OUTCOME: {}, ROOT: {}})
+                self._parts.append({INPUT: {}, PRESET: {}, OUTCOME: {}, ROOT: {}})
             self._parts[index][block.part][block.key] = rows if self.is_flat else rows[0]
         self._optional = [set(meta.optional_names) for meta in self.metas]
         self._masks = [part[INPUT].pop("_step") for part in self._parts]
         self._knows = {OUTCOME: not any(self._optional), ROOT: not any(self._optional)}
-        self._keep_lists()
-
-    def _keep_lists(self) -> None:
-        first = self._parts[0]
-        self._inputs, self._outcome, self._root = (
-            list(first[part].items()) for part in (INPUT, OUTCOME, ROOT)
-        )
+        self._inputs = list(self._parts[0][INPUT].items())
+        self._presets = [
+            [(key, next_key(key), block) for key, block in part[PRESET].items()]
+            for part in self._parts
+        ]
+        # What the environments of each part know to be written under "next"; None: to be told.
+        self._told: list[list[NestedKey]] | None = [[] for _ in self._parts]
+        self._used = {
+            name: [list(part[name].items()) for part in self._parts] for name in (OUTCOME, ROOT)
+        }
 
     def _send(self, record: Any, mask: Tensor | None, resets: bool) -> Any:
         if self.is_flat:
             for key, block in self._inputs:
                 _fill(block, record.get(key, None))
+            told = [_fill_presets(self._presets[0], record)]
         else:
-            for part, row in zip(self._parts, record.unbind(0), strict=True):
+            told = []
+            for i, (part, row) in enumerate(zip(self._parts, record.unbind(0), strict=True)):
                 for key, block in part[INPUT].items():
                     _fill(block, row.get(key, None))
+                told.append(_fill_presets(self._presets[i], row))
+        if told != self._told:
+            self._tell(told)
         if mask is not None:
             self._write_mask(mask)
         code = _CODES[mask is not None, resets]
@@ -332,7 +342,7 @@ class BlockExchange(Exchange):
         if self._fresh_masks.keys() != {"_reset"}:
             return False
         self._fresh = None
-        for key, block in self._root:
+        for key, block in self._used[ROOT][0]:
             rows = fresh.view(-1, *(1,) * (block.ndim - 1))
             old = root[key]
             if old.device != block.device:
@@ -353,14 +363,20 @@ class BlockExchange(Exchange):
         if not self._knows[ROOT]:
             self._learn(ROOT, written)
 
+    def _tell(self, presets: list[list[NestedKey]]) -> None:
+        """Tell the environments what the policy writes under ``"next"`` from this step on."""
+        self.crew.scatter("take_presets", presets * (len(self.metas) // len(presets)))
+        self._told = presets
+        self._knows[OUTCOME] = not any(self._optional)
+
     def _learn(self, name: str, written: list[list[NestedKey]]) -> None:
         """Leave the blocks of states alone that the environments do not write."""
         self._knows[name] = True
         found = {key for keys in written for key in keys}
-        for part, optional in zip(self._parts, self._optional, strict=False):
-            for key in optional - found:
-                del part[name][key]
-        self._keep_lists()
+        self._used[name] = [
+            [(key, row) for key, row in part[name].items() if key in found or key not in optional]
+            for part, optional in zip(self._parts, self._optional, strict=False)
+        ]
 
     def _collect(self, like: Any) -> Any:
         return self._form(ROOT, like)
@@ -369,7 +385,9 @@ class BlockExchange(Exchange):
         """Fill the input rows of one environment; return the call that steps it."""
         for key, block in self._rows_of(INPUT, env):
             _fill(block, row.get(key, None))
-        return "step_one", env, resets
+        preset = [(key, next_key(key), block) for key, block in self._rows_of(PRESET, env)]
+        self._told = None
+        return "step_one", env, resets, _fill_presets(preset, row)
 
     def call_reset(self, env: int, row: Any, kwargs: dict[str, Any]) -> tuple:
         """Return the call that resets one environment."""
@@ -397,18 +415,17 @@ class BlockExchange(Exchange):
 
     def _form(self, name: str, like: Any) -> Any:
         if self.is_flat:
-            blocks = self._outcome if name == OUTCOME else self._root
-            entries = Entries((key, self._take(block)) for key, block in blocks)
+            entries = Entries((key, self._take(block)) for key, block in self._used[name][0])
             if isinstance(like, Entries):
                 return entries
             return TensorDict(dict(entries), self.batch_size, device=self.device)
         rows = [
             TensorDict(
-                {key: self._take(row) for key, row in part[name].items()},
+                {key: self._take(row) for key, row in used},
                 self.batch_size[1:],
                 device=self.device,
             )
-            for part in self._parts
+            for used in self._used[name]
         ]
         return stack_rows(rows)
 
@@ -511,3 +528,45 @@ def _fill(block: Tensor, value: Tensor | None) -> None:
         block.zero_()
     else:
         block.copy_(value)
+
+
+def _fill_presets(
+    presets: list[tuple[NestedKey, NestedKey, Tensor]], record: Any
+) -> list[NestedKey]:
+    """Copy the entries under ``"next"``, of those that have a block; return which there are."""
+    if isinstance(record, Entries):
+        found = [(key, block, record[at]) for key, at, block in presets if at in record]
+    else:
+        following = record.get("next", None) if presets else None
+        if following is None:
+            return []
+        values = ((key, block, following.get(key, None)) for key, _, block in presets)
+        found = [(key, block, value) for key, block, value in values if value is not None]
+    return [key for key, block, value in found if _fill_preset(record, key, block, value)]
+
+
+def _fill_preset(record: Any, key: NestedKey, block: Tensor, value: Tensor) -> bool:
+    """Copy one entry, unless a transform outside has reshaped it; say whether it was.
+
+    Raises:
+        ShapeError, DTypeError: if it is not like the entry that the policy was shown.
+    """
+    if value.shape != block.shape or value.dtype != block.dtype:
+        shown = record.get(key, None)
+        for error, name in ((ShapeError, "shape"), (DTypeError, "dtype")):
+            found, expected = getattr(value, name), getattr(block, name)
+            if found != expected and (shown is None or getattr(shown, name) == expected):
+                raise error(
+                    describe(
+                        "policy",
+                        f"has another {name} than the environments expect",
+                        key=next_key(key),
+                        expected=expected,
+                        found=found,
+                        hint=f"Write it as the spec of {key!r} has it.",
+                    )
+                )
+        if value.shape != block.shape:
+            return False
+    block.copy_(value)
+    return True

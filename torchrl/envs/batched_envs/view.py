@@ -9,6 +9,7 @@ from tensordict import TensorDict
 
 from torchrl.envs.batched_envs.exchange import stack_rows
 from torchrl.envs.common import EnvBase, next_seed
+from torchrl.envs.metadata import meta_of
 from torchrl.envs.partial_reset import entry_names
 from torchrl.envs.spec_access import GROUPS
 
@@ -66,6 +67,11 @@ class EnvView(EnvBase):
         parent = self._parent
         rows = list(parent.fake_tensordict().exclude("next").unbind(0))
         own_rows = [record] if self._alone else record.unbind(0)
+        preset = own_rows[0].get("next", None)  # by the policy
+        if preset is not None and parent.is_flat():
+            names = meta_of(parent).preset_names
+            zeros = preset.select(*names, strict=False).apply(torch.zeros_like)
+            rows = [row.set("next", zeros.copy()) for row in rows]
         for number, own in zip(self.numbers, own_rows, strict=True):
             rows[number] = rows[number].update(own)
         return stack_rows(rows)

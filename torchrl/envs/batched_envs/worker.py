@@ -19,10 +19,12 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.entries import Entries, is_entrywise
+from torchrl._core.keys import next_key
 from torchrl._core.processes import Channel, check_parent
 from torchrl.envs.batched_envs.buffers import (
     INPUT,
     OUTCOME,
+    PRESET,
     ROOT,
     SIGNAL,
     Block,
@@ -61,16 +63,27 @@ class Seat:
         self._flat = is_entrywise(env)
         self._device = env.device if env.device is not None and env.device.type != "cpu" else None
         self._optional = set(self.meta.optional_names)
+        self._preset_keys: Sequence[NestedKey] = ()
+        self._presets: list[tuple[NestedKey, NestedKey]] = []  # (entry, the same under "next")
         self.written: list[NestedKey] = []  # the optional entries of the last step
 
     def attach(self, blocks: Sequence[Block], memory: Memory) -> None:
         """Take the rows of a memory."""
-        parts = (rows_of(blocks, memory, self.number, part) for part in (INPUT, OUTCOME, ROOT))
-        inputs, self._outcome, self._root = parts
+        inputs, self._preset, self._outcome, self._root = (
+            rows_of(blocks, memory, self.number, part) for part in (INPUT, PRESET, OUTCOME, ROOT)
+        )
         self._mask = inputs.pop("_step")  # [*S, 1]
-        self._inputs = list(inputs.items())
+        self._inputs = self._own_inputs = list(inputs.items())
         self._ended = rows_of(blocks, memory, self.number, SIGNAL)["ended"].numpy()
         self._gym = GymRows.of(self.env, inputs, self._outcome, self._root)
+
+    def take_presets(self, keys: Sequence[NestedKey]) -> None:
+        """Read, at each step from now on, these entries that the policy writes under ``"next"``."""
+        if keys == self._preset_keys:
+            return
+        self._preset_keys, self._presets = keys, [(key, next_key(key)) for key in keys]
+        preset = [(following, self._preset[key]) for key, following in self._presets]
+        self._inputs = [*self._own_inputs, *preset]
 
     def is_wanted(self) -> bool:
         """Say whether the mask of a partial step names any of our rows."""
@@ -109,6 +122,8 @@ class Seat:
     def _step_entries(self, record: Entries, resets: bool) -> tuple[Any, Any]:
         env, plan = self.env, self.env.plan
         outcome = env.outcome_of(record)
+        for key, following in self._presets:
+            outcome.setdefault(key, record.pop(following))
         if not (resets and plan.ended(outcome)):
             return outcome, None
         root = outcome.copy()
@@ -265,9 +280,18 @@ class Team:
             self._at[()] = number
         return self.seats[number - self.first]
 
-    def step_one(self, number: int, resets: bool) -> tuple[bool, list[NestedKey]]:
+    def take_presets(self, keys: Sequence[Sequence[NestedKey]]) -> list[None]:
+        """Tell each environment what the policy writes under ``"next"`` from now on."""
+        for seat, own in zip(self.seats, keys, strict=True):
+            seat.take_presets(own)
+        return [None] * len(self.seats)
+
+    def step_one(
+        self, number: int, resets: bool, presets: Sequence[NestedKey]
+    ) -> tuple[bool, list[NestedKey]]:
         """Step one environment; say whether it has ended, and which optional entries it wrote."""
         seat = self._take_turn(number)
+        seat.take_presets(presets)
         with torch.no_grad():
             return seat.step(resets), seat.written
 
