@@ -5,6 +5,8 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 
+from torchrl._core.entries import Entries
+from torchrl._core.errors import DTypeError, ShapeError
 from torchrl.collectors import Collector, MultiAsyncCollector, MultiSyncCollector
 from torchrl.data import Binary, Bounded, Composite, NonTensor, Unbounded
 from torchrl.envs import (
@@ -19,9 +21,6 @@ from torchrl.envs import (
     TransformedEnv,
 )
 from torchrl.testing.env import assert_same
-
-from torchrl._core.entries import Entries
-from torchrl._core.errors import DTypeError, ShapeError
 
 LENGTHS = (3, 5, 4)
 STEPS = 11
@@ -75,7 +74,7 @@ class Plain(Count):
 
 
 def primed(last, make=Count, **kwargs):
-    """Return an environment with three entries that a policy updates, of other dtypes and depths."""
+    """Return an environment with three entries, of other dtypes and depths, for a policy."""
     specs = Composite(
         memory=Unbounded((2,)),
         mind=Composite(number=Unbounded((), dtype=torch.int64)),
@@ -237,13 +236,13 @@ def test_policies_with_and_without_memory_may_take_turns(name, closing):
             assert_same(known(batch), torch.stack([known(row)[0] for row in singles]))
         else:
             assert (batch["memory"] == 7).all()
-            assert (batch["next", *NUMBER] == 2).all()
+            assert (batch["next"][NUMBER] == 2).all()
 
 
 @pytest.mark.parametrize("kind", ["serial", "records", "fork", "threads"])
 def test_rows_within_environments_remember_each_for_itself(kind, closing):
     """In a batch of environments of two rows, a row that ends alone begins with the defaults."""
-    make = lambda: primed(3, batch_size=(2,))  # noqa: E731
+    make = lambda: primed(3, batch_size=(2,))
     makers = {
         "serial": lambda: SerialEnv(2, make),
         "records": lambda: SerialEnv(2, make, use_buffers=False),
@@ -259,7 +258,7 @@ def test_rows_within_environments_remember_each_for_itself(kind, closing):
 @pytest.mark.parametrize("buffers", [None, False], ids=["buffers", "records"])
 @pytest.mark.parametrize("kind", ["serial", "fork"])
 @pytest.mark.parametrize(
-    "first, second",
+    ("first", "second"),
     [({"width": 2}, {}), ({"word": "yes"}, {"word": "no"}), ({"word": "yes"}, {})],
     ids=["width", "words", "one word"],
 )
@@ -318,7 +317,7 @@ def test_pools_that_are_out_of_step_remember(name, resets, closing):
 @pytest.mark.parametrize("make", [MultiSyncCollector, MultiAsyncCollector])
 def test_workers_of_collectors_remember(make, closing):
     """The environments of each worker carry what the policy writes."""
-    batch = lambda: SerialEnv(3, MAKERS)  # noqa: E731
+    batch = lambda: SerialEnv(3, MAKERS)
     options = {"cat_results": "stack"} if make is MultiSyncCollector else {}
     frames = 3 * STEPS * (2 if make is MultiSyncCollector else 1)
     collector = make(
@@ -367,7 +366,7 @@ def test_states_that_a_policy_writes_for_the_environment(kind, buffers, closing)
 
 @pytest.mark.parametrize("kind", [SerialEnv, lambda *args: ParallelEnv(*args)])
 @pytest.mark.parametrize(
-    "wrong, error",
+    ("wrong", "error"),
     [(lambda memory: memory[..., :1], ShapeError), (lambda memory: memory.double(), DTypeError)],
 )
 def test_what_does_not_fit_the_environments_is_refused(kind, wrong, error, closing):
