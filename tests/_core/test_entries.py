@@ -4,7 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from torchrl._core.entries import Entries, is_entrywise, stack_entries
+from torchrl._core.entries import Entries, stack_entries
 
 RECORDS = [TensorDict, Entries]
 
@@ -62,29 +62,3 @@ def test_stacking_equals_stacking_tensordicts(batch_size):
     assert stacked.batch_size == plain.batch_size == (*batch_size, 5)
     assert set(stacked.keys(True, True)) == set(plain.keys(True, True))
     assert (stacked == plain).all()
-
-
-class Vouching:
-    entrywise = True
-
-
-class Inheriting(Vouching):
-    pass
-
-
-class Denying(Vouching):
-    entrywise = False
-
-
-@pytest.mark.parametrize(
-    ("component", "expected"),
-    [(Vouching(), True), (Inheriting(), False), (Denying(), False), (object(), False)],
-)
-def test_only_the_class_itself_can_vouch(component, expected):
-    assert is_entrywise(component) is expected
-
-
-def test_an_instance_cannot_vouch():
-    one = Inheriting()
-    one.entrywise = True
-    assert not is_entrywise(one)

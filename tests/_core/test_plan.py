@@ -27,7 +27,7 @@ def linear(read="a", write="b", **kwargs):
     return TensorDictModule(nn.Linear(3, 3), in_keys=[read], out_keys=[write], **kwargs)
 
 
-class Vouching(TensorDictModuleBase):
+class Supporting(TensorDictModuleBase):
     """Writes the name of the exploration type that it sees, as a number."""
 
     entrywise = True
@@ -45,7 +45,7 @@ class Vouching(TensorDictModuleBase):
 
 
 class Drawing(ProbabilisticTensorDictModule):
-    """A draw that vouches."""
+    """A draw on flat records."""
 
     entrywise = True
 
@@ -116,7 +116,7 @@ class Changed(TensorDictModule):
         return super().forward(tensordict).set("b", torch.zeros(3))
 
 
-class ChangedVouching(Vouching):
+class ChangedSupporting(Supporting):
     def forward(self, tensordict):
         return tensordict.set("seen", torch.tensor(-1))
 
@@ -151,7 +151,7 @@ def compiled():
 
 
 def withdrawn():
-    module = Vouching()
+    module = Supporting()
     module.entrywise = False
     return module
 
@@ -163,7 +163,7 @@ def drawing_sequence(*modules, **kwargs):
 UNPLANNED = {
     "a function": lambda: lambda td: td,
     "a subclass": lambda: Changed(nn.Linear(3, 3), ["a"], ["b"]),
-    "a subclass of one that vouches": ChangedVouching,
+    "a subclass that overrides the call": ChangedSupporting,
     "an instance that withdraws": withdrawn,
     "a hook": hooked,
     "a hook before": hooked_before,
@@ -209,7 +209,7 @@ def test_there_is_none_under_a_hook_on_every_module():
         handle.remove()
 
 
-def test_a_callable_that_vouches_is_called():
+def test_a_callable_that_takes_flat_records_is_called():
     class Policy:
         entrywise = True
 
@@ -224,7 +224,7 @@ def test_a_callable_that_vouches_is_called():
 @pytest.mark.parametrize("kind", [None, "random", "mode"])
 @pytest.mark.parametrize("default", ["mean", "random"])
 def test_what_runs_before_a_draw_sees_what_the_draw_sees(kind, default):
-    policy = drawing_sequence(linear(), Vouching(), drawing(default_interaction_type=default))
+    policy = drawing_sequence(linear(), Supporting(), drawing(default_interaction_type=default))
     with set_interaction_type(kind):
         assert_equal(policy, a=torch.randn(3))
         assert interaction_type() == kind

@@ -31,7 +31,7 @@ def test_a_composite_is_written_leaf_by_leaf():
     assert spec["gear"].is_in(entries["gear"])
 
 
-def test_it_vouches_for_entries():
+def test_it_takes_flat_records():
     assert is_entrywise(RandomPolicy(OneHot(2)))
 
 

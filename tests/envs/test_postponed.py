@@ -12,7 +12,8 @@ from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 
 import torchrl.envs
-from torchrl._core.entries import Entries, stack_entries, vouches
+from torchrl._core.capabilities import supports
+from torchrl._core.entries import Entries, stack_entries
 from torchrl.collectors import Collector
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs import (
@@ -369,7 +370,7 @@ class CountsByTwo(StepCounter):
 
 @pytest.mark.parametrize("transform", [Doubled(0.5, 2.0, OBS), CountsByTwo()])
 def test_a_subclass_with_hooks_of_its_own_acts_at_each_step(transform):
-    assert not vouches(transform, "postponable")
+    assert not supports(transform, "postponable")
     make_env = seen(one, transform)
     env = make_env()
     env.rollout(2)

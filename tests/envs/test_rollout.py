@@ -138,7 +138,7 @@ def test_flat_records_tensordicts_and_a_loop_by_hand_agree(base, transform, poli
 
 @pytest.mark.parametrize("make", [GymEnv, None])
 @pytest.mark.parametrize("policy", ["random", "layered", "recurrent", "probabilistic"])
-def test_flat_records_are_used_where_all_vouch_for_them(make, policy, monkeypatch):
+def test_flat_records_are_used_where_all_support_them(make, policy, monkeypatch):
     used = []
     run = Stepper._run_entries
     monkeypatch.setattr(Stepper, "_run_entries", lambda *args: used.append(1) or run(*args))
@@ -151,7 +151,7 @@ def test_flat_records_are_used_where_all_vouch_for_them(make, policy, monkeypatc
     assert used
 
 
-def test_a_subclass_does_not_vouch(monkeypatch):
+def test_a_subclass_that_overrides_a_hook_gets_tensordicts():
     class Peculiar(EntrywiseCountingEnv):
         def _step(self, tensordict):
             assert isinstance(tensordict, TensorDictBase)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 
+from torchrl._core.capabilities import supports
+
 
 class Entries(dict[NestedKey, Any]):
     """Tensors by key; nested keys are tuples, and there are no sub-records.
@@ -34,19 +36,9 @@ class Entries(dict[NestedKey, Any]):
         return Entries(self)
 
 
-def vouches(component: object, name: str) -> bool:
-    """Say whether the class of a component vouches for something about its hooks.
-
-    Only the class that writes ``name = True`` in its own body vouches: a subclass may override a
-    hook. A container writes a property instead, and vouches if its parts do.
-    """
-    word = type(component).__dict__.get(name, False)
-    return word.__get__(component) if isinstance(word, property) else word is True
-
-
 def is_entrywise(component: object) -> bool:
-    """Say whether a component vouches for :class:`Entries`, with ``entrywise = True``."""
-    return vouches(component, "entrywise")
+    """Return whether a component takes :class:`Entries` in place of a tensordict."""
+    return supports(component, "entrywise")
 
 
 def stack_entries(

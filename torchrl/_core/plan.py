@@ -1,11 +1,11 @@
 """A policy compiled, once, to a function of a flat record: what it computes, without tensordicts.
 
-A plan equals the ordinary call bit for bit. It exists only where that can be known: for exactly the
-classes named here and those that vouch for it, without hooks, overrides or unusual options.
+A plan equals the ordinary call bit for bit. It exists only where that can be known: for the
+classes named here and those that support it, without hooks, overrides or unusual options.
 
-A class that vouches writes ``entrywise = True`` in its own body; an instance that needs more than a
-record offers withdraws with ``self.entrywise = False``. Its work is in ``_run(record)``, and
-``forward`` does nothing else; without a ``_run``, it is called itself.
+A class that does writes ``entrywise = True`` in its body (see :mod:`.capabilities`); an instance
+that needs more than a record offers withdraws with ``self.entrywise = False``. Its work is in
+``_run(record)``, and ``forward`` does nothing else; without a ``_run``, it is called itself.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from tensordict.nn import (
 )
 from torch import Tensor, nn
 
+from torchrl._core.capabilities import is_unchanged
 from torchrl._core.direct import call, is_intercepted
 from torchrl._core.entries import Entries, is_entrywise
 from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
@@ -38,6 +39,9 @@ _WIDTHS = re.compile(r"\((\d+)x(\d+) and (\d+)x(\d+)\)")
 
 class LayerWidthError(ShapeError, RuntimeError):
     """An entry does not have as many features as the first layer of a network expects."""
+
+
+_SEQUENCES = (TensorDictSequential, ProbabilisticTensorDictSequential)
 
 
 def plan(policy: object) -> Plan | None:
@@ -139,12 +143,11 @@ def inputs_of(network: Any, td: TensorDictBase) -> TensorDictBase:
 def _compile(component: object) -> Plan | None:
     if isinstance(component, nn.Module) and is_intercepted(component):
         return None
-    kind = type(component)
-    if kind in (TensorDictSequential, ProbabilisticTensorDictSequential):
+    if any(is_unchanged(component, kind) for kind in _SEQUENCES):
         return _sequence(component)  # type: ignore[arg-type]  # by kind
-    if kind is TensorDictModule:
+    if is_unchanged(component, TensorDictModule):
         return _network(component)  # type: ignore[arg-type]  # by kind
-    if not is_entrywise(component) or getattr(component, "entrywise", False) is not True:
+    if not is_entrywise(component):
         return None
     if isinstance(component, TensorDictSequential):
         return _sequence(component)

@@ -12,7 +12,8 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor, nn
 
-from torchrl._core.entries import Entries, is_entrywise, vouches
+from torchrl._core.capabilities import supports
+from torchrl._core.entries import Entries, is_entrywise
 from torchrl._core.errors import ResetError, describe
 from torchrl.data.tensor_specs.tools import as_device
 from torchrl.envs.env_options import EnvOptions
@@ -255,7 +256,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         masks = plan.reset_masks(root)
         whole = plan.is_single or all(bool(mask.all()) for mask in masks.values())
         fresh = plan.complete_reset(self._reset_rows(root, {} if whole else masks))
-        if not (whole or self.resets_rows_alone):
+        if not (whole or supports(self, "resets_rows_alone")):
             keep_rows(self, root, fresh, masks)
         root.update(fresh)
         return root
@@ -269,7 +270,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
     def entries_read(self) -> set[NestedKey] | None:
         """Return the entries of a root that a step or a reset may read; ``None`` if unknown."""
         plan = self.plan
-        if vouches(self, "reads_action_only"):
+        if supports(self, "reads_action_only"):
             return set(plan.action_keys)
         return {*plan.action_keys, *plan.state_keys, *plan.observation_keys, *plan.done_keys}
 

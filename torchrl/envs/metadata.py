@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from tensordict import NestedKey
 
-from torchrl._core.entries import vouches
+from torchrl._core.capabilities import supports
 from torchrl._core.errors import describe
 from torchrl.data import Composite
 from torchrl.envs.common import EnvBase
@@ -94,7 +94,7 @@ def meta_of(env: EnvBase) -> EnvMeta:
         groups,
         env.batch_size,
         env.device,
-        reads_action_only=vouches(env, "reads_action_only"),
+        reads_action_only=supports(env, "reads_action_only"),
         allow_done_after_reset=env._allow_done_after_reset,
         action_masks=env.action_masks,
         draws_from_spec=env.draws_from_spec,

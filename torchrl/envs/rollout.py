@@ -1,6 +1,6 @@
 """The stepping loop: rollouts, collectors and recorders all drive this one.
 
-A loop carries one record a step. Where environment and policy vouch for it (see
+A loop carries one record a step. Where environment and policy support it (see
 :mod:`torchrl._core.entries`) the record is a flat dictionary, and tensordicts are made once, at the
 end; elsewhere it is a tensordict. Both loops do the same and give the same.
 """

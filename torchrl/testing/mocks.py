@@ -96,7 +96,7 @@ class CountingEnv(EnvBase):
 
 
 class EntrywiseCountingEnv(CountingEnv):
-    """The same, vouching for flat records.
+    """The same, on flat records.
 
     >>> EntrywiseCountingEnv(horizon=2).rollout(9)["next", "observation"][:, 0]
     tensor([1., 2.])

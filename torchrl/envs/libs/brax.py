@@ -45,6 +45,7 @@ class BraxWrapper(JaxEnv):
     """
 
     entrywise = True
+    resets_rows_alone = True
     reads_action_only = True
     libname = "brax"
     git_url = "https://github.com/google/brax"
@@ -129,6 +130,7 @@ class BraxEnv(BraxWrapper):
     """
 
     entrywise = True
+    resets_rows_alone = True
     reads_action_only = True
 
     def __init__(

@@ -55,6 +55,7 @@ class MultiThreadedEnvWrapper(GymWrapper):
     """
 
     entrywise = True
+    resets_rows_alone = True
     reads_action_only = True
     libname = "envpool"
     git_url = "https://github.com/sail-sg/envpool"
@@ -140,6 +141,7 @@ class MultiThreadedEnv(MultiThreadedEnvWrapper):
     """
 
     entrywise = True
+    resets_rows_alone = True
     reads_action_only = True
 
     def __init__(

@@ -50,6 +50,7 @@ class JumanjiWrapper(JaxEnv):
     """
 
     entrywise = True
+    resets_rows_alone = True
     reads_action_only = True
     libname = "jumanji"
     git_url = "https://github.com/instadeepai/jumanji"
@@ -156,6 +157,7 @@ class JumanjiEnv(JumanjiWrapper):
     """
 
     entrywise = True
+    resets_rows_alone = True
     reads_action_only = True
 
     def __init__(

@@ -42,7 +42,7 @@ class Compose(Transform):
 
     @property
     def entrywise(self) -> bool:
-        """Whether every part vouches for flat records."""
+        """Whether every part takes flat records."""
         return all(is_entrywise(transform) for transform in self._chain)
 
     def _call(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 
-from torchrl._core.entries import is_entrywise, vouches
+from torchrl._core.capabilities import supports
+from torchrl._core.entries import is_entrywise
 from torchrl._core.legacy import old_keywords
 from torchrl.data import Composite, TensorSpec
 from torchrl.data.tensor_specs import Stacked, StackedComposite
@@ -69,7 +70,7 @@ class TransformedEnv(EnvBase):
 
     @property
     def entrywise(self) -> bool:
-        """Whether both the environment and the transform vouch for flat records."""
+        """Whether both the environment and the transform take flat records."""
         return is_entrywise(self.base_env) and is_entrywise(self.transform)
 
     def empty_cache(self) -> None:
@@ -82,7 +83,7 @@ class TransformedEnv(EnvBase):
             self.__dict__["_inner"] = (self.base_env, self.transform)
             self.__dict__["_nested"] = nest(self.base_env, self.transform)
             self.__dict__["_resets_rows_alone"] = self._nested is None and all(
-                vouches(part, "resets_rows_alone") for part in leaves(self.transform)
+                supports(part, "resets_rows_alone") for part in leaves(self.transform)
             )
             self._device = self.transform.transform_env_device(self.base_env.device)
             self._batch_size = self.transform.transform_env_batch_size(self.base_env.batch_size)
@@ -95,7 +96,7 @@ class TransformedEnv(EnvBase):
     @property
     def resets_rows_alone(self) -> bool:  # type: ignore[override]  # that of the environment inside
         """Whether a reset of some rows returns the others as they are."""
-        return self._resets_rows_alone and self._inner[0].resets_rows_alone
+        return self._resets_rows_alone and supports(self._inner[0], "resets_rows_alone")
 
     def _get_specs(self) -> dict[str, Composite]:
         specs = self.__dict__.get("_specs")

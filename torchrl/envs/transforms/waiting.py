@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tensordict import NestedKey
 
-from torchrl._core.entries import vouches
+from torchrl._core.capabilities import supports
 from torchrl.envs.postponed import Postponed
 from torchrl.envs.step_plan import StepPlan
 from torchrl.envs.transforms.base import Transform
@@ -26,7 +26,7 @@ def waiting(
     """
     inverses = (key for part in chain for key in (*part.in_keys_inv, *part.out_keys_inv))
     always = touched.union(inverses, plan.done_keys)
-    candidates = [part for part in chain if vouches(part, "postponable")]
+    candidates = [part for part in chain if supports(part, "postponable")]
     late = {part: own for part in candidates if (own := part.postponed())}
     while True:
         acting = (part.entries_touched() or () for part in chain if part not in late)

@@ -314,6 +314,7 @@ class GymEnv(GymWrapper):
     """
 
     entrywise = True
+    resets_rows_alone = True
     reads_action_only = True
     _pixels_only_default = True
 
