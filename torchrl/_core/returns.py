@@ -8,6 +8,9 @@ recursion and bootstraps. A discount may be a number or a tensor that broadcasts
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -25,8 +28,9 @@ def discounted_scan(
 ) -> Tensor:
     """Solve ``y_t = x_t + decay_t * y_{t+1}`` backwards in time, with ``y_T = 0``.
 
-    The form is chosen by shape: a loop over few steps, a scan of logarithmic depth over few
-    elements, and a scan over blocks, looped inside, over many. All are differentiable.
+    Where a decay is zero nothing passes, not even NaN. The form is chosen by shape: a loop over few
+    steps, a scan of logarithmic depth over few elements, and a scan over blocks, looped inside,
+    over many. All are differentiable.
 
     Args:
         decay: ``[*B, T, F]``, the last one is never used.
@@ -45,29 +49,51 @@ def discounted_scan(
     if vectorized is None:
         vectorized = steps > _SHORT and size < steps * max(_WIDE, 8 * steps)
     if not vectorized:
-        y = _loop_scan(decay, x)
-    elif size <= _SMALL or torch.compiler.is_compiling():
-        y = _log_scan(decay.contiguous(), x.contiguous())
+        scan = _loop_scan
     else:
-        y = _block_scan(decay.contiguous(), x.contiguous())
+        decay, x = decay.contiguous(), x.contiguous()
+        scan = _log_scan if size <= _SMALL or torch.compiler.is_compiling() else _block_scan
+    # Products are the fastest, and right but for zero times NaN or infinity.
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        y = scan(decay, x, torch.addcmul)
+        if steps and not _is_finite(y[0]):  # where products carry NaN, whatever the decays
+            y = scan(decay, x, _add_passed)
+    else:  # a look at the values would wait for the device, or break the graph
+        y = scan(decay, x, _add_passed)
     return y.movedim(0, time_dim)
 
 
-def _loop_scan(decay: Tensor, x: Tensor) -> Tensor:
+Add = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def _add_passed(x: Tensor, decay: Tensor, following: Tensor) -> Tensor:
+    """Return ``x + decay * following``, and ``x`` itself where ``decay`` is zero."""
+    return torch.addcmul(x, decay, following.masked_fill(decay == 0, 0.0))
+
+
+def _is_finite(x: Tensor) -> bool:
+    """Say whether all is finite; no where that cannot be known, as under ``torch.vmap``."""
+    try:
+        return math.isfinite(x.detach().sum().item())
+    except RuntimeError:
+        return False
+
+
+def _loop_scan(decay: Tensor, x: Tensor, add: Add = torch.addcmul) -> Tensor:
     """Loop over the steps: few operations where steps are few."""
     if not len(x):
         return x.clone()
     decays, rows = decay.unbind(), list(x.unbind())
     for t in range(len(rows) - 2, -1, -1):
-        rows[t] = torch.addcmul(rows[t], decays[t], rows[t + 1])
+        rows[t] = add(rows[t], decays[t], rows[t + 1])
     return torch.stack(rows)
 
 
-def _log_scan(decay: Tensor, x: Tensor) -> Tensor:
+def _log_scan(decay: Tensor, x: Tensor, add: Add = torch.addcmul) -> Tensor:
     """Let every step see twice as far at each pass (Hillis and Steele, 1986)."""
     stride, steps = 1, len(x)
     while stride < steps:
-        seen = torch.addcmul(x[:-stride], decay[:-stride], x[stride:])
+        seen = add(x[:-stride], decay[:-stride], x[stride:])
         x = torch.cat([seen, x[-stride:]])
         if 2 * stride < steps:
             decay = torch.cat([decay[:-stride] * decay[stride:], decay[-stride:]])
@@ -75,7 +101,7 @@ def _log_scan(decay: Tensor, x: Tensor) -> Tensor:
     return x
 
 
-def _block_scan(decay: Tensor, x: Tensor) -> Tensor:
+def _block_scan(decay: Tensor, x: Tensor, add: Add = torch.addcmul) -> Tensor:
     """Scan all blocks at once, then the first steps of the blocks, then tell each its future."""
     steps = len(x)
     if pad := -steps % _BLOCK:
@@ -84,11 +110,11 @@ def _block_scan(decay: Tensor, x: Tensor) -> Tensor:
     decays = list(decay.unflatten(0, (-1, _BLOCK)).unbind(1))  # [K, *B, F], one a step of a block
     rows = list(x.unflatten(0, (-1, _BLOCK)).unbind(1))
     for t in range(_BLOCK - 2, -1, -1):
-        rows[t] = torch.addcmul(rows[t], decays[t], rows[t + 1])
+        rows[t] = add(rows[t], decays[t], rows[t + 1])
         decays[t] = decays[t] * decays[t + 1]
-    first = _log_scan(decays[0], rows[0])  # [K, *B, F]
+    first = _log_scan(decays[0], rows[0], add)  # [K, *B, F]
     future = torch.cat([first[1:], torch.zeros_like(first[:1])]).unsqueeze(1)
-    y = torch.addcmul(torch.stack(rows, 1), torch.stack(decays, 1), future)
+    y = add(torch.stack(rows, 1), torch.stack(decays, 1), future)
     return y.flatten(0, 1)[:steps]
 
 
@@ -233,6 +259,7 @@ def _own_gamma_return(
     value, reward, done, terminated = (x.movedim(time_dim, 0) for x in entries)
     follows = _cut_last(done, 0).to(reward.dtype) * lmbda
     alive = gamma.unsqueeze(1) * ~terminated  # [start, T, *B, F]
+    value = value.masked_fill(terminated, 0.0)
     x = torch.addcmul(reward.expand_as(alive), alive * (1 - follows), value.expand_as(alive))
     every = discounted_scan(follows * alive, x, 1)  # [start, T, *B, F]
     own = every.diagonal(dim1=0, dim2=1).movedim(-1, 0)  # [T, *B, F]
@@ -408,10 +435,10 @@ def vtrace_advantage_estimate(
     ratio = (log_pi - log_mu).exp()
     rho, c = _at_most(ratio, rho_thresh), _at_most(ratio, c_thresh)
     delta = rho * (_one_step(gamma, next_state_value, reward, terminated) - state_value)
-    decay = (~done).to(reward.dtype) * gamma * c
+    decay = (gamma * c).masked_fill(done, 0.0)
     correction = discounted_scan(decay, delta, time_dim)  # v_t - V_t
     # v_{t+1} = V'_t + (v_{t+1} - V_{t+1}) holds also where V'_t is not the value of the next row
-    following = _next_row(correction, time_dim) * ~done
+    following = _next_row(correction, time_dim).masked_fill(done, 0.0)
     target = _one_step(gamma, next_state_value + following, reward, terminated)
     advantage = rho * (target - state_value)
     return advantage, correction + state_value

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from tensordict import TensorDictBase
 
+from torchrl._core.keys import next_key
 from torchrl.objectives.value import ValueEstimatorBase
 from torchrl.testing.loss import refusal
 
@@ -79,6 +80,26 @@ def set_keys_renames(make: Make, batch: Batch) -> None:
     torch.testing.assert_close(renamed["b", "c"], out.get(estimator.value_target_key))
 
 
+def nan_stays_in_its_episode(make: Make, batch: Batch) -> None:
+    """A reward that is NaN changes no estimate of the episode before it, nor of other rows."""
+    good, bad = batch(), batch()
+    estimator = make()
+    keys = estimator.tensor_keys
+    time = estimator._find_time(good)
+    middle = (good.shape[time] - 1) // 2
+    for td in (good, bad):
+        for key in (keys.done, keys.terminated):
+            if (flag := td.get(next_key(key), None)) is not None:
+                flag.movedim(time, 0)[middle] = True
+    bad.get(next_key(keys.reward)).movedim(time, 0)[-1].view(-1)[-1] = torch.nan
+    for key in (keys.advantage, keys.value_target):
+        one, other = (make()(td.clone()).get(key).movedim(time, 0) for td in (good, bad))
+        torch.testing.assert_close(other[: middle + 1], one[: middle + 1])
+        assert other.isnan().any()
+        if good.ndim > 1:
+            torch.testing.assert_close(other[:, :-1], one[:, :-1])
+
+
 CHECKS: list[Callable[[Make, Batch], None]] = [
     writes_its_out_keys,
     can_be_called_again,
@@ -86,4 +107,5 @@ CHECKS: list[Callable[[Make, Batch], None]] = [
     every_in_key_is_needed,
     value_estimate_is_the_target,
     set_keys_renames,
+    nan_stays_in_its_episode,
 ]
