@@ -7,7 +7,7 @@ carries :class:`Entries` through the same code. Code that touches its record onl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,8 +41,45 @@ def is_entrywise(component: object) -> bool:
     return supports(component, "entrywise")
 
 
+Groups = Sequence[tuple[tuple[str, ...], torch.Size]]
+
+
+def nested_tensordict(
+    entries: Mapping[NestedKey, Any],
+    batch_size: torch.Size,
+    device: torch.device | None,
+    groups: Groups = (),
+) -> TensorDict:
+    """Return a tensordict of flat entries.
+
+    Args:
+        entries: Values ``[*batch_size, *feature]``.
+        batch_size: Of the tensordict.
+        device: Of the tensordict.
+        groups: Nested tensordicts whose batch size is longer: where, and what follows
+            ``batch_size`` there.
+
+    >>> entries = {("agents", "x"): torch.zeros(4, 3, 2)}
+    >>> groups = [(("agents",), torch.Size([3]))]
+    >>> nested_tensordict(entries, torch.Size([4]), None, groups)["agents"].batch_size
+    torch.Size([4, 3])
+    """
+    td = TensorDict(dict(entries), batch_size, device=device)
+    for path, tail in groups:  # outer ones first
+        group = td.get(path, None)
+        if group is not None:
+            size = torch.Size([*batch_size, *tail])
+            fits = (value.shape[: len(size)] == size for value in group.values(True, True))
+            if all(fits):  # what a policy adds need not be there for each agent
+                group.batch_size = size
+    return td
+
+
 def stack_entries(
-    records: Sequence[Entries], batch_size: torch.Size, device: torch.device | None
+    records: Sequence[Entries],
+    batch_size: torch.Size,
+    device: torch.device | None,
+    groups: Groups = (),
 ) -> TensorDictBase:
     """Stack records of steps along a new last batch dimension, time.
 
@@ -50,11 +87,10 @@ def stack_entries(
         records: One a step, all with the same keys; values ``[*batch_size, *feature]``.
         batch_size: Batch size ``[*B]`` of each record.
         device: Device of the result.
+        groups: As in :func:`nested_tensordict`.
 
     Returns: a tensordict ``[*B, T]``.
     """
     dim = len(batch_size)
-    stacked = TensorDict({}, [*batch_size, len(records)], device=device)
-    for key in records[0]:
-        stacked.set(key, torch.stack([record[key] for record in records], dim))
-    return stacked
+    stacked = {key: torch.stack([record[key] for record in records], dim) for key in records[0]}
+    return nested_tensordict(stacked, torch.Size([*batch_size, len(records)]), device, groups)

@@ -7,9 +7,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from tensordict import TensorDict
 
-from torchrl._core.entries import Entries
+from torchrl._core.entries import Entries, nested_tensordict
 
 
 class Compiled:
@@ -33,7 +32,7 @@ class Compiled:
         if not isinstance(record, Entries):
             return self._compiled(record, **kwargs)
         env = self.env
-        nested = TensorDict(dict(record), env.batch_size, device=env.device)
+        nested = nested_tensordict(record, env.batch_size, env.device, env.plan.nested)
         return Entries(self._compiled(nested, **kwargs).items(True, True))
 
     def __getstate__(self) -> dict[str, Any]:

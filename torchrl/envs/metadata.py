@@ -10,10 +10,11 @@ import torch
 from tensordict import NestedKey
 
 from torchrl._core.capabilities import supports
+from torchrl._core.entries import Groups
 from torchrl._core.errors import describe
 from torchrl.data import Composite
 from torchrl.envs.common import EnvBase
-from torchrl.envs.spec_access import GROUPS, INPUTS, OUTPUTS, leaf_names
+from torchrl.envs.spec_access import GROUPS, INPUTS, OUTPUTS, leaf_names, nested_groups
 
 ROOTS = ("observation", "done")
 
@@ -70,6 +71,11 @@ class EnvMeta:
         """The entries that are only a state: a step or a reset may leave them out."""
         known = self.names(*OUTPUTS)
         return [key for key in self.names("state") if key not in known]
+
+    @property
+    def nested(self) -> Groups:
+        """The nested tensordicts with a batch size of their own."""
+        return nested_groups(self.specs, self.batch_size)
 
     def spec_of(self, key: NestedKey) -> Any:
         """Return the spec of an entry."""

@@ -23,7 +23,7 @@ from tensordict import (
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import Tensor, nn
 
-from torchrl._core.entries import Entries, is_entrywise, stack_entries
+from torchrl._core.entries import Entries, is_entrywise, nested_tensordict, stack_entries
 from torchrl._core.errors import MissingKeyError, ResetError, ShapeError, describe
 from torchrl._core.keys import groups_of, sibling
 from torchrl._core.mdp import TRUNCATED
@@ -353,8 +353,9 @@ class Stepper:
                 env.resume()
         for key in first.keys() & outcomes[0].keys():
             roots[0][key] = outcomes[0][key]  # stands in: it has the right shape and dtype
-        batch = stack_entries(roots, env.batch_size, env.device)
-        batch.set("next", stack_entries(outcomes, env.batch_size, env.device))
+        size, device, nested = env.batch_size, env.device, env.plan.nested
+        batch = stack_entries(roots, size, device, nested)
+        batch.set("next", stack_entries(outcomes, size, device, nested))
         for one in late:
             one.write(batch, first, self.root, reset_at_end=stop is None)
         return _name_time(batch)
@@ -471,7 +472,7 @@ def _tensordict(root: Entries, env: EnvBase) -> TensorDictBase:
     values = {
         key: value.clone() if isinstance(value, Tensor) else value for key, value in root.items()
     }
-    return TensorDict(values, env.batch_size, device=env.device)
+    return nested_tensordict(values, env.batch_size, env.device, env.plan.nested)
 
 
 def _stack(steps: Any, dim: int, dense: bool) -> Any:

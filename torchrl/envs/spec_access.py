@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,24 @@ GROUPS = (*INPUTS, *OUTPUTS)
 def leaf_names(spec: Composite) -> list[NestedKey]:
     """Return the keys of the leaves of a composite, nested ones as tuples."""
     return list(spec.keys(include_nested=True, leaves_only=True))
+
+
+def nested_groups(
+    specs: Mapping[str, Composite], batch_size: torch.Size
+) -> list[tuple[tuple[str, ...], torch.Size]]:
+    """Return the nested composites with a batch size of their own, outer ones first.
+
+    Returns: where each stands, and what follows the batch size of the environment there.
+    """
+    sizes: dict[tuple[str, ...], torch.Size] = {}
+    for spec in specs.values():
+        for key in spec.keys(include_nested=True):
+            if isinstance(part := spec[key], Composite):
+                path: tuple[Any, ...] = (key,) if isinstance(key, str) else key
+                tail = part.shape[len(batch_size) :]
+                sizes[path] = max(tail, sizes.get(path, tail), key=len)
+    found = [(path, tail) for path, tail in sizes.items() if len(tail) and -1 not in tail]
+    return sorted(found, key=lambda each: len(each[0]))
 
 
 def default_spec(env: Any, group: str) -> Composite:

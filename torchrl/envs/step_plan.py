@@ -19,7 +19,7 @@ from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, descri
 from torchrl._core.keys import leaf_keys, sibling
 from torchrl._core.mdp import DONE, DONE_NAMES, TERMINATED, TRUNCATED, complete_done, last_name
 from torchrl.data import Composite, TensorSpec
-from torchrl.envs.spec_access import leaf_names
+from torchrl.envs.spec_access import leaf_names, nested_groups
 
 if TYPE_CHECKING:
     from torchrl.envs.spec_owner import SpecOwner
@@ -69,6 +69,7 @@ class StepPlan:
         self.left_behind = [key for key in self.reward_keys if key not in in_state]
         self.not_carried = {"next", "_reset", "_step", *self.reward_keys, *self.done_keys}
         self.batch_locked = env.batch_locked or bool(self.batch_size)
+        self.nested = nested_groups(specs, self.batch_size)
         # One flag is one number, which costs less to read than a tensor.
         self.is_single = (
             self.batch_locked and len(self.groups) == 1 and self.groups[0].shape.numel() == 1

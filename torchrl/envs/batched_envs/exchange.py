@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tensordict import LazyStackedTensorDict, NestedKey, TensorDict, TensorDictBase
+from tensordict import LazyStackedTensorDict, NestedKey, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.entries import Entries
+from torchrl._core.entries import Entries, nested_tensordict
 from torchrl._core.errors import DTypeError, ResetError, ShapeError, describe
 from torchrl._core.keys import next_key, sibling
 from torchrl.envs.batched_envs.buffers import (
@@ -64,6 +65,7 @@ class Exchange(ABC):
         self.crew, self.device, self.options = crew, device, options
         self._pins = options.pin_memory and torch.accelerator.is_available()
         self.metas = crew.metas
+        self._groups = [meta.nested for meta in crew.metas]
         self.batch_size = torch.Size([len(self.metas), *self.metas[0].batch_size])
         self._reads_root = not all(meta.reads_action_only for meta in self.metas)
         self._fresh: Tensor | None = None  # rows [N] that began anew in the last step
@@ -162,10 +164,14 @@ class Exchange(ABC):
     def _rows(self, record: Any) -> list[Any]:
         """Return the row of each environment, free to be changed, where that environment lives."""
         if isinstance(record, Entries):
-            record = TensorDict(dict(record), self.batch_size, device=self.device)
+            record = self._nested(record, self.batch_size)
         return [
             self._row(row, meta) for row, meta in zip(record.unbind(0), self.metas, strict=True)
         ]
+
+    def _nested(self, entries: Mapping[NestedKey, Any], size: torch.Size, env: int = 0) -> Any:
+        """Return a tensordict of the entries of all environments, or of one."""
+        return nested_tensordict(entries, size, self.device, self._groups[env])
 
     def _row(self, row: Any, meta: EnvMeta) -> Any:
         preset = map(next_key, meta.preset_names)
@@ -408,24 +414,20 @@ class BlockExchange(Exchange):
             return [(key, block[env]) for key, block in self._parts[0][part].items()]
         return list(self._parts[env][part].items())
 
-    def _read(self, part: str, env: int, written: list[NestedKey]) -> TensorDict:
+    def _read(self, part: str, env: int, written: list[NestedKey]) -> TensorDictBase:
         absent = self._optional[env] - set(written)
         rows = {k: self._take(row) for k, row in self._rows_of(part, env) if k not in absent}
-        return TensorDict(rows, self.metas[env].batch_size, device=self.device)
+        return self._nested(rows, self.metas[env].batch_size, env)
 
     def _form(self, name: str, like: Any) -> Any:
         if self.is_flat:
             entries = Entries((key, self._take(block)) for key, block in self._used[name][0])
             if isinstance(like, Entries):
                 return entries
-            return TensorDict(dict(entries), self.batch_size, device=self.device)
+            return self._nested(entries, self.batch_size)
         rows = [
-            TensorDict(
-                {key: self._take(row) for key, row in used},
-                self.batch_size[1:],
-                device=self.device,
-            )
-            for used in self._used[name]
+            self._nested({key: self._take(row) for key, row in used}, self.batch_size[1:], env)
+            for env, used in enumerate(self._used[name])
         ]
         return stack_rows(rows)
 

@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.entries import Entries, is_entrywise
+from torchrl._core.entries import Entries, is_entrywise, nested_tensordict
 from torchrl._core.keys import next_key
 from torchrl._core.processes import Channel, check_parent
 from torchrl.envs.batched_envs.buffers import (
@@ -150,7 +150,9 @@ class Seat:
             entries = Entries((key, row.to(self._device)) for key, row in self._inputs)
         if self._flat:
             return entries
-        return TensorDict(dict(entries), self.meta.batch_size, device=self.env.device)
+        return nested_tensordict(
+            entries, self.meta.batch_size, self.env.device, self.env.plan.nested
+        )
 
     def _write(self, rows: dict[NestedKey, Tensor], record: Any) -> list[NestedKey]:
         written = []
