@@ -9,6 +9,7 @@ the buffer errs. Use them on your own storages, samplers and writers:
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -185,6 +186,81 @@ def check_empty_forgets(make: Callable[[], Any], row_shape: Sequence[int] = ()) 
     _extend(buffer, 20, 7, row_shape)
     assert int(buffer[:]["item"].min()) == 20 * int(torch.Size(row_shape).numel())
     assert int(buffer.sample(6)["item"].min()) >= 20
+
+
+def check_prefetches_what_is_stored(
+    make: Callable[..., Any], row_shape: Sequence[int] = (), seeds: Sequence[int] = (0, 1, 2)
+) -> None:
+    """Batches that are prepared ahead are those of a buffer without prefetching, bit for bit.
+
+    Two buffers go through the same random changes: rows that are written, added, replaced, loaded
+    and forgotten, priorities, a transform, samples of two sizes.
+
+    Args:
+        make: ``(prefetch, generator) -> buffer``, an empty one that takes both as its own.
+        row_shape: ``[*W]``.
+        seeds: Of the changes.
+    """
+    for seed in seeds:
+        plain, ahead = (
+            make(prefetch=prefetch, generator=torch.Generator().manual_seed(seed))
+            for prefetch in (None, 3)
+        )
+        changes, row = random.Random(seed), 0
+        for _ in range(40):
+            kind = changes.choice(["sample"] * 5 + ["extend", "add", "write", "load", "other"])
+            if row == 0 or kind == "extend":
+                size = changes.choice([1, 3, 12])
+                for buffer in (plain, ahead):
+                    _extend(buffer, row, size, row_shape)
+                row += size
+            elif kind == "sample":
+                for size in [changes.choice([6, 6, 3])] * changes.randint(1, 4):
+                    _compare_samples(plain, ahead, size)
+            else:
+                for buffer in (plain, ahead):
+                    _change(buffer, kind, row, row_shape)
+                row += 1
+        assert_same(plain[:], ahead[:])
+
+
+def _compare_samples(plain: Any, ahead: Any, size: int) -> None:
+    """Sample both; both return the same, or both have nothing to sample."""
+    assert plain.can_sample(size) == ahead.can_sample(size), "can_sample() differs"
+    if not plain.can_sample(size):
+        return
+    (left, known), (right, about) = (
+        buffer.sample(size, return_info=True) for buffer in (plain, ahead)
+    )
+    ours, theirs = right["item"].tolist(), left["item"].tolist()
+    assert ours == theirs, f"prefetching gave the items {ours} in place of {theirs}"
+    assert_same(left, right)
+    assert_same_state(known, about)
+    assert plain.ran_out == ahead.ran_out
+
+
+def _change(buffer: Any, kind: str, row: int, row_shape: Sequence[int]) -> None:
+    """Change a buffer that is not empty in one way; one new row makes priorities count at once."""
+    if kind == "write" and not row_shape:
+        buffer[row % len(buffer)] = transitions(row, 1)[0]
+    elif kind == "load":
+        buffer.load_state_dict(buffer.state_dict())
+    elif kind == "other":
+        if row % 3 == 0:
+            buffer.append_transform(_Shift())
+        elif row % 3 == 1:
+            buffer.empty()
+        elif len(buffer):
+            index = buffer.storage.coordinates(torch.arange(len(buffer)))
+            buffer.update_priority(index, torch.arange(len(buffer)) % 5 + 1.0)
+    buffer.add(transitions(row, 1, row_shape)[0])
+
+
+class _Shift:
+    """A transform that changes an entry of a sample."""
+
+    def __call__(self, data: TensorDictBase) -> TensorDictBase:
+        return data.set("shifted", data["item"] + data.get("shifted", 1))
 
 
 def assert_same(left: TensorDictBase, right: TensorDictBase) -> None:

@@ -4,6 +4,7 @@ import importlib
 import itertools
 
 import pytest
+import torch
 
 import torchrl.data
 from torchrl.data import (
@@ -18,6 +19,7 @@ from torchrl.data import (
     RandomSampler,
     ReplayBuffer,
     RoundRobinWriter,
+    Sampler,
     SamplerWithoutReplacement,
     SliceSampler,
     SliceSamplerWithoutReplacement,
@@ -114,6 +116,77 @@ def test_empty_forgets(make):
 @pytest.mark.parametrize("parts", FLAT.values(), ids=FLAT.keys())
 def test_prefetched_batches_travel_with_the_state(parts):
     contract.check_continues_exactly(maker(parts, prefetch=3))
+
+
+def with_prefetching(parts, storages=STORAGES):
+    return lambda prefetch, generator: maker(
+        parts, storages, prefetch=prefetch, generator=generator
+    )()
+
+
+@pytest.mark.parametrize(
+    ("storage", "sampler"),
+    [
+        *itertools.product(["tensor", "list", "compact"], [*SAMPLERS, "consuming"]),
+        *itertools.product(["compressed", "lazy stack", "memmap"], ["random"]),
+    ],
+)
+def test_prefetching_returns_what_a_buffer_without_it_returns(storage, sampler):
+    parts = storage, sampler, "tensordict round robin"
+    if sampler == "consuming":
+        return contract.check_prefetches_what_is_stored(
+            lambda prefetch, generator: TensorDictReplayBuffer(
+                storage=STORAGES[storage](),
+                consume_after_n_samples=2,
+                prefetch=prefetch,
+                generator=generator,
+            )
+        )
+    return contract.check_prefetches_what_is_stored(with_prefetching(parts))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_prefetching_in_two_dimensions(sampler):
+    parts = "tensor", sampler, "round robin"
+    contract.check_prefetches_what_is_stored(with_prefetching(parts, STORAGES_2D), [2], [0])
+
+
+class InOrder(Sampler):
+    """Takes items in the order of their slots."""
+
+    def __init__(self):
+        self.start = 0
+
+    def sample(self, storage, batch_size):
+        first = self.start % len(storage)
+        self.start = first + batch_size
+        return torch.arange(first, first + batch_size) % len(storage), {}
+
+    def _empty(self):
+        self.start = 0
+
+
+class InOrderAndSaved(InOrder):
+    def state_dict(self):
+        return {"start": self.start}
+
+    def load_state_dict(self, state_dict):
+        self.start = state_dict["start"]
+
+
+def own(sampler, storage=LazyTensorStorage):
+    return lambda prefetch, generator: ReplayBuffer(
+        storage=storage(ROWS), sampler=sampler(), prefetch=prefetch, generator=generator
+    )
+
+
+def test_a_sampler_with_a_state_dict_can_take_back_prepared_batches():
+    contract.check_prefetches_what_is_stored(own(InOrderAndSaved))
+
+
+def test_a_sampler_that_does_not_save_its_pass_is_found():
+    with pytest.raises(AssertionError, match=r"prefetching gave the items"):
+        contract.check_prefetches_what_is_stored(own(InOrder))
 
 
 @pytest.mark.parametrize("writer", WRITERS)

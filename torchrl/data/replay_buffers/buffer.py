@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from torchrl.data.replay_buffers.editing import EditedBuffer
 from torchrl.data.replay_buffers.lock import ProcessLock
 from torchrl.data.replay_buffers.parts import MadeOfParts
 from torchrl.data.replay_buffers.pipeline import Pipeline
-from torchrl.data.replay_buffers.prefetch import Batch, Prefetcher
+from torchrl.data.replay_buffers.prefetch import Batch, Drawn, Prefetcher
 from torchrl.data.replay_buffers.sample_units import SampleUnit
 from torchrl.data.replay_buffers.samplers.base import Sampler
 from torchrl.data.replay_buffers.samplers.random import ConsumingSampler, RandomSampler
@@ -53,7 +53,9 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
         collate_fn: Makes a batch of a list of items, or works on the batch that a storage of
             tensors makes; stacks if ``None``.
         pin_memory: Put samples into pinned memory, where there is CUDA to copy them to.
-        prefetch: Number of batches that threads make ready ahead.
+        prefetch: Number of batches that threads prepare ahead while the buffer does not change.
+            Samples are those of a buffer without it, except that priorities which are updated
+            meanwhile count from the first batch on that was not prepared yet.
         transform: Applied to each sample: any callable ``data -> data``. If it has an ``inv``,
             that is applied to what comes in.
         transform_factory: Makes the transform; in place of ``transform``.
@@ -131,7 +133,9 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
             )
         self.prefetch = prefetch or 0
         self._prefetcher = (
-            Prefetcher(self.prefetch, self._draw, self._make) if self.prefetch else None
+            Prefetcher(self.prefetch, self._draw, self._make, self._version, self._current_sampler)
+            if self.prefetch
+            else None
         )
         self._lock: Any = threading.RLock()
         self.shared = shared
@@ -227,8 +231,6 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
             self._storage.empty()
             self._sampler._empty()
             self._writer._empty()
-            if self._prefetcher is not None:
-                self._prefetcher.clear()
 
     def sample(self, batch_size: int | None = None, return_info: bool = False) -> Any:
         """Return a batch, or, with ``return_info``, the batch and what is known about it.
@@ -271,7 +273,7 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
             )
         return size
 
-    def _draw(self, batch_size: int) -> tuple[Tensor, dict[Any, Any], bool]:
+    def _draw(self, batch_size: int) -> Drawn:
         with self._lock:
             positions, info = self._sampler.sample(self._storage, batch_size)
             if self._unit is not None:
@@ -280,10 +282,22 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
                 info = {**info, "generation": self._storage.generations(positions)}
         return positions, info, self._sampler.ran_out
 
-    def _make(self, drawn: tuple[Tensor, dict[Any, Any], bool]) -> Batch:
+    def _version(self) -> Any:
+        """Return what differs whenever stored rows or transforms have changed."""
+        return self._storage.version, self._transform.changes
+
+    def _current_sampler(self) -> Sampler:
+        return self._sampler
+
+    def _make(self, drawn: Drawn, version: Any) -> Batch | None:
+        """Make the batch of what was drawn, or ``None`` if rows have changed since then."""
+        positions, info, ran_out = drawn
+        info = dict(info)
         with self._lock:
-            data = self._read(drawn[0], drawn[1])
-        return self._finish(data, *drawn)
+            if self._version() != version:
+                return None
+            data = self._read(positions, info)
+        return self._finish(data, positions, info, ran_out)
 
     def _read(self, positions: Tensor, info: dict[Any, Any]) -> Any:
         """Read the items at ``positions [B]``."""
@@ -346,10 +360,11 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
 
     def can_sample(self, batch_size: int | None = None) -> bool:
         """Say whether :meth:`sample` would find items, without drawing any."""
+        size = self._size(batch_size)
+        if self._prefetcher is not None and self._prefetcher.has(size):
+            return True
         with self._lock:
-            return len(self._storage) > 0 and self._sampler.can_sample(
-                self._storage, self._size(batch_size)
-            )
+            return len(self._storage) > 0 and self._sampler.can_sample(self._storage, size)
 
     def update_priority(self, index: Any, priority: Any) -> None:
         """Tell the sampler how surprising the items ``index [N]`` were.
@@ -361,7 +376,7 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
         if (graph := self._in_graph()) is not None:
             graph.update_priority(torch.as_tensor(index), torch.as_tensor(priority))
             return
-        with self._lock:
+        with self._rating():
             positions = self._storage.positions(index)
             self._sampler.update_priority(positions, torch.as_tensor(priority))
 
@@ -376,17 +391,34 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
         return self
 
     def _writing(self) -> Any:
-        """Return the lock; with prefetching, once no batch in the making reads rows any more."""
-        return self._lock if self._prefetcher is None else self._settled(self._prefetcher)
+        """Return a context in which nothing else reads or writes, and no batch is prepared."""
+        return self._lock if self._prefetcher is None else self._changing(self._prefetcher)
 
     @contextmanager
-    def _settled(self, prefetcher: Prefetcher) -> Iterator[None]:
+    def _changing(self, prefetcher: Prefetcher) -> Iterator[None]:
+        prefetcher.check_process()
         with prefetcher.lock:
-            prefetcher.settle()
+            prefetcher.note_change()
             with self._lock:
                 yield
 
+    def _rating(self) -> Any:
+        """Return a context to change priorities in; prepared batches stay if they may."""
+        return self._lock if self._sampler.rates_apart else self._writing()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Return a context in which nothing is written or drawn; prepared batches stay."""
+        prefetcher = self._prefetcher
+        if prefetcher is not None:
+            prefetcher.check_process()
+        with prefetcher.lock if prefetcher is not None else nullcontext(), self._lock:
+            yield
+
     def __getstate__(self) -> dict[str, Any]:
+        if self._prefetcher is not None:
+            with self._prefetcher.lock:
+                self._prefetcher.discard()  # a copy draws what comes next by itself
         state = self.__dict__.copy()
         if not self.shared:
             state["_lock"] = None

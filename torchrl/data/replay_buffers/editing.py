@@ -48,7 +48,7 @@ class EditedBuffer(ABC):
     What is written here is stored as it is: transforms have no part in it, and priorities stay.
 
     Hooks:
-        _writing: a context in which nobody else reads or writes.
+        _writing, _reading: contexts in which nothing else writes.
     """
 
     _storage: Storage
@@ -56,6 +56,9 @@ class EditedBuffer(ABC):
 
     @abstractmethod
     def _writing(self) -> AbstractContextManager[Any]: ...
+
+    @abstractmethod
+    def _reading(self) -> AbstractContextManager[Any]: ...
 
     def query(
         self,
@@ -83,7 +86,7 @@ class EditedBuffer(ABC):
         [2]
         """
         storage, found = self._storage, []
-        with self._writing():
+        with self._reading():
             numbers = ("collector", "traj_ids") if trajectory_key is None else trajectory_key
             known = trajectory_key is not None or storage.has_entry(numbers)
             episodes = Episodes(traj_key=numbers if known else None)

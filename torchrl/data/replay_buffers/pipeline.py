@@ -22,6 +22,7 @@ class Pipeline:
         self._steps: list[tuple[Any, bool]] = []
         self._outward: list[Any] = []
         self._inward: list[Any] = []
+        self.changes = 0  # how often transforms were added or took over a state
         for transform in transforms:
             self.insert(len(self), transform)
 
@@ -36,6 +37,7 @@ class Pipeline:
         if not callable(transform):
             raise TypeError(f"ReplayBuffer: a transform is a callable, found {transform!r}.")
         self._steps.insert(index, (transform, invert))
+        self.changes += 1
         both = [_directions(*step) for step in self._steps]
         self._outward = [out for out, _ in both if out is not None]
         self._inward = [back for _, back in reversed(both) if back is not None]
@@ -65,6 +67,7 @@ class Pipeline:
             ValueError: if a state was saved for which there is no such transform.
         """
         transforms = [transform for transform, _ in self._steps]
+        self.changes += 1
         for transform, state in zip_longest(transforms, states):
             if hasattr(transform, "load_state_dict"):
                 if state is not None:

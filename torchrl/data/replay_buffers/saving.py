@@ -18,7 +18,7 @@ from torchrl.data.replay_buffers.checkpointers import (
     replacing,
 )
 from torchrl.data.replay_buffers.pipeline import Pipeline
-from torchrl.data.replay_buffers.prefetch import Prefetcher
+from torchrl.data.replay_buffers.prefetch import Prefetcher, drop_prepared
 from torchrl.data.replay_buffers.samplers.base import Sampler
 from torchrl.data.replay_buffers.storages.base import Storage
 from torchrl.data.replay_buffers.writers.base import Writer
@@ -28,7 +28,7 @@ class SavedBuffer(ABC):
     """The half of a replay buffer that saves and loads the other half.
 
     Hooks:
-        _writing: a context in which nobody else reads or writes.
+        _writing, _reading: contexts in which nothing else writes.
         empty: forgets all items; extend: ``rows [N] -> slots [N]``.
     """
 
@@ -44,6 +44,9 @@ class SavedBuffer(ABC):
     def _writing(self) -> AbstractContextManager[Any]: ...
 
     @abstractmethod
+    def _reading(self) -> AbstractContextManager[Any]: ...
+
+    @abstractmethod
     def empty(self) -> None: ...
 
     @abstractmethod
@@ -56,7 +59,7 @@ class SavedBuffer(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is needed to go on exactly where this buffer stands."""
-        with self._writing():
+        with self._reading():
             return {"_storage": self._storage.state_dict(), **self._state_of_parts()}
 
     def _state_of_parts(self) -> dict[str, Any]:
@@ -92,15 +95,18 @@ class SavedBuffer(ABC):
         if parts["_generator"] is not None:
             generator = self._generator or torch.Generator()
             self.set_rng(generator.set_state(parts["_generator"]))
-        if self._prefetcher is not None and parts["_prefetch"] is not None:
-            self._prefetcher.load_state_dict(parts["_prefetch"])
+        prepared = parts["_prefetch"]
+        if prepared is not None and self._prefetcher is not None:
+            self._prefetcher.load_state_dict(prepared)
+        elif prepared is not None:
+            drop_prepared(self._sampler, prepared)
 
     def dumps(self, path: str | Path) -> None:
         """Write all that is needed to go on exactly where this buffer stands to a folder.
 
         A save that is cut short leaves the last good one in that folder in place.
         """
-        with self._writing(), replacing(path) as folder:
+        with self._reading(), replacing(path) as folder:
             self._storage.dumps(folder / "storage")
             torch.save(self._state_of_parts(), folder / "parts.pt")
 
@@ -139,7 +145,7 @@ class SavedBuffer(ABC):
 
     def read_all_in_order(self) -> Any:
         """Return all rows ``[R, *W]``, the oldest first."""
-        with self._writing():
+        with self._reading():
             rows, written = self._storage.rows, self._storage.written
             oldest = written % rows if rows and self._storage.is_full else 0
             return self._storage.get((torch.arange(rows) + oldest) % max(rows, 1))

@@ -86,7 +86,7 @@ class TensorDictReplayBuffer(ReplayBuffer):
         if priority is None:
             return
         kept = slots >= 0
-        with self._lock:
+        with self._rating():
             positions = self._storage.items_of(slots[kept])
             rated = priority[kept].reshape(len(positions), -1)
             self._sampler.update_priority(positions, rated)
@@ -109,7 +109,7 @@ class TensorDictReplayBuffer(ReplayBuffer):
         if isinstance(self._unit, Sequence):
             self._update_anchors(data, priority)
             return
-        with self._lock:
+        with self._rating():
             positions = self._storage.positions(index)  # [*batch]
             batch = positions.shape
             if positions.ndim > 1 and (positions == positions[:, :1]).all():
@@ -122,7 +122,7 @@ class TensorDictReplayBuffer(ReplayBuffer):
         """Give the steps that were drawn the priorities ``[B, *]`` of their windows."""
         require(data, ["anchor_index", "learning_mask"], self, "Update with a whole sample.")
         reduction = getattr(self._sampler, "reduction", "max")
-        with self._lock:
+        with self._rating():
             anchors = self._storage.positions(data.get("anchor_index"))
             rated = priorities_of_anchors(anchors, priority, data.get("learning_mask"), reduction)
             self._sampler.update_priority(*rated)

@@ -5,6 +5,7 @@ Legend: ``B`` items of a sample, ``N`` items written; a position is the row-majo
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -32,6 +33,9 @@ class Sampler(ABC):
         can_sample: ``(storage, batch_size) -> bool``.
         _empty: told that the storage was emptied.
         state_dict, load_state_dict: what a sampler must know to go on where it stopped.
+        pass_state, restore_pass: what :meth:`sample` changes, so that a buffer that prepares
+            batches ahead can take back those that it does not hand out; the whole state dict, in a
+            copy, by default.
     """
 
     generator: torch.Generator | None = None
@@ -78,6 +82,35 @@ class Sampler(ABC):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the sampler stood whose :meth:`state_dict` this is."""
+
+    def pass_state(self) -> Any:
+        """Return, in tensors, numbers and containers of them, what :meth:`sample` changes here.
+
+        Where it holds no priorities, those may change while batches are prepared ahead.
+        """
+        return copy.deepcopy(self.state_dict()), self.ran_out
+
+    def restore_pass(self, state: Any) -> None:
+        """Go back to where :meth:`pass_state` was taken."""
+        saved, self.ran_out = state
+        self.load_state_dict(saved)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the parameters that may be set from outside, by name."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name[0] != "_" and name != "ran_out"
+        }
+
+    @property
+    def rates_apart(self) -> bool:
+        """Whether :meth:`update_priority` changes nothing that :meth:`restore_pass` would undo."""
+        kind = type(self)
+        return (
+            kind.update_priority is Sampler.update_priority
+            or kind.pass_state is not Sampler.pass_state
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()

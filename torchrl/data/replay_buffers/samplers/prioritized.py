@@ -243,6 +243,16 @@ class PrioritizedSampler(Sampler):
             return values[:, 0]
         return np.asarray(getattr(np, self.reduction)(values, axis=1))
 
+    def settings(self) -> dict[str, Any]:
+        """Return the parameters that may be set from outside, by name."""
+        return {**super().settings(), "alpha": self._alpha}
+
+    def pass_state(self) -> Any:
+        """Return nothing: each draw stands for itself, and priorities are no part of it."""
+
+    def restore_pass(self, state: Any) -> None:
+        """Do nothing."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return priorities, exponents and the highest priority so far."""
         return {

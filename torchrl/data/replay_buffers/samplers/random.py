@@ -20,6 +20,12 @@ class RandomSampler(Sampler):
         items = require_items(storage, self)
         return torch.randint(items, (batch_size,), generator=self.generator), {}
 
+    def pass_state(self) -> Any:
+        """Return nothing: each draw stands for itself."""
+
+    def restore_pass(self, state: Any) -> None:
+        """Do nothing."""
+
 
 class SamplerWithoutReplacement(Sampler):
     """Every item once, in passes over the storage; iterating over the buffer stops after one.
@@ -78,6 +84,14 @@ class SamplerWithoutReplacement(Sampler):
         else:
             self._order = torch.arange(items)
         self._next, self._written = 0, written
+
+    def pass_state(self) -> Any:
+        """Return the order of the pass, which never changes in place, and where it stands."""
+        return self._order, self._next, self._written, self.ran_out
+
+    def restore_pass(self, state: Any) -> None:
+        """Go back to where :meth:`pass_state` was taken."""
+        self._order, self._next, self._written, self.ran_out = state
 
     def state_dict(self) -> dict[str, Any]:
         """Return the order of the pass and where it stands."""

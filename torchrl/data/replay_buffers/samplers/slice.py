@@ -236,6 +236,12 @@ class SliceSampler(Sampler):
         if self.init_key is not None and storage.has_entry(self.init_key):
             info[self.init_key] = _raised(storage, self.init_key, positions, initial)
 
+    def pass_state(self) -> Any:
+        """Return nothing: each draw stands for itself."""
+
+    def restore_pass(self, state: Any) -> None:
+        """Do nothing."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: where episodes are is read from the storage."""
         return {}
@@ -294,6 +300,15 @@ class SliceSamplerWithoutReplacement(SliceSampler):
         if self.ran_out:
             self._next = len(self._order)
         return chosen
+
+    def pass_state(self) -> Any:
+        """Return the order of the pass, which never changes in place, and where it stands."""
+        return torch.from_numpy(self._order), self._next, self._seen, self.ran_out
+
+    def restore_pass(self, state: Any) -> None:
+        """Go back to where :meth:`pass_state` was taken."""
+        order, self._next, seen, self.ran_out = state
+        self._order, self._seen = order.numpy(), tuple(seen)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the order of the pass and where it stands."""

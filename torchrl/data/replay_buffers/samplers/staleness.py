@@ -90,6 +90,12 @@ class StalenessAwareSampler(Sampler):
         positions = torch.searchsorted(odds, quantile * odds[-1], right=True)
         return positions, {"staleness": staleness[positions].float()}
 
+    def pass_state(self) -> Any:
+        """Return nothing: each draw stands for itself."""
+
+    def restore_pass(self, state: Any) -> None:
+        """Do nothing."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return the version of the policy that is trained."""
         return {"consumer_version": self.consumer_version}

@@ -101,6 +101,16 @@ class StreamingSliceSampler(SliceSampler):
             waiting = waiting[stop >= waiting[:, STOP]]
         self._waiting, self._seen, self._edits = waiting, found.now, storage.edits
 
+    def pass_state(self) -> Any:
+        """Return the slices that wait, and how far episodes were cut."""
+        waiting, cut_to = torch.from_numpy(self._waiting), torch.from_numpy(self._cut_to.copy())
+        return waiting, cut_to, self._seen, self._edits
+
+    def restore_pass(self, state: Any) -> None:
+        """Go back to where :meth:`pass_state` was taken."""
+        waiting, cut_to, self._seen, self._edits = state
+        self._waiting, self._cut_to = waiting.numpy(), cut_to.numpy().copy()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the slices that wait, and how far episodes were cut."""
         arrays = {"waiting": self._waiting, "cut_to": self._cut_to}

@@ -103,6 +103,11 @@ class Storage(ABC):
         return int(self._counts[EDITS])
 
     @property
+    def version(self) -> bytes:
+        """What differs whenever rows were written since it was last asked for."""
+        return self._counts.tobytes()
+
+    @property
     def shape(self) -> torch.Size:
         """Shape ``[R, *W]`` of what is stored."""
         return torch.Size([self.rows, *self.row_shape])
