@@ -296,14 +296,15 @@ def test_prefetch_draws_what_no_prefetch_draws():
     assert torch.equal(*batches)
 
 
-def test_two_dimensions_count_time_last_in_the_data_and_first_in_the_storage():
+def test_two_dimensions_are_read_as_they_were_written():
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(12, ndim=2))
     data = TensorDict(a=torch.arange(12).view(3, 4), batch_size=[3, 4])  # 3 envs, 4 steps
     assert buffer.extend(data).tolist() == [0, 1, 2, 3]
-    assert buffer[:].batch_size == (4, 3)
-    assert (buffer[:]["a"] == data["a"].T).all()
+    assert buffer[:].batch_size == (3, 4)
+    assert (buffer[:]["a"] == data["a"]).all()
+    assert (buffer.storage.get(slice(None))["a"] == data["a"].T).all()
     sample = buffer.sample(30)
-    t, env = sample["index"].unbind(-1)
+    env, t = sample["index"].unbind(-1)
     assert (sample["a"] == data["a"][env, t]).all()
     assert len(buffer) == buffer.write_count == 12
 

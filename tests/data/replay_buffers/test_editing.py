@@ -95,9 +95,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(buffer, entries
 def test_rows_of_several_dimensions():
     buffer = ReplayBuffer(storage=LazyTensorStorage(8, ndim=2))
     buffer.extend(transitions(0, 4, [2]).transpose(0, 1))
-    index = torch.tensor([0, 3]), torch.tensor([1, 0])
+    index = torch.tensor([1, 0]), torch.tensor([0, 3])
     buffer.set_at_("item", torch.tensor([-1, -2]), index)
-    assert buffer[:]["item"].flatten().tolist() == [0, -1, 2, 3, 4, 5, -2, 7]
+    assert buffer[:]["item"].T.flatten().tolist() == [0, -1, 2, 3, 4, 5, -2, 7]
     with pytest.raises(IndexError, match="holds no row"):
         buffer.set_at_("item", torch.tensor([[1, 2]]), [4])
 

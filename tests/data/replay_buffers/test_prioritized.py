@@ -173,7 +173,7 @@ def test_two_dimensions():
     assert list(sampler._sum_tree)[:6] == [1, 4, 2, 5, 3, 6]
     sample = buffer.sample(40)
     buffer.update_tensordict_priority(sample.set("td_error", sample["a"] + 20.0))
-    stored = buffer[:]["a"].flatten()
+    stored = buffer[:]["a"].T.flatten()
     for position in buffer.storage.positions(sample["index"]).unique().tolist():
         assert sampler._sum_tree[position] == stored[position] + 20
 

@@ -61,7 +61,9 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
         transform_factory: Makes the transform; in place of ``transform``.
         batch_size: Size of a sample, unless :meth:`sample` is told otherwise.
         dim_extend: Dimension of extended data along which rows are counted; the last of the
-            storage's if ``None``, which is time where a storage has environments besides.
+            storage's if ``None``, which is time where a storage has environments besides. What is
+            read, written by index, and ``index`` have their dimensions in the order of the data:
+            ``buffer[env, step]``.
         checkpointer: Writes the storage to disk; the storage's own way if ``None``.
         delayed_init: Make the parts when they are first needed, in the process that needs them;
             they must be functions then, or ``None``.
@@ -157,6 +159,7 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
         self._writer: Writer = _made(writer, Writer, self._default_writer)
         self._writer.register_storage(self._storage)
         self.dim_extend: int = self._storage.ndim - 1 if dim_extend is None else dim_extend
+        self._count_along(self.dim_extend)
 
     def __getattr__(self, name: str) -> Any:
         """Make the parts, if they were not made yet and one of them is asked for."""
@@ -220,9 +223,19 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
         self._writer.allow_edits()
         if len(self._transform):
             data = self._transform.inward(data)
+        storage, writer = self._storage, self._writer
         with self._writing():
-            slots = self._storage.slots_of(index)
-            self._storage.set(index, self._writer.stamped(data, slots))
+            slots = storage.whole_rows(index)
+            if slots is None:
+                positions = storage.positions_at(index)
+                storage.set_items(positions, writer.stamped_items(data, positions))
+                self._sampler.extend(positions.reshape(-1))
+                return
+            if storage.time_dim:
+                if not slots.ndim:
+                    data, slots = data.unsqueeze(storage.time_dim), slots.reshape(1)
+                data, index = _transpose(data, storage.time_dim), slots
+            storage.set(index, writer.stamped(data, slots))
             self._note_written(slots.reshape(-1))
 
     def empty(self) -> None:
@@ -338,7 +351,7 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
         if isinstance(index, tuple) and index and all(isinstance(part, str) for part in index):
             key = unravel_key(index)
         with self._lock:
-            data = self._storage.get(index if key is None else slice(None))
+            data = self._storage.read(index if key is None else slice(None))
         if len(self._transform):
             data = self._transform.outward(data.clone() if hasattr(data, "clone") else data)
         return data if key is None else data[key]

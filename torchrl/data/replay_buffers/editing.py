@@ -108,7 +108,7 @@ class EditedBuffer(ABC):
         return TensorDict(entries, batch_size=positions.shape)
 
     def set_(self, key: NestedKey, value: Any) -> None:
-        """Replace one entry of all stored rows by ``value [R, *W, *F]``.
+        """Replace one entry of all stored rows by ``value``, of the shape of ``buffer[:]``.
 
         Raises:
             MissingKeyError, ShapeError, DTypeError: if it does not look like what is stored;
@@ -137,7 +137,7 @@ class EditedBuffer(ABC):
     def _replace(self, entries: dict[Any, Any], index: Any) -> None:
         self._writer.allow_edits()
         with self._writing():
-            self._storage.set_entries(entries, index)
+            self._storage.set_entries(entries, self._storage.place_at(index))
 
     def update_if_present(
         self, data: TensorDictBase, version_key: NestedKey | None = None
@@ -182,8 +182,9 @@ class EditedBuffer(ABC):
                 older = (data.get(version_key) < stored).reshape(len(positions), -1).any(1)
                 rejected = found & older.to(found.device)
                 found = found & ~rejected
-            index = storage.coordinates(positions[found])
-            place = index if storage.ndim == 1 else index.unbind(-1)
+            place: Any = positions[found]
+            if storage.ndim > 1:
+                place = torch.unravel_index(place, (storage.capacity, *storage.row_shape))
             storage.set_entries({key: value[found] for key, value in entries.items()}, place)
         make: Any = ConditionalUpdateResult  # a tensorclass
         return make(found, rejected, batch_size=found.shape)

@@ -72,9 +72,14 @@ class MadeOfParts(ABC):
             self._storage, self._collate_fn = storage, collate_fn
             self._writer.register_storage(storage)
             self.dim_extend = storage.ndim - 1
+            self._count_along(self.dim_extend)
             if self.shared:
                 storage.share()
                 self._lock.look = storage.repair
+
+    def _count_along(self, dim: int) -> None:
+        """Read and write the dimensions of the storage in the order of the data."""
+        self._storage.time_dim = dim if 0 < dim < self._storage.ndim else 0
 
     def set_sampler(self, sampler: Sampler) -> None:
         """Replace the sampler; it knows nothing of the items that are already stored."""

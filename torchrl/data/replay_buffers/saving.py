@@ -144,11 +144,13 @@ class SavedBuffer(ABC):
         return checkpointer
 
     def read_all_in_order(self) -> Any:
-        """Return all rows ``[R, *W]``, the oldest first."""
+        """Return all rows, the oldest first, with the dimensions of ``buffer[:]``."""
         with self._reading():
             rows, written = self._storage.rows, self._storage.written
             oldest = written % rows if rows and self._storage.is_full else 0
-            return self._storage.get((torch.arange(rows) + oldest) % max(rows, 1))
+            order = (torch.arange(rows) + oldest) % max(rows, 1)
+            time_dim = self._storage.time_dim
+            return self._storage.read((slice(None),) * time_dim + (order,) if time_dim else order)
 
     def write_all(self, data: Any) -> Tensor:
         """Forget all items, and store these ``[N]`` in their place; return their slots ``[N]``."""

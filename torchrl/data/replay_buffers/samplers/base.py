@@ -6,6 +6,7 @@ Legend: ``B`` items of a sample, ``N`` items written; a position is the row-majo
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -139,3 +140,31 @@ def require_items(storage: Storage, sampler: Sampler) -> int:
             describe(sampler, "the replay buffer is empty", hint="Call extend() or add() first.")
         )
     return items
+
+
+def finite_number(owner: object, name: str, value: Any) -> float:
+    """Return ``value`` as a float.
+
+    Raises:
+        ValueError: if it is negative, infinite or not a number.
+    """
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError(
+            describe(owner, f"{name} must be a finite number, zero or more", found=value)
+        )
+    return number
+
+
+def whole_number(owner: object, name: str, value: Any, least: int) -> int:
+    """Return ``value``.
+
+    Raises:
+        ValueError: if it is not a whole number, or less than ``least``.
+    """
+    number = float(value)
+    if not least <= number < math.inf or number != int(number):
+        raise ValueError(
+            describe(owner, f"{name} must be a whole number, {least} or more", found=value)
+        )
+    return int(value)

@@ -47,7 +47,11 @@ class SamplerEnsemble:
         self.samplers, self.sample_from_all = list(samplers), sample_from_all
         self.num_buffer_sampled = num_buffer_sampled or len(samplers)
         odds = torch.ones(len(samplers)) if p is None else torch.as_tensor(p, dtype=torch.float64)
-        if odds.shape != (len(samplers),) or not (odds >= 0).all() or not odds.sum() > 0:
+        if (
+            odds.shape != (len(samplers),)
+            or not (odds >= 0).all()
+            or not 0 < odds.sum() < torch.inf
+        ):
             raise ValueError(
                 describe(
                     self,

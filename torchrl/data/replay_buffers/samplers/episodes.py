@@ -22,6 +22,7 @@ from torchrl._core.errors import ShapeError, describe
 from torchrl.data.replay_buffers.storages.base import Storage
 
 START, STOP, LANE = range(3)
+COLLECTED = ("collector", "traj_ids")
 
 
 class EpisodeTable:
@@ -166,6 +167,23 @@ class Episodes:
         episodes[order] = np.stack([starts, stop, lane], 1)
         for table in self._tables.values():
             table.append(episodes)
+
+    def are_interleaved(self, storage: Storage) -> bool:
+        """Whether a trajectory number comes back after rows of another one.
+
+        Flags tell nothing of that; there the numbers that collectors write are looked at.
+        """
+        key = self.traj_key
+        if self._trajectories is not None:
+            numbers = self._trajectories[: storage.rows]
+        else:
+            if key is None:
+                key = COLLECTED
+                if not storage.has_entry(key):
+                    return False
+            numbers = storage.entry(key, slice(0, storage.rows))
+        column = numbers.cpu().reshape(storage.rows, storage.width, -1)[:, 0, 0]
+        return len(column.unique_consecutive()) > len(column.unique()) + 1  # a ring may cut one
 
     def at_least(self, steps: int) -> np.ndarray:
         """Return the episodes ``[E, 3]`` of which ``steps`` steps or more are stored.

@@ -9,7 +9,12 @@ import torch
 from torch import Tensor
 
 from torchrl._core.errors import describe
-from torchrl.data.replay_buffers.samplers.base import Sampler, require_items
+from torchrl.data.replay_buffers.samplers.base import (
+    Sampler,
+    finite_number,
+    require_items,
+    whole_number,
+)
 from torchrl.data.replay_buffers.segment_tree import Extreme, SumTree
 from torchrl.data.replay_buffers.storages.base import Storage
 
@@ -44,7 +49,8 @@ class PrioritizedSampler(Sampler):
     Writes: ``priority_weight [B]``; 1 for the item with the least priority of all, less for others.
 
     Raises:
-        ValueError: if ``alpha``, ``beta`` or ``eps`` is negative, or ``reduction`` unknown.
+        ValueError: if ``alpha``, ``beta`` or ``eps`` is negative, infinite or not a number, then
+            or when it is set later; or if ``reduction`` is unknown.
 
     Source: Schaul et al., 2016, https://arxiv.org/abs/1511.05952, section 3. Differs: weights are
     normalised by the largest in the buffer, not in the batch.
@@ -69,16 +75,15 @@ class PrioritizedSampler(Sampler):
         reduction: str = "max",
         max_priority_within_buffer: bool = False,
     ) -> None:
-        if min(alpha, beta, eps) < 0 or reduction not in REDUCTIONS:
+        if reduction not in REDUCTIONS:
             raise ValueError(
-                describe(
-                    self,
-                    "an argument is out of range",
-                    expected=f"alpha, beta, eps >= 0 and a reduction of {REDUCTIONS}",
-                    found=(alpha, beta, eps, reduction),
-                )
+                describe(self, "unknown reduction", expected=REDUCTIONS, found=reduction)
             )
-        self._alpha, self.beta, self.eps = float(alpha), float(beta), eps
+        whole_number(self, "max_capacity", max_capacity, 1)
+        self._alpha = finite_number(self, "alpha", alpha)
+        self._beta, self._eps = (
+            finite_number(self, name, value) for name, value in (("beta", beta), ("eps", eps))
+        )
         self.dtype, self.reduction = dtype, reduction
         self.max_priority_within_buffer = max_priority_within_buffer
         self.max_capacity = max_capacity
@@ -106,8 +111,29 @@ class PrioritizedSampler(Sampler):
 
     @alpha.setter
     def alpha(self, value: float) -> None:
-        self._stale = self._stale or value != self._alpha
-        self._alpha = float(value)
+        alpha = finite_number(self, "alpha", value)
+        self._stale = self._stale or alpha != self._alpha
+        self._alpha = alpha
+
+    @property
+    def beta(self) -> float:
+        """How much the weights correct for that."""
+        return self._beta
+
+    @beta.setter
+    def beta(self, value: float) -> None:
+        self._beta = finite_number(self, "beta", value)
+
+    @property
+    def eps(self) -> float:
+        """What is added to priorities."""
+        return self._eps
+
+    @eps.setter
+    def eps(self, value: float) -> None:
+        eps = finite_number(self, "eps", value)
+        self._stale = self._stale or eps != self._eps
+        self._eps = eps
 
     @property
     def default_priority(self) -> float:
@@ -130,7 +156,7 @@ class PrioritizedSampler(Sampler):
 
     def _weights(self, mass: np.ndarray) -> Tensor:
         """Return the importance weights of items of mass ``[N]``."""
-        weights = _power(mass / self._min.total, -self.beta)
+        weights = _power(mass / self._min.total, -self._beta)
         if self.dtype is torch.float32:  # numpy rounds faster than torch
             return torch.from_numpy(weights.astype(np.float32))
         return torch.from_numpy(weights).to(self.dtype)
@@ -150,7 +176,7 @@ class PrioritizedSampler(Sampler):
             self._told = told
 
     def _mass(self, priority: np.ndarray) -> np.ndarray:
-        return _power(priority + self.eps, self._alpha)
+        return _power(priority + self._eps, self._alpha)
 
     def extend(self, positions: Tensor) -> None:
         """Give items that were just written the default priority."""
@@ -245,7 +271,8 @@ class PrioritizedSampler(Sampler):
 
     def settings(self) -> dict[str, Any]:
         """Return the parameters that may be set from outside, by name."""
-        return {**super().settings(), "alpha": self._alpha}
+        exponents = {"alpha": self._alpha, "beta": self._beta, "eps": self._eps}
+        return {**super().settings(), **exponents}
 
     def pass_state(self) -> Any:
         """Return nothing: each draw stands for itself, and priorities are no part of it."""
@@ -259,7 +286,7 @@ class PrioritizedSampler(Sampler):
             "priorities": torch.from_numpy(self._raw.copy()),
             "max_priority": self._max_priority,
             "alpha": self._alpha,
-            "beta": self.beta,
+            "beta": self._beta,
             "told": self._told,
         }
 
@@ -269,6 +296,6 @@ class PrioritizedSampler(Sampler):
         self._raw = np.full(self.max_capacity, -1.0)
         self._raw[: len(saved)] = saved
         self._max_priority, self._told = state_dict["max_priority"], state_dict["told"]
-        self._alpha, self.beta = state_dict["alpha"], state_dict["beta"]
+        self._alpha, self._beta = state_dict["alpha"], state_dict["beta"]
         self._watch()
         self._stale = True

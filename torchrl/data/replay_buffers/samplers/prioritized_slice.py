@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl.data.replay_buffers.samplers.base import require_items
 from torchrl.data.replay_buffers.samplers.prioritized import PrioritizedSampler
-from torchrl.data.replay_buffers.samplers.slice import SliceSampler
+from torchrl.data.replay_buffers.samplers.slice import SliceSampler, no_long_episode
 from torchrl.data.replay_buffers.storages.base import Storage
 
 ROUNDS = 16  # draws of starts, before all starts are looked at
@@ -102,13 +102,7 @@ class PrioritizedSliceSampler(PrioritizedSampler):
         every = np.flatnonzero(self._sum_tree.leaves > 0)
         every = every[self._leaves_room(every, storage, least)]
         if not len(every):
-            raise RuntimeError(
-                describe(
-                    self,
-                    f"no stored episode has {least} steps",
-                    hint="Wait for longer ones, or allow shorter slices by strict_length=False.",
-                )
-            )
+            raise no_long_episode(self, self._slices.episodes, storage, least)
         cumulated = self._sum_tree.take(every).cumsum()
         quantile = torch.rand(count, dtype=torch.float64, generator=self.generator)
         chosen = cumulated.searchsorted(quantile.numpy() * cumulated[-1], "right")

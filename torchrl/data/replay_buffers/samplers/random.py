@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from torchrl._core.errors import describe
-from torchrl.data.replay_buffers.samplers.base import Sampler, require_items
+from torchrl.data.replay_buffers.samplers.base import Sampler, require_items, whole_number
 from torchrl.data.replay_buffers.storages.base import Storage
 
 
@@ -132,12 +132,17 @@ class ConsumingSampler(Sampler):
     """
 
     def __init__(self, max_sample_count: int = 1) -> None:
-        if max_sample_count < 1:
-            raise ValueError(
-                describe(self, "max_sample_count must be at least 1", found=max_sample_count)
-            )
         self.max_sample_count = max_sample_count
         self._empty()
+
+    @property
+    def max_sample_count(self) -> int:
+        """How often items that are written from now on are sampled."""
+        return self._max_sample_count
+
+    @max_sample_count.setter
+    def max_sample_count(self, value: int) -> None:
+        self._max_sample_count = whole_number(self, "max_sample_count", value, 1)
 
     def _empty(self) -> None:
         self._left = torch.empty(0, dtype=torch.long)  # samples left, by position

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl._core.keys import as_keys
 from torchrl._core.keys import sibling as beside
-from torchrl.data.replay_buffers.samplers.base import Sampler, require_items
+from torchrl.data.replay_buffers.samplers.base import Sampler, require_items, whole_number
 from torchrl.data.replay_buffers.samplers.episodes import Episodes
 from torchrl.data.replay_buffers.samplers.fragments import FragmentedEpisodes
 from torchrl.data.replay_buffers.storages.base import Storage
@@ -60,6 +60,8 @@ class SliceSampler(Sampler):
     Raises:
         TypeError: unless exactly one of ``num_slices`` and ``slice_len`` is given, and at most one
             way to find episodes; or if ``fragmented`` comes without ``traj_key``.
+        ValueError: unless ``num_slices`` or ``slice_len`` is a whole number of one or more, and
+            ``span`` leaves at least one step of a slice inside its episode.
 
     >>> from tensordict import TensorDict
     >>> from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
@@ -100,10 +102,15 @@ class SliceSampler(Sampler):
                     expected="one of end_key, end_keys, traj_key, ends, trajectories",
                 )
             )
+        if num_slices is not None:
+            whole_number(self, "num_slices", num_slices, 1)
+        if slice_len is not None:
+            whole_number(self, "slice_len", slice_len, 1)
         self.num_slices, self.slice_len = num_slices, slice_len
         self.truncated_key, self.init_key = truncated_key, init_key
         self.strict_length, self.pad_output = strict_length, pad_output
-        self.span: Any = span if isinstance(span, tuple) else (span, span)
+        self.span = span
+        self._check_span(slice_len)
         self.episodes: Episodes | FragmentedEpisodes
         if fragmented:
             if traj_key is None:
@@ -117,6 +124,28 @@ class SliceSampler(Sampler):
     def _empty(self) -> None:
         self.ran_out = False
 
+    def _reach(self, length: int) -> list[int]:
+        """Return by how many steps slices of ``length`` steps may reach over start and end."""
+        pair = self.span if isinstance(self.span, tuple | list) else (self.span, self.span)
+        return [length - 1 if side is True else int(side) for side in pair]
+
+    def _check_span(self, length: int | None) -> None:
+        """Raise :class:`ValueError` if ``span`` leaves nothing of a slice inside its episode."""
+        span = self.span
+        pair = span if isinstance(span, tuple | list) else (span, span)
+        whole = all(isinstance(side, int) and side >= 0 for side in pair)
+        if len(pair) == 2 and whole and (length is None or max(self._reach(length)) < length):
+            return
+        steps = "the steps of a slice" if length is None else f"the {length} steps of a slice"
+        raise ValueError(
+            describe(
+                self,
+                "span must leave at least one step of a slice inside its episode",
+                expected=f"True, or whole numbers from 0 on and less than {steps}, or a pair",
+                found=span,
+            )
+        )
+
     def sizes(self, batch_size: int) -> tuple[int, int]:
         """Return ``S`` and ``L`` of a batch.
 
@@ -125,7 +154,7 @@ class SliceSampler(Sampler):
         """
         given = self.num_slices or self.slice_len
         assert given is not None
-        if batch_size % given:
+        if given < 1 or batch_size % given:
             name = "num_slices" if self.num_slices else "slice_len"
             raise ValueError(
                 describe(
@@ -146,6 +175,8 @@ class SliceSampler(Sampler):
         """
         require_items(storage, self)
         count, length = self.sizes(batch_size)
+        if self.span:
+            self._check_span(length)
         first, last, lane = self._pick(storage, count, length)
         return self.slices(storage, first, last, lane, length)
 
@@ -155,13 +186,7 @@ class SliceSampler(Sampler):
         """Return first and last (excluded) steps, and lanes, of ``count`` slices."""
         episodes = self._long_enough(storage, length)
         if not len(episodes):
-            raise RuntimeError(
-                describe(
-                    self,
-                    f"no stored episode has {length} steps",
-                    hint="Wait for longer ones, or allow shorter slices by strict_length=False.",
-                )
-            )
+            raise no_long_episode(self, self.episodes, storage, length)
         which, when = self._uniform(2 * count).reshape(2, count)
         chosen = self._choose(len(episodes), which, storage)
         start, stop, lane = episodes.take(chosen, 0).T
@@ -184,7 +209,7 @@ class SliceSampler(Sampler):
         self, start: np.ndarray, stop: np.ndarray, length: int, chance: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return first and last (excluded) steps of a slice of each episode."""
-        before, after = (length - 1 if side is True else int(side) for side in self.span)
+        before, after = self._reach(length)
         earliest = start - before
         latest = np.maximum(stop - length + after, earliest)
         begin = earliest + (chance * (latest - earliest + 1)).astype(np.int64)
@@ -320,6 +345,21 @@ class SliceSamplerWithoutReplacement(SliceSampler):
         self._order = state_dict["order"].numpy().copy()
         self._next, self._seen = state_dict["next"], tuple(state_dict["seen"])
         self.ran_out = state_dict["ran_out"]
+
+
+def no_long_episode(
+    sampler: object, episodes: Episodes | FragmentedEpisodes, storage: Storage, length: int
+) -> RuntimeError:
+    """Return the error that says why there is no episode of ``length`` steps."""
+    fact = f"no stored episode has {length} steps"
+    hint = "Wait for longer ones, or allow shorter slices by strict_length=False."
+    if isinstance(episodes, Episodes) and episodes.are_interleaved(storage):
+        fact += ": rows of several episodes take turns, they are interleaved"
+        hint = (
+            "Store rows of several environments as [environments, time] in a storage of ndim=2, or "
+            "find the steps by traj_key and step_key with fragmented=True."
+        )
+    return RuntimeError(describe(sampler, fact, hint=hint))
 
 
 def _raised(storage: Storage, key: NestedKey, positions: Tensor, edge: np.ndarray) -> Tensor:

@@ -10,7 +10,7 @@ from tensordict import NestedKey
 from torch import Tensor
 
 from torchrl._core.errors import describe
-from torchrl.data.replay_buffers.samplers.base import Sampler, require_items
+from torchrl.data.replay_buffers.samplers.base import Sampler, require_items, whole_number
 from torchrl.data.replay_buffers.storages.base import Storage
 
 
@@ -35,6 +35,8 @@ class StalenessAwareSampler(Sampler):
 
     Raises:
         RuntimeError: when no item is fresh enough.
+        ValueError: if ``max_staleness`` is no whole number from -1 on, or a weight is negative,
+            infinite or not a number.
 
     >>> from tensordict import TensorDict
     >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
@@ -51,9 +53,23 @@ class StalenessAwareSampler(Sampler):
         staleness_weight_fn: Callable[[Tensor], Tensor] | None = None,
         version_key: NestedKey = "policy_version",
     ) -> None:
-        self.max_staleness, self.version_key = max_staleness, version_key
+        self.max_staleness = max_staleness
+        self.version_key = version_key
         self.staleness_weight_fn = staleness_weight_fn
         self.consumer_version: int | None = None
+
+    @property
+    def max_staleness(self) -> int:
+        """Staleness from which on items are left out; -1 leaves out none."""
+        return self._max_staleness
+
+    @max_staleness.setter
+    def max_staleness(self, value: int) -> None:
+        self._max_staleness = whole_number(self, "max_staleness", value, -1)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the parameters that may be set from outside, by name."""
+        return {**super().settings(), "max_staleness": self._max_staleness}
 
     def _weights(self, storage: Storage) -> tuple[Tensor, Tensor]:
         """Return staleness and weight ``[N]`` of all items."""
@@ -64,6 +80,12 @@ class StalenessAwareSampler(Sampler):
         staleness = (newest - versions).clamp_min(0)
         weigh = self.staleness_weight_fn
         weights = 1 / (1 + staleness) if weigh is None else weigh(staleness).double()
+        if not ((weights >= 0) & (weights < torch.inf)).all():
+            raise ValueError(
+                describe(
+                    self, "weights must be finite and not negative", found=weights[:3].tolist()
+                )
+            )
         if self.max_staleness >= 0:
             weights = torch.where(staleness > self.max_staleness, 0.0, weights)
         return staleness, weights

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import NestedKey
 from torch import Tensor
@@ -27,6 +28,7 @@ from torchrl.data.replay_buffers.storages.schema import fitting, lead_shape, sta
 WRITTEN, FILLED, EDITS, BEGUN, PENDING, ERA = MARKS = range(6)
 OUT_OF_ORDER = -1  # rows PENDING that were not to follow the others
 Place = int | slice | Tensor
+LISTS = (list, range, np.ndarray)
 
 
 class Storage(ABC):
@@ -38,6 +40,8 @@ class Storage(ABC):
 
     Attributes:
         row_shape: ``[*W]``; empty until the first rows are seen.
+        time_dim: Dimension along which rows follow one another in the data that a buffer takes and
+            returns, where it is not the first: 1 for ``[W, R]``. The buffer sets it.
         width: Items in a row.
         capacity: Number of slots ``R``.
 
@@ -54,6 +58,8 @@ class Storage(ABC):
     Raises:
         ValueError: if ``max_size`` or ``ndim`` is not positive.
     """
+
+    time_dim: int = 0
 
     def __init__(self, max_size: int | float, ndim: int = 1) -> None:
         if max_size <= 0 or ndim < 1:
@@ -321,10 +327,19 @@ class Storage(ABC):
         return (slots.unsqueeze(-1) * width + torch.arange(width)).flatten()
 
     def coordinates(self, positions: Tensor) -> Tensor:
-        """Turn positions into an index: the same in one dimension, else ``[*I, ndim]``."""
+        """Turn positions into an index of the buffer: the same in one dimension.
+
+        In several it is ``[*I, ndim]``, in the order of the dimensions of the data.
+        """
         if self.ndim == 1:
             return positions
-        return torch.stack(torch.unravel_index(positions, (self.capacity, *self.row_shape)), -1)
+        index = list(self._place_of_items(positions))
+        index[0], index[self.time_dim] = index[self.time_dim], index[0]
+        return torch.stack(index, -1)
+
+    def _place_of_items(self, positions: Tensor) -> tuple[Tensor, ...]:
+        """Return slots and places within rows ``[*I]`` of the items at ``positions [*I]``."""
+        return torch.unravel_index(positions, (self.capacity, *self.row_shape))
 
     def positions(self, index: Any) -> Tensor:
         """Turn an index, as :meth:`coordinates` makes them, into positions ``[*I]``."""
@@ -342,10 +357,83 @@ class Storage(ABC):
                     found=list(index.shape),
                 )
             )
-        out = index[..., 0]
-        for dim, size in enumerate(self.row_shape, 1):
-            out = out * size + index[..., dim]
+        columns = list(index.unbind(-1))
+        columns[0], columns[self.time_dim] = columns[self.time_dim], columns[0]
+        out = columns[0]
+        for size, column in zip(self.row_shape, columns[1:], strict=True):
+            out = out * size + column
         return out
+
+    # --- rows and items in the order of dimensions of the data, where time is not the first ------
+
+    def positions_at(self, index: Any) -> Tensor:
+        """Return the positions ``[*I]`` of the stored items ``buffer[index]``."""
+        grid = torch.arange(len(self)).view(self.rows, *self.row_shape).transpose(0, self.time_dim)
+        place = self._full_index(index)
+        try:
+            return grid[place]
+        except IndexError as error:
+            raise IndexError(
+                describe(
+                    self,
+                    "the index leads to a place that holds no row",
+                    expected=f"places in {list(grid.shape)}",
+                    found=index,
+                )
+            ) from error
+
+    def place_at(self, index: Any) -> Any:
+        """Return what :meth:`get` and :meth:`set_entries` take for ``buffer[index]``."""
+        return self._place_of_items(self.positions_at(index)) if self.time_dim else index
+
+    def read(self, index: Any) -> Any:
+        """Return the items ``buffer[index]``."""
+        if not self.time_dim:
+            return self.get(index)
+        positions = self.positions_at(index)
+        return self.take(positions.flatten()).reshape(positions.shape)
+
+    def whole_rows(self, index: Any) -> Tensor | None:
+        """Return the slots ``[]`` or ``[N]`` of which ``buffer[index]`` is all, if it is."""
+        if not self.time_dim:
+            return self.slots_of(index)
+        parts = self._full_index(index)
+        others = [part for dim, part in enumerate(parts) if dim != self.time_dim]
+        every = all(isinstance(part, slice) and part == slice(None) for part in others)
+        if len(parts) != self.ndim or not every:
+            return None
+        return self.slots_of(parts[self.time_dim])
+
+    def set_items(self, positions: Tensor, data: Any) -> None:
+        """Replace the items at ``positions [*I]`` by those of a tensordict ``[*I]``.
+
+        Raises:
+            MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: if they do not look like
+                what is stored; nothing is written then.
+        """
+        slots, row = (positions // self.width).unique(return_inverse=True)
+        within = self._place_of_items(positions)[1:]
+        rows = self.get(slots).clone()
+        rows[(row, *within)] = data
+        self.set(slots, rows)
+
+    def _full_index(self, index: Any) -> tuple[Any, ...]:
+        """Return an index with a part for each dimension, without an ellipsis.
+
+        Raises:
+            IndexError: if it has more parts than there are dimensions.
+        """
+        parts = list(index) if isinstance(index, tuple) else [index]
+        parts = [torch.as_tensor(part) if isinstance(part, LISTS) else part for part in parts]
+        missing = self.ndim - sum(_dimensions_of(part) for part in parts)
+        if missing < 0:
+            raise IndexError(
+                describe(
+                    self, "too many indices", expected=f"at most {self.ndim}", found=len(parts)
+                )
+            )
+        gaps = [number for number, part in enumerate(parts) if part is Ellipsis] or [len(parts)]
+        return (*parts[: gaps[0]], *(slice(None),) * missing, *parts[gaps[0] + 1 :])
 
     def generations(self, positions: Tensor) -> Tensor:
         """Return how often the slots of the items at ``positions [B]`` have been filled anew.
@@ -433,3 +521,10 @@ class Storage(ABC):
         self._counts[[WRITTEN, FILLED, ERA]] = counts
         self._counts[EDITS] += 1
         self._counts[PENDING] = 0
+
+
+def _dimensions_of(part: Any) -> int:
+    """Return how many dimensions a part of an index takes."""
+    if part is None or part is Ellipsis:
+        return 0
+    return part.ndim if isinstance(part, Tensor) and part.dtype is torch.bool else 1

@@ -217,6 +217,17 @@ class CompactStorage(Storage):
         ]
         return schema.build(leaves, positions.shape, self.device)
 
+    def set_items(self, positions: Tensor, data: Any) -> None:
+        """Replace the items at ``positions [*I]`` by those of a tensordict ``[*I]``.
+
+        Raises:
+            MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: if they do not look like
+                what is stored; nothing is written then.
+        """
+        if self._schema is not None:
+            self._schema.read(data, positions.shape)
+        super().set_items(positions, data)
+
     def _positions_at(self, place: Any) -> Tensor:
         grid = torch.arange(len(self._place_of)).view(self.capacity, *self.row_shape)
         return grid[place]  # [*I]

@@ -9,7 +9,7 @@ import torch
 from tensordict import NestedKey, TensorDict, is_tensor_collection
 from torch import Tensor
 
-from torchrl._core.errors import DTypeError, MissingKeyError, describe
+from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, describe
 from torchrl.data.replay_buffers.storages.base import Storage
 from torchrl.data.replay_buffers.storages.schema import fitting, lead_shape
 
@@ -186,10 +186,14 @@ def unstack_rows(data: Any, owner: object) -> list[Any]:
         return list(data.unbind(0))
     if isinstance(data, dict):
         columns = {name: unstack_rows(value, owner) for name, value in data.items()}
+        _check_lengths(columns, owner)
         values = zip(*columns.values(), strict=True)
         return [dict(zip(columns, row, strict=True)) for row in values]
     if isinstance(data, tuple) and data and all(_has_rows(value) for value in data):
-        rows = zip(*(unstack_rows(value, owner) for value in data), strict=True)
+        fields = getattr(data, "_fields", range(len(data)))
+        parts = {name: unstack_rows(value, owner) for name, value in zip(fields, data, strict=True)}
+        _check_lengths(parts, owner)
+        rows = zip(*parts.values(), strict=True)
         return [type(data)(*row) if hasattr(data, "_fields") else row for row in rows]
     if isinstance(data, str | bytes) or not hasattr(data, "__iter__"):
         raise DTypeError(
@@ -202,6 +206,22 @@ def unstack_rows(data: Any, owner: object) -> list[Any]:
             )
         )
     return list(data)
+
+
+def _check_lengths(columns: Mapping[Any, Sequence[Any]], owner: object) -> None:
+    """Raise :class:`ShapeError` unless all columns have as many rows as the first."""
+    lengths = {name: len(column) for name, column in columns.items()}
+    odd = [name for name, length in lengths.items() if length != next(iter(lengths.values()))]
+    if odd:
+        raise ShapeError(
+            describe(
+                owner,
+                "has another number of rows than the first column",
+                key=odd[0],
+                found=lengths,
+                hint="Nothing was written.",
+            )
+        )
 
 
 def _has_rows(value: Any) -> bool:

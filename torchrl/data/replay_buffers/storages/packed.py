@@ -46,6 +46,10 @@ class Group:
 
     def columns(self, schema: Schema, block: Tensor, lead: Sequence[int]) -> dict[int, Tensor]:
         """View a block of bytes as entries ``[*lead, *F]``."""
+        if not self.stride:  # one entry of size zero
+            (number,) = self.numbers
+            _, shape, dtype = schema.leaves[number]
+            return {number: torch.empty(*lead, *shape, dtype=dtype, device=block.device)}
         grid, columns = block.view(*lead, self.stride), {}
         for number, offset in zip(self.numbers, self.offsets, strict=True):
             _, shape, dtype = schema.leaves[number]
@@ -57,9 +61,9 @@ class Group:
 def groups_of(schema: Schema) -> list[Group]:
     """Return which entries share a block."""
     sizes = [leaf.shape.numel() * leaf.dtype.itemsize for leaf in schema.leaves]
-    narrow = [number for number, size in enumerate(sizes) if size < WIDE]
+    narrow = [number for number, size in enumerate(sizes) if 0 < size < WIDE]
     narrow.sort(key=lambda number: _layout_order(schema.leaves[number].dtype))
-    wide = [[number] for number, size in enumerate(sizes) if size >= WIDE]
+    wide = [[number] for number, size in enumerate(sizes) if size >= WIDE or not size]
     groups = []
     for numbers in [narrow, *wide] if narrow else wide:
         offsets = [sum(sizes[n] for n in numbers[:i]) for i in range(len(numbers))]

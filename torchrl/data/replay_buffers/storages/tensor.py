@@ -149,6 +149,36 @@ class TensorStorage(Storage):
             lead = shape[: len(shape) - len(schema.leaves[0].shape)]
         return schema.build(leaves, lead, self.device)
 
+    def read(self, index: Any) -> Any:
+        """Return the items ``buffer[index]``, views where they can be."""
+        if not self.time_dim:
+            return self.get(index)
+        schema, rows = self._known("get"), slice(0, self.rows)
+        self.positions_at(index)  # which says what is wrong with an index
+        place = self._full_index(index)
+        views = [column[rows].transpose(0, self.time_dim) for column in self._columns]
+        leaves = [self._send(view[place]) for view in views]
+        lead = leaves[0].shape[: leaves[0].ndim - len(schema.leaves[0].shape)]
+        return schema.build(leaves, lead, self.device)
+
+    def set_items(self, positions: Tensor, data: Any) -> None:
+        """Replace the items at ``positions [*I]`` by items ``[*I]``.
+
+        Raises:
+            MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: if they do not look like
+                what is stored; nothing is written then.
+        """
+        leaves, counts = (
+            self._known("replace").read(as_tensors(data), positions.shape),
+            self._counts,
+        )
+        counts[PENDING] = OUT_OF_ORDER
+        for items, leaf in zip(self._items, leaves, strict=True):
+            value = leaf.detach().reshape(-1, *items.shape[1:])
+            items[positions.flatten().to(items.device)] = value.to(items.device)
+        counts[EDITS] += 1
+        counts[PENDING] = 0
+
     def _take(self, positions: Tensor) -> Any:
         schema = self._schema or self._known("sample")
         home = self._items[0].device if self._items else positions.device
@@ -392,7 +422,9 @@ class LazyTensorStorage(TensorStorage):
         self._blocks, self._bulk, self._reader = [], None, None
         self._alone = list(range(len(schema.leaves)))
         for number, group in enumerate(groups):
-            block = allocate(number, math.prod(lead) * group.stride)
+            nbytes = math.prod(lead) * group.stride
+            device = "cpu" if self._home is not None else self.device
+            block = allocate(number, nbytes) if nbytes else torch.empty(0, device=device)
             self._blocks.append(block)
             columns.update(group.columns(schema, block, lead))
             if len(group.numbers) > 1:

@@ -54,6 +54,10 @@ class Writer(ABC):
         """Return rows with what this writer stores besides, for slots ``[N]`` or one ``[]``."""
         return data
 
+    def stamped_items(self, data: Any, positions: Tensor) -> Any:
+        """Return items with what this writer stores besides, for ``positions [*I]``."""
+        return data
+
     def allow_edits(self) -> None:
         """Do nothing, or raise an error where stored rows must stay as they are."""
 

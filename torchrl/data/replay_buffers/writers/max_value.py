@@ -95,6 +95,11 @@ class TensorDictMaxValueWriter(Writer):
         require_tensordict(data, self)
         return stamp(data, slots, self.storage)
 
+    def stamped_items(self, data: Any, positions: Tensor) -> Any:
+        """Return items with their index in them."""
+        require_tensordict(data, self)
+        return data.copy().set("index", self.storage.coordinates(positions))
+
     def _ranks(self, data: Any) -> list[float]:
         require(data, [self.rank_key], self, "Name yours by rank_key.")
         ranks = data.get(self.rank_key)

@@ -81,6 +81,11 @@ class TensorDictRoundRobinWriter(RoundRobinWriter):
         require_tensordict(data, self)
         return stamp(data, slots, self.storage)
 
+    def stamped_items(self, data: Any, positions: Tensor) -> Any:
+        """Return items with their index in them."""
+        require_tensordict(data, self)
+        return data.copy().set("index", self.storage.coordinates(positions))
+
 
 def _slots(start: int, count: int, storage: Storage) -> Tensor:
     """Return ``count`` slots from ``start`` on, around the end if need be."""
