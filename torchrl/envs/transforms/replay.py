@@ -125,7 +125,19 @@ def _windowed_sum(reward: Tensor, length: Tensor, n_steps: int, gamma: float, ti
     return total
 
 
-class MultiStepTransform(OfBuffers):
+class OnTheWayIn(OfBuffers):
+    """Base of transforms that compute along time as a buffer is extended.
+
+    What is sampled has been computed from whole trajectories, and stays as it is stored: a sample
+    of single steps or of slices does not tell what came before and after.
+    """
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Return what is sampled as it is stored."""
+        return tensordict
+
+
+class MultiStepTransform(OnTheWayIn):
     """Stores steps that look several steps ahead.
 
     A transform of replay buffers, on the way in. Data come as they were collected, ``[*B, T]``
@@ -222,10 +234,11 @@ class MultiStepTransform(OfBuffers):
         self.__dict__["_kept"] = state["kept"]
 
 
-class Reward2GoTransform(OfBuffers):
+class Reward2GoTransform(OnTheWayIn):
     r"""Replaces each reward by the discounted sum of those that follow in its episode.
 
-    A transform of replay buffers, on the way in, for whole trajectories ``[*B, T]``.
+    A transform of replay buffers, on the way in, for whole trajectories ``[*B, T]``; what is
+    sampled, in whatever order, has the sums that were stored.
 
     .. math:: R_t = r_t + \gamma (1 - d_t) R_{t+1}
 
@@ -236,7 +249,8 @@ class Reward2GoTransform(OfBuffers):
         done_key: End of an episode, under ``"next"``.
 
     Raises:
-        ValueError: if no episode ends in the data: the sums would be cut arbitrarily.
+        ValueError: if no episode ends in the data: the sums would be cut arbitrarily; or if a
+            single step is added.
 
     >>> from tensordict import TensorDict
     >>> done = torch.tensor([[False], [True]])
@@ -263,6 +277,15 @@ class Reward2GoTransform(OfBuffers):
         """Return a copy in which rewards are sums."""
         done_key = next_key(self.done_key)
         require(tensordict, [done_key, *self.in_keys], self, "Hand over whole trajectories.")
+        if not tensordict.ndim:
+            raise ValueError(
+                describe(
+                    self,
+                    "a single step does not tell what follows it",
+                    expected="steps [*B, T]",
+                    hint="Extend the buffer with whole trajectories rather than adding steps.",
+                )
+            )
         done = tensordict.get(done_key)  # [*B, T, 1]
         if not bool(done.any()):
             raise ValueError(
