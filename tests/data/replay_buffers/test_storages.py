@@ -322,10 +322,10 @@ def test_rows_come_in_many_shapes(make):
         buffer.empty()
 
 
-def test_text_in_a_tensordict_is_refused_by_tensor_storages():
+def test_text_in_a_tensordict_is_refused_by_storages_on_disk():
     row = TensorDict(a=torch.zeros(2), name="text")
-    with pytest.raises(DTypeError, match=r"'name' is not a tensor"):
-        ReplayBuffer(storage=LazyTensorStorage(3)).add(row)
+    with pytest.raises(DTypeError, match=r"'name' is no tensor"):
+        ReplayBuffer(storage=LazyMemmapStorage(3)).add(row)
     keeps = ReplayBuffer(storage=ListStorage(3))
     keeps.add(row)
     assert keeps[0]["name"] == "text"

@@ -19,7 +19,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
 
-from torchrl._core.errors import describe
+from torchrl._core.errors import DTypeError, describe
 from torchrl._core.optional import require_package
 from torchrl.data.replay_buffers.layouts import (
     Flat2TED,
@@ -114,8 +114,9 @@ class TensorStorageCheckpointer(StorageCheckpointerBase):
     def dumps(self, storage: Any, path: str | Path) -> None:
         """Write the rows that ``storage`` holds."""
         folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
         state = storage.state_dict(copy=False)
+        _require_json(storage, state)
+        folder.mkdir(parents=True, exist_ok=True)
         for number, column in enumerate(state.pop("columns", [])):
             with (folder / f"entry_{number}.bin").open("wb") as file:
                 for first in range(0, len(column), CHUNK):
@@ -134,6 +135,26 @@ class TensorStorageCheckpointer(StorageCheckpointerBase):
                 for number, (shape, dtype) in enumerate(state["schema"]["leaves"])
             ]
         storage.load_state_dict(state)
+
+
+def _require_json(storage: Any, state: dict[str, Any]) -> None:
+    """Raise :class:`DTypeError` for an entry of objects that JSON does not give back alike."""
+    for number, values in enumerate(state.get("objects", [])):
+        try:
+            same = json.loads(json.dumps(values)) == values
+        except (TypeError, ValueError):
+            same = False
+        if not same:
+            names = [leaf.name for leaf in reversed(storage._schema.objects)]
+            raise DTypeError(
+                describe(
+                    storage,
+                    "holds objects that cannot be saved",
+                    key=names[number],
+                    expected="texts, numbers, and lists and dictionaries of them",
+                    hint="state_dict() keeps any object.",
+                )
+            )
 
 
 def _map(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

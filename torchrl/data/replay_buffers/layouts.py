@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, NonTensorData, NonTensorStack, TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.errors import MissingKeyError, describe
+from torchrl._core.errors import DTypeError, MissingKeyError, describe
 from torchrl._core.keys import as_keys, next_key
 
 
@@ -62,6 +62,17 @@ class TED2Flat:
                     key="next",
                     found=as_keys(list(rows.keys())),
                     hint="Rows without it have no layout but their own.",
+                )
+            )
+        objects = NonTensorData | NonTensorStack
+        texts = [key for key, value in rows.items(True) if isinstance(value, objects)]
+        if texts:
+            raise DTypeError(
+                describe(
+                    self,
+                    "is no tensor",
+                    key=texts[0],
+                    hint="Save the buffer without a checkpointer of its own, or exclude the entry.",
                 )
             )
         lanes = range(1, rows.ndim)

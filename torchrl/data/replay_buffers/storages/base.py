@@ -23,7 +23,12 @@ from torchrl.data.replay_buffers.checkpointers import (
     ListStorageCheckpointer,
     StorageCheckpointerBase,
 )
-from torchrl.data.replay_buffers.storages.schema import fitting, lead_shape, stack_rows
+from torchrl.data.replay_buffers.storages.schema import (
+    fitting,
+    is_non_tensor,
+    lead_shape,
+    stack_rows,
+)
 
 WRITTEN, FILLED, EDITS, BEGUN, PENDING, ERA = MARKS = range(6)
 OUT_OF_ORDER = -1  # rows PENDING that were not to follow the others
@@ -453,6 +458,9 @@ class Storage(ABC):
         every = slice(0, self.rows)
         rows, place = self.get(every).clone(), self._readable(index)
         for key, value in values.items():
+            if is_non_tensor(value):
+                rows[place] = rows[place].set(key, value)
+                continue
             old = self.entry(key, place)
             rows.get(key)[place] = fitting(self, key, old, value).to(old.device)
         self.set(every, rows)

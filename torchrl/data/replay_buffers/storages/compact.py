@@ -92,12 +92,22 @@ class CompactStorage(Storage):
     def _learn(self, data: Any, ndim: int, row_shape: torch.Size) -> None:
         """Learn from the first rows what they look like, and what can be derived."""
         schema = Schema(type(self).__name__, data, ndim)
+        if schema.objects:
+            raise DTypeError(
+                describe(
+                    self,
+                    "is no tensor",
+                    key=schema.objects[0].name,
+                    hint="Nothing was written. LazyTensorStorage and ListStorage keep texts.",
+                )
+            )
         twins = [(leaf, schema.numbers.get(("next", *leaf.key))) for leaf in schema.leaves]
         wanted = None if self._keys is None else [next_key(key) for key in self._keys]
         derived = {
             number: schema.numbers[leaf.key]
             for leaf, number in twins
             if number is not None
+            and all(isinstance(part, str) for part in leaf.key)
             and schema.leaves[number][1:] == leaf[1:]
             and (wanted is None or schema.leaves[number].name in wanted)
         }

@@ -12,8 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tensordict import NestedKey, NonTensorData, TensorDict, TensorDictBase, is_tensor_collection
-from tensordict import is_tensorclass as _is_tensorclass
+from tensordict import (
+    LazyStackedTensorDict,
+    NestedKey,
+    NonTensorData,
+    NonTensorStack,
+    TensorDict,
+    TensorDictBase,
+    is_tensor_collection,
+)
 from torch import Tensor
 
 from torchrl._core.errors import (
@@ -32,11 +39,11 @@ _MEND = f"{_UNCHANGED} All rows of a storage have the same entries."
 
 
 class Leaf(NamedTuple):
-    """One entry of a row: its key, feature shape ``[*F]`` and dtype."""
+    """One entry of a row: its key, feature shape ``[*F]`` and dtype, ``object`` for objects."""
 
     key: tuple[Any, ...]
     shape: torch.Size
-    dtype: torch.dtype
+    dtype: Any
 
     @property
     def name(self) -> Any:
@@ -46,11 +53,17 @@ class Leaf(NamedTuple):
 
 @dataclass
 class Node:
-    """A container of entries; a child is another node, or the number of a leaf."""
+    """A container of entries; a child is another node, or the number of a leaf.
+
+    Leaves that are objects, such as texts, have negative numbers, from -1 down. A lazy stack whose
+    elements differ has them as its children; ``dim`` is where they are stacked, after the leading
+    dimensions.
+    """
 
     kind: type
     extra: torch.Size = field(default_factory=torch.Size)
     children: dict[Any, Node | int] = field(default_factory=dict)
+    dim: int = 0
 
 
 class Schema:
@@ -63,7 +76,7 @@ class Schema:
     """
 
     def __init__(self, owner: object, rows: Any, lead: int) -> None:
-        self.owner, self.leaves = owner, list[Leaf]()
+        self.owner, self.leaves, self.objects = owner, list[Leaf](), list[Leaf]()
         self._root = self._learn(rows, lead, ())
         self._index()
 
@@ -71,8 +84,12 @@ class Schema:
         self._expected: tuple[Any, list[tuple[int, ...]]] = (None, [])  # of the last lead
         self._dtypes = [leaf.dtype for leaf in self.leaves]
         self.numbers = {leaf.key: i for i, leaf in enumerate(self.leaves)}
+        self.numbers |= {leaf.key: ~i for i, leaf in enumerate(self.objects)}
 
     def _learn(self, rows: Any, lead: int, path: tuple[Any, ...]) -> Node | int:
+        if is_non_tensor(rows):
+            self.objects.append(Leaf(path, rows.batch_size[lead:], object))
+            return ~(len(self.objects) - 1)
         children = _children(rows)
         if children is None:
             if not isinstance(rows, Tensor):
@@ -80,13 +97,19 @@ class Schema:
             self.leaves.append(Leaf(path, rows.shape[lead:], rows.dtype))
             return len(self.leaves) - 1
         extra = rows.batch_size[lead:] if is_tensor_collection(rows) else torch.Size()
-        node = Node(_kind(rows), extra)
+        dim = ragged_dim(rows)
+        if dim is not None and dim < lead:
+            raise _differing_rows(self.owner, path, rows)
+        node = Node(_kind(rows) if dim is None else LazyStackedTensorDict, extra)
+        node.dim = 0 if dim is None else dim - lead
         for name, value in children:
             node.children[name] = self._learn(value, lead, (*path, name))
         return node
 
-    def read(self, rows: Any, lead: Sequence[int]) -> list[Tensor]:
+    def read(self, rows: Any, lead: Sequence[int]) -> list[Any]:
         """Return the leaves ``[*lead, *F]`` of ``rows``, in order, or say what does not match.
+
+        After them stand the objects, the last one first, as arrays ``[*lead, *F]``.
 
         Raises:
             MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: naming the entry.
@@ -94,18 +117,28 @@ class Schema:
         lead = tuple(lead)
         shapes, root = self._shapes_after(lead), self._root
         if isinstance(root, int):
+            if root < 0:
+                self._check_object(rows, self.objects[~root], lead)
+                return [_array_of(rows, shapes[root])]
             self._check_leaf(rows, self.leaves[root], lead)
             return [rows]
-        out: list[Any] = [None] * len(self.leaves)
+        out: list[Any] = [None] * (len(self.leaves) + len(self.objects))
         if not self._read(rows, root, shapes, out):
             self._refuse(rows, root, lead, ())
+        if self.objects:
+            first = len(self.leaves)
+            out[first:] = [
+                _array_of(value, shape)
+                for value, shape in zip(out[first:], shapes[first:], strict=True)
+            ]
         return out
 
     def _shapes_after(self, lead: tuple[int, ...]) -> list[tuple[int, ...]]:
         """Return the shapes ``[*lead, *F]`` of all leaves."""
         known, shapes = self._expected
         if known != lead:
-            shapes = [lead + tuple(leaf.shape) for leaf in self.leaves]
+            leaves = (*self.leaves, *reversed(self.objects))
+            shapes = [lead + tuple(leaf.shape) for leaf in leaves]
             self._expected = lead, shapes
         return shapes
 
@@ -117,7 +150,11 @@ class Schema:
         for name, value in children:
             child = known.get(name)
             if type(child) is int:
-                if (
+                if child < 0:
+                    if not is_non_tensor(value) or value.batch_size != shapes[child]:
+                        return False
+                    out[child] = value
+                elif (
                     not isinstance(value, Tensor)
                     or value.dtype is not dtypes[child]
                     or value.shape != shapes[child]
@@ -133,7 +170,10 @@ class Schema:
     ) -> None:
         """Raise the error that says what :meth:`_read` stumbled over."""
         if isinstance(node, int):
-            self._check_leaf(rows, self.leaves[node], lead)
+            if node >= 0:
+                self._check_leaf(rows, self.leaves[node], lead)
+            else:
+                self._check_object(rows, self.objects[~node], lead)
             return
         children = _children(rows)
         if children is None:
@@ -200,17 +240,41 @@ class Schema:
                 )
             )
 
-    def build(self, leaves: Sequence[Tensor], lead: Sequence[int], device: Any = None) -> Any:
+    def _check_object(self, value: Any, leaf: Leaf, lead: tuple[int, ...]) -> None:
+        if not is_non_tensor(value):
+            raise DTypeError(
+                describe(
+                    self.owner,
+                    "has the wrong dtype",
+                    key=_name(leaf.key),
+                    expected="objects that are no tensors, such as texts",
+                    found=getattr(value, "dtype", type(value).__name__),
+                    hint=_UNCHANGED,
+                )
+            )
+        if value.batch_size != lead + leaf.shape:
+            raise ShapeError(
+                describe(
+                    self.owner,
+                    "has the wrong shape",
+                    key=_name(leaf.key),
+                    expected=list(lead + leaf.shape),
+                    found=list(value.batch_size),
+                    hint=_MEND,
+                )
+            )
+
+    def build(self, leaves: Sequence[Any], lead: Sequence[int], device: Any = None) -> Any:
         """Return rows ``[*lead, *F]`` made of ``leaves``: the inverse of :meth:`read`."""
         return self._build(self._root, leaves, tuple(lead), device)
 
     def _build(
-        self, node: Node | int, leaves: Sequence[Tensor], lead: tuple[int, ...], device: Any
+        self, node: Node | int, leaves: Sequence[Any], lead: tuple[int, ...], device: Any
     ) -> Any:
         if isinstance(node, int):
-            return leaves[node]
+            return leaves[node] if node >= 0 else non_tensor(leaves[node])
         values = {
-            name: leaves[child]
+            name: (leaves[child] if child >= 0 else non_tensor(leaves[child]))
             if isinstance(child, int)
             else self._build(child, leaves, lead, device)
             for name, child in node.children.items()
@@ -222,6 +286,8 @@ class Schema:
             return kind(values.values())
         if issubclass(kind, tuple):
             return kind(*values.values())
+        if kind is LazyStackedTensorDict:
+            return LazyStackedTensorDict(*values.values(), stack_dim=len(lead) + node.dim)
         size = torch.Size(lead + node.extra)
         td = _trusted(values, size, device=device, nested=False)
         return td if kind is TensorDict else kind.from_tensordict(td)
@@ -235,7 +301,10 @@ class Schema:
         leaves = [
             (list(leaf.shape), str(leaf.dtype).removeprefix("torch.")) for leaf in self.leaves
         ]
-        return {"leaves": leaves, "tree": _tree_state(self._root)}
+        state = {"leaves": leaves, "tree": _tree_state(self._root)}
+        if self.objects:
+            state["objects"] = [list(leaf.shape) for leaf in self.objects]
+        return state
 
     @classmethod
     def from_state(cls, owner: object, state: dict[str, Any]) -> Schema:
@@ -247,6 +316,10 @@ class Schema:
             Leaf(keys[i], torch.Size(shape), getattr(torch, dtype))
             for i, (shape, dtype) in enumerate(state["leaves"])
         ]
+        schema.objects = [
+            Leaf(keys[~i], torch.Size(shape), object)
+            for i, shape in enumerate(state.get("objects", []))
+        ]
         schema._index()
         return schema
 
@@ -254,6 +327,81 @@ class Schema:
         return isinstance(other, Schema) and self.state() == other.state()
 
     __hash__ = None  # type: ignore[assignment]  # as Python has it
+
+
+def is_non_tensor(value: Any) -> bool:
+    """Whether an entry of a tensordict holds objects in place of tensors, such as texts."""
+    return type(value) is not Tensor and isinstance(value, NonTensorData | NonTensorStack)
+
+
+def _array_of(value: Any, shape: Sequence[int]) -> np.ndarray:
+    """Return the objects of an entry as an array of this shape."""
+    if isinstance(value, NonTensorData):
+        array = np.empty(tuple(shape), dtype=object)
+        for place in np.ndindex(*array.shape):
+            array[place] = value.data
+        return array
+    return array_of_lists(value.tolist(), shape)
+
+
+def array_of_lists(values: Any, shape: Sequence[int]) -> np.ndarray:
+    """Return an array of this shape of the objects in nested lists."""
+    array = np.empty(tuple(shape), dtype=object)
+    for place in np.ndindex(*array.shape):
+        item = values
+        for number in place:
+            item = item[number]
+        array[place] = item
+    return array
+
+
+def non_tensor(values: np.ndarray) -> Any:
+    """Return the entry of a tensordict that holds an array of objects."""
+    if not values.ndim:
+        return NonTensorData(values.item())
+    if not values.size:
+        return NonTensorData(None, batch_size=list(values.shape))
+    if values.ndim == 1:
+        return NonTensorStack(*(NonTensorData(value) for value in values.tolist()))
+    return NonTensorStack(*(non_tensor(part) for part in values))
+
+
+def _differing_rows(owner: object, path: tuple[Any, ...], rows: Any) -> ShapeError:
+    first, *others = [set(row.keys(True, True)) for row in rows.unbind(0)]
+    odd = sorted({key for other in others for key in first ^ other}, key=str)
+    return ShapeError(
+        describe(
+            owner,
+            f"differs from row to row, in the entries {odd}" if odd else "differs from row to row",
+            key=_name(path),
+            hint=f"{_UNCHANGED} ListStorage and LazyStackStorage keep rows that differ.",
+        )
+    )
+
+
+def ragged_dim(rows: Any) -> int | None:
+    """Return the dimension along which the elements of a lazy stack differ, if they do."""
+    if not isinstance(rows, LazyStackedTensorDict) or isinstance(rows, NonTensorStack):
+        return None
+    parts = rows.tensordicts
+    first = _layout(parts[0])
+    if any(_layout(part) != first for part in parts[1:]):
+        return rows.stack_dim
+    within = ragged_dim(parts[0])
+    return None if within is None else within + (within >= rows.stack_dim)
+
+
+def _layout(rows: Any) -> Any:
+    """Return names, shapes and dtypes of entries, what two elements of a dense stack share."""
+    if is_non_tensor(rows):
+        return "objects"
+    if isinstance(rows, Tensor):
+        return rows.shape, rows.dtype
+    if not is_tensor_collection(rows):
+        return type(rows)
+    if (dim := ragged_dim(rows)) is not None:
+        return rows.batch_size, dim, [_layout(part) for part in rows.unbind(dim)]
+    return rows.batch_size, {name: _layout(value) for name, value in rows.items()}
 
 
 def _not_a_tensor(owner: object, path: tuple[Any, ...], value: Any) -> DTypeError:
@@ -306,7 +454,10 @@ def _children(rows: Any) -> Collection[tuple[Any, Any]] | None:
     if type(rows) is TensorDict or isinstance(rows, dict):
         return rows.items()  # type: ignore[return-value]  # sized
     if is_tensor_collection(rows):
-        return None if isinstance(rows, NonTensorData) else list(rows.items())
+        if is_non_tensor(rows):
+            return None
+        dim = ragged_dim(rows)
+        return list(rows.items()) if dim is None else list(enumerate(rows.unbind(dim)))
     if isinstance(rows, list | tuple):
         return list(enumerate(rows))
     return None
@@ -334,7 +485,8 @@ def _tree_state(node: Node | int) -> Any:
         return node
     kind = f"{node.kind.__module__}:{node.kind.__qualname__}"
     children = [[name, _tree_state(child)] for name, child in node.children.items()]
-    return {"kind": kind, "extra": list(node.extra), "children": children}
+    state = {"kind": kind, "extra": list(node.extra), "children": children}
+    return {**state, "dim": node.dim} if node.kind is LazyStackedTensorDict else state
 
 
 def _tree_from_state(state: Any, path: tuple[Any, ...], keys: dict[int, Any]) -> Node | int:
@@ -345,7 +497,7 @@ def _tree_from_state(state: Any, path: tuple[Any, ...], keys: dict[int, Any]) ->
     kind: Any = importlib.import_module(module)
     for part in name.split("."):
         kind = getattr(kind, part)
-    node = Node(kind, torch.Size(state["extra"]))
+    node = Node(kind, torch.Size(state["extra"]), dim=state.get("dim", 0))
     for child, value in state["children"]:
         node.children[child] = _tree_from_state(value, (*path, child), keys)
     return node
@@ -379,8 +531,9 @@ def stack_rows(items: Sequence[Any]) -> Any:
     """
     first = items[0]
     if is_tensor_collection(first):
-        dense = all(_same_layout(first, item) for item in items)
-        return torch.stack(list(items)) if dense else TensorDict.lazy_stack(list(items))
+        if all(_same_layout(first, item) for item in items):
+            return torch.stack(list(items))
+        return _stack_ragged(items)
     if isinstance(first, Tensor):
         same = all(isinstance(x, Tensor) and x.shape == first.shape for x in items)
         return torch.stack(list(items)) if same else list(items)
@@ -406,23 +559,48 @@ def expand_items(value: Tensor, lead: int, batch_size: torch.Size) -> Tensor:
 
 
 def _same_layout(first: Any, item: Any) -> bool:
-    if not is_tensor_collection(item) or item.batch_size != first.batch_size:
+    """Whether two rows make a dense stack."""
+    if type(first) is not TensorDict or type(item) is not TensorDict:
+        return _is_dense(first) and _is_dense(item) and _layout(first) == _layout(item)
+    if item.batch_size != first.batch_size:
         return False
-    if _is_tensorclass(first) and isinstance(first, NonTensorData):
-        return True
     mine, other = dict(first.items()), dict(item.items())
     if mine.keys() != other.keys():
         return False
     for name, value in mine.items():
-        twin = other[name]
-        if is_tensor_collection(value):
-            if not _same_layout(value, twin):
+        against = other[name]
+        if type(value) is Tensor:
+            if not isinstance(against, Tensor) or value.shape != against.shape:
                 return False
-        elif isinstance(value, Tensor) and (
-            not isinstance(twin, Tensor) or value.shape != twin.shape
+        elif is_tensor_collection(value) and not (
+            is_tensor_collection(against) and _same_layout(value, against)
         ):
             return False
     return True
+
+
+def _is_dense(rows: Any) -> bool:
+    """Whether no lazy stack of elements that differ is in it."""
+    if not is_tensor_collection(rows) or is_non_tensor(rows):
+        return is_tensor_collection(rows) or isinstance(rows, Tensor)
+    if ragged_dim(rows) is not None:
+        return False
+    return all(_is_dense(value) for _, value in rows.items() if is_tensor_collection(value))
+
+
+def _stack_ragged(items: Sequence[Any]) -> Any:
+    """Stack rows in which lazy stacks differ within, part by part; else the rows, lazily."""
+    first = items[0]
+    alike = all(is_tensor_collection(item) and _layout(item) == _layout(first) for item in items)
+    dim = ragged_dim(first)
+    if not alike or (dim is None and type(first) is not TensorDict):
+        return TensorDict.lazy_stack(list(items))
+    if dim is not None:
+        columns = zip(*(item.unbind(dim) for item in items), strict=True)
+        parts = [stack_rows(list(column)) for column in columns]
+        return LazyStackedTensorDict(*parts, stack_dim=dim + 1)
+    values = {name: stack_rows([item.get(name) for item in items]) for name in first.keys()}  # noqa: SIM118 - a tensordict iterates over its rows
+    return TensorDict(values, [len(items), *first.batch_size])
 
 
 def fitting(owner: object, key: NestedKey, old: Tensor, value: Any) -> Tensor:

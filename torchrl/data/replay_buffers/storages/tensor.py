@@ -11,7 +11,7 @@ import torch
 from tensordict import NestedKey, TensorDict, is_tensor_collection
 from torch import Tensor
 
-from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
+from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, describe, nearest
 from torchrl.data.replay_buffers.checkpointers import (
     StorageCheckpointerBase,
     TensorStorageCheckpointer,
@@ -37,8 +37,10 @@ from torchrl.data.replay_buffers.storages.packed import (
 )
 from torchrl.data.replay_buffers.storages.schema import (
     Schema,
+    array_of_lists,
     as_tensors,
     fitting,
+    is_non_tensor,
     lead_shape,
     stack_rows,
 )
@@ -93,12 +95,21 @@ class TensorStorage(Storage):
         self._counts[WRITTEN] = self._counts[FILLED] = lead[0]
 
     def _choose_device(self, device: torch.device | str) -> None:
-        auto = device == "auto"
-        self.device = self._columns[0].device if auto else torch.device(device)
+        auto = device == "auto" and bool(self._columns)
+        plain = torch.device("cpu" if device == "auto" else device)
+        self.device = self._columns[0].device if auto else plain
 
     def _adopt(self, schema: Schema, columns: list[Tensor]) -> None:
-        """Make ``columns [R, *W, *F]`` the memory of this storage."""
+        """Make ``columns [R, *W, *F]`` the memory of this storage.
+
+        Objects, such as texts, stand in arrays of their own, the last entry first.
+        """
+        columns, given = columns[: len(schema.leaves)], columns[len(schema.leaves) :]
         self._schema, self._columns = schema, columns
+        lead = (self.capacity, *self.row_shape)
+        self._objects: list[Any] = list(given) or [
+            np.empty((*lead, *leaf.shape), dtype=object) for leaf in reversed(schema.objects)
+        ]
         flat = self.capacity * self.width
         self._items = [_flatten(column, self.ndim, flat) for column in columns]  # [R * W, *F]
         on_cpu = all(column.device.type == "cpu" for column in columns)
@@ -129,7 +140,24 @@ class TensorStorage(Storage):
     def _allocate(self, data: Any, ndim: int, row_shape: torch.Size) -> None:
         raise AssertionError("a TensorStorage has its memory from the start")
 
+    def _put_objects(self, place: Place, rows: list[Any], part: slice | None) -> list[Tensor]:
+        """Write the objects among prepared rows; return the tensors."""
+        where = place.numpy() if isinstance(place, Tensor) else place
+        count = len(self._columns)
+        for array, values in zip(self._objects, rows[count:], strict=True):
+            new = values if part is None else values[part]
+            array[where] = new.item() if not new.ndim else new
+        return rows[:count]
+
+    def _take_objects(self, positions: Tensor) -> list[np.ndarray]:
+        """Return the objects ``[*I, *F]`` of the items at ``positions [*I]``."""
+        index, lead = positions.numpy(force=True).reshape(-1), 1 + len(self.row_shape)
+        found = [array.reshape(-1, *array.shape[lead:])[index] for array in self._objects]
+        return [values.reshape((*positions.shape, *values.shape[1:])) for values in found]
+
     def _put(self, place: Place, rows: list[Tensor], part: slice | None) -> None:
+        if len(rows) > len(self._columns):
+            rows = self._put_objects(place, rows, part)
         if self._arrays is not None:
             where: Any = place.numpy() if isinstance(place, Tensor) else place
             for array, leaf in zip(self._arrays, rows, strict=True):
@@ -141,25 +169,29 @@ class TensorStorage(Storage):
 
     def _get(self, place: Any) -> Any:
         schema = self._known("get")
-        leaves = [self._send(column[place]) for column in self._columns]
-        if isinstance(place, int):
-            lead = self.row_shape
-        else:
-            shape = leaves[0].shape
-            lead = shape[: len(shape) - len(schema.leaves[0].shape)]
+        leaves: list[Any] = [self._send(column[place]) for column in self._columns]
+        if self._objects:
+            grid = torch.arange(self.capacity * self.width).view(self.capacity, *self.row_shape)
+            leaves += self._take_objects(grid[place])
+        lead = self.row_shape if isinstance(place, int) else self._lead_of(leaves)
         return schema.build(leaves, lead, self.device)
+
+    def _lead_of(self, leaves: list[Any]) -> torch.Size:
+        """Return the leading shape of leaves ``[*I, *F]``."""
+        schema = self._known("get")
+        first = (*schema.leaves, *reversed(schema.objects))[0]
+        return torch.Size(leaves[0].shape[: len(leaves[0].shape) - len(first.shape)])
 
     def read(self, index: Any) -> Any:
         """Return the items ``buffer[index]``, views where they can be."""
         if not self.time_dim:
             return self.get(index)
         schema, rows = self._known("get"), slice(0, self.rows)
-        self.positions_at(index)  # which says what is wrong with an index
+        positions = self.positions_at(index)
         place = self._full_index(index)
         views = [column[rows].transpose(0, self.time_dim) for column in self._columns]
-        leaves = [self._send(view[place]) for view in views]
-        lead = leaves[0].shape[: leaves[0].ndim - len(schema.leaves[0].shape)]
-        return schema.build(leaves, lead, self.device)
+        leaves = [self._send(view[place]) for view in views] + self._take_objects(positions)
+        return schema.build(leaves, positions.shape, self.device)
 
     def set_items(self, positions: Tensor, data: Any) -> None:
         """Replace the items at ``positions [*I]`` by items ``[*I]``.
@@ -173,7 +205,12 @@ class TensorStorage(Storage):
             self._counts,
         )
         counts[PENDING] = OUT_OF_ORDER
-        for items, leaf in zip(self._items, leaves, strict=True):
+        if self._objects:
+            places = self._place_of_items(positions)
+            index = tuple(part.numpy() for part in places) if self.ndim > 1 else positions.numpy()
+            for array, values in zip(self._objects, leaves[len(self._items) :], strict=True):
+                array[index] = values.item() if not values.ndim else values
+        for items, leaf in zip(self._items, leaves, strict=False):
             value = leaf.detach().reshape(-1, *items.shape[1:])
             items[positions.flatten().to(items.device)] = value.to(items.device)
         counts[EDITS] += 1
@@ -184,14 +221,19 @@ class TensorStorage(Storage):
         home = self._items[0].device if self._items else positions.device
         if positions.device != home:
             positions = positions.to(home)
-        return schema.build(self._gather(positions), positions.shape, self.device)
+        leaves: list[Any] = self._gather(positions)
+        if self._objects:
+            leaves += self._take_objects(positions)
+        return schema.build(leaves, positions.shape, self.device)
 
     def flatten(self) -> Storage:
         """Return a storage ``[N]`` of the items that are stored, in the same memory."""
         if self.ndim == 1:
             return self
-        items = [item[: len(self)] for item in self._items]
-        data = self._known("flatten").build(items, (len(self),), items[0].device)
+        items: list[Any] = [item[: len(self)] for item in self._items]
+        device = items[0].device if items else None
+        items += self._take_objects(torch.arange(len(self)))
+        data = self._known("flatten").build(items, (len(self),), device)
         return TensorStorage(data, device=self.device)
 
     def _gather(self, positions: Tensor) -> list[Tensor]:
@@ -237,6 +279,9 @@ class TensorStorage(Storage):
                 nothing is written then.
         """
         place, counts = self._readable(index), self._counts
+        if self._objects and any(is_non_tensor(value) for value in values.values()):
+            super().set_entries(values, index)
+            return
         columns = [self._columns[self._number(key)] for key in values]
         news = [
             fitting(self, key, column[place], value)
@@ -247,6 +292,12 @@ class TensorStorage(Storage):
             column[place] = value.detach().to(column.device)
         counts[EDITS] += 1
         counts[PENDING] = 0
+
+    def empty(self) -> None:
+        """Forget all rows; keep the memory and what a row looks like."""
+        super().empty()
+        for array in self._objects if self._schema is not None else ():
+            array.fill(None)
 
     def _number(self, key: NestedKey) -> int:
         schema = self._known("read")
@@ -261,6 +312,16 @@ class TensorStorage(Storage):
                     key=key,
                     expected=names,
                     hint=nearest(key, names),
+                )
+            )
+        if number < 0:
+            raise DTypeError(
+                describe(
+                    self,
+                    "is no tensor",
+                    key=key,
+                    expected="a tensor",
+                    hint="Texts and other objects are read with their rows.",
                 )
             )
         return number
@@ -280,6 +341,8 @@ class TensorStorage(Storage):
             state["columns"] = [
                 column[rows].clone() if copy else column[rows] for column in self._columns
             ]
+            if self._objects:
+                state["objects"] = [array[rows].tolist() for array in self._objects]
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -292,11 +355,16 @@ class TensorStorage(Storage):
             schema = Schema.from_state(type(self).__name__, state_dict["schema"])
             columns = state_dict["columns"]
             if self._schema is None:
-                data = schema.build(columns, columns[0].shape[: self.ndim])
+                lead = (state_dict["counts"][1], *state_dict["row_shape"])
+                shapes = [(*lead, *leaf.shape) for leaf in reversed(schema.objects)]
+                blank = [np.empty(shape, dtype=object) for shape in shapes]
+                data = schema.build([*columns, *blank], lead)
                 self._allocate(data, self.ndim, torch.Size(state_dict["row_shape"]))
             self._check_state(schema, state_dict)
             for mine, theirs in zip(self._columns, columns, strict=True):
                 mine[: len(theirs)] = theirs.to(mine.device)
+            for array, listed in zip(self._objects, state_dict.get("objects", []), strict=True):
+                array[: len(listed)] = array_of_lists(listed, (len(listed), *array.shape[1:]))
         self.load_counts(state_dict["counts"], state_dict["row_shape"])
 
     def _check_state(self, schema: Schema, state: dict[str, Any]) -> None:
@@ -315,6 +383,9 @@ class TensorStorage(Storage):
 
 class LazyTensorStorage(TensorStorage):
     """Rows in memory that is reserved when the first rows arrive, and look like them for good.
+
+    Texts and other objects, as ``NonTensorData`` and ``NonTensorStack``, are kept beside them, and
+    entries of agents that differ in shape, as lazy stacks.
 
     The entries of a row stand side by side in one block; entries of a kilobyte and more have a
     block each. A sample is a copy; its entries from one block share their memory, row by row, so
@@ -361,6 +432,8 @@ class LazyTensorStorage(TensorStorage):
     def _forget_layout(self) -> None:
         self._schema: Any = None
         self._blocks: list[Tensor] = []
+        self._columns: list[Tensor] = []
+        self._objects: list[Any] = []
         self._reader: GroupReader | None = None
         self._bulk: BulkWriter | None = None
         self._row: RowWriter | None = None
@@ -369,10 +442,22 @@ class LazyTensorStorage(TensorStorage):
         if self._open():
             return
         schema = Schema(type(self).__name__, data, ndim)
+        if schema.objects and self._home is not None:
+            raise self._refusal(schema)
         self._settle(row_shape)
         if self.device == "auto":
             self.device = _device_of(data)
         self._lay_out(schema)
+
+    def _refusal(self, schema: Schema) -> DTypeError:
+        return DTypeError(
+            describe(
+                self,
+                "is no tensor, and only tensors are kept on disk or shared between processes",
+                key=schema.objects[0].name,
+                hint="Nothing was written. LazyTensorStorage and ListStorage keep texts.",
+            )
+        )
 
     def _lay_out(self, schema: Schema) -> None:
         """Reserve memory for rows, and tell other processes what they look like."""
@@ -441,6 +526,7 @@ class LazyTensorStorage(TensorStorage):
 
     def _adopt(self, schema: Schema, columns: list[Tensor]) -> None:
         super()._adopt(schema, columns)
+        columns = self._columns
         rows_are_items = self.ndim == 1 and all(column.is_cpu for column in columns)
         self._row = RowWriter(columns) if rows_are_items else None
 
@@ -454,6 +540,8 @@ class LazyTensorStorage(TensorStorage):
         return leaves
 
     def _put(self, place: Place, rows: list[Tensor], part: slice | None) -> None:
+        if len(rows) > len(self._columns):
+            rows = self._put_objects(place, rows, part)
         if type(place) is int and self._row is not None and self._row.write(place, rows):
             return
         arrays, bulk = self._arrays, self._bulk
@@ -474,6 +562,8 @@ class LazyTensorStorage(TensorStorage):
         """
         if self._home is not None:
             return
+        if self._schema is not None and self._schema.objects:
+            raise self._refusal(self._schema)
         marks, old = self._marks, self._blocks
         if self.device == "auto":
             self.device = torch.device("cpu")
@@ -510,7 +600,7 @@ class LazyTensorStorage(TensorStorage):
         if self._schema is not None:
             blocks = self._blocks
             columns = self._reserve(self._schema, lambda number, _: blocks[number])
-            self._adopt(self._schema, columns)
+            self._adopt(self._schema, [*columns, *self._objects])
 
 
 def _flatten(column: Tensor, ndim: int, items: int) -> Tensor:
