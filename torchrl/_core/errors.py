@@ -42,6 +42,14 @@ class WorkerError(TorchRLError, RuntimeError):
     """A worker process or thread failed; the message holds its own traceback."""
 
 
+class DamagedFileError(TorchRLError, RuntimeError):
+    """A file of a save is missing, or does not hold what was written."""
+
+
+class UntrustedFileError(TorchRLError, RuntimeError):
+    """A file can only be read by running code that stands in it, and was not said to be trusted."""
+
+
 def describe(
     component: object,
     fact: str,
