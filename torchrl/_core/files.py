@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import shutil
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -104,8 +105,8 @@ def check_files(folder: Path, below: Iterable[str] | None = None) -> None:
 def _check_file(file: Path, size: int, crc: str) -> None:
     if not file.is_file():
         raise damaged(file, "is missing")
-    if (found := file.stat().st_size) != size:
-        raise damaged(file, expected=f"{size} bytes", found=f"{found} bytes")
+    if (length := file.stat().st_size) != size:
+        raise damaged(file, expected=f"{size} bytes", found=f"{length} bytes")
     if (found := f"{_crc(file):08x}") != crc:
         raise damaged(file, expected=f"CRC-32 {crc}", found=found)
 
@@ -219,6 +220,23 @@ def hold(folder: Path) -> int | None:
     return None
 
 
+def is_held(folder: Path) -> bool:
+    """Return whether a process, or another descriptor of this one, has locked a folder."""
+    try:
+        number = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(number, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, NameError):  # there are no locks
+        return False
+    finally:
+        os.close(number)
+    return False
+
+
 def _drafts(path: Path) -> list[Path]:
     named = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}\.draft")
     return [each for each in path.parent.iterdir() if named.fullmatch(each.name)]
@@ -251,7 +269,9 @@ def _put(draft: Path, path: Path, aside: Path) -> None:
 
 def exchange(one: Path, other: Path) -> bool:
     """Swap two files or folders in one step; return whether that can be done here."""
-    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name != "nt" else None
+    if sys.platform != "linux":
+        return False
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if swap is None:
         return False
     sides = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))

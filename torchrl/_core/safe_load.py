@@ -25,12 +25,13 @@ CONTAINERS: dict[str, type] = {
     "collections:OrderedDict": collections.OrderedDict,
 }
 Source = Path | IO[bytes]
+_multiarray: Any = (vars(np).get("_core") or vars(np)["core"]).multiarray  # of numpy 2, or 1
 
 # What torch itself does not load, and what is no more than data: numpy's arrays and numbers.
 _DATA: list[Any] = [frozenset, slice, np.ndarray, np.dtype]
 _DATA += [kind for kind in vars(np.dtypes).values() if isinstance(kind, type)]
 _DATA += [  # under the names of numpy 1 and numpy 2
-    (getattr(np._core.multiarray, name), f"numpy.{module}.multiarray.{name}")
+    (getattr(_multiarray, name), f"numpy.{module}.multiarray.{name}")
     for name in ("_reconstruct", "scalar")
     for module in ("core", "_core")
 ]
@@ -157,7 +158,7 @@ def _one_line(error: object) -> str:
 def _globals(file: Source) -> list[str]:
     """Return the names ``module.name`` that a file wants to import, beyond those of torch."""
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(_rewound(file))  # type: ignore[arg-type]  # or a stream
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(_rewound(file))
     except Exception:  # whatever a file that is none makes of it: the load says so
         return []
     finally:

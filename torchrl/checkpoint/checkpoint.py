@@ -227,6 +227,8 @@ class Checkpoint:
         with undo:
             for kind in (Loading.UNDONE, Loading.ALONE):
                 for name in (name for name in found if kinds[name] is kind):
+                    if result.incompatible and strict == "error":
+                        break
                     with _told(name, result):
                         undo.callback(load_component(self.components[name], found[name]))
             if not (result.incompatible and strict == "error"):

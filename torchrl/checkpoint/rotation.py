@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -140,17 +140,23 @@ class CheckpointRotation:
         Raises:
             DamagedFileError: if there are checkpoints, and all are damaged.
         """
-        damage: Exception | None = None
+        damage: list[Exception] = []
         for path in reversed(self.paths()):
-            try:
+            with self._passing_over(path, damage):
                 return checkpoint.load(path, **kwargs)
-            except (DamagedFileError, OSError) as error:
-                if not isinstance(error, FileNotFoundError):
-                    damage = damage or error
-                logger.warning("%s: %s is passed over: %s", type(self).__name__, path, error)
-        if damage is not None:
-            raise damage
+        if damage:
+            raise damage[0]
         return None
+
+    @contextlib.contextmanager
+    def _passing_over(self, path: Path, damage: list[Exception]) -> Iterator[None]:
+        """Note that a checkpoint cannot be read; what is none is no damage."""
+        try:
+            yield
+        except (DamagedFileError, OSError) as error:
+            if not isinstance(error, FileNotFoundError):
+                damage.append(error)
+            logger.warning("%s: %s is passed over: %s", type(self).__name__, path, error)
 
     def prune(self) -> list[Path]:
         """Remove the checkpoints that are not kept; return their paths.

@@ -103,6 +103,12 @@ def test_continues_exactly_from_disk(make, tmp_path):
     contract.check_continues_exactly(make, travel=travel)
 
 
+@pytest.mark.parametrize("parts", FLAT.values(), ids=FLAT.keys())
+def test_saves_are_safe(parts, tmp_path):
+    if parts[2] == "round robin" or parts[1] == "random":
+        contract.check_saves_are_safe(maker(parts), tmp_path)
+
+
 def test_continues_exactly_in_two_dimensions(make_2d):
     contract.check_continues_exactly(make_2d, [2])
 

@@ -72,6 +72,7 @@ class MadeOfParts(ABC):
             self._storage, self._collate_fn = storage, collate_fn
             self._writer.register_storage(storage)
             self.dim_extend = storage.ndim - 1
+            self._lock = storage.lock() or self._lock
             if self.shared:
                 storage.share()
                 self._lock.look = storage.repair

@@ -25,7 +25,7 @@ from torchrl.data.replay_buffers.samplers.base import Sampler
 from torchrl.data.replay_buffers.storages.base import Storage, rehearse
 from torchrl.data.replay_buffers.writers.base import Writer
 
-_PARTS = ("_storage", "_sampler", "_writer", "_transforms", "_generator", "_batch_size", "_prefetch")
+_PARTS = ("_storage", "_sampler", "_writer", "_transforms", "_generator", "_batch_size")
 
 
 class SavedBuffer(ABC):

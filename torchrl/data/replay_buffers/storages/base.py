@@ -387,6 +387,10 @@ class Storage(ABC):
             )
         )
 
+    def lock(self) -> Any:
+        """Return the lock that buffers of this storage take, if processes share it by its name."""
+        return None
+
     checkpointer: StorageCheckpointerBase = ListStorageCheckpointer()
 
     def dumps(self, path: str | Path) -> None:
@@ -441,8 +445,8 @@ class Storage(ABC):
     def _check_counts(self, counts: list[int], row_shape: list[int]) -> None:
         """Raise what :meth:`load_counts` would raise."""
         written, rows, _ = counts
-        width = torch.Size(row_shape).numel()
-        capacity = 2**62 if isinstance(self.max_size, float) else int(self.max_size) // max(width, 1)
+        unbounded, width = isinstance(self.max_size, float), torch.Size(row_shape).numel()
+        capacity = 2**62 if unbounded else int(self.max_size) // max(width, 1)
         if not 0 <= rows <= capacity:
             raise ShapeError(
                 describe(

@@ -55,8 +55,16 @@ class CompactStorage(Storage):
     def __init__(self, storage: LazyTensorStorage, keys: Sequence[NestedKey] | None = None) -> None:
         super().__init__(storage.max_size, storage.ndim)
         self._inner, self._keys = storage, keys
-        self._marks, self._counts = storage._marks, storage._counts
+        self._count_with(storage)
         self._schema: Schema | None = None
+
+    def _count_with(self, storage: LazyTensorStorage) -> None:
+        """Use the counts of the storage of the rows, which may move with the first rows."""
+        self._marks, self._counts = storage._marks, storage._counts
+
+    def lock(self) -> Any:
+        """Return the lock of the storage of the rows."""
+        return self._inner.lock()
 
     @property
     def device(self) -> Any:
@@ -114,6 +122,7 @@ class CompactStorage(Storage):
         self._settle(row_shape)
         kept = data.exclude(*(schema.leaves[number].name for number in derived))
         self._inner._allocate(kept, ndim, row_shape)
+        self._count_with(self._inner)
         self._lay_out(schema, derived)
 
     def _lay_out(self, schema: Schema, derived: dict[int, int]) -> None:
@@ -291,6 +300,7 @@ class CompactStorage(Storage):
         """
         self.check_state(state_dict)
         self._inner.load_state_dict(state_dict["rows"])
+        self._count_with(self._inner)
         self._settle(self._inner.row_shape)
         if "schema" not in state_dict:
             return
