@@ -111,7 +111,7 @@ class SavedBuffer(ABC):
         if parts["_generator"] is not None:
             generator = self._generator or torch.Generator()
             self.set_rng(generator.set_state(parts["_generator"]))
-        if self._prefetcher is not None and parts["_prefetch"] is not None:
+        if self._prefetcher is not None and parts.get("_prefetch") is not None:
             self._prefetcher.load_state_dict(parts["_prefetch"])
 
     def dumps(self, path: str | Path) -> None:
