@@ -28,6 +28,7 @@ from torchrl._core.errors import MissingKeyError, ResetError, ShapeError, descri
 from torchrl._core.keys import groups_of, sibling
 from torchrl._core.mdp import TRUNCATED
 from torchrl._core.plan import plan as plan_policy
+from torchrl._core.policy_output import output_entries, with_output
 from torchrl.data import RandomPolicy
 from torchrl.envs.postponed import Postponed
 
@@ -176,6 +177,7 @@ class PreparedPolicy:
             policy = RandomPolicy(env.full_action_spec) if by_spec else env.rand_action
         elif not trust:
             policy = as_tensordict_policy(env, policy)
+        self.acting = policy
         self.touches = _keys_of(policy)
         by_tensordict = cast or _touches_groups(self.touches, env)
         self.on_entries = None if by_tensordict else plan_policy(policy)
@@ -220,7 +222,8 @@ def _cast(policy: Act, env: EnvBase) -> Act:
     if parameter is None or env.device == parameter.device:
         return policy
     there, back = parameter.device, env.device or torch.device("cpu")
-    return lambda td: td.update(policy(td.to(there)).to(back))
+
+    return lambda td: td.update(output_entries(policy(td.to(there)), policy).to(back))
 
 
 class _ReplayActions:
@@ -321,9 +324,7 @@ class Stepper:
             return self._run_entries(policy, max_steps, stop, interrupted)
         if isinstance(self.root, Entries):
             self.root = _tensordict(self.root, self.env)
-        return self._run_tensordicts(
-            policy.on_tensordict, max_steps, stop, callback, dense, interrupted
-        )
+        return self._run_tensordicts(policy, max_steps, stop, callback, dense, interrupted)
 
     def _takes_entries(self) -> bool:
         env = self.env
@@ -415,19 +416,20 @@ class Stepper:
 
     def _run_tensordicts(
         self,
-        act: Act,
+        policy: PreparedPolicy,
         max_steps: int,
         stop: str | None,
         callback: Callable[[EnvBase, TensorDictBase], Any] | None,
         dense: bool,
         interrupted: Callable[[], bool] | None,
     ) -> TensorDictBase:
-        env, plan, root = self.env, self.env.plan, self.root
+        env, plan, root, act = self.env, self.env.plan, self.root, policy.on_tensordict
         steps: list[TensorDictBase] = []
         for t in range(max_steps):
-            root = act(root)
+            acted = act(root)
+            if acted is not root:
+                root = with_output(root, acted, policy.acting)
             if t == 0:
-                _check_output(env, root)
                 plan.check_action(root)
             if stop == "all" and t > 0:
                 root.set("_step", ~plan.rows_over(root))
@@ -446,20 +448,6 @@ class Stepper:
                 callback(env, root)
         self.root = root
         return _name_time(_stack(steps, steps[0].ndim, dense))
-
-
-def _check_output(env: EnvBase, root: Any) -> None:
-    if not isinstance(root, TensorDictBase):
-        raise TypeError(
-            describe(
-                env,
-                "was handed a policy that does not return its record",
-                expected="a tensordict",
-                found=type(root).__name__,
-                hint="Return the tensordict, or name the argument something else than 'tensordict' "
-                "if the policy maps observations to actions.",
-            )
-        )
 
 
 def _entries(root: TensorDictBase) -> Entries:
