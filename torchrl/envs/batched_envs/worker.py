@@ -126,6 +126,8 @@ class Seat:
             outcome.setdefault(key, record.pop(following))
         if not (resets and plan.ended(outcome)):
             return outcome, None
+        # Copies: a reset may write into the memory of the step.
+        outcome = Entries((key, value.clone()) for key, value in outcome.items())
         root = outcome.copy()
         for key in plan.left_behind:
             del root[key]
@@ -140,7 +142,8 @@ class Seat:
         outcome = td.get("next")
         if not (resets and env.plan.ended(outcome)):
             return outcome, None
-        return outcome, env.maybe_reset(env.step_mdp(td))
+        outcome = outcome.clone()  # a reset may write into the memory of the step
+        return outcome, env.maybe_reset(env.step_mdp(td.set("next", outcome)))
 
     def _read(self) -> Any:
         # Copies: an environment may keep what it is given, and the rows change at the next step.
