@@ -26,7 +26,7 @@ from torchrl.envs import (
 from torchrl.envs.reused_memory import WATCHED
 from torchrl.testing.env import assert_same
 
-STEPS = 2 * WATCHED + 3
+STEPS = 2 * WATCHED + 5
 
 
 class Walk(EnvBase):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torchrl.envs.common import EnvBase
 
 Path = tuple[Any, ...]
-WATCHED = 8  # steps
+WATCHED = 3  # steps
 
 
 def leaf_tensors(record: Any, path: Path = ()) -> Iterator[tuple[Path, Any, NestedKey, Tensor]]:
@@ -128,7 +128,9 @@ class MemoryWatch:
             out = step(root)
             if isinstance(root, Entries):
                 return self.after_step(root, out)
-            return out.set("next", self.after_step(out, out.get("next")))
+            outcome = out.get("next")
+            kept = self.after_step(out, outcome)
+            return out if kept is outcome else out.set("next", kept)
 
         def copying_reset(root: Any) -> Any:
             root = reset(root)
@@ -197,7 +199,8 @@ class MemoryWatch:
         elif not self._reuses_records:
             seen = {id(record) for record in self._records}
             self._reuses_records = any(id(record) in seen for record in records_in(outcome))
-        outcome = outcome.copy()  # what is returned may be kept
+        if first or self._reuses_records:
+            outcome = outcome.copy()  # the environment may write into the one that it returned
         for path, holder, name, value in list(leaf_tensors(outcome)):
             if _share(self._root.get(path), value) or _share(self._outcome.get(path), value):
                 self._note_reuse(self._reused_outcomes, 1, path)
