@@ -210,10 +210,6 @@ def ended(env, policy):
     return env.rollout(STEPS, policy)
 
 
-def callback(env, policy):
-    return env.rollout(STEPS, policy, lambda *_: None, break_when_any_done=False)
-
-
 def collected(env, policy):
     with Collector(env, policy, frames_per_batch=STEPS * env.numel(), total_frames=-1) as collector:
         return torch.cat([collector.next() for _ in range(2)], -1).exclude("collector")
@@ -224,7 +220,7 @@ def one_by_one(env, policy):
         return torch.cat([collector.next() for _ in range(STEPS)], -1).exclude("collector")
 
 
-WAYS = [rollout, ended, callback, collected, one_by_one]
+WAYS = [rollout, collected, one_by_one]
 AROUND = {
     "bare": lambda make: make(),
     "rows": lambda make: make(batch_size=[2]),
@@ -331,7 +327,7 @@ class FlatInOneMemory(Flat):
 
 
 @pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [rollout, one_by_one])
 @pytest.mark.parametrize(
     "pair",
     [
