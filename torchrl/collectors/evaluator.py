@@ -163,7 +163,8 @@ class Evaluator:
         self.wait()
         if not self._finalizer.alive:
             raise RuntimeError("Evaluator: it was shut down; build a new one.")
-        self._running = future = Future()
+        future: Future[Metrics] = Future()
+        self._running = future
         thread = threading.Thread(
             target=self._fulfil,
             args=(future, self._snapshot(weights), step),
