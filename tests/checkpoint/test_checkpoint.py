@@ -1,17 +1,29 @@
 """Checkpoints: parts of an experiment, saved and loaded together."""
 
+import copy
 import json
+import os
 import random
-from pathlib import Path
+import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
 
+from torchrl._core import files
+from torchrl._core.errors import DamagedFileError, UntrustedFileError
 from torchrl.checkpoint import Checkpoint, CheckpointError, GlobalRNGState
 from torchrl.checkpoint.checkpoint import read_manifest
-from torchrl.data import LazyTensorStorage, PrioritizedSampler, TensorDictReplayBuffer
+from torchrl.data import (
+    LazyTensorStorage,
+    ListStorage,
+    PrioritizedSampler,
+    ReplayBuffer,
+    TensorDictReplayBuffer,
+)
+from torchrl.testing.buffer import assert_same_state
 
 
 def learner(seed):
@@ -122,16 +134,14 @@ def test_a_save_that_cannot_be_put_in_its_place_leaves_the_last_one(
     tmp_path, monkeypatch, before, after
 ):
     path = Checkpoint(value=1, format=before).save(tmp_path / "save")
-    rename, fresh = Path.rename, tmp_path / "fresh"
+    fresh = tmp_path / "fresh"
 
-    def refuse(self, target):
-        if self.name in ("draft", "archive"):
-            raise OSError("no room")
-        return rename(self, target)
+    def refuse(*_):
+        raise OSError("no room")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", refuse)
-        patch.setattr(Path, "replace", refuse)
+        patch.setattr(files, "exchange", refuse)
+        patch.setattr(os, "replace", refuse)
         with pytest.raises(OSError, match="no room"):
             Checkpoint(value=2, format=after).save(path)
         with pytest.raises(OSError, match="no room"):
@@ -168,3 +178,105 @@ def test_chance_goes_on_from_where_it_stood(tmp_path):
     assert draws() != first
     chance.load(path)
     assert draws() == first
+
+
+class Part:
+    """A component with a folder of its own."""
+
+    value = 0
+
+    def dumps(self, folder):
+        (folder / "value").write_text(str(self.value))
+
+    def loads(self, folder):
+        self.value = int((folder / "value").read_text())
+
+
+def parts(seed, rows):
+    net, optimizer = learner(seed)
+    own = Part()
+    own.value = seed
+    return {"net": net, "optimizer": optimizer, "buffer": buffer(rows), "own": own, "n": seed}
+
+
+def states(made):
+    found = {name: made[name].state_dict() for name in ("net", "optimizer", "buffer")}
+    return copy.deepcopy({**found, "own": made["own"].value})
+
+
+@pytest.mark.parametrize("form", ["directory", "archive"])
+def test_a_flipped_bit_is_told_and_changes_nothing(tmp_path, form):
+    path = Checkpoint(**parts(0, 7), format=form).save(tmp_path / "x", metadata={"score": 1})
+    mine = parts(1, 3)
+    before = states(mine)
+    found = sorted(file for file in path.rglob("*") if file.is_file()) or [path]
+    assert form == "archive" or len(found) > 8
+    for file in found:
+        whole = file.read_bytes()
+        places = (0, len(whole) // 3, len(whole) // 2, len(whole) - 2)
+        for place in places if form == "directory" else places[1:3]:
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises((DamagedFileError, FileNotFoundError), match=re.escape(file.name)):
+                Checkpoint(**mine).load(path)
+            assert_same_state(states(mine), before)
+        file.write_bytes(whole)
+    Checkpoint(**mine).load(path)
+    assert_same_state(states(mine), states(parts(0, 7)))
+
+
+@pytest.mark.parametrize("bad", ["net", "optimizer", "buffer", "own"])
+@pytest.mark.parametrize("strict", ["error", "ignore"])
+def test_a_part_that_cannot_take_a_save_leaves_all_parts_as_they_were(tmp_path, bad, strict):
+    saved = parts(0, 7)
+    if bad == "net":
+        saved["net"] = torch.nn.Linear(4, 1)  # weight does not fit, bias does
+    elif bad == "optimizer":
+        saved["optimizer"] = torch.optim.SGD(torch.nn.Linear(2, 2).parameters(), lr=0.5)
+        saved["optimizer"].add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
+    elif bad == "buffer":
+        saved["buffer"] = TensorDictReplayBuffer(storage=LazyTensorStorage(20), batch_size=4)
+        saved["buffer"].extend(TensorDict(a=torch.arange(15), batch_size=[15]))
+    else:
+        saved["own"].value = "no number"
+    path = Checkpoint(**saved).save(tmp_path / "x")
+    mine = parts(1, 3)
+    before = states(mine)
+    if strict == "error":
+        with pytest.raises(CheckpointError, match=f"'{bad}' cannot take what was saved"):
+            Checkpoint(**mine).load(path)
+        assert_same_state(states(mine), before)
+        return
+    result = Checkpoint(**mine).load(path, strict="ignore")
+    assert list(result.incompatible) == [bad]
+    after = states(mine)
+    assert_same_state(after[bad], before[bad])
+    for name in {"net", "optimizer", "buffer", "own"} - {bad}:
+        assert_same_state(after[name], states(saved)[name])
+
+
+class Custom:
+    pass
+
+
+def test_objects_of_a_buffer_need_trust(tmp_path):
+    made = ReplayBuffer(storage=ListStorage(3))
+    made.extend([Custom(), "text"])
+    path = Checkpoint(buffer=made).save(tmp_path / "x")
+    again = ReplayBuffer(storage=ListStorage(3))
+    with pytest.raises(UntrustedFileError, match=r"rows.pt.*Custom.*trust=True"):
+        Checkpoint(buffer=again).load(path)
+    assert len(again) == 0
+    Checkpoint(buffer=again).load(path, trust=True)
+    assert isinstance(again[0], Custom)
+
+
+def test_a_checkpoint_without_checksums_is_loaded(tmp_path):
+    path = Checkpoint(**parts(0, 7)).save(tmp_path / "x")
+    for note in path.rglob("CHECKSUMS"):
+        note.unlink()
+    mine = parts(1, 3)
+    Checkpoint(**mine).load(path)
+    assert_same_state(states(mine), states(parts(0, 7)))
+    shutil.rmtree(path / "components" / "net")
+    with pytest.raises(FileNotFoundError):
+        Checkpoint(**mine).load(path)

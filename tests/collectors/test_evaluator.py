@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -72,11 +73,16 @@ def children():
         return {int(child) for child in file.read().split()}
 
 
+def supervisors():
+    """Return those of them that only see to it that workers end with this process."""
+    return {pid for pid in children() if b"orphans.py" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+
+
 @pytest.fixture(autouse=True)
 def started():
-    """Return those that the test has started; none is left at its end."""
+    """Return the workers that the test has started; nothing is left at its end."""
     before = children()
-    yield lambda: children() - before
+    yield lambda: children() - supervisors() - before
     assert children() <= before
 
 
@@ -228,9 +234,9 @@ def test_videos_are_written_once_an_evaluation(wanted):
 def test_contradictions_are_refused():
     with pytest.raises(ValueError, match=r"busy_policy one of .* found 10, 'queue'"):
         Evaluator(CountingEnv(), busy_policy="queue")
-    with pytest.raises(ValueError, match=r"backend must be one of .* found 'ray', None"):
+    with pytest.raises(ValueError, match=r"backend must be one of .* found 'ray'"):
         Evaluator(CountingEnv(), backend="ray")
-    with pytest.raises(ValueError, match=r"mp_start_method is for 'process'; found 'thread', 'fo"):
+    with pytest.raises(ValueError, match=r"mp_start_method is an argument of backend='process'"):
         Evaluator(CountingEnv(), mp_start_method="fork")
     with pytest.raises(TypeError, match="either a policy or a policy_factory"):
         Evaluator(CountingEnv(), linear(), policy_factory=linear)

@@ -45,7 +45,8 @@ def test_frames():
 
 
 def test_frames_that_rows_do_not_divide_are_rounded_up():
-    collector = Collector(CountingEnv(batch_size=[3]), frames_per_batch=10, total_frames=24)
+    with pytest.warns(UserWarning, match=r"frames_per_batch=10 .* batches have 12 frames"):
+        collector = Collector(CountingEnv(batch_size=[3]), frames_per_batch=10, total_frames=24)
     assert collector.frames_per_batch == 12
     assert collector.requested_frames_per_batch == 10
     assert [batch.numel() for batch in collector] == [12, 12]

@@ -368,7 +368,9 @@ def test_a_trusted_policy_gets_the_record_whatever_its_signature():
 
 
 def test_a_policy_that_returns_no_record_is_refused():
-    with pytest.raises(TypeError, match=r"does not return its record; expected a tensor"):
+    with pytest.raises(
+        TypeError, match=r"^policy: returned something that holds no entries; expected a tensordict"
+    ):
         CountingEnv().rollout(3, lambda td: torch.ones(1))
 
 

@@ -124,11 +124,15 @@ def test_replanning_and_kept_dimensions():
 
 def test_chunk_sizes():
     policy = MultiStepActorWrapper(Actor(lambda obs: obs.expand(*obs.shape[:-1], 4)))
-    td = policy(TensorDict(observation=torch.zeros(2, 1), batch_size=[2]))  # indices, one a step
+    begins = torch.ones(2, 1, dtype=torch.bool)
+    start = TensorDict(observation=torch.zeros(2, 1), is_init=begins, batch_size=[2])
+    td = policy(start.clone())  # indices, one a step
     assert td["action"].shape == (2,)
     assert policy.n_steps == 4
     wrong = MultiStepActorWrapper(policy.actor, 3)
     with pytest.raises(ShapeError, match=r"not a chunk of the right size; expected \[2, 3, '\*'\]"):
-        wrong(TensorDict(observation=torch.zeros(2, 1), batch_size=[2]))
+        wrong(start.clone())
+    with pytest.raises(KeyError, match=r"is_init.*InitTracker"):
+        policy(start.exclude("is_init"))
     with pytest.raises(ValueError, match="expected replan_interval <= 3, found 4"):
         chunker(replan_interval=4)

@@ -145,10 +145,27 @@ def test_any_batch_dimensions(kind, backend):
             )
 
 
-def test_a_missing_flag_means_no_restart(kind):
+@pytest.mark.parametrize("recurrent", [True, False])
+def test_a_missing_flag_is_refused_by_its_name(kind, recurrent):
+    """Without the flag the state would be carried across the ends of episodes, or lost."""
     module, data = make(kind), sequence(B, T, resets=0.0)
-    with set_recurrent_mode():
-        assert module(data.exclude("is_init"))["hidden"].equal(module(data)["hidden"])
+    data = (data if recurrent else data[:, 0]).exclude("is_init")
+    before = data.clone()
+    with set_recurrent_mode(recurrent), pytest.raises(KeyError, match=r"is_init.*InitTracker"):
+        module(data)
+    assert set(data.keys(True)) == set(before.keys(True))
+
+
+def test_a_step_without_state_writes_the_empty_state_that_it_began_with(kind):
+    """The first step of a batch has the same entries as the others, with or without a primer."""
+    module = make(kind)
+    td = sequence(B, T)[:, 0].exclude(*module.in_keys[1:-1])
+    out = module(td.clone())
+    for key, after in zip(module.in_keys[1:-1], module.out_keys[1:], strict=True):
+        assert out[key].shape == out[after].shape
+        assert not out[key].any()
+    primed = module(td.clone().update(out.select(*module.in_keys[1:-1])))
+    assert primed["hidden"].equal(out["hidden"])
 
 
 def test_plain_and_fused_networks_swap(kind):

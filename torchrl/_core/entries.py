@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
+from torch import Tensor
 
 from torchrl._core.capabilities import supports
 
@@ -73,6 +74,17 @@ def nested_tensordict(
             if all(fits):  # what a policy adds need not be there for each agent
                 group.batch_size = size
     return td
+
+
+def as_constant(tensor: Tensor) -> Tensor:
+    """Mark a tensor that many steps may share, since it is never written again."""
+    tensor._is_constant = True  # type: ignore[attr-defined]  # the mark
+    return tensor
+
+
+def is_constant(tensor: Tensor) -> bool:
+    """Say whether a tensor was marked by :func:`as_constant`."""
+    return getattr(tensor, "_is_constant", False)
 
 
 def stack_entries(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -42,6 +43,14 @@ class WorkerError(TorchRLError, RuntimeError):
     """A worker process or thread failed; the message holds its own traceback."""
 
 
+class DamagedFileError(TorchRLError, RuntimeError):
+    """A file of a save is missing, or does not hold what was written."""
+
+
+class UntrustedFileError(TorchRLError, RuntimeError):
+    """A file can only be read by running code that stands in it, and was not said to be trusted."""
+
+
 def describe(
     component: object,
     fact: str,
@@ -71,6 +80,26 @@ def describe(
     if found is not None:
         text += (", " if expected is not None else "; ") + f"found {found}"
     return f"{text}. {hint}".rstrip()
+
+
+def summary(error: BaseException) -> tuple[str, str]:
+    """Return an error in one line, and its traceback, even if its ``str()`` fails.
+
+    >>> class Mute(Exception):
+    ...     def __str__(self):
+    ...         raise RuntimeError
+    >>> summary(Mute())[0]
+    'Mute: <exception str() failed>'
+    """
+    try:
+        text = str(error)
+    except BaseException:  # whatever it is: the error itself is what is to be told
+        text = "<exception str() failed>"
+    try:
+        trace = "".join(traceback.format_exception(error))
+    except Exception:
+        trace = "".join(traceback.format_tb(error.__traceback__))
+    return f"{type(error).__name__}: {text}", trace
 
 
 def nearest(name: object, names: Iterable[object]) -> str:

@@ -78,13 +78,14 @@ def groups_of(keys: Iterable[NestedKey]) -> set[NestedKey]:
     return {key[0] if depth == 1 else key[:depth] for key in nested for depth in range(1, len(key))}
 
 
-def leaf_keys(tensordict: TensorDictBase) -> list[NestedKey]:
-    """Return the keys of every leaf, sorted by their text."""
-    return sorted(tensordict.keys(True, True), key=str)
+def leaf_keys(tensordict: TensorDictBase | dict[NestedKey, Any]) -> list[NestedKey]:
+    """Return the keys of every leaf, sorted by their text; those of a flat record are all."""
+    keys: Any = tensordict if isinstance(tensordict, dict) else tensordict.keys(True, True)
+    return sorted(keys, key=str)
 
 
 def require(
-    tensordict: TensorDictBase,
+    tensordict: TensorDictBase | dict[NestedKey, Any],
     keys: Iterable[NestedKey],
     reader: object,
     hint: str = "Collect that entry, or name yours with set_keys().",

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 
 from torchrl._core.capabilities import is_unchanged
 from torchrl._core.direct import call, is_intercepted
-from torchrl._core.entries import Entries, is_entrywise
+from torchrl._core.entries import is_entrywise
 from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
-from torchrl._core.keys import groups_of
+from torchrl._core.keys import groups_of, leaf_keys
 
 Record = Any  # Entries or TensorDictBase
 Plan = Callable[[Record], Any]
@@ -56,6 +56,7 @@ def plan(policy: object) -> Plan | None:
     Returns: the function, or ``None`` where only a tensordict will do.
 
     >>> import torch
+    >>> from torchrl._core.entries import Entries
     >>> run = plan(TensorDictModule(torch.nn.Identity(), in_keys=["a"], out_keys=["b"]))
     >>> entries = Entries(a=torch.ones(2))
     >>> _ = run(entries)
@@ -293,7 +294,7 @@ def explain(
         who = f"{who}({type(inner).__name__})"
     for key, value in zip(in_keys, values, strict=True):
         if value is None:
-            present = _present(record)
+            present = leaf_keys(record)
             hint = f"{nearest(key, present)} Write that entry, or name yours with in_keys.".strip()
             return MissingKeyError(
                 describe(
@@ -319,9 +320,3 @@ def explain(
     return LayerWidthError(
         describe(who, fact, key=names, expected=expected, found=found, hint=hint)
     )
-
-
-def _present(record: Record) -> list[NestedKey]:
-    if isinstance(record, Entries):
-        return sorted(record, key=str)
-    return sorted(record.keys(True, True), key=str)

@@ -23,11 +23,13 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import cloudpickle
@@ -35,11 +37,13 @@ import numpy as np
 import torch
 
 from torchrl._core.errors import WorkerError
+from torchrl._core.orphans import kill_tree
+from torchrl._core.supervisor import Supervisor
 
 TICK = 1.0  # seconds between two looks at whether the other side lives
 _STALE = 0.002  # seconds after which exit codes are asked for anew
 _LENGTH = struct.Struct("!Q")
-_ends: weakref.WeakSet[Channel] = weakref.WeakSet()  # those that a fork must not keep open
+_ends: weakref.WeakSet[Any] = weakref.WeakSet()  # sockets that a fork must not keep open
 
 
 def start_method(wanted: str | None = None) -> str:
@@ -269,13 +273,8 @@ class WorkerProcess:
         self.channel.close()
 
     def kill(self) -> None:
-        """End the process at once, if it runs, and wait for its end."""
-        while self.is_alive():
-            try:
-                os.kill(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                break
-            time.sleep(0.001)
+        """End the process and what it has started at once, if it runs, and wait for its end."""
+        self.launcher.kill(self.pid)
         self._notes.close()
 
 
@@ -287,14 +286,16 @@ def stop_all(workers: Sequence[WorkerProcess], timeout: float = 10.0) -> None:
         timeout: Seconds between asking and killing.
     """
     workers = [worker for worker in workers if worker.owner == os.getpid()]
-    for worker in workers:
-        worker.ask()
-    deadline, pause = time.monotonic() + timeout, 0.0005
-    while time.monotonic() < deadline and any(worker.is_alive() for worker in workers):
-        time.sleep(pause)
-        pause = min(2 * pause, 0.02)
-    for worker in workers:
-        worker.kill()
+    try:
+        for worker in workers:
+            worker.ask()
+        deadline, pause = time.monotonic() + timeout, 0.0005
+        while time.monotonic() < deadline and any(worker.is_alive() for worker in workers):
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
+    finally:  # also if Ctrl-C ends the wait
+        for worker in workers:
+            worker.kill()
 
 
 def _give_up() -> None:
@@ -315,17 +316,35 @@ class Launcher:
 
     def __init__(self, method: str, preload: str = "torchrl._core.processes") -> None:
         self.method, self.preload = method, preload
+        self._lock = threading.Lock()  # two threads may look after one worker
+        self._pids: list[int] = []
         self._codes: dict[int, int] = {}
         self._asked = -math.inf  # when the nursery last told the codes of all
         self._nursery: tuple[subprocess.Popen, Channel] | None = None
+        self._supervisor: Supervisor | None = None
 
     def launch(self, life: _Life, there: Channel, notes: int) -> int:
         """Start a process; return its number."""
+        if self._supervisor is None:
+            self._supervisor = Supervisor()
+            _ends.add(self._supervisor.sock)
         if self.method == "fork":
-            return _fork(life, there, notes)
+            with _SignalsDeferred() as signals:
+                pid = _fork(life, there, notes, signals)
+                self._pids.append(pid)
+                self._supervisor.add(pid)
+            return pid
         if self._nursery is None:
             self._nursery = _start_nursery(self.preload)
-        channel = self._nursery[1]
+            self._supervisor.add(self._nursery[0].pid)
+        pid = self._launch_from_nursery(self._nursery[1], life, there, notes)
+        self._pids.append(pid)
+        self._supervisor.add(pid)
+        return pid
+
+    def _launch_from_nursery(
+        self, channel: Channel, life: _Life, there: Channel, notes: int
+    ) -> int:
         channel.send(b"L", cloudpickle.dumps(life), tick=self._check)
         channel.send_file(there.sock.fileno())
         channel.send_file(notes)
@@ -343,13 +362,14 @@ class Launcher:
 
     def exit_code(self, pid: int) -> int | None:
         """Return how a process ended, negative for a signal; ``None`` while it runs."""
-        if pid not in self._codes:
-            if self._nursery is None:
-                self._codes.update(_reap(pid))
-            elif time.monotonic() - self._asked > _STALE:
-                self._codes.update(self._codes_from_nursery(pid))
-                self._asked = time.monotonic()
-        return self._codes.get(pid)
+        with self._lock:
+            if pid not in self._codes:
+                if self._nursery is None:
+                    self._codes.update(_reap(pid))
+                elif time.monotonic() - self._asked > _STALE:
+                    self._codes.update(self._codes_from_nursery(pid))
+                    self._asked = time.monotonic()
+            return self._codes.get(pid)
 
     def _codes_from_nursery(self, pid: int) -> dict[int, int]:
         assert self._nursery is not None
@@ -364,14 +384,27 @@ class Launcher:
                 return {pid: process.poll() or -signal.SIGKILL}
             return {}
 
+    def kill(self, pid: int) -> None:
+        """End a worker and what it has started, if it runs, and wait for its end."""
+        while self.exit_code(pid) is None:
+            kill_tree(pid)
+            time.sleep(0.001)
+
     def close(self) -> None:
-        """Release the fresh interpreter, once the workers have been stopped."""
-        if self._nursery is not None:
-            process, channel = self._nursery
-            self._nursery = None
-            channel.close()
-            process.kill()
-            process.wait()
+        """Release everything; end the workers that have not been stopped."""
+        try:
+            for pid in self._pids:
+                self.kill(pid)
+        finally:
+            nursery, self._nursery = self._nursery, None
+            if nursery is not None:
+                process, channel = nursery
+                channel.close()
+                kill_tree(process.pid)  # and a worker of which it could not tell any more
+                process.wait()
+            if self._supervisor is not None:
+                self._supervisor.close()
+                self._supervisor = None
 
 
 class _Life:
@@ -418,10 +451,58 @@ def check_parent(parent: int) -> Callable[[], None]:
     return tick
 
 
-def _fork(life: _Life, there: Channel, notes: int) -> int:
+class _SignalsDeferred:
+    """Calls handlers of signals, those written in Python, at the end of a ``with`` block.
+
+    What they raise inside of a hook of ``os.fork``, as Ctrl-C does, would be printed and lost.
+    """
+
+    def __enter__(self) -> _SignalsDeferred:
+        self._arrived: list[tuple[int, Any]] = []
+        self._handlers: dict[int, Callable[[int, Any], Any]] = {}
+        if threading.current_thread() is threading.main_thread():  # others run no handlers
+            try:
+                for number in signal.valid_signals():
+                    handler = signal.getsignal(number)
+                    if callable(handler):
+                        self._handlers[number] = handler
+                        signal.signal(number, self._note)
+            except BaseException:
+                self.restore()
+                raise
+        return self
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._arrived.append((number, frame))
+
+    def restore(self) -> None:
+        """Put the handlers back."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+        for number, frame in self._arrived:
+            self._handlers[number](number, frame)
+
+
+def _fork(life: _Life, there: Channel, notes: int, signals: _SignalsDeferred) -> int:
+    """Start a worker by a fork; return its number.
+
+    The threads of OpenMP do not live on in a worker, which would wait for them for ever: they
+    belong to the thread that called torch. A worker with threads is forked from a new one, which
+    has none.
+    """
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
+    if life.num_threads == 1:
+        return _fork_here(life, there, notes, signals)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_fork_here, life, there, notes, signals).result()
+
+
+def _fork_here(life: _Life, there: Channel, notes: int, signals: _SignalsDeferred) -> int:
     with warnings.catch_warnings():
         # Threads of the parent do not live on in a worker, which touches none of their locks.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -429,6 +510,7 @@ def _fork(life: _Life, there: Channel, notes: int) -> int:
     if pid:
         return pid
     try:
+        signals.restore()
         for end in list(_ends):
             end.close()
         multiprocessing.process._children.clear()  # type: ignore[attr-defined]  # siblings
@@ -493,7 +575,8 @@ def run_nursery(file: int, preload: str) -> None:
         if code == b"L":
             there = Channel(socket.socket(fileno=channel.receive_file()))
             notes = channel.receive_file()
-            pid = _fork(pickle.loads(payload), there, notes)
+            with _SignalsDeferred() as signals:
+                pid = _fork(pickle.loads(payload), there, notes, signals)
             there.close()
             os.close(notes)
             pids.add(pid)

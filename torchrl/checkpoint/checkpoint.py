@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,9 +14,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from torchrl._core.errors import TorchRLError, describe, nearest
+from torchrl._core.errors import (
+    DamagedFileError,
+    TorchRLError,
+    UntrustedFileError,
+    describe,
+    nearest,
+)
+from torchrl._core.files import check_files, damaged, replaced, restore, write_checksums
 from torchrl._core.log import logger
-from torchrl.checkpoint.components import VALUE, kind_of, read_component, write_component
+from torchrl.checkpoint.components import (
+    Loading,
+    kind_of,
+    load_component,
+    loading_of,
+    read_component,
+    write_component,
+)
 
 MANIFEST, PARTS, VERSION = "manifest.json", "components", 1
 FORMATS = ("directory", "archive")
@@ -62,8 +78,9 @@ class Checkpoint:
     A part has a ``state_dict`` and a ``load_state_dict``, or ``dumps`` and ``loads`` as replay
     buffers have, or is a value: numbers, texts, tensors, and what holds them. A checkpoint is a
     folder, with a ``manifest.json`` and a folder for each part, or one file with the same inside.
-    It holds text and tensors only, so that loading one runs nobody's code. A save that is cut short
-    leaves the last one in place.
+    It holds text and tensors, and what replay buffers write, so that loading one runs no code from
+    it. A save that is cut short, by a death of the process or a power cut, leaves the last one in
+    place; a file that changed since is found by its checksum, and named.
 
     Args:
         format: ``"directory"``, or ``"archive"`` for one file.
@@ -132,16 +149,13 @@ class Checkpoint:
             TypeError: if a part holds what is neither text nor tensor; nothing is written then.
         """
         names = self.save_components if components is None else self._chosen(components)
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:
-            draft = Path(place, "draft")
-            draft.mkdir()
-            self._fill(draft, names, dict(metadata or {}))
+        with replaced(path) as draft:
+            folder = draft if self.format == "directory" else draft.with_name("contents")
+            folder.mkdir()
+            self._fill(folder, names, dict(metadata or {}))
             if self.format == "archive":
-                draft = self._pack(draft, Path(place, "archive"))
-            _put(draft, path, Path(place, "before"))
-        return path
+                self._pack(folder, draft)
+        return Path(path)
 
     def _fill(self, folder: Path, names: list[str], metadata: dict[str, Any]) -> None:
         kinds = {
@@ -149,12 +163,12 @@ class Checkpoint:
         }
         manifest = {"version": VERSION, "components": kinds, "metadata": metadata}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        write_checksums(folder)
 
-    def _pack(self, folder: Path, path: Path) -> Path:
+    def _pack(self, folder: Path, path: Path) -> None:
         with zipfile.ZipFile(path, "w", COMPRESSIONS[self.archive_compression]) as archive:
             for file in sorted(folder.rglob("*")):
                 archive.write(file, file.relative_to(folder))
-        return path
 
     # --- loading ---------------------------------------------------------------------------------
 
@@ -164,30 +178,69 @@ class Checkpoint:
         components: Iterable[str] | None = None,
         map_location: Any = None,
         strict: str | None = None,
+        trust: bool = False,
     ) -> CheckpointLoadResult:
-        """Load parts from a checkpoint.
+        """Load parts from a checkpoint: all of them, or none if one fails and that is an error.
 
         Args:
             path: Its folder, or its file.
             components: Names of the parts; all of them if ``None``.
             map_location: Where tensors go, as for :func:`torch.load`.
             strict: Instead of that of the constructor.
+            trust: Unpickle the objects that a replay buffer holds, too, which runs whatever code
+                the checkpoint holds.
 
         Raises:
             FileNotFoundError: if there is no checkpoint.
-            CheckpointError: if parts are missing or of another kind, before any is loaded; or if
-                one cannot take what is there. Only if ``strict`` is ``"error"``.
+            DamagedFileError: if one of its files is not what was written.
+            UntrustedFileError: if there are such objects, and ``trust`` is false.
+            CheckpointError: if parts are missing or of another kind; or if one cannot take what is
+                there. Only if ``strict`` is ``"error"``. Parts are as before then, but for those
+                that have a ``loads`` of their own, which come last.
         """
         strict = self.strict if strict is None else _choose("strict", strict, STRICTNESS)
         names = self._chosen(components)
+        manifest = read_manifest(path)
         with _opened(Path(path)) as folder:
-            result = self._compare(names, read_manifest(folder))
+            result = self._compare(names, manifest)
             _complain(self, result, strict)
+            names = [n for n in names if n not in result.missing and n not in result.incompatible]
+            check_files(folder, [f"{PARTS}/{name}" for name in names])
+            found: dict[str, Any] = {}
             for name in names:
-                if name not in result.missing and name not in result.incompatible:
-                    self._load_one(name, folder / PARTS / name, map_location, result)
+                with _told(name, result):
+                    found[name] = read_component(
+                        self.components[name], folder / PARTS / name, map_location, trust
+                    )
+            self._load_found(found, result, strict)
         _complain(self, result, strict)
         return result
+
+    def _load_found(self, found: dict[str, Any], result: CheckpointLoadResult, strict: str) -> None:
+        """Load what was read; if one part fails and that is an error, the others stay as before."""
+        kinds = {name: loading_of(self.components[name]) for name in found}
+        checked = [name for name in found if kinds[name] is Loading.CHECKED]
+        for name in checked:
+            with _told(name, result):
+                self.components[name].check_state(found[name])
+        undo = contextlib.ExitStack()
+        with undo:
+            for kind in (Loading.UNDONE, Loading.ALONE):
+                for name in (name for name in found if kinds[name] is kind):
+                    if result.incompatible and strict == "error":
+                        break
+                    with _told(name, result):
+                        undo.callback(load_component(self.components[name], found[name]))
+            if not (result.incompatible and strict == "error"):
+                undo.pop_all()
+                for name in checked:
+                    if name not in result.incompatible:
+                        self.components[name].load_state_dict(found[name])
+        for name in found:
+            if name not in result.incompatible:
+                result.loaded.append(name)
+                if kinds[name] is Loading.VALUE:
+                    result.values[name] = found[name]
 
     def _compare(self, names: list[str], manifest: dict[str, Any]) -> CheckpointLoadResult:
         saved = manifest["components"]
@@ -200,19 +253,17 @@ class Checkpoint:
                 result.incompatible[name] = f"was saved as a {saved[name]}, and is a {kind} here"
         return result
 
-    def _load_one(
-        self, name: str, folder: Path, map_location: Any, result: CheckpointLoadResult
-    ) -> None:
-        component = self.components[name]
-        try:
-            value = read_component(component, folder, map_location)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            text = " ".join(str(error).split())  # torch's fills several lines
-            result.incompatible[name] = f"cannot take what was saved ({text.rstrip('.')})"
-            return
-        result.loaded.append(name)
-        if kind_of(component) == VALUE:
-            result.values[name] = value
+
+@contextmanager
+def _told(name: str, result: CheckpointLoadResult) -> Iterator[None]:
+    """Note why a component cannot take what was saved."""
+    try:
+        yield
+    except (DamagedFileError, UntrustedFileError):
+        raise
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())  # torch's fills several lines
+        result.incompatible[name] = f"cannot take what was saved ({text.rstrip('.')})"
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -220,37 +271,43 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is none.
+        DamagedFileError: if it is not what was written.
     """
-    with _opened(Path(path)) as folder:
-        return json.loads((folder / MANIFEST).read_text())
-
-
-def _put(draft: Path, path: Path, aside: Path) -> None:
-    """Move a save to its path; what stood there is gone only once the save stands there."""
-    if not (draft.is_dir() or path.is_dir()):
-        draft.replace(path)
-        return
-    if path.exists():
-        path.rename(aside)  # a folder takes the place of nothing else
+    path = Path(path)
+    restore(path)
     try:
-        draft.rename(path)
-    except BaseException:
-        if aside.exists():
-            aside.rename(path)
-        raise
+        if path.is_file():
+            with zipfile.ZipFile(path) as archive:
+                return _manifest(archive.read(MANIFEST), path)
+        if (path / MANIFEST).is_file():
+            check_files(path, [MANIFEST])
+            return _manifest((path / MANIFEST).read_bytes(), path / MANIFEST)
+    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
+        raise damaged(path, found=str(error)) from error
+    fact, hint = f"there is no checkpoint at {path}", "Give the path that save() returned."
+    raise FileNotFoundError(describe("Checkpoint", fact, hint=hint))
+
+
+def _manifest(text: bytes, file: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(text)
+        _ = {**manifest["components"]}, {**manifest["metadata"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(file, found=f"{type(error).__name__}: {error}") from error
+    return manifest
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Path]:
     """Hold the folder of a checkpoint, unpacked if it is a file."""
-    if (path / MANIFEST).is_file():
+    if not path.is_file():
         yield path
         return
-    if not path.is_file():
-        fact, hint = f"there is no checkpoint at {path}", "Give the path that save() returned."
-        raise FileNotFoundError(describe("Checkpoint", fact, hint=hint))
     with TemporaryDirectory() as place:
-        shutil.unpack_archive(path, place, "zip")
+        try:
+            shutil.unpack_archive(path, place, "zip")
+        except (shutil.ReadError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+            raise damaged(path, found=str(error)) from error
         yield Path(place)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from torchrl._core.errors import describe
+from torchrl._core.errors import DamagedFileError, describe
+from torchrl._core.log import logger
 from torchrl.checkpoint.checkpoint import Checkpoint, CheckpointLoadResult, read_manifest
 
 
@@ -83,43 +86,92 @@ class CheckpointRotation:
                 )
             )
         path = checkpoint.save(self.directory / f"{self.prefix}_{step}", components, noted)
-        self.prune()
+        self._prune(path)
         return path
 
     def paths(self) -> list[Path]:
-        """Return the checkpoints in the folder, the latest last."""
+        """Return what is named as a checkpoint in the folder, the latest last."""
         named = re.compile(rf"{re.escape(self.prefix)}_(-?\d+)")
         found = [(named.fullmatch(path.name), path) for path in self.directory.glob("*")]
         return [path for _, path in sorted((int(m[1]), path) for m, path in found if m)]
 
+    def _manifests(self) -> dict[Path, dict[str, Any]]:
+        """Return the manifests of the checkpoints that have one which can be read."""
+        found = {}
+        for path in self.paths():
+            with contextlib.suppress(FileNotFoundError, DamagedFileError):
+                found[path] = read_manifest(path)
+        return found
+
     def latest(self) -> Path | None:
-        """Return the latest checkpoint, if there is one."""
-        return next(reversed(self.paths()), None)
+        """Return the latest checkpoint that can be read, if there is one."""
+        return next(reversed(self._manifests()), None)
 
     def best(self) -> Path | None:
         """Return the best checkpoint, the earliest of several, if there is one.
+
+        Those that cannot be read, or whose score is missing, NaN or no number, are passed over.
 
         Raises:
             ValueError: without ``keep_best``.
         """
         if self.keep_best is None:
             raise ValueError(describe(self, "does not know what is best", hint="Pass keep_best."))
-        metric, mode = self.keep_best
-        scores = {path: read_manifest(path)["metadata"][metric] for path in self.paths()}
+        return self._best_of(self._manifests(), *self.keep_best)
+
+    def _best_of(
+        self, manifests: Mapping[Path, dict[str, Any]], metric: str, mode: str
+    ) -> Path | None:
+        scores = {path: each["metadata"].get(metric) for path, each in manifests.items()}
+        ranked = {
+            path: score
+            for path, score in scores.items()
+            if isinstance(score, int | float) and not math.isnan(score)
+        }
         choose = max if mode == "max" else min
-        return choose(scores, key=scores.__getitem__, default=None)
+        return choose(ranked, key=ranked.__getitem__, default=None)
 
     def load_latest(self, checkpoint: Checkpoint, **kwargs: Any) -> CheckpointLoadResult | None:
-        """Load the latest checkpoint, with the arguments of :meth:`Checkpoint.load`, if any."""
-        path = self.latest()
-        return None if path is None else checkpoint.load(path, **kwargs)
+        """Load the latest checkpoint, with the arguments of :meth:`Checkpoint.load`, if any.
+
+        One that is damaged or incomplete is passed over, which the log says, and the one before it
+        is loaded.
+
+        Raises:
+            DamagedFileError: if there are checkpoints, and all are damaged.
+        """
+        damage: list[Exception] = []
+        for path in reversed(self.paths()):
+            with self._passing_over(path, damage):
+                return checkpoint.load(path, **kwargs)
+        if damage:
+            raise damage[0]
+        return None
+
+    @contextlib.contextmanager
+    def _passing_over(self, path: Path, damage: list[Exception]) -> Iterator[None]:
+        """Note that a checkpoint cannot be read; what is none is no damage."""
+        try:
+            yield
+        except (DamagedFileError, OSError) as error:
+            if not isinstance(error, FileNotFoundError):
+                damage.append(error)
+            logger.warning("%s: %s is passed over: %s", type(self).__name__, path, error)
 
     def prune(self) -> list[Path]:
-        """Remove the checkpoints that are not kept; return their paths."""
-        kept = set(self.paths()[-self.keep_last :])
-        if self.keep_best is not None and (best := self.best()) is not None:
-            kept.add(best)
-        gone = [path for path in self.paths() if path not in kept]
+        """Remove the checkpoints that are not kept; return their paths.
+
+        What cannot be read is left alone.
+        """
+        return self._prune(None)
+
+    def _prune(self, saved: Path | None) -> list[Path]:
+        """Remove those that are not kept; the one that was just saved is."""
+        manifests = self._manifests()
+        kept = {*list(manifests)[-self.keep_last :], saved}
+        if self.keep_best is not None:
+            kept.add(self._best_of(manifests, *self.keep_best))
+        gone = [path for path in manifests if path not in kept]
         for path in gone:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         return gone

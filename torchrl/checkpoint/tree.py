@@ -13,6 +13,8 @@ from tensordict import NonTensorData, TensorDict, TensorDictBase, is_non_tensor
 from torch import Tensor
 
 from torchrl._core.errors import describe
+from torchrl._core.files import damaged
+from torchrl._core.safe_load import find_dtype, load_file
 
 KIND = "is"  # marks, in the text, what is no plain JSON
 TEXT, TENSORS = "state.json", "tensors.pt"
@@ -32,11 +34,18 @@ def write_tree(state: Any, folder: Path) -> None:
 
 
 def read_tree(folder: Path, map_location: Any = None) -> Any:
-    """Return what :func:`write_tree` wrote, with tensors where ``map_location`` says."""
+    """Return what :func:`write_tree` wrote, with tensors where ``map_location`` says.
+
+    Raises:
+        DamagedFileError, UntrustedFileError: if a file holds something else; it is named.
+    """
     tensors: list[Tensor] = []
     if (folder / TENSORS).exists():
-        tensors = torch.load(folder / TENSORS, map_location=map_location, weights_only=True)
-    return decode(json.loads((folder / TEXT).read_text()), tensors)
+        tensors = load_file(folder / TENSORS, map_location=map_location)
+    try:
+        return decode(json.loads((folder / TEXT).read_text()), tensors)
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise damaged(folder / TEXT, found=f"{type(error).__name__}: {error}") from error
 
 
 def encode(value: Any, tensors: list[Tensor], path: tuple[Any, ...] = ()) -> Any:
@@ -106,7 +115,9 @@ def decode(node: Any, tensors: list[Tensor]) -> Any:
         tensor = tensors[node["at"]]
         return tensor if kind == "tensor" else tensor.cpu().numpy()
     if kind in ("device", "dtype"):
-        return torch.device(node["name"]) if kind == "device" else getattr(torch, node["name"])
+        if kind == "dtype":
+            return find_dtype(node["name"], "Checkpoint")
+        return torch.device(node["name"])
     if kind == "object":
         return NonTensorData(decode(node["value"], tensors))
     if kind == "tensordict":

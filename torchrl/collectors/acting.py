@@ -12,6 +12,7 @@ from tensordict.nn import CudaGraphModule
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
+from torchrl._core.policy_output import output_entries, with_output
 from torchrl.collectors.finishing import moved
 from torchrl.collectors.recipes import Device
 from torchrl.envs.common import EnvBase
@@ -65,7 +66,7 @@ class ActingPolicy:
             act = _captured(act, self.module, there or env.device, _arguments(cudagraph_policy))
         here = env.device or torch.device("cpu")
         if policy is not None and there is not None and _differ(here, there):
-            act = _elsewhere(act, there, here, waits)
+            act = _elsewhere(act, self.module, there, here, waits)
         if act is not self._plain.on_tensordict:
             self._plain.on_entries, self._plain.on_tensordict = None, act
         self._version = 0
@@ -121,7 +122,9 @@ class ActingPolicy:
         if self.module is None:
             return draw
         prepared, plain = copy.copy(self._plain), self._plain
-        prepared.on_tensordict = lambda td: draw.on_tensordict(plain.on_tensordict(td))
+        prepared.on_tensordict = lambda td: draw.on_tensordict(
+            with_output(td, plain.on_tensordict(td), self.module)
+        )
         prepared.on_entries = _one_after_the_other(plain.on_entries, draw.on_entries)
         return prepared
 
@@ -205,9 +208,14 @@ def _captured(act: Act, policy: Any, device: torch.device | None, options: dict[
     return CudaGraphModule(act, **{**keys, **options})
 
 
-def _elsewhere(act: Act, there: torch.device, here: torch.device, waits: bool) -> Act:
+def _elsewhere(act: Act, policy: Any, there: torch.device, here: torch.device, waits: bool) -> Act:
     """Return a policy that acts on a copy of the record ``there``."""
-    return lambda td: td.update(moved(act(moved(td, there, waits)), here, waits))
+
+    def act_there(td: TensorDictBase) -> TensorDictBase:
+        output = output_entries(act(moved(td, there, waits)), policy)
+        return td.update(moved(output, here, waits))
+
+    return act_there
 
 
 def _one_after_the_other(first: Act | None, second: Act | None) -> Act | None:

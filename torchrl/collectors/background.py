@@ -58,6 +58,10 @@ class Background:
         """Say whether the thread goes on, or would without a pause."""
         return self._thread.is_alive()
 
+    def is_current(self) -> bool:
+        """Say whether the caller runs in the thread."""
+        return self._thread is threading.current_thread()
+
     def check(self) -> None:
         """Raise what ended the thread, once, if it was an error."""
         error, self.error = self.error, None

@@ -95,14 +95,15 @@ class BaseCollector(IterableDataset, ABC):
 
         Returns: the batch; ``None`` where workers wrote it into the replay buffer themselves.
         """
-        if self.pre_collect_hook is not None:
-            self.pre_collect_hook()
-        batch, frames = self._next_batch()
-        self._frames += frames
-        self._iter += 1
-        if self.post_collect_hook is not None:
-            self.post_collect_hook(batch)
-        return batch
+        with self._between_batches():
+            if self.pre_collect_hook is not None:
+                self.pre_collect_hook()
+            batch, frames = self._next_batch()
+            self._frames += frames
+            self._iter += 1
+            if self.post_collect_hook is not None:
+                self.post_collect_hook(batch)
+            return batch
 
     def _batches(self) -> Iterator[Any]:
         while self.total_frames < 0 or self._frames < self.total_frames:
@@ -136,6 +137,15 @@ class BaseCollector(IterableDataset, ABC):
                 f"{type(self).__name__}: episodes end when they end; count the batches."
             )
         return -(-self.total_frames // self.frames_per_batch)
+
+    def _warn_of_rounding(self, asked: Any, found: Any, sharers: str, stacklevel: int) -> None:
+        """Warn where batches have more frames than were asked for, one number or one a worker."""
+        if asked != found:
+            warnings.warn(
+                f"{type(self).__name__}: frames_per_batch={asked} cannot be shared equally by "
+                f"{sharers}; batches have {found} frames. Pass frames_per_batch={found}.",
+                stacklevel=stacklevel + 1,
+            )
 
     def _warn_of_overshoot(self, stacklevel: int) -> None:
         extra = -self.total_frames % self.frames_per_batch
@@ -234,6 +244,10 @@ class BaseCollector(IterableDataset, ABC):
     def start(self) -> None:
         """Fill the replay buffer in the background, until :meth:`async_shutdown`.
 
+        Other methods may be called meanwhile: they wait for the batch in the making, as
+        :meth:`pause` does. :meth:`update_policy_weights_` waits only where the weights of some
+        workers, or of a policy in this process, are renewed.
+
         Raises:
             ValueError: if there is no replay buffer to fill.
             RuntimeError: if it was started before.
@@ -266,6 +280,18 @@ class BaseCollector(IterableDataset, ABC):
             yield
         finally:
             self._background.resume()
+
+    @contextmanager
+    def _between_batches(self) -> Iterator[None]:
+        """Hold background collection while the caller speaks to what collects.
+
+        Hooks that the background thread itself calls are between two batches, or part of one.
+        """
+        if self._background is None or self._background.is_current():
+            yield
+        else:
+            with self.pause():
+                yield
 
     def is_running(self) -> bool:
         """Say whether the background still collects; raise what ended it if it was an error."""

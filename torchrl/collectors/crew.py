@@ -66,7 +66,7 @@ class CollectorCrew:
         shutdown_timeout: float = 10.0,
     ) -> None:
         self._name, self._launcher = owner, launcher
-        self._timeout, self._shutdown_timeout = timeout, shutdown_timeout
+        self._timeout, self.shutdown_timeout = timeout, shutdown_timeout
         self._pid, self.is_closed = os.getpid(), False
         self._workers: list[WorkerProcess] = []
         self._slabs: list[Slab | None] = [None] * len(jobs)
@@ -231,11 +231,18 @@ class CollectorCrew:
     def _end(self, timeout: float) -> None:
         if not self.is_closed and self._pid == os.getpid():
             self.is_closed = True
-            self.interruptor.stop_collection()
-            self._selector.close()
-            stop_all(self._workers, timeout)
-            self._launcher.close()
+            try:
+                self.interruptor.stop_collection()
+                self._selector.close()
+                stop_all(self._workers, timeout)
+            finally:
+                self._launcher.close()
 
     def close(self, timeout: float | None = None) -> None:
         """Close the environments and end the workers; calling it again is fine."""
-        self._end(self._shutdown_timeout if timeout is None else timeout)
+        self._end(self.shutdown_timeout if timeout is None else timeout)
+
+    def kill(self) -> None:
+        """End the workers at once, also beside a thread that waits for them and then raises."""
+        for worker in self._workers:
+            worker.kill()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,8 @@ class EvaluationProcess:
     Args:
         plan: What to run. Under ``"spawn"`` it is pickled, functions by value.
         mp_start_method: ``"fork"`` or ``"spawn"``; fork where that is safe if ``None``.
+        timeout: Seconds that an answer may take; unlimited if ``None``.
+        shutdown_timeout: Seconds that the environment gets to close before the process is killed.
 
     Raises:
         WorkerError: from each method, if something raised there, with its traceback, or if the
@@ -39,14 +42,22 @@ class EvaluationProcess:
     >>> process.close()
     """
 
-    def __init__(self, plan: EvaluationPlan, *, mp_start_method: str | None = None) -> None:
+    def __init__(
+        self,
+        plan: EvaluationPlan,
+        *,
+        mp_start_method: str | None = None,
+        timeout: float | None = None,
+        shutdown_timeout: float = 10.0,
+    ) -> None:
+        self._timeout = timeout
         launcher = Launcher(start_method(mp_start_method), preload="torchrl.collectors")
         try:
             self._worker = WorkerProcess(_serve, (plan,), launcher, number=_NUMBER)
         except BaseException:
             launcher.close()
             raise
-        self._finalizer = weakref.finalize(self, _end, self._worker)
+        self._finalizer = weakref.finalize(self, _end, self._worker, shutdown_timeout)
         try:
             self._weight_names = self._guarded(self._answer)
         except BaseException:
@@ -66,11 +77,11 @@ class EvaluationProcess:
         return self._guarded(self._ask, weights, step)
 
     def _ask(self, *request: Any) -> Metrics:
-        self._worker.channel.send(RUN, request, self._look)
+        self._worker.channel.send(RUN, request, self._look_since(time.monotonic()))
         return self._answer()
 
     def _answer(self) -> Any:
-        code, payload = self._worker.channel.receive(self._look)
+        code, payload = self._worker.channel.receive(self._look_since(time.monotonic()))
         if code == FAILED:
             brief, trace = payload
             text = describe("Evaluator", f"its process failed: {brief}")
@@ -81,6 +92,8 @@ class EvaluationProcess:
         try:
             return method(*args)
         except WorkerError:
+            if not self._worker.is_alive():
+                self.close()
             raise
         except (EOFError, OSError):
             lost = describe("Evaluator", f"its process {self._worker.ending()}")
@@ -91,19 +104,35 @@ class EvaluationProcess:
             self.close()
             raise
 
-    def _look(self) -> None:
-        if not self._worker.is_alive() and not self._worker.channel.pending():
-            raise EOFError("the process has ended")
+    def _look_since(self, start: float) -> Callable[[], None]:
+        def look() -> None:
+            worker = self._worker
+            if not worker.is_alive() and not worker.channel.pending():
+                raise EOFError("the process has ended")
+            if self._timeout is not None and time.monotonic() - start > self._timeout:
+                trace = worker.traceback()
+                worker.kill()
+                fact = f"its process did not answer within {self._timeout} s and was killed"
+                text = describe("Evaluator", fact, hint="Raise timeout.")
+                raise WorkerError(f"{text}\n\nIts own traceback:\n\n{trace}" if trace else text)
+
+        return look
+
+    def kill(self) -> None:
+        """End the process at once; a thread that waits for its answer raises then."""
+        self._worker.kill()
 
     def close(self) -> None:
         """Close the environment and end the process; calling it again is fine."""
         self._finalizer()
 
 
-def _end(worker: WorkerProcess) -> None:
+def _end(worker: WorkerProcess, timeout: float) -> None:
     if worker.owner == os.getpid():  # not in a fork of the process that made it
-        worker.stop()
-        worker.launcher.close()
+        try:
+            worker.stop(timeout)
+        finally:
+            worker.launcher.close()
 
 
 def _serve(channel: Channel, plan: EvaluationPlan) -> None:
@@ -130,5 +159,5 @@ def _serve(channel: Channel, plan: EvaluationPlan) -> None:
 def _message(work: Callable[..., Any], *args: Any) -> bytes:
     try:
         return Channel.message(RESULT, work(*args))
-    except (Exception, KeyboardInterrupt, SystemExit) as error:
+    except BaseException as error:
         return failure(error)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import warnings
+import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 from tensordict import NestedKey, TensorDictBase
@@ -51,12 +54,19 @@ class Evaluator:
         init_fn: Called before environment and policy are built, where they are built.
         mp_start_method: How the process starts: ``"fork"`` or ``"spawn"``, for which everything
             must be picklable; fork where that is safe if ``None``.
+        timeout: Seconds that an evaluation in a process may take; unlimited if ``None``.
+        shutdown_timeout: Seconds that an evaluation in a process that still runs, and then the
+            closing of the environment, may take at :meth:`shutdown` before the process is killed;
+            10 if ``None``. At the end of the program, too, but there an evaluation without
+            ``on_result``, whose numbers reach no one any more, is ended at once. A thread is
+            waited for.
 
     Returns: ``<prefix>/reward``, the mean return; ``/reward_std``, ``/episode_length``, ``/fps``,
         ``/step``, if one was given.
 
     Raises:
-        WorkerError: from ``"process"``, with the traceback of what raised there; or if it was lost.
+        WorkerError: from ``"process"``, with the traceback of what raised there; or if it was lost
+            or took longer than ``timeout``.
 
     >>> from torchrl.envs import GymEnv
     >>> evaluator = Evaluator(GymEnv("Pendulum-v1"), num_trajectories=2, max_steps=20)
@@ -85,9 +95,16 @@ class Evaluator:
         backend: str = "thread",
         init_fn: Callable[[], Any] | None = None,
         mp_start_method: str | None = None,
+        timeout: float | None = None,
+        shutdown_timeout: float | None = None,
     ) -> None:
         check_one_policy(self, policy, policy_factory)
-        _check(num_trajectories, busy_policy, backend, mp_start_method)
+        _check(num_trajectories, busy_policy, backend)
+        if backend == "thread":
+            _refuse_for_threads(
+                mp_start_method=mp_start_method, timeout=timeout, shutdown_timeout=shutdown_timeout
+            )
+        shutdown_timeout = 10.0 if shutdown_timeout is None else shutdown_timeout
         plan = EvaluationPlan(
             env,
             policy,
@@ -107,10 +124,18 @@ class Evaluator:
         if backend == "thread":
             self._runner = EvaluationRunner(plan)
         else:
-            self._runner = EvaluationProcess(plan, mp_start_method=mp_start_method)
+            self._runner = EvaluationProcess(
+                plan,
+                mp_start_method=mp_start_method,
+                timeout=timeout,
+                shutdown_timeout=shutdown_timeout,
+            )
         self._policy, self.on_result, self.busy_policy = policy, on_result, busy_policy
-        self._thread = ThreadPoolExecutor(1, "Evaluator")
         self._running: Future[Metrics] | None = None
+        self._shutdown_timeout = shutdown_timeout
+        # The thread that runs, if there is one, and the seconds that the end of the program waits.
+        self._threads: list[tuple[threading.Thread, float]] = []
+        self._finalizer = weakref.finalize(self, _end, self._runner, self._threads)
 
     def evaluate(self, weights: Weights | None = None, step: int | None = None) -> Metrics:
         """Return what came of the episodes.
@@ -136,8 +161,26 @@ class Evaluator:
             if self.busy_policy == "error":
                 raise RuntimeError("Evaluator: it is busy; wait() for it, or let it skip or wait.")
         self.wait()
-        self._running = self._thread.submit(self._evaluate, self._snapshot(weights), step)
+        if not self._finalizer.alive:
+            raise RuntimeError("Evaluator: it was shut down; build a new one.")
+        future: Future[Metrics] = Future()
+        self._running = future
+        thread = threading.Thread(
+            target=self._fulfil,
+            args=(future, self._snapshot(weights), step),
+            name="Evaluator",
+            daemon=True,  # at the end of the program the finalizer waits for it
+        )
+        limit = 0.0 if self.on_result is None else self._shutdown_timeout
+        self._threads[:] = [(thread, limit)]
+        thread.start()
         return True
+
+    def _fulfil(self, future: Future[Metrics], *request: Any) -> None:
+        try:
+            future.set_result(self._evaluate(*request))
+        except BaseException as error:  # raised again by wait()
+            future.set_exception(error)
 
     def poll(self) -> Metrics | None:
         """Return the result of what was triggered, once, if it has ended."""
@@ -159,9 +202,13 @@ class Evaluator:
         return running.result()
 
     def shutdown(self) -> None:
-        """Wait for what runs, close the environment, end the process; calling it again is fine."""
-        self._thread.shutdown()
-        self._runner.close()
+        """Wait for what runs, close the environment, end the process; calling it again is fine.
+
+        An evaluation in a process that takes longer than ``shutdown_timeout`` is ended, with a
+        warning; :meth:`wait` then raises the error that it ended with.
+        """
+        if self._finalizer.detach() is not None:
+            _end(self._runner, [(thread, self._shutdown_timeout) for thread, _ in self._threads])
 
     def _snapshot(self, weights: Weights | None) -> dict[str, Tensor] | None:
         wanted = self._runner.weight_names()
@@ -190,16 +237,48 @@ class Evaluator:
         return metrics
 
 
-def _check(
-    num_trajectories: int, busy_policy: str, backend: str, mp_start_method: str | None
+def _end(
+    runner: EvaluationRunner | EvaluationProcess,
+    threads: list[tuple[threading.Thread, float]],
 ) -> None:
+    try:
+        for thread, limit in threads:
+            if isinstance(runner, EvaluationRunner):
+                thread.join()
+                continue
+            thread.join(limit)
+            if thread.is_alive():
+                if limit:
+                    warnings.warn(
+                        f"Evaluator: the running evaluation was ended after {limit} s; wait() for "
+                        "it before shutdown(), or raise shutdown_timeout.",
+                        stacklevel=3,
+                    )
+                runner.kill()
+                thread.join()
+    finally:
+        runner.close()
+
+
+def _check(num_trajectories: int, busy_policy: str, backend: str) -> None:
     if busy_policy not in BUSY_POLICIES or num_trajectories < 1:
         raise ValueError(
             f"Evaluator: num_trajectories must be positive and busy_policy one of "
             f"{BUSY_POLICIES}, found {num_trajectories}, {busy_policy!r}."
         )
-    if backend not in BACKENDS or (backend == "thread" and mp_start_method is not None):
-        raise ValueError(
-            f"Evaluator: backend must be one of {BACKENDS}, and mp_start_method is for 'process'; "
-            f"found {backend!r}, {mp_start_method!r}."
-        )
+    if backend not in BACKENDS:
+        raise ValueError(f"Evaluator: backend must be one of {BACKENDS}, found {backend!r}.")
+
+
+def _refuse_for_threads(**arguments: Any) -> None:
+    """Refuse arguments that need a process, which can be ended."""
+    for name, value in arguments.items():
+        if value is not None:
+            raise ValueError(
+                describe(
+                    "Evaluator",
+                    f"{name} is an argument of backend='process'",
+                    found=f"{name}={value!r} with backend='thread'",
+                    hint="A thread cannot be ended: leave it out, or evaluate in a process.",
+                )
+            )

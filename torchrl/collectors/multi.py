@@ -211,6 +211,12 @@ class MultiCollector(BaseCollector):
         self.frames_per_batch = self._full_batch([fact.frames for fact in self._crew.facts])
         whole = isinstance(asked, int)
         self.requested_frames_per_batch = asked if whole else self._full_batch(list(asked))
+        self._warn_of_rounding(
+            asked if whole else list(asked),
+            self.frames_per_batch if whole else [fact.frames for fact in self._crew.facts],
+            f"{self.num_workers} workers and the environments of each",
+            stacklevel=5,
+        )
         self._warn_of_overshoot(stacklevel=5)
 
     _pads = False
@@ -363,8 +369,9 @@ class MultiCollector(BaseCollector):
                 )
             )
         picked = {name: value.cpu() for name, value in self._sender.pick(source).items()}
-        for worker in worker_ids:
-            self._crew.call(worker, "take", picked, self._sender.version)
+        with self._between_batches():
+            for worker in worker_ids:
+                self._crew.call(worker, "take", picked, self._sender.version)
 
     @property
     def policy_version(self) -> int:
@@ -384,54 +391,69 @@ class MultiCollector(BaseCollector):
         Returns: the seed for the next one.
         """
         following: int | None = seed
-        for worker in range(self.num_workers):
-            following = self._crew.call(worker, "map", "set_seed", (following, static_seed), {})
+        with self._between_batches():
+            for worker in range(self.num_workers):
+                following = self._crew.call(worker, "map", "set_seed", (following, static_seed), {})
         return following
 
     def reset(self) -> None:
         """Begin new episodes with the next batch of each worker."""
-        self._forget_trajectories()
-        self.map_fn("reset")
+        with self._between_batches():
+            self._forget_trajectories()
+            self.map_fn("reset")
 
     def get_distant_attr(self, name: str) -> list[Any]:
         """Return an attribute, ``"env.batch_size"`` for instance, of the collector in each worker.
 
         Workers answer between two batches.
         """
-        return self._crew.call_all("attribute", name)
+        with self._between_batches():
+            return self._crew.call_all("attribute", name)
 
     def map_fn(self, name: str, *args: Any, **kwargs: Any) -> list[Any]:
         """Call a method, ``"env.close"`` for instance, of the collector in each worker."""
-        return self._crew.call_all("map", name, args, kwargs)
+        with self._between_batches():
+            return self._crew.call_all("map", name, args, kwargs)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where each worker stands, and how far collection has come."""
-        states = self.map_fn("state_dict")
-        workers = {f"worker{i}": state for i, state in enumerate(states)}
-        return {**workers, "frames": self._frames, "iter": self._iter}
+        with self._between_batches():
+            states = self.map_fn("state_dict")
+            workers = {f"worker{i}": state for i, state in enumerate(states)}
+            return {**workers, "frames": self._frames, "iter": self._iter}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from where another collector stood, with new episodes."""
-        for i in range(self.num_workers):
-            self._crew.call(i, "map", "load_state_dict", (state_dict[f"worker{i}"],), {})
-        self._frames = self._requested = state_dict["frames"]
-        self._iter = state_dict["iter"]
+        with self._between_batches():
+            for i in range(self.num_workers):
+                self._crew.call(i, "map", "load_state_dict", (state_dict[f"worker{i}"],), {})
+            self._frames = self._requested = state_dict["frames"]
+            self._iter = state_dict["iter"]
 
     def shutdown(self, timeout: float | None = None, close_env: bool = True) -> None:
         """End the workers and close their environments; calling it again is fine.
 
         Args:
-            timeout: Seconds that the workers get before they are killed; ``shutdown_timeout`` if
+            timeout: Seconds that a batch in the making, in the background, and then the closing of
+                the environments may take before the workers are killed; ``shutdown_timeout`` if
                 ``None``.
             close_env: The environments of workers are theirs, and closed in any case.
         """
-        self._stop_background(timeout)
+        self._stop_background(self._crew.shutdown_timeout if timeout is None else timeout)
         if not self._crew.is_closed:
             self._crew.close(timeout)
         self._finalizer.detach()
         if self._threads_before:
             torch.set_num_threads(self._threads_before)
             self._threads_before = 0
+
+    def _stop_background(self, timeout: float | None = None) -> None:
+        background = self._background
+        super()._stop_background(timeout)
+        if background is not None and background.is_running() and not background.is_current():
+            self._crew.kill()  # the batch in the making took too long; now it ends with an error
+            background.stop()
+            background.error = None
 
     def __repr__(self) -> str:
         return (

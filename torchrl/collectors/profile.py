@@ -116,8 +116,10 @@ def profiled_workers(collector: MultiCollector) -> Iterator[Profile]:
     """Measure a collector and its workers for the length of a ``with`` block."""
     profile, crew = Profile(), collector._crew
     whole, waiting = Stopwatch(), Stopwatch()
-    crew.call_all("start_profile")
+    with collector._between_batches():
+        crew.call_all("start_profile")
     with whole.on(collector, "rollout"), waiting.on(crew, "wait"):
         yield profile
-    profile.workers = crew.call_all("stop_profile")
+    with collector._between_batches():
+        profile.workers = crew.call_all("stop_profile")
     profile.seconds = {"waiting": waiting.seconds, "stacking": whole.seconds - waiting.seconds}

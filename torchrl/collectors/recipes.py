@@ -12,8 +12,8 @@ from torch import nn
 from torchrl._core.mdp import last_name
 from torchrl.envs.batched_envs import BatchedEnvBase
 from torchrl.envs.common import EnvBase
-from torchrl.envs.transforms import InitTracker, StepCounter, TransformedEnv
-from torchrl.modules.utils import get_primers_from_module
+from torchrl.envs.env_options import transforms_for
+from torchrl.envs.transforms import StepCounter, TransformedEnv
 
 Device = torch.device | str | int | None
 Factory = EnvBase | Callable[..., EnvBase]
@@ -65,15 +65,8 @@ def with_needs_of(policy: Any, env: EnvBase) -> EnvBase:
     >>> sorted(with_needs_of(gru, GymEnv("Pendulum-v1")).observation_keys)
     ['is_init', 'observation', 'recurrent_state']
     """
-    if not isinstance(policy, nn.Module):
-        return env
-    wanted, present = getattr(policy, "in_keys", ()), env.observation_keys
-    if "is_init" in wanted and "is_init" not in present:
-        env = TransformedEnv(env, InitTracker())
-    primer = get_primers_from_module(policy, warn=False, strict=False)
-    for part in getattr(primer, "transforms", [primer] if primer is not None else []):
-        if not set(part.primers.keys(True, True)) <= set(present):
-            env = TransformedEnv(env, part)
+    for transform in transforms_for(policy, env) if isinstance(policy, nn.Module) else ():
+        env = TransformedEnv(env, transform)
     return env
 
 

@@ -150,6 +150,7 @@ class Collector(BaseCollector):
         self.env = with_limit(env, max_frames_per_traj)
         if auto_register_policy_transforms:
             self.env = with_needs_of(self.policy, self.env)
+        self.worker_idx = worker_idx
         self._set_frames(frames_per_batch, total_frames)
         self._acting = ActingPolicy(
             env,  # what we added is no observation for a plain function
@@ -163,7 +164,7 @@ class Collector(BaseCollector):
         )
         self._stepper, self._random = Stepper(self.env), self._acting.at_random(self.env)
         self.init_random_frames, self.exploration_type = init_random_frames or 0, exploration_type
-        self.use_buffers, self.interruptor, self.worker_idx = use_buffers, interruptor, worker_idx
+        self.use_buffers, self.interruptor = use_buffers, interruptor
         self.extend_buffer, self.reset_at_each_iter = extend_buffer, reset_at_each_iter
         self.postproc, self.replay_buffer = postproc, replay_buffer
         self._set_trajectories(
@@ -193,6 +194,9 @@ class Collector(BaseCollector):
         self.requested_frames_per_batch = frames_per_batch
         self.frames_per_batch = self._steps * width
         self.total_frames = total_frames
+        if self.worker_idx is None:  # else the collector that has the workers says it
+            asked, found = frames_per_batch, self.frames_per_batch
+            self._warn_of_rounding(asked, found, f"{width} environments", stacklevel=3)
         self._warn_of_overshoot(stacklevel=3)
 
     # --- collecting ------------------------------------------------------------------------------
@@ -224,15 +228,17 @@ class Collector(BaseCollector):
 
     def reset(self) -> None:
         """Begin new episodes with the next batch."""
-        self._stepper.root = None
-        self._forget_trajectories()
+        with self._between_batches():
+            self._stepper.root = None
+            self._forget_trajectories()
 
     # --- the rest --------------------------------------------------------------------------------
 
     def _renew(self, weights: Weights | None, worker_ids: Sequence[int] | None) -> None:
         if worker_ids is not None:
             raise ValueError("Collector: it has no workers to choose from; leave worker_ids out.")
-        self._acting.update(weights)
+        with self._between_batches():
+            self._acting.update(weights)
 
     @property
     def policy_version(self) -> int:
@@ -241,11 +247,13 @@ class Collector(BaseCollector):
 
     def get_distant_attr(self, name: str) -> Any:
         """Return an attribute, ``"env.batch_size"`` for instance, as it is where collection is."""
-        return attrgetter(name)(self)
+        with self._between_batches():
+            return attrgetter(name)(self)
 
     def map_fn(self, name: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method, ``"env.set_seed"`` for instance, where collection is."""
-        return attrgetter(name)(self)(*args, **kwargs)
+        with self._between_batches():
+            return attrgetter(name)(self)(*args, **kwargs)
 
     def profile(self) -> AbstractContextManager[Profile]:
         """Measure, for the length of a ``with`` block, where the time goes.
@@ -256,30 +264,33 @@ class Collector(BaseCollector):
 
     def set_seed(self, seed: int, static_seed: bool = False) -> int | None:
         """Seed the environment and begin new episodes; return the seed for the next one."""
-        self.reset()
-        return self.env.set_seed(seed, static_seed=static_seed)
+        with self._between_batches():
+            self.reset()
+            return self.env.set_seed(seed, static_seed=static_seed)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the policy, the environment's buffers, and how far collection has come."""
         acting = self._acting.module
-        policy = acting.state_dict() if isinstance(acting, nn.Module) else {}
-        return {
-            "policy_state_dict": policy,
-            "env_state_dict": self.env.state_dict(),
-            "frames": self._frames,
-            "iter": self._iter,
-            "traj_pool": 0 if self._numbers is None else self._numbers.next_free,
-        }
+        with self._between_batches():
+            policy = acting.state_dict() if isinstance(acting, nn.Module) else {}
+            return {
+                "policy_state_dict": policy,
+                "env_state_dict": self.env.state_dict(),
+                "frames": self._frames,
+                "iter": self._iter,
+                "traj_pool": 0 if self._numbers is None else self._numbers.next_free,
+            }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from where another collector stood, with new episodes."""
-        if isinstance(self._acting.module, nn.Module):
-            self._acting.module.load_state_dict(state_dict["policy_state_dict"])
-        self.env.load_state_dict(state_dict["env_state_dict"])
-        self._frames, self._iter = state_dict["frames"], state_dict["iter"]
-        if self._numbers is not None:
-            self._numbers.next_free = state_dict["traj_pool"]
-        self.reset()
+        with self._between_batches():
+            if isinstance(self._acting.module, nn.Module):
+                self._acting.module.load_state_dict(state_dict["policy_state_dict"])
+            self.env.load_state_dict(state_dict["env_state_dict"])
+            self._frames, self._iter = state_dict["frames"], state_dict["iter"]
+            if self._numbers is not None:
+                self._numbers.next_free = state_dict["traj_pool"]
+            self.reset()
 
     def shutdown(self, timeout: float | None = None, close_env: bool = True) -> None:
         """Close the environment; calling it again is fine.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import os
-import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from torchrl._core.errors import summary
 from torchrl._core.memory import Memory
 from torchrl._core.processes import Channel, check_parent
 from torchrl.collectors.base import extend
@@ -185,9 +185,7 @@ def _own_policy(policy: Any) -> Any:
 
 def failure(error: BaseException) -> bytes:
     """Return the message that tells of an error: in brief, and its traceback."""
-    brief = f"{type(error).__name__}: {error}"
-    text = "".join(traceback.format_exception(error))
-    return Channel.message(FAILED, (brief, text))
+    return Channel.message(FAILED, summary(error))
 
 
 class _Desk:
@@ -201,7 +199,7 @@ class _Desk:
         """Send what ``work`` returns, or the error that it raises."""
         try:
             message = work()
-        except (Exception, KeyboardInterrupt, SystemExit) as error:
+        except BaseException as error:
             message = failure(error)
         try:
             self.channel.send_message(message, self.tick)

@@ -29,6 +29,7 @@ from torchrl.envs.partial_reset import (
 )
 from torchrl.envs.postponed import Postponed
 from torchrl.envs.record_checks import check_given, check_returned, placed, wrong_batch
+from torchrl.envs.reused_memory import own_actions
 from torchrl.envs.rollout import rollout
 from torchrl.envs.spec_owner import SpecOwner
 
@@ -312,7 +313,10 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
     def _step_rows(self, tensordict: TensorDictBase, mask: Tensor | None) -> TensorDictBase:
         if self._is_checked_now():
             self.plan.check_action(tensordict)
+        actions = own_actions(tensordict, self.plan.action_keys)  # for us to edit
         following = self.outcome_of(tensordict)
+        for holder, name, action in actions:
+            holder.set(name, action)
         if mask is not None:
             tensordict.pop("_step", None)
             hold_rows(tensordict, following, mask)

@@ -84,18 +84,26 @@ def apply_options(
 def transforms_for(policy: Any, env: Any) -> list[Any]:
     """Return what an environment must show to a recurrent policy: first steps, initial states.
 
-    That is an ``InitTracker``, if the policy reads ``is_init`` and the environment does not write
-    it, and a primer for each part of the policy that has a state.
+    That is an ``InitTracker`` for each flag of first steps that the policy reads (``is_init``, or
+    what a part of it names as its ``init_key``), and a primer for each part of the policy that has
+    a state; without those that the environment has already.
     """
     from torchrl.envs.transforms import InitTracker  # noqa: PLC0415 - it derives from us
 
-    found: list[Any] = []
     known = set(env.observation_keys)
-    if "is_init" in getattr(policy, "in_keys", ()) and "is_init" not in known:
-        found.append(InitTracker())
-    for part in policy.modules() if hasattr(policy, "modules") else ():
+    reads = getattr(policy, "in_keys", ())
+    parts = list(policy.modules()) if hasattr(policy, "modules") else []
+    flags = dict.fromkeys(["is_init", *(getattr(part, "init_key", None) for part in parts)])
+    found: list[Any] = [
+        InitTracker(init_key=flag)
+        for flag in flags
+        if isinstance(flag, str) and flag in reads and flag not in known
+    ]
+    for part in parts:
         if (make := getattr(part, "make_tensordict_primer", None)) is not None:
             primer = make()
-            if not known.issuperset(primer.primers.keys(True, True)):
+            states = set(primer.primers.keys(True, True))
+            if not states <= known:
                 found.append(primer)
+                known |= states
     return found

@@ -12,6 +12,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from torchrl._core.errors import MissingKeyError, describe, nearest
 from torchrl._core.keys import as_keys, leaf_keys
 from torchrl._core.mdp import DONE_NAMES, last_name
+from torchrl._core.policy_output import with_output
 from torchrl.data import Composite, make_composite_from_td
 from torchrl.envs.hook_wrappers import Compiled
 from torchrl.envs.spec_access import INPUTS, flag_spec
@@ -105,7 +106,8 @@ class EnvTools:
         (['move'], ['count'], torch.Size([3]))
         """
         root = self._reset(tensordict)
-        acting = policy(root.copy())
+        acting = root.copy()
+        acting = with_output(acting, policy(acting), policy)
         following = self._step(acting)
         actions, rewards = as_keys(action_key), as_keys(reward_key)
         written = leaf_keys(following)

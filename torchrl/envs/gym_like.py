@@ -11,7 +11,7 @@ import torch
 from tensordict import NonTensorData, TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.entries import Entries
+from torchrl._core.entries import Entries, as_constant
 from torchrl._core.errors import describe
 from torchrl._core.mdp import DONE_NAMES
 from torchrl.data import Composite, TensorSpec, Unbounded
@@ -123,7 +123,8 @@ class GymLikeEnv(EnvWrapper):
 
     def _make_flags(self) -> None:
         self._flags = tuple(
-            torch.full((*self.batch_size, 1), flag, device=self.device) for flag in (False, True)
+            as_constant(torch.full((*self.batch_size, 1), flag, device=self.device))
+            for flag in (False, True)
         )
 
     def _follow(self) -> None:
@@ -206,7 +207,8 @@ class GymLikeEnv(EnvWrapper):
     def read_action(self, tensordict: TensorDictBase) -> Any:
         """Return the action in the foreign environment's own form."""
         key = self.action_key
-        return self.full_action_spec[key].to_numpy(tensordict.get(key))
+        # A copy: the environment may edit what it is given.
+        return self.full_action_spec[key].to_numpy(tensordict.get(key).clone())
 
     def read_obs(self, observation: Any) -> Entries:
         """Return the observations as tensors by key; a lone one is called ``observation``."""

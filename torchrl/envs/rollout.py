@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,8 +29,10 @@ from torchrl._core.errors import MissingKeyError, ResetError, ShapeError, descri
 from torchrl._core.keys import groups_of, sibling
 from torchrl._core.mdp import TRUNCATED
 from torchrl._core.plan import plan as plan_policy
+from torchrl._core.policy_output import output_entries, with_output
 from torchrl.data import RandomPolicy
 from torchrl.envs.postponed import Postponed
+from torchrl.envs.reused_memory import WATCHED, MemoryWatch
 
 if TYPE_CHECKING:
     from torchrl.envs.common import EnvBase
@@ -176,6 +179,7 @@ class PreparedPolicy:
             policy = RandomPolicy(env.full_action_spec) if by_spec else env.rand_action
         elif not trust:
             policy = as_tensordict_policy(env, policy)
+        self.acting = policy
         self.touches = _keys_of(policy)
         by_tensordict = cast or _touches_groups(self.touches, env)
         self.on_entries = None if by_tensordict else plan_policy(policy)
@@ -220,7 +224,8 @@ def _cast(policy: Act, env: EnvBase) -> Act:
     if parameter is None or env.device == parameter.device:
         return policy
     there, back = parameter.device, env.device or torch.device("cpu")
-    return lambda td: td.update(policy(td.to(there)).to(back))
+
+    return lambda td: td.update(output_entries(policy(td.to(there)), policy).to(back))
 
 
 class _ReplayActions:
@@ -266,6 +271,8 @@ class Stepper:
         self.storing_device = None if storing_device is None else torch.device(storing_device)
         self.root: Any = None
         self._moves = -1
+        self._watch: MemoryWatch | None = None
+        self._policy: PreparedPolicy | None = None
 
     def begin(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> None:
         """Reset the environment and stand at its first root."""
@@ -316,14 +323,27 @@ class Stepper:
         dense: bool,
         interrupted: Callable[[], bool] | None,
     ) -> TensorDictBase:
+        if policy is not self._policy:
+            self._policy, self._watch = policy, MemoryWatch(self.env, policy.acting)
+        assert self._watch is not None
+        with self._watch:
+            return self._run_by_kind(policy, max_steps, stop, callback, dense, interrupted)
+
+    def _run_by_kind(
+        self,
+        policy: PreparedPolicy,
+        max_steps: int,
+        stop: str | None,
+        callback: Callable[[EnvBase, TensorDictBase], Any] | None,
+        dense: bool,
+        interrupted: Callable[[], bool] | None,
+    ) -> TensorDictBase:
         plain = callback is None and self.storing_device is None and stop != "all"
         if plain and policy.on_entries is not None and self._takes_entries():
             return self._run_entries(policy, max_steps, stop, interrupted)
         if isinstance(self.root, Entries):
             self.root = _tensordict(self.root, self.env)
-        return self._run_tensordicts(
-            policy.on_tensordict, max_steps, stop, callback, dense, interrupted
-        )
+        return self._run_tensordicts(policy, max_steps, stop, callback, dense, interrupted)
 
     def _takes_entries(self) -> bool:
         env = self.env
@@ -381,12 +401,16 @@ class Stepper:
     ) -> tuple[list[Entries], list[Entries]]:
         """Return the roots and their outcomes; stand at the root that follows."""
         env, plan = self.env, self.env.plan
-        step, ended = env.outcome_of, plan.ended
+        ended = plan.ended
         roots: list[Entries] = []
         outcomes: list[Entries] = []
         preset: list[Any] = []
         carried: list[Any] = []
+        plain = act, env.outcome_of, env.reset_entries
+        act, step, reset = self._watched(*plain)
         for t in range(max_steps):
+            if t == WATCHED:
+                act, step, reset = self._watched(*plain)
             act(root)
             if t == 0:
                 plan.check_action(root)
@@ -407,15 +431,20 @@ class Stepper:
             if ended(outcome):
                 if stop is not None:
                     break
-                root = env.reset_entries(root)
+                root = reset(root)
             if interrupted is not None and interrupted():
                 break
         self.root = root
         return roots, outcomes
 
+    def _watched(self, act: Act, step: Act, reset: Act) -> tuple[Act, Act, Act]:
+        """Return the three with copies of what lies in memory that is written again, if any."""
+        assert self._watch is not None
+        return (act, step, reset) if self._watch.is_over else self._watch.around(act, step, reset)
+
     def _run_tensordicts(
         self,
-        act: Act,
+        policy: PreparedPolicy,
         max_steps: int,
         stop: str | None,
         callback: Callable[[EnvBase, TensorDictBase], Any] | None,
@@ -424,14 +453,17 @@ class Stepper:
     ) -> TensorDictBase:
         env, plan, root = self.env, self.env.plan, self.root
         steps: list[TensorDictBase] = []
+        plain = partial(_act, policy), env.step, env.maybe_reset
+        act, step, reset = self._watched(*plain)
         for t in range(max_steps):
+            if t == WATCHED:
+                act, step, reset = self._watched(*plain)
             root = act(root)
             if t == 0:
-                _check_output(env, root)
                 plan.check_action(root)
             if stop == "all" and t > 0:
                 root.set("_step", ~plan.rows_over(root))
-            root = env.step(root)
+            root = step(root)
             steps.append(root if self.storing_device is None else root.to(self.storing_device))
             following = plan.step_mdp(root)
             root = following
@@ -439,7 +471,7 @@ class Stepper:
                 if stop == "any" or (stop == "all" and plan.all_ended(following)):
                     break
                 if stop is None:
-                    root = env.maybe_reset(following)
+                    root = reset(following)
             if interrupted is not None and interrupted():
                 break
             if callback is not None and t < max_steps - 1:
@@ -448,18 +480,9 @@ class Stepper:
         return _name_time(_stack(steps, steps[0].ndim, dense))
 
 
-def _check_output(env: EnvBase, root: Any) -> None:
-    if not isinstance(root, TensorDictBase):
-        raise TypeError(
-            describe(
-                env,
-                "was handed a policy that does not return its record",
-                expected="a tensordict",
-                found=type(root).__name__,
-                hint="Return the tensordict, or name the argument something else than 'tensordict' "
-                "if the policy maps observations to actions.",
-            )
-        )
+def _act(policy: PreparedPolicy, root: TensorDictBase) -> TensorDictBase:
+    output = policy.on_tensordict(root)
+    return root if output is root else with_output(root, output, policy.acting)
 
 
 def _entries(root: TensorDictBase) -> Entries:

@@ -14,7 +14,7 @@ from tensordict import (
 )
 from torch import Tensor
 
-from torchrl._core.entries import Entries
+from torchrl._core.entries import Entries, as_constant
 from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, describe, nearest
 from torchrl._core.keys import leaf_keys, sibling
 from torchrl._core.mdp import DONE, DONE_NAMES, TERMINATED, TRUNCATED, complete_done, last_name
@@ -62,7 +62,7 @@ class StepPlan:
         self.reward_shapes = [(key, specs["reward"][key].shape) for key in self.reward_keys]
         in_state = {*self.state_keys, *self.observation_keys}
         self._alive = [
-            (key, torch.zeros(group.shape, dtype=torch.bool, device=group.device))
+            (key, as_constant(torch.zeros(group.shape, dtype=torch.bool, device=group.device)))
             for group in self.groups
             for key in group.keys
         ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.actor_critic import OLD_KEYWORDS, ActorCriticLoss
 from torchrl.objectives.calls import distribution
-from torchrl.objectives.masks import standardized
+from torchrl.objectives.masks import per_item, standardized
 
 
 class A2CLoss(ActorCriticLoss):
@@ -64,7 +64,7 @@ class A2CLoss(ActorCriticLoss):
         dist = distribution(self.actor_network, td)
         log_prob = self._log_prob(dist, td, advantage).unsqueeze(-1)  # [*B, 1]
         return {
-            "loss_objective": -log_prob * advantage,
+            "loss_objective": per_item(-log_prob * advantage),
             **self._entropy_losses(dist, advantage.ndim - 1, mask),
             **self._critic_losses(td, mask),
         }

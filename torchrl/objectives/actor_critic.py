@@ -20,7 +20,7 @@ from torchrl._core.plan import input_keys
 from torchrl.objectives.calls import take
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.distributions import check_actor, entropy, heads, log_prob
-from torchrl.objectives.masks import cleared, expand_right
+from torchrl.objectives.masks import cleared, expand_right, per_item
 from torchrl.objectives.networks import frozen
 from torchrl.objectives.value.estimators import ValueEstimators
 
@@ -250,7 +250,7 @@ class ActorCriticLoss(LossModule):
     def _critic_losses(
         self, td: TensorDictBase, mask: Tensor | None, explained_variance: bool = False
     ) -> dict[str, Tensor]:
-        """Return the critic's error ``[*B, 1]`` and what is reported of it."""
+        """Return the critic's error ``[*B]`` and what is reported of it."""
         if not self.has_critic:
             return {}
         names, critic = self.tensor_keys, self.critic_network
@@ -269,7 +269,7 @@ class ActorCriticLoss(LossModule):
             far = distance_loss(clipped, target, self.loss_critic_type)
             out["value_clip_fraction"] = self._mean((far > loss).to(loss.dtype).detach(), mask)
             loss = torch.maximum(loss, far)
-        out["loss_critic"] = self.critic_coeff * loss
+        out["loss_critic"] = self.critic_coeff * per_item(loss)
         if explained_variance:
             out["explained_variance"] = _explained_variance(value.detach(), target, mask)
         return out

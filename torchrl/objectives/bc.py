@@ -47,6 +47,7 @@ class BCLoss(LossModule):
         pad_mask: NestedKey = write("pad_mask")
 
     network_inputs: Mapping[str, str] = {"actor_network": "root"}
+    network_outputs: Mapping[str, tuple[str, ...]] = {"actor_network": ("action",)}
     keys_of_heads = ("action",)
 
     def __init__(
@@ -72,6 +73,9 @@ class BCLoss(LossModule):
             padding = padding.reshape(td.batch_size)
         kept = ~padding.bool()  # [*B] or [*B, T]
         return kept if mask is None else expand_right(mask, kept) & kept
+
+    def _is_padding(self, td: TensorDictBase) -> bool:
+        return super()._is_padding(td) or td.get(self.tensor_keys.pad_mask, None) is not None
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         actor, key, mask = self.actor_network, self.tensor_keys.action, self._mask(td)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from torchrl._core.entries import Entries
+from torchrl._core.errors import MissingKeyError, describe
 from torchrl._core.keys import groups_of
 from torchrl._core.plan import Plan, Record, input_keys, inputs_of, plan
 from torchrl.modules import SafeProbabilisticModule, SafeProbabilisticTensorDictSequential
@@ -76,7 +77,18 @@ def take(network: Any, td: TensorDictBase, key: NestedKey, replaced: Replaced = 
     """Run a network and return one output ``[*B, ...]``; of an ensemble ``[N, *B, ...]``."""
     if isinstance(network, nn.ModuleList):
         return torch.stack([take(one, td, key, replaced) for one in network])
-    return outputs(network, td, replaced).get(key)
+    value = outputs(network, td, replaced).get(key)
+    if value is None:
+        raise MissingKeyError(
+            describe(
+                network,
+                "is no output of the network",
+                key=key,
+                expected=f"one of {list(network.out_keys)}",
+                hint="Name the network's output with set_keys().",
+            )
+        )
+    return value
 
 
 def value_of(

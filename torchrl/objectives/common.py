@@ -13,9 +13,15 @@ from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
-from torchrl._core.keys import as_keys, groups_of, inputs, next_key, require
+from torchrl._core.keys import as_keys, groups_of, inputs, next_key, require, sibling
 from torchrl._core.plan import input_keys
-from torchrl.objectives.masks import AUTO_LOSS_MASK_KEYS, cleared, expand_right
+from torchrl.objectives.masks import (
+    AUTO_LOSS_MASK_KEYS,
+    PADDING_MASK,
+    cleared,
+    expand_right,
+    replaced,
+)
 from torchrl.objectives.networks import (
     check_network,
     copies,
@@ -51,6 +57,8 @@ class LossModule(TensorDictModuleBase):
         out_keys: Names of what ``losses`` returns.
         network_inputs: Which inputs of which networks are read: ``{"actor_network": "root next"}``.
         losses: ``td -> {out_key: tensor}``; losses ``[*B]`` or ``[*B, 1]``, unreduced.
+        network_outputs: Which entries are outputs of which networks: ``{"critic": ("value",)}``; a
+            network that has the entry under another name, in a group of agents for one, gives that.
         default_value_estimator: A :class:`ValueEstimators`.
         keys_of_heads: Which names of ``_AcceptedKeys`` may stand for one entry of each head.
 
@@ -63,6 +71,7 @@ class LossModule(TensorDictModuleBase):
         """A loss that declares no entries reads none by itself."""
 
     network_inputs: Mapping[str, str] = {}
+    network_outputs: Mapping[str, tuple[str, ...]] = {}
     default_value_estimator: ValueEstimators | None = None
     value_estimators: ClassVar[tuple[ValueEstimators, ...]] = tuple(ValueEstimators)
     keys_of_heads: ClassVar[tuple[str, ...]] = ()
@@ -145,10 +154,26 @@ class LossModule(TensorDictModuleBase):
                 )
             )
         setattr(self, module_name, module)
+        self._name_outputs(module_name)
         self._spared[module_name] = list(compare_against or ())
         if create_target_params:
             setattr(self, f"target_{module_name}", frozen_copy(module))
         self.__dict__.pop("_in_keys", None)
+
+    def _name_outputs(self, module_name: str) -> None:
+        """Take over the names of entries from the network that writes them."""
+        module: Any = self._modules[module_name]
+        network = module[0] if isinstance(module, nn.ModuleList) else module
+        names = self.network_outputs.get(module_name, ())
+        for name in names:
+            key = getattr(self.tensor_keys, name)
+            keys: Any = network.out_keys
+            if name == "action":
+                keys = getattr(network, "dist_sample_keys", keys)
+            alike = [k for k in keys if k == sibling(k, _last(key))]
+            found = list(keys) if len(keys) == len(names) == 1 else alike
+            if key not in keys and len(found) == 1:
+                setattr(self.tensor_keys, name, found[0])
 
     def target(self, module_name: str) -> Any:
         """Return the target copy of a network, or the network itself if it has none."""
@@ -368,14 +393,18 @@ class LossModule(TensorDictModuleBase):
     def _as_data(self, td: TensorDictBase, mask: Tensor | None) -> TensorDictBase:
         """Check the batch, and return it as what it is: data, which takes no gradient.
 
-        A batch size that swallowed features, as is guessed from keywords ``[B, 1]``, is mended;
-        rewards of padding are cleared, since no target shall be made of them.
+        A batch size that swallowed features, as is guessed from keywords ``[B, 1]``, is corrected.
+        Rows that do not count may hold anything: padding is replaced by a row of the data, and its
+        rewards are cleared, since no target shall be made of them; of other rows, which may be
+        needed as a context, only what is not finite is replaced.
         """
         entries = [td.get(key, None) for key in self.in_keys]
         if any(entry is None for entry in entries):
             self._check_entries(td)
         if any(isinstance(entry, Tensor) and entry.requires_grad for entry in entries):
             td = td.detach()  # actions of a rollout, for one, may carry the policy's graph
+        if mask is not None:
+            td = self._cleaned(td, mask)
         name: Any = getattr(self.tensor_keys, "reward", None)
         reward = None if name is None else td.get(next_key(name), None)
         if reward is None:
@@ -387,6 +416,25 @@ class LossModule(TensorDictModuleBase):
         elif mask is not None:
             td = td.copy().set(next_key(name), cleared(reward, mask))
         return td
+
+    def _cleaned(self, td: TensorDictBase, mask: Tensor) -> TensorDictBase:
+        """Return a copy of the batch in which rows that do not count harm no gradient."""
+        everything = self._is_padding(td)
+        names: Any = [key for keys in vars(self.tensor_keys).values() for key in as_keys(keys)]
+        keys = dict.fromkeys([*self.in_keys, *names, *map(next_key, names)])
+        td = td.copy()
+        for key in keys:
+            entry = td.get(key, None)
+            if isinstance(entry, Tensor):
+                td.set(key, replaced(entry, mask, everything))
+            elif isinstance(entry, TensorDictBase):  # a group that a network reads as a whole
+                group: Any = entry.apply(lambda x: replaced(x, mask, everything))
+                td.set(key, group)
+        return td
+
+    def _is_padding(self, td: TensorDictBase) -> bool:
+        """Say whether the rows that do not count are no data at all."""
+        return self.loss_mask_key is None and td.get(PADDING_MASK, None) is not None
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         raise TypeError(describe(self, "has neither its own losses() nor its own forward()"))
@@ -436,3 +484,7 @@ class LossModule(TensorDictModuleBase):
         device = None if parameter is None else parameter.device
         tensor = torch.as_tensor(value, device=device, dtype=torch.float32)
         self.register_buffer(name, tensor.clone())
+
+
+def _last(key: Any) -> str:
+    return key if isinstance(key, str) else key[-1]

@@ -52,6 +52,10 @@ class DDPGLoss(CriticLoss):
         "actor_network": "root next",
         "value_network": "root next",
     }
+    network_outputs: Mapping[str, tuple[str, ...]] = {
+        "actor_network": ("action",),
+        "value_network": ("state_action_value",),
+    }
 
     def __init__(
         self,

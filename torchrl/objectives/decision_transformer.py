@@ -15,6 +15,7 @@ from torchrl._core.math import distance_loss, known_distance
 from torchrl.objectives.calls import distribution, take
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.distributions import entropy, log_prob
+from torchrl.objectives.masks import per_item
 from torchrl.objectives.max_entropy import MaxEntropyLoss
 
 
@@ -39,6 +40,7 @@ class DTLoss(LossModule):
         action_pred: NestedKey = write("action")
 
     network_inputs: Mapping[str, str] = {"actor_network": "root"}
+    network_outputs: Mapping[str, tuple[str, ...]] = {"actor_network": ("action_pred",)}
 
     def __init__(
         self,
@@ -58,7 +60,10 @@ class DTLoss(LossModule):
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         keys = self.tensor_keys
         predicted = take(self.actor_network, td, keys.action_pred)
-        return {"loss": distance_loss(predicted, td.get(keys.action_target), self.loss_function)}
+        distance = distance_loss(predicted, td.get(keys.action_target), self.loss_function)
+        return {
+            "loss": per_item(distance.flatten(td.ndim)) if distance.ndim > td.ndim else distance
+        }
 
 
 class OnlineDTLoss(MaxEntropyLoss):

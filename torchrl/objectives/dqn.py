@@ -41,6 +41,9 @@ class _QLearning(CriticLoss):
 
     _AcceptedKeys = DQNKeys
     network_inputs: Mapping[str, str] = {"value_network": "root next"}
+    network_outputs: Mapping[str, tuple[str, ...]] = {
+        "value_network": ("action_value", "action", "value")
+    }
 
     def __init__(
         self,

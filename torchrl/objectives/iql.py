@@ -61,6 +61,11 @@ class IQLLoss(CriticLoss):
         "qvalue_network": "root",
         "value_network": "root next",
     }
+    network_outputs: Mapping[str, tuple[str, ...]] = {
+        "actor_network": ("action",),
+        "qvalue_network": ("state_action_value",),
+        "value_network": ("value",),
+    }
 
     def __init__(
         self,
@@ -102,9 +107,9 @@ class IQLLoss(CriticLoss):
         side = torch.where(gap < 0, 1 - self.expectile, self.expectile)
         weight = (self.temperature * gap.detach()).exp().clamp_max(MAX_WEIGHT)
         dist = distribution(actor, td)
-        chosen = log_prob(dist, td, keys.action, td.ndim)
+        chosen = log_prob(dist, td, keys.action, gap.ndim)  # [*B], agents of a group apart
         with torch.no_grad():
-            spread = entropy(dist, td.ndim)
+            spread = entropy(dist, gap.ndim)
         return {
             "loss_actor": -weight * chosen,
             "loss_qvalue": self._weigh(td, self._errors(predicted, target).sum(0)),
@@ -139,6 +144,10 @@ class DiscreteIQLLoss(IQLLoss):
     """
 
     _AcceptedKeys = DiscreteIQLKeys
+    network_outputs: Mapping[str, tuple[str, ...]] = {
+        **IQLLoss.network_outputs,
+        "qvalue_network": ("action_value",),
+    }
     keys_of_heads = ()
 
     def __init__(

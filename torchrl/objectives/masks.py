@@ -24,6 +24,40 @@ def cleared(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else torch.where(expand_right(mask, x), x, 0.0)
 
 
+def replaced(x: Tensor, mask: Tensor, everything: bool) -> Tensor:
+    """Return ``x [*B, ...]`` with rows that do not count replaced by the first that does.
+
+    What a network makes of a row reaches its gradient even where the loss is multiplied by zero, if
+    it is NaN or infinite. A row of the data is the one input that it surely takes.
+
+    Args:
+        x: Any entry.
+        mask: ``[*B]``, the rows that count.
+        everything: Replace whole rows; otherwise only numbers that are not finite.
+
+    >>> x, mask = torch.tensor([[1.0], [torch.nan]]), torch.tensor([True, False])
+    >>> replaced(x, mask, everything=True).T
+    tensor([[1., 1.]])
+    """
+    if x.shape[: mask.ndim] != mask.shape or not (everything or x.is_floating_point()):
+        return x
+    first = mask.flatten().long().argmax().reshape(1)  # 0 if none counts
+    row = x.flatten(0, mask.ndim - 1).index_select(0, first)[0]
+    kept = expand_right(mask, x)
+    if x.is_floating_point():
+        row = row.nan_to_num(0.0, 0.0, 0.0)
+    return torch.where(kept if everything else kept | x.isfinite(), x, row)
+
+
+def per_item(x: Tensor) -> Tensor:
+    """Return ``[*B]``, one number an item, of ``x [*B, F]``: the mean of its features.
+
+    >>> per_item(torch.tensor([[1.0], [2.0]]))
+    tensor([1., 2.])
+    """
+    return x.squeeze(-1) if x.shape[-1] == 1 else x.mean(-1)
+
+
 def standardized(
     x: Tensor,
     mask: Tensor | None = None,

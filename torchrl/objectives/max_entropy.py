@@ -55,6 +55,10 @@ class MaxEntropyLoss(CriticLoss):
         "actor_network": "root next",
         "qvalue_network": "root next",
     }
+    network_outputs: Mapping[str, tuple[str, ...]] = {
+        "qvalue_network": ("state_action_value",),
+        "value_network": ("value",),
+    }
     log_alpha: Tensor
     target_entropy: Tensor
     actor_network: Any

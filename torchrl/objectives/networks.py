@@ -32,8 +32,12 @@ def frozen(network: nn.Module, only: Container[int] | None = None) -> Iterator[n
     (True, False)
     """
     swapped: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    nested: list[tuple[Any, TensorDictBase]] = []  # which keep their leaves in a tensordict
     recurrent = []
     for module in network.modules():
+        if isinstance(module, TensorDictParams):
+            nested.append((module, module._param_td))
+            continue
         parameters: dict = module._parameters
         for name, parameter in parameters.items():
             if parameter is not None and (only is None or id(parameter) in only):
@@ -42,12 +46,18 @@ def frozen(network: nn.Module, only: Container[int] | None = None) -> Iterator[n
             recurrent.append(module)
     for parameters, name, parameter in swapped:
         parameters[name] = parameter.detach()
+    for module, leaves in nested:
+        module._param_td = leaves.apply(
+            lambda leaf: leaf.detach() if only is None or id(leaf) in only else leaf
+        )
     _refresh_flat_weights(recurrent)
     try:
         yield network
     finally:
         for parameters, name, parameter in swapped:
             parameters[name] = parameter
+        for module, leaves in nested:
+            module._param_td = leaves
         _refresh_flat_weights(recurrent)
 
 
@@ -90,6 +100,12 @@ def frozen_copy(network: nn.Module) -> nn.Module:
     twin = deepcopy(network)
     tied: dict[int, Tensor] = {}  # what was one tensor stays one
     for module in twin.modules():
+        if isinstance(module, TensorDictParams):
+            module._param_td = module._param_td.apply(
+                lambda leaf: tied.setdefault(id(leaf), leaf.detach())
+            )
+            module._reset_params()  # leaves that require no gradient are buffers
+            continue
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
                 delattr(module, name)

@@ -17,7 +17,7 @@ from torchrl._core.legacy import old_keywords
 from torchrl.objectives.actor_critic import OLD_KEYWORDS, ActorCriticLoss
 from torchrl.objectives.calls import distribution
 from torchrl.objectives.distributions import OLD_LOG_PROB, divergence, old_log_prob
-from torchrl.objectives.masks import cleared, standardized
+from torchrl.objectives.masks import cleared, per_item, standardized
 
 
 class PPOLoss(ActorCriticLoss):
@@ -114,6 +114,7 @@ class PPOLoss(ActorCriticLoss):
                 before = near
         log_weight = self._limited(self._log_prob(dist, td, advantage) - before, mask)
         out = self._objective(log_weight.unsqueeze(-1), advantage, mask)
+        out["loss_objective"] = per_item(out["loss_objective"])
         with torch.no_grad():
             out["kl_approx"] = self._mean(log_weight.expm1() - log_weight, mask)
         out.update(self._entropy_losses(dist, ndim, mask))
@@ -265,7 +266,7 @@ class KLPENPPOLoss(PPOLoss):
         else:
             require(td, self.actor_network.dist_params_keys, self)
             before = self.actor_network.build_dist_from_params(td)
-        kl = divergence(before, dist, ndim, self.samples_mc_kl).unsqueeze(-1)  # [*B, 1]
+        kl = divergence(before, dist, ndim, self.samples_mc_kl)  # [*B]
         out["loss_objective"] = out["loss_objective"] + self.beta * kl
         out["kl"] = kl = self._mean(kl.detach(), self._mask(td))
         factor = torch.where(kl > 1.5 * self.dtarg, self.increment, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,13 +10,20 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import describe
-from torchrl._core.keys import next_key
+from torchrl._core.keys import next_key, write
 from torchrl.modules import gSDEModule
 from torchrl.objectives.calls import value_of
-from torchrl.objectives.max_entropy import OUT_KEYS, Actions, MaxEntropyLoss
+from torchrl.objectives.max_entropy import OUT_KEYS, Actions, MaxEntropyKeys, MaxEntropyLoss
 from torchrl.objectives.networks import frozen
 
 NOISE = "_eps_gSDE"
+
+
+@dataclass
+class REDQKeys(MaxEntropyKeys):
+    """Names of the entries of randomised ensembled double Q-learning."""
+
+    sample_log_prob: NestedKey = write("action_log_prob")
 
 
 class REDQLoss(MaxEntropyLoss):
@@ -48,6 +56,9 @@ class REDQLoss(MaxEntropyLoss):
 
     Source: Chen et al., 2021, https://arxiv.org/abs/2101.05982, algorithm 1.
     """
+
+    _AcceptedKeys = REDQKeys
+    keys_of_heads = ("action", "log_prob", "sample_log_prob")
 
     def __init__(
         self,

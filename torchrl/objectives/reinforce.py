@@ -11,6 +11,7 @@ from torch import Tensor
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.actor_critic import ActorCriticLoss
 from torchrl.objectives.calls import distribution
+from torchrl.objectives.masks import per_item
 
 
 class ReinforceLoss(ActorCriticLoss):
@@ -60,4 +61,4 @@ class ReinforceLoss(ActorCriticLoss):
         if self.has_critic:
             out["loss_value"] = out.pop("loss_critic")
         out.update(self._entropy_losses(dist, advantage.ndim - 1, mask))
-        return {"loss_actor": -log_prob * advantage, **out}
+        return {"loss_actor": per_item(-log_prob * advantage), **out}

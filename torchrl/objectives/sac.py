@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,6 +169,7 @@ class DiscreteSACLoss(MaxEntropyLoss):
     """
 
     _AcceptedKeys = DiscreteSACKeys
+    network_outputs: Mapping[str, tuple[str, ...]] = {"qvalue_network": ("action_value",)}
     keys_of_heads = ()
 
     def __init__(

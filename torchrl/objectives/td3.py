@@ -52,6 +52,10 @@ class TD3Loss(CriticLoss):
         "actor_network": "root next",
         "qvalue_network": "root next",
     }
+    network_outputs: Mapping[str, tuple[str, ...]] = {
+        "actor_network": ("action",),
+        "qvalue_network": ("state_action_value",),
+    }
 
     def __init__(
         self,

@@ -9,9 +9,13 @@ the buffer errs. Use them on your own storages, samplers and writers:
 
 from __future__ import annotations
 
+import copy
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +23,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 
 from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, UnexpectedKeyError
+from torchrl._core.files import CHECKSUMS, write_checksums
 
 EPISODE = 3
 
@@ -261,6 +266,81 @@ class _Shift:
 
     def __call__(self, data: TensorDictBase) -> TensorDictBase:
         return data.set("shifted", data["item"] + data.get("shifted", 1))
+
+
+class _Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def check_saves_are_safe(make: Callable[[], Any], folder: Path) -> None:
+    """A save that is damaged, booby-trapped or of another kind raises, and changes nothing.
+
+    A flipped bit in any file is an error that names the file; no code of a file runs; a state that
+    one part cannot take leaves all parts as they were.
+
+    Args:
+        make: Makes a fresh, empty buffer.
+        folder: An empty folder.
+    """
+    saved, mine = make(), make()
+    saved.extend(transitions(0, 7))
+    mine.extend(transitions(40, 5))
+    before = copy.deepcopy(mine.state_dict())
+    saved.dumps(folder / "save")
+    for file in sorted((folder / "save").rglob("*")):
+        if file.is_file() and file.stat().st_size:
+            _check_damage(mine, before, file, folder / "save")
+    for file in sorted((folder / "save").rglob("*.pt")):
+        _check_trap(mine, before, file, folder)
+    state = saved.state_dict()
+    for part in state:
+        broken = {name: value for name, value in state.items() if name != part}
+        _check_refused(mine, before, partial(mine.load_state_dict, broken))
+        _check_refused(mine, before, partial(mine.load_state_dict, {**state, part: "?"}))
+    mine.loads(folder / "save")
+    assert_same_state(mine.state_dict(), saved.state_dict())
+
+
+def _check_damage(buffer: Any, before: Any, file: Path, save: Path) -> None:
+    whole = file.read_bytes()
+    for damage in (bytes([whole[0] ^ 1]) + whole[1:], whole[: len(whole) // 2], b""):
+        file.write_bytes(damage)
+        with pytest.raises(Exception, match=re.escape(file.name)):
+            buffer.loads(save)
+        assert_same_state(buffer.state_dict(), before)
+    file.write_bytes(whole)
+
+
+def _check_trap(buffer: Any, before: Any, file: Path, folder: Path) -> None:
+    """Load a file that somebody put a trap in, with checksums that are gone or fit."""
+    whole, mark, notes = file.read_bytes(), folder / "mark", file.parent
+    while not (notes / CHECKSUMS).exists():
+        notes = notes.parent
+    checksums = (notes / CHECKSUMS).read_bytes()
+    state = torch.load(file, weights_only=False)
+    torch.save({**state, "trap": _Trap(mark)} if isinstance(state, dict) else _Trap(mark), file)
+    for refresh in (True, False):
+        write_checksums(notes) if refresh else (notes / CHECKSUMS).unlink()
+        _check_refused(buffer, before, lambda: buffer.loads(folder / "save"))
+        assert not mark.exists(), f"code that stands in {file.name} ran"
+    file.write_bytes(whole)
+    (notes / CHECKSUMS).write_bytes(checksums)
+
+
+def _check_refused(buffer: Any, before: Any, load: Callable[[], None]) -> None:
+    """A load that fails changes nothing; one that succeeds is undone."""
+    try:
+        load()
+    except Exception:
+        assert_same_state(buffer.state_dict(), before)
+        return
+    buffer.load_state_dict(before)
 
 
 def assert_same(left: TensorDictBase, right: TensorDictBase) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from torchrl._core.keys import next_key
 from torchrl._core.mdp import step_mdp
+from torchrl._core.policy_output import with_output
 from torchrl.data import RandomPolicy
 from torchrl.envs import EnvBase, check_env_specs
 from torchrl.envs.partial_reset import is_lazy, part_names
@@ -59,10 +60,12 @@ def begin(make: Make, seed: int = 0) -> EnvBase:
 
 def step_by_step(env: EnvBase, steps: int, *, go_on: bool, policy: Any = None) -> TensorDictBase:
     """Return what a rollout must return, from a loop that uses only ``reset`` and ``step``."""
-    record, dim = [], len(env.batch_size)
+    record: list[Any] = []
+    dim = len(env.batch_size)
     root = env.reset()
     for _ in range(steps):
-        root = env.rand_action(root) if policy is None else policy(root)
+        acted = env.rand_action(root) if policy is None else policy(root)
+        root = with_output(root, acted, "policy")
         env.step(root)
         record.append(root.clone())
         root = step_mdp(

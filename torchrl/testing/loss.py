@@ -16,7 +16,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 
 from torchrl._core.errors import MissingKeyError
 from torchrl._core.plan import input_keys
-from torchrl.objectives import LossModule
+from torchrl.objectives import LossModule, SoftUpdate
 
 Make = Callable[[], LossModule]
 Batch = Callable[[], TensorDictBase]
@@ -231,6 +231,17 @@ def reductions(make: Make, batch: Batch) -> None:
         torch.testing.assert_close(outs["sum"][name], samples.sum())
 
 
+def unreduced_terms_add_up(make: Make, batch: Batch) -> None:
+    """With ``"none"`` all terms that are not scalars have one shape, one number an item."""
+    loss, td = build(make), batch()
+    loss.reduction = "none"
+    terms = {name: value for name, value in losses_of(run(loss, td)).items() if value.ndim}
+    shapes = {name: list(value.shape) for name, value in terms.items()}
+    assert len({*map(tuple, shapes.values())}) <= 1, shapes
+    for name, value in terms.items():
+        assert value.shape[: td.ndim] == td.batch_size, (name, list(value.shape))
+
+
 def batch_dimensions_do_not_matter(make: Make, batch: Batch) -> None:
     """A batch of two dimensions ``[B, 1]`` gives the losses of a batch ``[B]``."""
     td: Any = batch()
@@ -255,6 +266,45 @@ def padded_rows_do_not_count(make: Make, batch: Batch) -> None:
     for name, value in samples.items():
         if value.shape[: mask.ndim] == mask.shape:
             torch.testing.assert_close(masked[name], value[mask].mean())
+
+
+def nan_in_excluded_rows_reaches_no_gradient(make: Make, batch: Batch) -> None:
+    """Rows that the mask excludes may hold anything: gradients are those of the other rows."""
+    grads: list[dict[str, Any]] = []
+    for garbage in (False, True):
+        loss, td = build(make), batch().clone()
+        mask = torch.ones(td.batch_size, dtype=torch.bool)
+        mask[-1] = False
+        for leaf in leaves_of(td) if garbage else ():
+            if leaf.is_floating_point():
+                leaf[-1] = torch.nan
+        run(loss, td.set(("collector", "mask"), mask)).backward()
+        grads.append({name: p.grad for name, p in loss.named_parameters()})
+    for name, grad in grads[0].items():
+        if grad is not None:
+            assert grads[1][name].isfinite().all(), name
+            torch.testing.assert_close(grads[1][name], grad)
+
+
+def targets_follow(make: Make, batch: Batch) -> None:
+    """Each target is a copy of its network, and SoftUpdate moves every tensor of it."""
+    loss = build(make)
+    pairs = loss.target_pairs()
+    if not pairs:
+        return
+    updater = SoftUpdate(loss, tau=0.5)
+    for online, target in pairs.values():
+        model, copy = dict(online.named_parameters()), dict(target.named_buffers())
+        assert model.keys() <= copy.keys(), sorted(model.keys() - copy.keys())
+        for name, parameter in model.items():
+            torch.testing.assert_close(copy[name], parameter.detach())
+            assert copy[name].data_ptr() != parameter.data_ptr(), name
+            parameter.data.add_(1.0)
+    updater.step()
+    for online, target in pairs.values():
+        copy = dict(target.named_buffers())
+        for name, parameter in online.named_parameters():
+            torch.testing.assert_close(copy[name], parameter.detach() - 0.5)
 
 
 def compiles_without_graph_breaks(make: Make, batch: Batch) -> None:
@@ -304,8 +354,11 @@ CHECKS: list[Callable[[Make, Batch], None]] = [
     stored_outputs_do_not_matter,
     state_dict_round_trip,
     reductions,
+    unreduced_terms_add_up,
     batch_dimensions_do_not_matter,
     padded_rows_do_not_count,
+    nan_in_excluded_rows_reaches_no_gradient,
+    targets_follow,
     compiles_without_graph_breaks,
     maps_over_parameters,
 ]

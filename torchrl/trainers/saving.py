@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from torchrl._core.errors import MissingKeyError, UnexpectedKeyError, describe
+from torchrl._core.files import replaced
 
 
 class Modules:
@@ -79,20 +78,13 @@ class Modules:
 def save_whole(state: Any, path: str | Path) -> None:
     """Write a file with :func:`torch.save`; a save that is cut short leaves the last one in place.
 
+    What saves left that were killed is removed.
+
+    >>> import tempfile
     >>> file = Path(tempfile.mkdtemp(), "runs", "state.pt")
     >>> save_whole({"a": 1}, file)
     >>> torch.load(file)
     {'a': 1}
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    with replaced(path) as draft:
+        torch.save(state, draft)

@@ -105,6 +105,41 @@ def test_continues_exactly_from_disk(make, tmp_path):
     contract.check_continues_exactly(make, travel=travel)
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [(storage, "random", "round robin") for storage in STORAGES]
+    + [("tensor", sampler, "tensordict round robin") for sampler in SAMPLERS],
+    ids=" / ".join,
+)
+def test_saves_are_safe(parts, tmp_path):
+    contract.check_saves_are_safe(maker(parts), tmp_path)
+
+
+class LoadsRowsFirst(ReplayBuffer):
+    """Takes over the rows before it knows whether the sampler can follow."""
+
+    def load_state_dict(self, state_dict):
+        self.storage.load_state_dict(state_dict["_storage"])
+        self.sampler.load_state_dict(state_dict["_sampler"])
+
+
+class Unchecked(ReplayBuffer):
+    """Reads a save as pickles, and does not look at checksums."""
+
+    def read_save(self, folder, *, trust=False):
+        rows = self.storage.checkpointer.read(self.storage, folder / "storage", trust)
+        return {**torch.load(folder / "parts.pt", weights_only=False), "_storage": rows}
+
+
+@pytest.mark.parametrize("kind", [LoadsRowsFirst, Unchecked])
+def test_a_buffer_that_loads_carelessly_fails_the_law(kind, tmp_path):
+    def make():
+        return kind(storage=LazyTensorStorage(ROWS), sampler=PrioritizedSampler(ROWS, 0.7, 0.5))
+
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        contract.check_saves_are_safe(make, tmp_path)
+
+
 def test_continues_exactly_in_two_dimensions(make_2d):
     contract.check_continues_exactly(make_2d, [2])
 

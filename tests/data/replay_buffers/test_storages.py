@@ -1,6 +1,11 @@
 """Storages: layouts in memory and on disk, indexing, refusals."""
 
+import errno
 import io
+import os
+import pickle
+import subprocess
+import sys
 from typing import NamedTuple
 
 import pytest
@@ -223,6 +228,175 @@ def test_memmap_storages_below_one_folder_do_not_clash(tmp_path):
         storage.set(slice(0, 3), torch.full((3,), number))
     assert [storage.get(0).item() for storage in storages] == [0, 1, 2]
     assert len({storage.path for storage in storages}) == 3
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("before", [{}, {"existsok": True}, {"existsok": False}])
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_folder_that_is_taken_is_refused_before_anything_is_written(
+    tmp_path, before, alive, compact
+):
+    steps = TensorDict(
+        a=torch.arange(4), next=TensorDict(a=torch.arange(4) + 1, batch_size=[4]), batch_size=[4]
+    )
+
+    def make(**kwargs):
+        storage = LazyMemmapStorage(10, scratch_dir=tmp_path, **kwargs)
+        return ReplayBuffer(storage=CompactStorage(storage) if compact else storage)
+
+    early = make(existsok=False, auto_cleanup=True)  # made before the other one writes
+    first = make(**before)
+    if not compact:
+        first.extend(steps)
+    else:
+        first.storage._inner.write_run(0, *first.storage._inner.prepare(steps, True))
+    path = tmp_path / "storage"
+    kept = {file.name: file.read_bytes() for file in path.iterdir() if file.name != "lock"}
+    if not alive:
+        del first
+    for second in (early, make(existsok=False, auto_cleanup=True)):
+        assert len(second) == 0
+        for write in (second.extend, lambda rows, second=second: second.add(rows[0])):
+            with pytest.raises(RuntimeError, match=r"exists in .*existsok is False.*existsok=True"):
+                write(steps + 100)
+        with pytest.raises(RuntimeError, match="cannot be shared" if compact else "exists in"):
+            second.share()
+    del early, second
+    assert {f.name: f.read_bytes() for f in path.iterdir() if f.name != "lock"} == kept
+
+
+def test_a_folder_of_its_own_is_written_with_existsok_false(tmp_path):
+    steps = TensorDict(a=torch.arange(4), batch_size=[4])
+    steps["next"] = steps + 1
+    for number, wrap in enumerate((lambda storage: storage, CompactStorage)):
+        folder = tmp_path / str(number)
+        buffer = ReplayBuffer(
+            storage=wrap(LazyMemmapStorage(10, scratch_dir=folder, existsok=False)), batch_size=3
+        )
+        buffer.extend(steps)
+        buffer.add(steps[0])
+        assert len(buffer) == 5
+        assert buffer.sample()["a"].shape == (3,)
+        assert buffer[:]["a"].tolist() == [0, 1, 2, 3, 0]
+    again = ReplayBuffer(storage=LazyMemmapStorage(10, scratch_dir=tmp_path / "0", existsok=True))
+    assert again[:]["a"].tolist() == [0, 1, 2, 3, 0]
+    copied = pickle.loads(pickle.dumps(again))
+    copied.add(steps[1])
+    assert again[:]["a"].tolist() == [0, 1, 2, 3, 0, 1]
+
+
+def test_a_folder_that_is_written_alone_is_not_shared(tmp_path):
+    alone = ReplayBuffer(storage=LazyMemmapStorage(10, scratch_dir=tmp_path))
+    alone.extend(torch.arange(4))
+    shares = ReplayBuffer(storage=LazyMemmapStorage(10, scratch_dir=tmp_path, existsok=True))
+    assert shares[:].tolist() == [0, 1, 2, 3]
+    with pytest.raises(RuntimeError, match=r"opened without existsok=True is writing.*everywhere"):
+        shares.add(torch.tensor(9))
+    assert alone[:].tolist() == [0, 1, 2, 3]
+    alone.add(torch.tensor(4))
+    del alone
+    shares.add(torch.tensor(5))
+    assert shares[:].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+class Disk:
+    """A disk of some bytes, that files take as they are reserved."""
+
+    def __init__(self, size):
+        self.left, self.files = size, {}
+
+    def __call__(self, file, start, stop):
+        taken = self.files.setdefault(file, 0)
+        if stop > taken:
+            if stop - taken > self.left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            self.left -= stop - taken
+            self.files[file] = stop
+
+
+@pytest.mark.parametrize("compact", [False, True])
+@pytest.mark.parametrize("how", ["extend", "add", "set", "load"])
+def test_a_full_disk_is_an_error_and_the_rows_before_are_whole(tmp_path, monkeypatch, how, compact):
+    def row(i):
+        return TensorDict(
+            a=torch.full((512,), float(i)), next=TensorDict(a=torch.full((512,), i + 1.0))
+        )
+
+    disk = Disk(4 * 2048)
+    monkeypatch.setattr("torchrl.data.replay_buffers.storages.memmap.reserve", disk)
+    storage = LazyMemmapStorage(100, scratch_dir=tmp_path)
+    buffer = ReplayBuffer(storage=CompactStorage(storage, ["a"]) if compact else storage)
+    rows = 4 if compact else 2
+
+    def write(i):
+        if how == "add" or (how == "load" and i != rows):
+            buffer.add(row(i))
+        elif how == "extend":
+            buffer.extend(torch.stack([row(i)]))
+        elif how == "set":
+            buffer.storage.set(i, row(i))
+        else:
+            other = LazyTensorStorage(100)
+            other = CompactStorage(other, ["a"]) if compact else other
+            other.set(slice(0, 50), torch.stack([row(100 + j) for j in range(50)]))
+            buffer.storage.load_state_dict(other.state_dict())
+
+    for i in range(rows):
+        write(i)
+    with pytest.raises(OSError, match="No space left"):
+        write(rows)
+    assert len(buffer) == rows
+    assert buffer[:]["a"][:, 0].tolist() == list(range(rows))
+    assert buffer[:]["next", "a"][:, 0].tolist() == list(range(1, rows + 1))
+    buffer.storage.repair()  # nothing was begun
+    assert len(buffer) == rows
+    disk.left = 1 << 20
+    if how != "load":
+        write(rows)
+        assert buffer[:]["a"][:, 0].tolist() == list(range(rows + 1))
+
+
+WRITERS = """
+import os, sys, torch
+from tensordict import TensorDict
+from torchrl.data import LazyMemmapStorage, TensorDictReplayBuffer
+
+ROWS = 400
+
+def make():
+    return LazyMemmapStorage(3 * ROWS, scratch_dir=sys.argv[1], existsok=True)
+
+kind = TensorDictReplayBuffer
+parent = kind(storage=make, delayed_init=True)
+pids = []
+for number in range(2):
+    pid = os.fork()
+    if not pid:
+        buffer = kind(storage=make, delayed_init=True)
+        for i in range(0, ROWS, 4):
+            rows = TensorDict(who=torch.full((4,), number), i=torch.arange(i, i + 4))
+            rows.batch_size = [4]
+            if number:
+                buffer.extend(rows)
+            else:
+                for row in rows:
+                    buffer.add(row)
+        os._exit(0)
+    pids.append(pid)
+codes = [os.waitpid(pid, 0)[1] for pid in pids]
+assert codes == [0, 0], codes
+found = parent[:]
+assert len(found) == 2 * ROWS, len(found)
+for number in range(2):
+    assert found["i"][found["who"] == number].tolist() == list(range(ROWS))
+assert found["index"].tolist() == list(range(2 * ROWS))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_processes_that_share_a_folder_lose_no_row(tmp_path):
+    subprocess.run([sys.executable, "-c", WRITERS, str(tmp_path)], check=True, timeout=100)
 
 
 def test_temporary_files_go_and_named_ones_stay(tmp_path):

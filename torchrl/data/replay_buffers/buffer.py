@@ -117,6 +117,7 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
         self._collate_fn, self._pin_memory = collate_fn, pin_memory
         self.batch_size, self._ran_out = batch_size, False
         self._generator, self._unit = generator, sample_unit
+        self._lock: Any = threading.RLock()
         self._recipe: Any = (storage, sampler, writer, checkpointer, dim_extend)
         if not delayed_init:
             self._make_parts()
@@ -139,7 +140,6 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
             if self.prefetch
             else None
         )
-        self._lock: Any = threading.RLock()
         self.shared = shared
         if shared:
             self.share()
@@ -158,6 +158,8 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
         self._sampler.generator = self._generator
         self._writer: Writer = _made(writer, Writer, self._default_writer)
         self._writer.register_storage(self._storage)
+        if self._writer.writes:
+            self._lock = self._storage.lock() or self._lock
         self.dim_extend: int = self._storage.ndim - 1 if dim_extend is None else dim_extend
         self._count_along(self.dim_extend)
 
@@ -400,7 +402,8 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
             RuntimeError: if the storage cannot be shared.
         """
         self._storage.share()
-        self._lock, self.shared = ProcessLock(look=self._storage.repair), True
+        self._lock = self._storage.lock() or ProcessLock(look=self._storage.repair)
+        self.shared = True
         return self
 
     def _writing(self) -> Any:
@@ -440,7 +443,8 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         if self._lock is None:
-            self._lock = threading.RLock()
+            parts = "_recipe" not in state and self._writer.writes
+            self._lock = (self._storage.lock() if parts else None) or threading.RLock()
         if self._graph is not None:
             self._graph = _graph_of(self)
 

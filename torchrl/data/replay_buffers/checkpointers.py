@@ -20,7 +20,9 @@ from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
 
 from torchrl._core.errors import DTypeError, describe
+from torchrl._core.files import damaged, flush, flush_tree, hold, write_checksums
 from torchrl._core.optional import require_package
+from torchrl._core.safe_load import find_dtype, load_file
 from torchrl.data.replay_buffers.layouts import (
     Flat2TED,
     H5Combine,
@@ -40,6 +42,9 @@ CHUNK = 1 << 16  # rows written at a time
 def replacing(path: str | Path) -> Iterator[Path]:
     """Give a fresh folder to write to; if all goes well, it replaces what ``path`` held.
 
+    The files are on the disk, with their checksums, before they replace others. What saves left
+    that died is removed first.
+
     >>> import tempfile
     >>> home = tempfile.mkdtemp()
     >>> with replacing(home) as folder:
@@ -49,24 +54,37 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     home = Path(path)
     home.mkdir(parents=True, exist_ok=True)
+    _remove_numbered(home)
     taken = [int(child.name) for child in home.iterdir() if child.name.isdigit()]
     folder = home / str(max(taken, default=0) + 1)
     folder.mkdir()
+    lock = hold(folder)
     try:
         yield folder
+        write_checksums(folder)
+        flush_tree(folder)
+        draft = home / f"{CURRENT}.draft"
+        draft.write_text(folder.name)
+        flush(draft)
+        os.replace(draft, home / CURRENT)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    for file in folder.rglob("*"):
-        if file.is_file():
-            _flush(file)
-    draft = home / f"{CURRENT}.draft"
-    draft.write_text(folder.name)
-    _flush(draft)
-    draft.replace(home / CURRENT)
+    finally:
+        if lock is not None:
+            os.close(lock)
+    flush(home)
+    _remove_numbered(home)
+
+
+def _remove_numbered(home: Path) -> None:
+    """Remove the numbered folders that are not current, and that no process is writing."""
     for child in home.iterdir():
-        if child.name.isdigit() and child != folder:
-            shutil.rmtree(child, ignore_errors=True)
+        if child.name.isdigit() and (lock := hold(child)) is not None:
+            pointer = home / CURRENT  # read now: the lock may have ended with a good save
+            if not pointer.is_file() or pointer.read_text() != child.name:
+                shutil.rmtree(child, ignore_errors=True)
+            os.close(lock)
 
 
 def current(path: str | Path) -> Path:
@@ -74,19 +92,18 @@ def current(path: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: if there is none.
+        DamagedFileError: if ``CURRENT`` is not the number of a folder beside it.
     """
     pointer = Path(path) / CURRENT
     if not pointer.exists():
         raise FileNotFoundError(
             describe("loads", f"there is no save in {path}", hint="Write one with dumps().")
         )
-    return Path(path) / pointer.read_text()
-
-
-def _flush(file: Path) -> None:
-    """Make sure that a file is on the disk, not only on its way there."""
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+    number = pointer.read_bytes().decode(errors="replace")
+    folder = Path(path) / number
+    if not (number.isascii() and number.isdigit() and folder.is_dir()):
+        raise damaged(pointer, expected="the number of a folder beside it", found=repr(number[:40]))
+    return folder
 
 
 class StorageCheckpointerBase(ABC):
@@ -94,14 +111,28 @@ class StorageCheckpointerBase(ABC):
 
     Hooks:
         dumps: ``(storage, folder) -> None``.
-        loads: ``(storage, folder) -> None``.
+        read: ``(storage, folder, trust) -> state``, as the storage's ``state_dict`` has it; the
+            storage stays as it is. Without ``trust`` it runs no code of a file.
+        loads: ``(storage, folder) -> None``; in place of ``read``, if that is simpler.
     """
 
     @abstractmethod
     def dumps(self, storage: Any, path: str | Path) -> None: ...
 
-    @abstractmethod
-    def loads(self, storage: Any, path: str | Path) -> None: ...
+    def read(self, storage: Any, path: str | Path, trust: bool = False) -> dict[str, Any]:
+        """Return the state of a save; by default that which :meth:`loads` leaves behind."""
+        if type(self).loads is StorageCheckpointerBase.loads:
+            raise NotImplementedError(describe(self, "has neither the hook read() nor loads()"))
+        before = storage.state_dict()
+        try:
+            self.loads(storage, path)
+            return storage.state_dict()
+        finally:
+            storage.load_state_dict(before)
+
+    def loads(self, storage: Any, path: str | Path) -> None:
+        """Take over the rows of a save."""
+        storage.load_state_dict(self.read(storage, path))
 
 
 class TensorStorageCheckpointer(StorageCheckpointerBase):
@@ -121,20 +152,30 @@ class TensorStorageCheckpointer(StorageCheckpointerBase):
             with (folder / f"entry_{number}.bin").open("wb") as file:
                 for first in range(0, len(column), CHUNK):
                     rows = column[first : first + CHUNK].cpu().contiguous()
-                    file.write(rows.flatten().view(torch.uint8).numpy().tobytes())
+                    file.write(rows.flatten().view(torch.uint8).numpy())
         (folder / META).write_text(json.dumps(state))
 
-    def loads(self, storage: Any, path: str | Path) -> None:
-        """Take over the rows of a save."""
+    def read(self, storage: Any, path: str | Path, trust: bool = False) -> dict[str, Any]:
+        """Return the state of a save, whose rows are files that are mapped into memory."""
         folder = Path(path)
-        state = json.loads((folder / META).read_text())
+        state = _read_json(folder / META)
         if "schema" in state:
             lead = (state["counts"][1], *state["row_shape"])
             state["columns"] = [
-                _map(folder / f"entry_{number}.bin", (*lead, *shape), getattr(torch, dtype))
+                _map(folder / f"entry_{number}.bin", (*lead, *shape), find_dtype(dtype, storage))
                 for number, (shape, dtype) in enumerate(state["schema"]["leaves"])
             ]
-        storage.load_state_dict(state)
+        return state
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        state = json.loads(file.read_text())
+        if "schema" in state:
+            _ = state["counts"][1], list(state["row_shape"]), dict(state["schema"])["leaves"]
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise damaged(file, found=f"{type(error).__name__}: {error}") from error
+    return state
 
 
 def _require_json(storage: Any, state: dict[str, Any]) -> None:
@@ -159,6 +200,8 @@ def _require_json(storage: Any, state: dict[str, Any]) -> None:
 
 def _map(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     size = torch.Size(shape).numel() * dtype.itemsize
+    if file.stat().st_size != size:
+        raise damaged(file, expected=f"{size} bytes", found=f"{file.stat().st_size} bytes")
     if not size:
         return torch.empty(shape, dtype=dtype)
     data = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)
@@ -166,7 +209,11 @@ def _map(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 class ListStorageCheckpointer(StorageCheckpointerBase):
-    """One file with the rows, as ``torch.save`` writes them. Load only what you have saved."""
+    """One file with the rows, as ``torch.save`` writes them.
+
+    Objects other than tensors, tensordicts, arrays, numbers, texts and what holds them can only be
+    loaded with ``trust``.
+    """
 
     def dumps(self, storage: Any, path: str | Path) -> None:
         """Write the rows that ``storage`` holds."""
@@ -174,16 +221,18 @@ class ListStorageCheckpointer(StorageCheckpointerBase):
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(storage.state_dict(), folder / "rows.pt")
 
-    def loads(self, storage: Any, path: str | Path) -> None:
-        """Take over the rows of a save."""
-        storage.load_state_dict(torch.load(Path(path) / "rows.pt", weights_only=False))
+    def read(self, storage: Any, path: str | Path, trust: bool = False) -> dict[str, Any]:
+        """Return the state of a save."""
+        state = load_file(Path(path) / "rows.pt", trust=trust)
+        return storage.saved_state(state, trust) if hasattr(storage, "saved_state") else state
 
 
 class ConvertingCheckpointer(StorageCheckpointerBase):
-    """One file with what functions make of the rows. Load only what you have saved.
+    """One file with what functions make of the rows.
 
     Args:
-        save_hooks: Functions, run in order: ``rows [R, *W] -> anything`` that ``torch.save`` takes.
+        save_hooks: Functions, run in order: ``rows [R, *W] -> anything`` that ``torch.save`` takes;
+            objects of one's own can only be loaded with ``trust``.
         load_hooks: Functions that undo that, run in order.
 
     >>> import tempfile
@@ -214,22 +263,22 @@ class ConvertingCheckpointer(StorageCheckpointerBase):
         state = {"counts": storage.counts, "row_shape": list(storage.row_shape)}
         self._write({**state, "rows": rows}, folder)
 
-    def loads(self, storage: Any, path: str | Path) -> None:
-        """Take over what the load hooks make of a save."""
-        state = self._read(Path(path))
-        storage.empty()
-        if state["rows"] is not None:
-            rows = state["rows"]
+    def read(self, storage: Any, path: str | Path, trust: bool = False) -> dict[str, Any]:
+        """Return the state of a storage that holds what the load hooks make of a save."""
+        saved, staging = self._read(Path(path), trust), storage.blank()
+        if saved["rows"] is not None:
+            rows = saved["rows"]
             for hook in self.load_hooks:
                 rows = hook(rows)
-            storage.write_run(0, *storage.prepare(rows, True))
-        storage.load_counts(state["counts"], state["row_shape"])
+            staging.write_run(0, *staging.prepare(rows, True))
+        staging.load_counts(saved["counts"], saved["row_shape"])
+        return staging.state_dict()
 
     def _write(self, state: dict[str, Any], folder: Path) -> None:
         torch.save(state, folder / "converted.pt")
 
-    def _read(self, folder: Path) -> dict[str, Any]:
-        return torch.load(folder / "converted.pt", weights_only=False)
+    def _read(self, folder: Path, trust: bool) -> dict[str, Any]:
+        return load_file(folder / "converted.pt", trust=trust)
 
 
 class FlatStorageCheckpointer(ConvertingCheckpointer):
@@ -263,11 +312,17 @@ class H5StorageCheckpointer(ConvertingCheckpointer):
             if state["rows"] is not None:
                 _write_group(file.create_group("rows"), state["rows"])
 
-    def _read(self, folder: Path) -> dict[str, Any]:
+    def _read(self, folder: Path, trust: bool) -> dict[str, Any]:
         h5py = require_package("h5py", needed_by=self, extra="offline")
-        with h5py.File(folder / "rows.h5") as file:
-            rows = _read_group(h5py, file["rows"]) if "rows" in file else None
-            counts, row_shape = (file.attrs[name].tolist() for name in ("counts", "row_shape"))
+        path = folder / "rows.h5"
+        try:
+            with h5py.File(path) as file:
+                rows = _read_group(h5py, file["rows"]) if "rows" in file else None
+                counts, row_shape = (file.attrs[name].tolist() for name in ("counts", "row_shape"))
+        except FileNotFoundError:
+            raise
+        except (OSError, KeyError, RuntimeError) as error:  # what h5py makes of a damaged file
+            raise damaged(path, found=str(error)) from error
         shape = [int(size) for size in row_shape]
         return {"counts": counts, "row_shape": shape, "rows": rows}
 

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from torchrl._core.errors import describe
+from torchrl._core.files import check_files
+from torchrl._core.safe_load import load_file
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
-from torchrl.data.replay_buffers.checkpointers import current, replacing
+from torchrl.data.replay_buffers.checkpointers import CURRENT, current, replacing
 from torchrl.data.replay_buffers.samplers.ensemble import SamplerEnsemble
+from torchrl.data.replay_buffers.storages.base import rehearse
 from torchrl.data.replay_buffers.storages.ensemble import StorageEnsemble
 from torchrl.data.replay_buffers.storages.schema import stack_rows
 from torchrl.data.replay_buffers.writers.ensemble import WriterEnsemble
@@ -134,24 +137,74 @@ class ReplayBufferEnsemble:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the ensemble stood whose :meth:`state_dict` this is."""
+        """Go on where the ensemble stood whose :meth:`state_dict` this is, or change nothing.
+
+        Raises:
+            ValueError: if it had another number of buffers.
+        """
+        self.check_state(state_dict)
         for buffer, state in zip(self.buffers, state_dict["buffers"], strict=True):
             buffer.load_state_dict(state)
         self.samplers.load_state_dict(state_dict["choice"])
 
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Raise what :meth:`load_state_dict` would raise, and change nothing."""
+        states = state_dict["buffers"]
+        if len(states) != len(self.buffers):
+            raise ValueError(
+                describe(
+                    self,
+                    "the save is that of another number of buffers",
+                    expected=len(self.buffers),
+                    found=len(states),
+                    hint="Load it into an ensemble built like the saved one.",
+                )
+            )
+        for buffer, state in zip(self.buffers, states, strict=True):
+            buffer.check_state(state)
+        rehearse(self.samplers, state_dict["choice"])
+
     def dumps(self, path: str | Path) -> None:
         """Write the state of each buffer, and of the choice among them, to a folder."""
         with replacing(path) as folder:
-            for number, buffer in enumerate(self.buffers):
-                buffer.dumps(folder / f"buffer_{number}")
-            torch.save(self.samplers.state_dict(), folder / "choice.pt")
+            self.write_save(folder)
 
-    def loads(self, path: str | Path) -> None:
-        """Go on where the ensemble stood that wrote to this folder."""
-        folder = current(path)
+    def write_save(self, folder: Path) -> None:
+        """Write what :meth:`read_save` reads to an empty folder."""
         for number, buffer in enumerate(self.buffers):
-            buffer.loads(folder / f"buffer_{number}")
-        self.samplers.load_state_dict(torch.load(folder / "choice.pt"))
+            (folder / f"buffer_{number}").mkdir()
+            buffer.write_save(folder / f"buffer_{number}")
+        torch.save(self.samplers.state_dict(), folder / "choice.pt")
+
+    def loads(self, path: str | Path, *, trust: bool = False) -> None:
+        """Go on where the ensemble stood that wrote to this folder, or change nothing.
+
+        Args:
+            path: The folder.
+            trust: As for :meth:`ReplayBuffer.loads`.
+
+        Raises:
+            FileNotFoundError, UntrustedFileError, DamagedFileError: as there.
+        """
+        self.load_state_dict(self.read_save(current(path), trust=trust))
+
+    def read_save(self, folder: Path, *, trust: bool = False) -> dict[str, Any]:
+        """Return the state that :meth:`write_save` wrote, for :meth:`load_state_dict`."""
+        check_files(folder)
+        homes = sorted(folder.glob("buffer_*"), key=lambda home: int(home.name[7:]))
+        homes = [current(home) if (home / CURRENT).exists() else home for home in homes]
+        if len(homes) != len(self.buffers):
+            raise ValueError(
+                describe(
+                    self,
+                    "the save is that of another number of buffers",
+                    expected=len(self.buffers),
+                    found=len(homes),
+                )
+            )
+        pairs = zip(self.buffers, homes, strict=True)
+        buffers = [buffer.read_save(home, trust=trust) for buffer, home in pairs]
+        return {"buffers": buffers, "choice": load_file(folder / "choice.pt", trust=trust)}
 
 
 def _buffers(

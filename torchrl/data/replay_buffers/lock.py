@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from torchrl.data.replay_buffers.nameless import NamelessFile
 
@@ -24,6 +25,8 @@ class ProcessLock:
     Args:
         look: Called whenever the lock was free and is taken: here one sees what a process that
             died with the lock in its hands left behind.
+        path: File whose lock this is, for processes that only know its name; a nameless one if
+            ``None``.
 
     >>> import pickle
     >>> lock = ProcessLock()
@@ -32,8 +35,8 @@ class ProcessLock:
     both are held
     """
 
-    def __init__(self, look: Callable[[], None] | None = None) -> None:
-        self.look, self._gate = look, _Gate()
+    def __init__(self, look: Callable[[], None] | None = None, path: Path | None = None) -> None:
+        self.look, self._gate = look, _Gate() if path is None else _Gate.of(path)
 
     def acquire(self) -> None:
         """Wait until nobody else holds the lock, and take it."""
@@ -66,6 +69,15 @@ class _Gate(NamelessFile):
     def __init__(self, number: int | None = None) -> None:
         super().__init__(number)
         self._begin()
+
+    @classmethod
+    def of(cls, path: Path) -> _Gate:
+        """Return the gate of a file, the same for all that name it in this process."""
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()  # before it is opened: to close it again would free the locks
+            if (known := cls._known.get((status.st_dev, status.st_ino))) is not None:
+                return known  # type: ignore[return-value]  # files of locks are gates
+        return cls(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
 
     def _begin(self) -> None:
         self._process, self._threads, self._depth = os.getpid(), threading.RLock(), 0

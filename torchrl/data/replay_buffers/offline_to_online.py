@@ -135,10 +135,13 @@ class OfflineToOnlineReplayBuffer:
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the buffer stood whose :meth:`state_dict` this is."""
+        """Go on where the buffer stood whose :meth:`state_dict` this is, or change nothing."""
+        self.offline_buffer.check_state(state_dict["offline"])
+        self.online_buffer.check_state(state_dict["online"])
+        fraction = float(state_dict["fraction"])
         self.offline_buffer.load_state_dict(state_dict["offline"])
         self.online_buffer.load_state_dict(state_dict["online"])
-        self.offline_fraction = state_dict["fraction"]
+        self.offline_fraction = fraction
 
 
 def prefill_replay_buffer(

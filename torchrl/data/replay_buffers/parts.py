@@ -73,6 +73,7 @@ class MadeOfParts(ABC):
             self._writer.register_storage(storage)
             self.dim_extend = storage.ndim - 1
             self._count_along(self.dim_extend)
+            self._lock = storage.lock() or self._lock
             if self.shared:
                 storage.share()
                 self._lock.look = storage.repair

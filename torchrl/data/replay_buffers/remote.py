@@ -8,20 +8,19 @@ requests there: other carriers than sockets, such as actors of a cluster, need n
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pickle
 import secrets
+import socket
 import threading
-import traceback
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from inspect import getmembers
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import (
-    Client,
     Connection,
-    Listener,
     answer_challenge,
     deliver_challenge,
 )
@@ -29,12 +28,16 @@ from typing import Any
 
 import cloudpickle
 
-from torchrl._core.errors import WorkerError, describe
+from torchrl._core.errors import WorkerError, describe, summary
+from torchrl._core.log import logger
 from torchrl._core.processes import Channel, Launcher, WorkerProcess, check_parent, start_method
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
 from torchrl.data.replay_buffers.variants import TensorDictReplayBuffer
 
 Address = tuple[str, int]  # host and port
+HANDSHAKE = 8.0  # seconds that client and server have to prove that they know the key
+_PAUSE = 0.05  # seconds between two tries to accept a client while no descriptor is free
+_SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 SPECIAL = {"__len__", "__getitem__", "__setitem__", "__repr__"}
 METHODS = SPECIAL | {
     name for name, _ in getmembers(TensorDictReplayBuffer, callable) if name[0] != "_"
@@ -58,8 +61,21 @@ def answer(buffer: ReplayBuffer, name: str, args: tuple, kwargs: dict[str, Any])
             raise AttributeError(f"a remote replay buffer has no method {name!r}")
         result = getattr(buffer, name)(*args, **kwargs)
         return None if result is buffer else result, None, ""
-    except Exception as error:
-        return None, error, traceback.format_exc()
+    except BaseException as error:
+        return None, *_told(error)
+
+
+def _told(error: BaseException) -> tuple[BaseException, str]:
+    """Return an error that can be raised elsewhere, and its traceback."""
+    brief, trace = summary(error)
+    try:
+        pickle.loads(cloudpickle.dumps(error))
+        str(error)
+    except BaseException:
+        return WorkerError(describe("RemoteReplayBuffer", f"the buffer raised {brief}")), trace
+    if isinstance(error, Exception):
+        return error, trace
+    return WorkerError(describe("RemoteReplayBuffer", f"the buffer raised {brief}")), trace
 
 
 class Transport(ABC):
@@ -162,37 +178,90 @@ class BufferServer:
 
     def __init__(self, buffer: ReplayBuffer, address: Address, key: bytes) -> None:
         self.buffer, self._key = buffer, key
-        self._listener = Listener(address, family="AF_INET")
-        self.address: Address = self._listener.address
+        self._listener = socket.create_server(address, backlog=128)
+        self._closed = threading.Event()
+        self.address: Address = self._listener.getsockname()
         self._start(self._accept)
 
     def _start(self, target: Callable[..., None], *args: Any) -> None:
         threading.Thread(target=target, args=args, name="replay-server", daemon=True).start()
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):  # when it is closed
-            while True:
-                self._start(self._serve, self._listener.accept())
+        while not self._closed.is_set():
+            try:
+                accepted, _ = self._listener.accept()
+            except OSError as error:
+                # Closed; else a client that left already, or no descriptor is free: one will be.
+                if not self._closed.wait(_PAUSE) and error.errno in _SHORTAGES:
+                    logger.info("The server of a replay buffer accepts no client now: %s", error)
+                continue
+            connection = Connection(accepted.detach())
+            try:
+                self._start(self._serve, connection)
+            except RuntimeError:  # no thread can be started
+                connection.close()
 
     def _serve(self, connection: Connection) -> None:
         with connection, contextlib.suppress(EOFError, OSError, AuthenticationError):
-            deliver_challenge(connection, self._key)
-            answer_challenge(connection, self._key)
+            try:
+                with time_limit(connection, HANDSHAKE):
+                    deliver_challenge(connection, self._key)
+                    answer_challenge(connection, self._key)
+            except RuntimeError:  # no thread can be started that would watch the time
+                return
             while True:
-                request = pickle.loads(connection.recv_bytes())
-                connection.send_bytes(_pickled(answer(self.buffer, *request)))
+                received = connection.recv_bytes()
+                try:
+                    name, args, kwargs = pickle.loads(received)
+                except BaseException as error:
+                    brief, trace = summary(error)
+                    logger.info("The server of a replay buffer cannot read a request: %s", brief)
+                    failure = WorkerError(
+                        describe("RemoteReplayBuffer", f"the request cannot be read: {brief}")
+                    )
+                    connection.send_bytes(_pickled((None, failure, trace)))
+                    return
+                connection.send_bytes(_pickled(answer(self.buffer, name, args, kwargs)))
 
     def close(self) -> None:
         """Accept no more clients."""
+        self._closed.set()
+        with contextlib.suppress(OSError):  # which some systems raise here
+            self._listener.shutdown(socket.SHUT_RDWR)  # the thread that accepts ends
         self._listener.close()
+
+
+@contextlib.contextmanager
+def time_limit(connection: Connection, seconds: float) -> Iterator[None]:
+    """Shut a connection down if the block takes longer, so that whoever waits there raises.
+
+    A limit for each read would not do: a byte now and then would hold the connection for hours.
+    """
+
+    def shut_down() -> None:
+        same = socket.socket(fileno=connection.fileno())  # open until the timer has ended
+        with contextlib.suppress(OSError):
+            same.shutdown(socket.SHUT_RDWR)
+        same.detach()
+
+    timer = threading.Timer(seconds, shut_down)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def _pickled(found: Answer) -> bytes:
     try:
         return cloudpickle.dumps(found)
-    except Exception as error:
-        failure = WorkerError(f"the answer cannot be pickled: {type(error).__name__}: {error}")
-        return cloudpickle.dumps((None, failure, traceback.format_exc()))
+    except BaseException as error:
+        brief, trace = summary(error)
+        return cloudpickle.dumps(
+            (None, WorkerError(f"the answer cannot be pickled: {brief}"), trace)
+        )
 
 
 class SocketTransport(Transport):
@@ -220,16 +289,30 @@ class SocketTransport(Transport):
                 describe(
                     "RemoteReplayBuffer",
                     f"nobody answers at {self.address}: {type(error).__name__} {error}".rstrip(),
-                    hint="Its process has ended, or the key is not the server's.",
+                    hint="Its process has ended or has no room for another client, or the key is "
+                    "not the server's.",
                 )
             ) from None
 
     def _connection(self) -> Connection:
         owner, connection = getattr(self._local, "found", (None, None))
         if owner != os.getpid():  # none yet, or that of the process that we were forked from
-            connection = Client(self.address, family="AF_INET", authkey=self.key)
+            connection = self._connect()
             self._local.found = os.getpid(), connection
         assert connection is not None
+        return connection
+
+    def _connect(self) -> Connection:
+        with socket.create_connection(self.address, timeout=HANDSHAKE) as sock:
+            sock.settimeout(None)
+            connection = Connection(sock.detach())
+        try:
+            with time_limit(connection, HANDSHAKE):
+                answer_challenge(connection, self.key)
+                deliver_challenge(connection, self.key)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def close(self) -> None:
@@ -284,8 +367,10 @@ class BufferProcess(SocketTransport):
 
 def _end(worker: WorkerProcess) -> None:
     if worker.owner == os.getpid():  # not in a fork of the process that made it
-        worker.stop()
-        worker.launcher.close()
+        try:
+            worker.stop()
+        finally:
+            worker.launcher.close()
 
 
 def _live(
@@ -296,7 +381,7 @@ def _live(
     found: Answer
     try:
         found = BufferServer(create_buffer(), (host, 0), key).address, None, ""
-    except Exception as error:
-        found = None, error, traceback.format_exc()
+    except BaseException as error:
+        found = None, *_told(error)
     channel.send(b"R", found)
     channel.receive(tick)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from torchrl._core.errors import MissingKeyError, describe
+from torchrl._core.files import check_files
+from torchrl._core.safe_load import load_file
 from torchrl.data.replay_buffers.checkpointers import (
     ConvertingCheckpointer,
     current,
@@ -20,8 +22,10 @@ from torchrl.data.replay_buffers.checkpointers import (
 from torchrl.data.replay_buffers.pipeline import Pipeline
 from torchrl.data.replay_buffers.prefetch import Prefetcher, drop_prepared
 from torchrl.data.replay_buffers.samplers.base import Sampler
-from torchrl.data.replay_buffers.storages.base import Storage
+from torchrl.data.replay_buffers.storages.base import Storage, rehearse
 from torchrl.data.replay_buffers.writers.base import Writer
+
+_PARTS = ("_storage", "_sampler", "_writer", "_transforms", "_generator", "_batch_size")
 
 
 class SavedBuffer(ABC):
@@ -74,28 +78,46 @@ class SavedBuffer(ABC):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the buffer stood whose :meth:`state_dict` this is.
+        """Go on where the buffer stood whose :meth:`state_dict` this is, or change nothing.
 
         Raises:
             MissingKeyError: if it had another kind of storage, sampler or writer.
             ShapeError: if its rows do not fit.
         """
         with self._writing():
-            with _like_the_saved(self._storage):
-                self._storage.load_state_dict(state_dict["_storage"])
+            self.check_state(state_dict)
+            self._storage.load_state_dict(state_dict["_storage"])
             self._load_parts(state_dict)
 
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Raise what :meth:`load_state_dict` would raise, and change nothing."""
+        with _like_the_saved(self):
+            parts = [state_dict[name] for name in _PARTS]
+        with self._writing():
+            with _like_the_saved(self._storage):
+                self._storage.check_state(parts[0])
+            for part, state in zip((self._sampler, self._writer), parts[1:3], strict=True):
+                with _like_the_saved(part):
+                    rehearse(part, state)
+            rehearse(self._transform, parts[3])
+            prepared = state_dict.get("_prefetch")
+            if prepared is not None and not (isinstance(prepared, dict) and "drawn" in prepared):
+                raise MissingKeyError(describe(self, "the save has no prefetched draws"))
+            if parts[4] is not None:
+                torch.Generator(self._device_of_chance()).set_state(parts[4])
+
+    def _device_of_chance(self) -> torch.device | str:
+        return "cpu" if self._generator is None else self._generator.device
+
     def _load_parts(self, parts: dict[str, Any]) -> None:
-        with _like_the_saved(self._sampler):
-            self._sampler.load_state_dict(parts["_sampler"])
-        with _like_the_saved(self._writer):
-            self._writer.load_state_dict(parts["_writer"])
+        self._sampler.load_state_dict(parts["_sampler"])
+        self._writer.load_state_dict(parts["_writer"])
         self._transform.load_state_dict(parts["_transforms"])
         self.batch_size = parts["_batch_size"]
         if parts["_generator"] is not None:
             generator = self._generator or torch.Generator()
             self.set_rng(generator.set_state(parts["_generator"]))
-        prepared = parts["_prefetch"]
+        prepared = parts.get("_prefetch")
         if prepared is not None and self._prefetcher is not None:
             self._prefetcher.load_state_dict(prepared)
         elif prepared is not None:
@@ -104,24 +126,39 @@ class SavedBuffer(ABC):
     def dumps(self, path: str | Path) -> None:
         """Write all that is needed to go on exactly where this buffer stands to a folder.
 
-        A save that is cut short leaves the last good one in that folder in place.
+        A save that is cut short leaves the last good one in that folder in place. Each file is
+        noted with its checksum.
         """
         with self._reading(), replacing(path) as folder:
+            self.write_save(folder)
+
+    def write_save(self, folder: Path) -> None:
+        """Write what :meth:`read_save` reads to an empty folder."""
+        with self._reading():
             self._storage.dumps(folder / "storage")
             torch.save(self._state_of_parts(), folder / "parts.pt")
 
-    def loads(self, path: str | Path) -> None:
-        """Go on where the buffer stood that wrote to this folder. Load only what you have saved.
+    def loads(self, path: str | Path, *, trust: bool = False) -> None:
+        """Go on where the buffer stood that wrote to this folder, or change nothing.
+
+        Args:
+            path: The folder.
+            trust: Unpickle objects too, which runs whatever code the files hold. Tensors,
+                tensordicts, arrays, numbers, texts, and what holds them need no trust.
 
         Raises:
             FileNotFoundError: if the folder holds no save, or one by another checkpointer.
+            UntrustedFileError: if it holds other objects, and ``trust`` is false.
+            DamagedFileError: if a file is not what was written; it is named.
         """
-        folder = current(path)
-        parts = torch.load(folder / "parts.pt", weights_only=False)
-        with self._writing():
-            with _by_the_same_checkpointer(self._storage, folder / "storage"):
-                self._storage.loads(folder / "storage")
-            self._load_parts(parts)
+        self.load_state_dict(self.read_save(current(path), trust=trust))
+
+    def read_save(self, folder: Path, *, trust: bool = False) -> dict[str, Any]:
+        """Return the state that :meth:`write_save` wrote, for :meth:`load_state_dict`."""
+        check_files(folder)
+        with _by_the_same_checkpointer(self._storage, folder / "storage"):
+            rows = self._storage.checkpointer.read(self._storage, folder / "storage", trust)
+        return {**load_file(folder / "parts.pt", trust=trust), "_storage": rows}
 
     dump = save = dumps
     load = loads
@@ -160,7 +197,7 @@ class SavedBuffer(ABC):
 
 
 @contextmanager
-def _like_the_saved(part: Storage | Sampler | Writer) -> Iterator[None]:
+def _like_the_saved(part: object) -> Iterator[None]:
     """Explain why ``part`` cannot take the state of another kind of part."""
     try:
         yield

@@ -246,8 +246,10 @@ class ProcessCrew(AsyncCrew):
     def _end(self, timeout: float) -> None:
         if not self.is_closed and self._pid == os.getpid():
             self.is_closed = True
-            stop_all(self._workers, timeout)
-            self._launcher.close()
+            try:
+                stop_all(self._workers, timeout)
+            finally:
+                self._launcher.close()
 
     def close(self) -> None:
         """Close the environments and end the workers."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.entries import Entries, is_entrywise, nested_tensordict
+from torchrl._core.errors import summary
 from torchrl._core.keys import next_key
 from torchrl._core.processes import Channel, check_parent
 from torchrl.envs.batched_envs.buffers import (
@@ -126,6 +126,8 @@ class Seat:
             outcome.setdefault(key, record.pop(following))
         if not (resets and plan.ended(outcome)):
             return outcome, None
+        # Copies: a reset may write into the memory of the step.
+        outcome = Entries((key, value.clone()) for key, value in outcome.items())
         root = outcome.copy()
         for key in plan.left_behind:
             del root[key]
@@ -140,7 +142,8 @@ class Seat:
         outcome = td.get("next")
         if not (resets and env.plan.ended(outcome)):
             return outcome, None
-        return outcome, env.maybe_reset(env.step_mdp(td))
+        outcome = outcome.clone()  # a reset may write into the memory of the step
+        return outcome, env.maybe_reset(env.step_mdp(td.set("next", outcome)))
 
     def _read(self) -> Any:
         # Copies: an environment may keep what it is given, and the rows change at the next step.
@@ -389,7 +392,7 @@ def serve(
         try:
             result = work()
             message = Channel.message(DONE if result is None else RESULT, result)
-        except (Exception, KeyboardInterrupt, SystemExit) as error:
+        except BaseException as error:
             message = Channel.message(FAILED, complaint(team, error))
         channel.send_message(message, tick)
 
@@ -429,7 +432,7 @@ def _step_until_another_code(channel: Channel, team: Team, tick: Callable[[], No
             return code
         try:
             ended = step(code)
-        except (Exception, KeyboardInterrupt, SystemExit) as error:
+        except BaseException as error:
             channel.send(FAILED, complaint(team, error), tick)
         else:
             send(ENDED if ended else DONE)
@@ -437,5 +440,4 @@ def _step_until_another_code(channel: Channel, team: Team, tick: Callable[[], No
 
 def complaint(team: Team, error: BaseException) -> tuple[int, str, str]:
     """Return which environment an error comes from, the error in a line, and its traceback."""
-    text = "".join(traceback.format_exception(error))
-    return team.turn, f"{type(error).__name__}: {error}", text
+    return team.turn, *summary(error)

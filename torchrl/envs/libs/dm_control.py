@@ -151,7 +151,7 @@ class DMControlWrapper(GymLikeEnv):
         spec, action = self.full_action_spec["action"], tensordict.get("action")
         if isinstance(spec, OneHot | Categorical):
             return spec.to_numpy(action)
-        return action.numpy(force=True)
+        return np.array(action.numpy(force=True))  # a copy: a task may edit its action
 
     def read_obs(self, observation: Any) -> Entries:
         """Return the observations as tensors by key."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchrl._core.errors import MissingKeyError, describe
 from torchrl._core.keys import as_keys, leaf_keys, next_key, require, sibling
 from torchrl._core.mdp import DONE, last_name
+from torchrl._core.recurrence import set_recurrent_mode
 from torchrl._core.returns import reward2go
 from torchrl.data import Composite
 from torchrl.envs.step_plan import expand_flag
@@ -314,7 +315,7 @@ class BurnInTransform(OfBuffers):
 
     Args:
         modules: Tensordict modules, one or several, that read a state and write the next one under
-            ``"next"``; in recurrent mode, if they have one.
+            ``"next"``. They are run in recurrent mode, whatever the mode is.
         burn_in: Number of steps.
         out_keys: The states to refresh; what the modules write under ``"next"`` if ``None``.
 
@@ -347,6 +348,15 @@ class BurnInTransform(OfBuffers):
         written: list[Any] = [key for module in given for key in getattr(module, "out_keys", [])]
         nexts = [key[1:] for key in written if isinstance(key, tuple) and key[0] == "next"]
         self.states = as_keys(nexts if out_keys is None else out_keys)
+        if given and not self.states:
+            raise ValueError(
+                describe(
+                    self,
+                    "has no state to refresh: the modules write nothing under 'next'",
+                    found=written,
+                    hint="Give it modules with their states among their out_keys, or out_keys.",
+                )
+            )
 
     modules_run: list[Callable[..., Any]]
 
@@ -361,16 +371,17 @@ class BurnInTransform(OfBuffers):
         if not self.burn_in:
             return tensordict
         early, late = tensordict[..., : self.burn_in].copy(), tensordict[..., self.burn_in :].copy()
-        with torch.no_grad():
+        with torch.no_grad(), set_recurrent_mode(True):
             for module in self.modules_run:
                 early = module(early)
         last = early[..., -1]
         done = last.get(("next", DONE), None)
         for key in self.states:
             fresh, stored = last.get(next_key(key), None), late.get(key, None)
-            if fresh is None or stored is None:
+            if fresh is None:
                 continue
-            stored = stored.clone()
+            feature = fresh.shape[late.ndim - 1 :]
+            stored = fresh.new_zeros(*late.shape, *feature) if stored is None else stored.clone()
             first = stored[(slice(None),) * (late.ndim - 1) + (0,)]
             if done is not None:
                 goes_on = ~done.reshape(*done.shape[:-1], *(1,) * (fresh.ndim - done.ndim + 1))

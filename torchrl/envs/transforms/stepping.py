@@ -11,6 +11,7 @@ from torch import Tensor
 
 from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import as_keys
+from torchrl._core.policy_output import with_output
 from torchrl.data import Categorical, Composite, OneHot, TensorSpec, Unbounded
 from torchrl.envs.spec_access import leaf_names
 from torchrl.envs.step_plan import expand_flag
@@ -352,7 +353,7 @@ class ConditionalPolicySwitch(Transform):
             moving = moving & asked
         if not bool(moving.any()):
             return following
-        second = step_rows(step, self.policy(root), moving)
+        second = step_rows(step, with_output(root, self.policy(root), self.policy), moving)
         for key in self._inside.rewards:
             second.set(key, second.get(key) + following.get(key))
         return take_rows(second, following, moving)
@@ -364,7 +365,9 @@ class ConditionalPolicySwitch(Transform):
             moving = moving & rows
         if not bool(moving.any()):
             return root
-        following = step_rows(step, self.policy(root.copy()), moving)
+        acting = root.copy()
+        acting = with_output(acting, self.policy(acting), self.policy)
+        following = step_rows(step, acting, moving)
         for key in self._inside.rewards:
             following.pop(key)
         root = take_rows(following, root, moving)

@@ -344,7 +344,8 @@ class OrnsteinUhlenbeckProcessModule(Annealed, ExplorationModule):
         self.sigma_min, self.n_steps_annealing = sigma_min, n_steps_annealing
         start = torch.as_tensor(0.0 if x0 is None else x0, device=device)
         self.register_buffer("x0", start)
-        self.is_init_key, self.safe = is_init_key, safe
+        self.is_init_key = self.init_key = is_init_key
+        self.safe = safe
         self.noise_key, self.steps_key = "_ou_prev_noise", "_ou_steps"
         reads: Any = [action_key, is_init_key]
         writes: Any = [action_key, self.noise_key, self.steps_key]

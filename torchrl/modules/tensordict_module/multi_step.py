@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl._core.errors import ShapeError, describe
-from torchrl._core.keys import as_keys, sibling
+from torchrl._core.keys import as_keys, require, sibling
 from torchrl._core.mdp import last_name
 
 
@@ -35,6 +35,7 @@ class MultiStepActorWrapper(TensorDictModuleBase):
 
     Raises:
         ValueError: if ``replan_interval`` is longer than a chunk.
+        MissingKeyError: at a call, if ``is_init`` is absent.
         ShapeError: at a call, if a chunk has another size.
 
     Source: Zhao et al., 2023, https://arxiv.org/abs/2304.13705 (action chunking).
@@ -88,6 +89,7 @@ class MultiStepActorWrapper(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Take the next action of each chunk; ask for new chunks where they are due."""
+        require(tensordict, [self.init_key], self, "Append InitTracker() to the environment, say.")
         dim = tensordict.ndim
         chunks = [tensordict.get(key, None) for key in self.chunk_keys]
         counter = tensordict.get(self.counter_key, None)
@@ -112,8 +114,7 @@ class MultiStepActorWrapper(TensorDictModuleBase):
         if counter is None or any(chunk is None for chunk in chunks):
             return torch.ones(shape, dtype=torch.bool, device=td.device)
         due = counter >= (self.replan_interval or self.n_steps or 0)
-        is_init = td.get(self.init_key, None)
-        return due if is_init is None else due | is_init.reshape(shape)
+        return due | td.get(self.init_key).reshape(shape)
 
     def _ask(self, td: TensorDictBase, dim: int) -> list[Tensor]:
         out = self.actor(td.copy())

@@ -7,9 +7,8 @@ without a projection), ``D`` directions, ``L`` layers of all directions.
 from __future__ import annotations
 
 import importlib
-import threading
 from collections.abc import Sequence
-from functools import partial, wraps
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torchrl._core.errors import describe
 from torchrl._core.keys import as_keys, next_key, require
 from torchrl._core.plan import Record
+from torchrl._core.recurrence import recurrent_mode, set_recurrent_mode
 from torchrl.data import Composite, Unbounded
 from torchrl.modules.tensordict_module.calls import RecordModule
 from torchrl.modules.tensordict_module.rnn_cells import (
@@ -34,63 +34,9 @@ from torchrl.modules.tensordict_module.rnn_fused import run_fused
 
 Device = torch.device | str | None
 BACKENDS = ("pad", "scan")
-_MODES = {"recurrent": True, "sequential": False}
-
-
-class _Mode(threading.local):
-    """The modes that were entered and not left yet, in each thread."""
-
-    def __init__(self) -> None:
-        self.stack: list[bool | None] = [None]
-
-
-_mode = _Mode()
-_last_mode: list[bool | None] = [None]  # of any thread: what a compiled graph can guard on
-
-
-def recurrent_mode() -> bool | None:
-    """Say whether recurrent modules take whole sequences now; ``None``: each its own default."""
-    return _last_mode[0] if torch.compiler.is_compiling() else _mode.stack[-1]
-
-
-class set_recurrent_mode:  # noqa: N801 - reads like the verb that it is
-    """Make recurrent modules take whole sequences, in a ``with`` block or a decorated function.
-
-    Args:
-        mode: True or ``"recurrent"``: sequences ``[*B, T]``; false or ``"sequential"``: one step.
-
-    Raises:
-        ValueError: if the mode is unknown.
-
-    >>> with set_recurrent_mode():
-    ...     recurrent_mode()
-    True
-    """
-
-    def __init__(self, mode: bool | str = True) -> None:
-        if not isinstance(mode, bool) and mode not in _MODES:
-            raise ValueError(
-                describe(self, "has no such mode", expected=[True, False, *_MODES], found=mode)
-            )
-        self.mode = mode if isinstance(mode, bool) else _MODES[mode]
-
-    def __enter__(self) -> None:
-        _mode.stack.append(self.mode)
-        _last_mode[0] = self.mode
-
-    def __exit__(self, *error: object) -> None:
-        _mode.stack.pop()
-        _last_mode[0] = _mode.stack[-1]
-
-    def __call__(self, function: Any) -> Any:
-        """Decorate a function."""
-
-        @wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            with self:
-                return function(*args, **kwargs)
-
-        return call
+_ADD_TRACKER = (
+    "It says where episodes begin: append InitTracker() to the environment, or write the flag."
+)
 
 
 class RecurrentModule(RecordModule):
@@ -166,6 +112,11 @@ class RecurrentModule(RecordModule):
         self.in_keys, self.out_keys = reads, writes
 
     @property
+    def init_key(self) -> NestedKey:
+        """The flag of an episode's first step."""
+        return self.in_keys[-1]
+
+    @property
     def rnn(self) -> Any:
         """The network."""
         return self._modules[self.kind.lower()]
@@ -224,16 +175,33 @@ class RecurrentModule(RecordModule):
         if x is None:
             require(td, [in_key], self, "Put what writes it before this module.")
         is_init = td.get(init_key)
+        if is_init is None:
+            require(td, [init_key], self, _ADD_TRACKER)
         state = [td.get(key) for key in state_keys]
-        run = self._sequence if self.recurrent_mode else self._step
-        out, after = run(x, state, is_init)
+        if self.recurrent_mode:
+            out, after = self._sequence(x, state, is_init)
+        else:
+            if None in state:
+                state = self._begun(td, x)
+            out, after = self._step(x, state, is_init)
         out_key, *next_keys = self.out_keys_source
         td.set(out_key, out)
         for key, value in zip(next_keys, after, strict=False):
             if key != "_":
                 td.set(key, value)
 
-    def _step(self, x: Tensor, state: list[Any], is_init: Tensor | None) -> tuple[Tensor, State]:
+    def _begun(self, td: Record, x: Tensor) -> list[Tensor]:
+        """Write empty states for those that are absent, as a primer does; return all states.
+
+        The first step of a batch thus has the entries of all others.
+        """
+        shapes = zip(self.in_keys[1:-1], state_shapes(self.rnn), strict=True)
+        for key, shape in shapes:
+            if td.get(key) is None:
+                td.set(key, x.new_zeros(*x.shape[:-1], *shape))
+        return [td.get(key) for key in self.in_keys[1:-1]]
+
+    def _step(self, x: Tensor, state: list[Any], is_init: Tensor) -> tuple[Tensor, State]:
         """Return output ``[*B, P]`` and states ``[*B, L, P or H]`` after one step."""
         if self.rnn.bidirectional:
             raise ValueError(
@@ -247,9 +215,8 @@ class RecurrentModule(RecordModule):
         batch = x.shape[:-1]
         flat = x.reshape(-1, x.shape[-1])
         states = self._states(state, flat, len(flat))
-        if is_init is not None:
-            restart = is_init.reshape(-1, 1, 1)
-            states = tuple(s.masked_fill(restart, 0.0) for s in states)
+        restart = is_init.reshape(-1, 1, 1)
+        states = tuple(s.masked_fill(restart, 0.0) for s in states)
         if isinstance(self.rnn, self.plain_class):
             out, histories = run_layers(self.rnn, flat.unsqueeze(1), states)
             after = tuple(s[:, 0] for s in stack_layers(histories))
@@ -263,9 +230,7 @@ class RecurrentModule(RecordModule):
         after = after if isinstance(after, tuple) else (after,)
         return out, tuple(s.transpose(0, 1) for s in after)
 
-    def _sequence(
-        self, x: Tensor, state: list[Any], is_init: Tensor | None
-    ) -> tuple[Tensor, State]:
+    def _sequence(self, x: Tensor, state: list[Any], is_init: Tensor) -> tuple[Tensor, State]:
         """Return output ``[*B, T, D P]`` and states ``[*B, T, L, P or H]`` after each step.
 
         States that nobody keeps are not made.
@@ -287,7 +252,7 @@ class RecurrentModule(RecordModule):
             None if s is None else s.reshape(*flat.shape[:2], *s.shape[-2:])[:, 0] for s in state
         ]
         states = self._states(first, flat, len(flat))
-        restart = None if is_init is None else is_init.reshape(flat.shape[:2])
+        restart = is_init.reshape(flat.shape[:2])
         is_plain = isinstance(self.rnn, self.plain_class) or self.recurrent_backend == "scan"
         keeps = any(key in self.out_keys for key in self.out_keys_source[1:] if key != "_")
         run = run_layer if is_plain else partial(run_fused, with_cells=keeps)
@@ -335,9 +300,11 @@ class LSTMModule(RecurrentModule):
 
     Reads: input ``[*B, F]``, ``recurrent_state_h [*B, L, P]``, ``recurrent_state_c [*B, L, H]``
     (zeros if absent), ``is_init [*B, 1]``.
-    Writes: output ``[*B, D P]``, and both states under ``"next"``.
+    Writes: output ``[*B, D P]``, and both states under ``"next"``; states of zeros where a step
+    finds none.
 
     Raises:
+        MissingKeyError: at a call, if the input or ``is_init`` is absent.
         ValueError: if sizes or keys are missing, or the LSTM is not batch first.
 
     >>> from tensordict import TensorDict
@@ -411,9 +378,11 @@ class GRUModule(RecurrentModule):
         default_recurrent_mode: Whether to take sequences where no mode is set.
 
     Reads: input ``[*B, F]``, ``recurrent_state [*B, L, H]`` (zeros if absent), ``is_init [*B, 1]``.
-    Writes: output ``[*B, D H]``, and the state under ``"next"``.
+    Writes: output ``[*B, D H]``, and the state under ``"next"``; a state of zeros where a step
+    finds none.
 
     Raises:
+        MissingKeyError: at a call, if the input or ``is_init`` is absent.
         ValueError: if sizes or keys are missing, or the GRU is not batch first.
 
     >>> from tensordict import TensorDict

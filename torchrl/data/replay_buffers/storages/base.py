@@ -7,6 +7,7 @@ number.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,7 +59,9 @@ class Storage(ABC):
         entry: ``(key, place) -> tensor``; one entry of the rows in the slots ``place``;
             ``has_entry`` says whether there is one.
 
-    Besides, ``state_dict`` copies rows and counts, and ``load_state_dict`` takes them over.
+    Besides, ``state_dict`` copies rows and counts, and ``load_state_dict`` takes them over;
+    ``check_state`` says before whether it can, and ``blank`` returns an empty storage: override
+    these two where the default is too slow.
 
     Raises:
         ValueError: if ``max_size`` or ``ndim`` is not positive.
@@ -485,21 +488,42 @@ class Storage(ABC):
             )
         )
 
+    def lock(self) -> Any:
+        """Return the lock that buffers of this storage take, if processes share it by its name."""
+        return None
+
     checkpointer: StorageCheckpointerBase = ListStorageCheckpointer()
 
     def dumps(self, path: str | Path) -> None:
         """Write rows and counts to the folder ``path``, as the checkpointer does."""
         self.checkpointer.dumps(self, path)
 
-    def loads(self, path: str | Path) -> None:
-        """Take over what :meth:`dumps` wrote."""
-        self.checkpointer.loads(self, path)
+    def loads(self, path: str | Path, *, trust: bool = False) -> None:
+        """Take over what :meth:`dumps` wrote; ``trust`` runs code of the files, if there is any.
+
+        Raises:
+            UntrustedFileError: if they hold objects that can only be unpickled, without ``trust``.
+        """
+        self.load_state_dict(self.checkpointer.read(self, Path(path), trust))
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]: ...
 
     @abstractmethod
     def load_state_dict(self, state_dict: dict[str, Any]) -> None: ...
+
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Raise what :meth:`load_state_dict` would raise, and change nothing.
+
+        By default the state is loaded, and then the one of before again.
+        """
+        rehearse(self, state_dict)
+
+    def blank(self) -> Storage:
+        """Return an empty storage in memory that takes the same rows."""
+        twin = copy.deepcopy(self)
+        twin.empty()
+        return twin
 
     @property
     def counts(self) -> list[int]:
@@ -513,22 +537,47 @@ class Storage(ABC):
             ShapeError: if the rows are a full ring of another size: going on, the next ones would
                 not replace the oldest.
         """
+        self._check_counts(counts, row_shape)
         self._settle(torch.Size(row_shape))
-        written, rows = counts[:2]
-        if written > rows != self.capacity:
+        self._counts[[WRITTEN, FILLED, ERA]] = counts
+        self._counts[EDITS] += 1
+        self._counts[PENDING] = 0
+
+    def _check_counts(self, counts: list[int], row_shape: list[int]) -> None:
+        """Raise what :meth:`load_counts` would raise."""
+        written, rows, _ = counts
+        unbounded, width = isinstance(self.max_size, float), torch.Size(row_shape).numel()
+        capacity = 2**62 if unbounded else int(self.max_size) // max(width, 1)
+        if not 0 <= rows <= capacity:
+            raise ShapeError(
+                describe(
+                    self,
+                    "the saved rows do not fit",
+                    expected=f"at most {capacity} rows of {list(row_shape)}",
+                    found=f"{rows} rows",
+                    hint="Load them into a buffer built like the saved one.",
+                )
+            )
+        if written > rows != capacity:
             raise ShapeError(
                 describe(
                     self,
                     "the saved rows are a full ring of another size",
-                    expected=f"{self.capacity} rows",
+                    expected=f"{capacity} rows",
                     found=rows,
                     hint="Load them into a buffer of that size, then hand its read_all_in_order() "
                     "to write_all() of this one.",
                 )
             )
-        self._counts[[WRITTEN, FILLED, ERA]] = counts
-        self._counts[EDITS] += 1
-        self._counts[PENDING] = 0
+
+
+def rehearse(part: Any, state: Any) -> None:
+    """Raise what ``part.load_state_dict(state)`` raises, and leave the part as it is."""
+    before = copy.deepcopy(part.state_dict())
+    try:
+        part.load_state_dict(copy.deepcopy(state))
+    finally:
+        part.load_state_dict(before)
 
 
 def _dimensions_of(part: Any) -> int:

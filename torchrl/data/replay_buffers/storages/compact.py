@@ -55,8 +55,16 @@ class CompactStorage(Storage):
     def __init__(self, storage: LazyTensorStorage, keys: Sequence[NestedKey] | None = None) -> None:
         super().__init__(storage.max_size, storage.ndim)
         self._inner, self._keys = storage, keys
-        self._marks, self._counts = storage._marks, storage._counts
+        self._count_with(storage)
         self._schema: Schema | None = None
+
+    def _count_with(self, storage: LazyTensorStorage) -> None:
+        """Use the counts of the storage of the rows, which may move with the first rows."""
+        self._marks, self._counts = storage._marks, storage._counts
+
+    def lock(self) -> Any:
+        """Return the lock of the storage of the rows."""
+        return self._inner.lock()
 
     @property
     def device(self) -> Any:
@@ -124,6 +132,7 @@ class CompactStorage(Storage):
         self._settle(row_shape)
         kept = data.exclude(*(schema.leaves[number].name for number in derived))
         self._inner._allocate(kept, ndim, row_shape)
+        self._count_with(self._inner)
         self._lay_out(schema, derived)
 
     def _lay_out(self, schema: Schema, derived: dict[int, int]) -> None:
@@ -310,24 +319,52 @@ class CompactStorage(Storage):
         Raises:
             ShapeError: if they are more than fit, or look different from the rows at hand.
         """
+        self.check_state(state_dict)
         self._inner.load_state_dict(state_dict["rows"])
+        self._count_with(self._inner)
         self._settle(self._inner.row_shape)
         if "schema" not in state_dict:
             return
         schema = Schema.from_state(type(self).__name__, state_dict["schema"])
         self._lay_out(schema, dict(state_dict["derived"]))
-        places = state_dict["place_of"]
-        if len(places) != len(self._place_of):
+        self._place_of, self._free = state_dict["place_of"].clone(), state_dict["free"].clone()
+        self._pool = {
+            n: values.to(self._pool[n].device) for n, values in state_dict["pool"].items()
+        }
+
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Raise what :meth:`load_state_dict` would raise, and change nothing."""
+        rows = state_dict["rows"]
+        self._inner.check_state(rows)
+        if "schema" not in state_dict:
+            return
+        schema = Schema.from_state(type(self).__name__, state_dict["schema"])
+        width = torch.Size(rows["row_shape"]).numel()
+        items = int(self.max_size) // max(width, 1) * width
+        if len(state_dict["place_of"]) != items:
             raise ShapeError(
                 describe(
                     self,
                     "the saved rows come from another size",
-                    expected=f"{len(self._place_of)} items",
-                    found=len(places),
+                    expected=f"{items} items",
+                    found=len(state_dict["place_of"]),
                     hint="Load them into a buffer built like the saved one.",
                 )
             )
-        self._place_of, self._free = places.clone(), state_dict["free"].clone()
-        self._pool = {
-            n: values.to(self._pool[n].device) for n, values in state_dict["pool"].items()
-        }
+        derived, keys = dict(state_dict["derived"]), [leaf.key for leaf in schema.leaves]
+        if list(state_dict["pool"]) != list(derived) or max([*derived, 0]) >= len(keys):
+            raise ShapeError(describe(self, "the saved pool differs from the note on the rows"))
+        if self._schema is not None and (schema, derived) != (self._schema, self._derived):
+            raise ShapeError(
+                describe(
+                    self,
+                    "the saved rows do not fit",
+                    expected=[leaf.name for leaf in self._schema.leaves],
+                    found=[leaf.name for leaf in schema.leaves],
+                    hint="Load them into a buffer built like the saved one.",
+                )
+            )
+
+    def blank(self) -> Storage:
+        """Return an empty storage in memory that takes the same rows."""
+        return CompactStorage(self._inner.blank(), self._keys)

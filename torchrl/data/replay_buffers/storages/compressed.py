@@ -9,11 +9,17 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from torchrl._core.errors import describe
+from torchrl._core.safe_load import is_data, load_file
 from torchrl.data.replay_buffers.storages.list import ListStorage
 
 Codec = Callable[[bytes], bytes]
+
+
+class PickledRow(bytes):
+    """A row that can only be unpickled; a file that holds one is only loaded with ``trust``."""
 
 
 class CompressedListStorage(ListStorage):
@@ -62,10 +68,31 @@ class CompressedListStorage(ListStorage):
 
     def row(self, slot: int) -> Any:
         """Return the row in a slot, decompressed."""
-        stream = io.BytesIO(self._unpack(self._list[slot]))
-        return torch.load(stream, map_location=self.device, weights_only=False)
+        return self._decompressed(self._list[slot])
+
+    def _decompressed(self, row: bytes) -> Any:
+        trust = isinstance(row, PickledRow)
+        return load_file(io.BytesIO(self._unpack(row)), trust=trust, map_location=self.device)
 
     def _compressed(self, row: Any) -> bytes:
         stream = io.BytesIO()
         torch.save(row, stream)
-        return self._pack(stream.getvalue())
+        kind = bytes if isinstance(row, Tensor) or is_data(stream) else PickledRow
+        return kind(self._pack(stream.getvalue()))
+
+    _compresses = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the compressed rows and the counts."""
+        return {**super().state_dict(), "compressed": True}
+
+    def saved_state(self, state: dict[str, Any], trust: bool) -> dict[str, Any]:
+        """Return the state that a file holds, as this version has it."""
+        if "compressed" in state or not all(type(row) is bytes for row in state["rows"]):
+            return state
+        rows = state["rows"]  # of a version that pickled every row
+        if trust:
+            rows = [PickledRow(row) for row in rows]
+        for row in rows:
+            self._decompressed(row)  # says now what cannot be read without trust
+        return {**state, "rows": rows, "compressed": True}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchrl._core.files import damaged, reserve
 from torchrl.data.replay_buffers.nameless import NamelessFile
 from torchrl.data.replay_buffers.storages.base import MARKS
 
@@ -53,19 +54,35 @@ class Folder(Home):
         self.path = path
 
     def marks(self) -> Tensor:
-        """Map the counts."""
-        name = str(self.path / COUNTS)
+        """Map the counts.
+
+        Raises:
+            OSError: if the disk is full.
+        """
+        name, nbytes = str(self.path / COUNTS), len(MARKS) * torch.int64.itemsize
+        reserve(self.path / COUNTS, 0, nbytes)
         return torch.from_file(name, shared=True, size=len(MARKS), dtype=torch.int64)
 
     def block(self, number: int, nbytes: int) -> Tensor:
-        """Map the file of a block."""
+        """Map the file of a block; who writes to it reserves room on the disk first."""
         name = str(self.path / f"rows_{number}.memmap")
         return torch.from_file(name, shared=True, size=nbytes, dtype=torch.uint8)
 
     def read(self) -> dict[str, Any] | None:
-        """Return what ``storage.json`` says."""
+        """Return what ``storage.json`` says.
+
+        Raises:
+            DamagedFileError: if it is not what was written.
+        """
         note = self.path / META
-        return json.loads(note.read_text()) if note.exists() else None
+        if not note.exists():
+            return None
+        try:
+            found = json.loads(note.read_text())
+            _ = found["max_size"], found["ndim"], [*found["row_shape"]], found["schema"]["leaves"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged(note, found=f"{type(error).__name__}: {error}") from error
+        return found
 
     def write(self, note: dict[str, Any]) -> None:
         """Write ``storage.json``, all of it or nothing."""

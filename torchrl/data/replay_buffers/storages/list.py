@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -119,13 +120,45 @@ class ListStorage(Storage):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the rows of a :meth:`state_dict`."""
+        self.check_state(state_dict)
+        rows = [_own(row, self.device) for row in state_dict["rows"]]
+        self.load_counts(state_dict["counts"], state_dict["row_shape"])
+        self._list = rows
+
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Raise what :meth:`load_state_dict` would raise, and change nothing."""
         rows = state_dict["rows"]
         if len(rows) > self.max_size:
             raise ValueError(
                 describe(self, "the saved rows do not fit", expected=self.max_size, found=len(rows))
             )
-        self.load_counts(state_dict["counts"], state_dict["row_shape"])
-        self._list = [_own(row, self.device) for row in rows]
+        if state_dict.get("compressed", False) != self._compresses:
+            raise ValueError(
+                describe(
+                    self,
+                    "the save is that of another kind of storage",
+                    expected="compressed rows" if self._compresses else "rows as they are",
+                    hint="Load it into a buffer built like the saved one.",
+                )
+            )
+        self._check_counts(state_dict["counts"], state_dict["row_shape"])
+        self._check_rows(rows)
+
+    def saved_state(self, state: dict[str, Any], trust: bool) -> dict[str, Any]:
+        """Return the state that a file holds, as this version has it."""
+        return state
+
+    _compresses = False
+
+    def _check_rows(self, rows: list[Any]) -> None:
+        """Raise if rows are of a kind that is not kept."""
+
+    def blank(self) -> Storage:
+        """Return an empty storage that takes the same rows."""
+        twin = copy.copy(self)
+        twin._marks = self._marks.new_zeros(len(self._marks))
+        twin._counts, twin._list = twin._marks.numpy(), []
+        return twin
 
 
 class LazyStackStorage(ListStorage):
@@ -156,6 +189,10 @@ class LazyStackStorage(ListStorage):
     def prepare(self, data: Any, many: bool) -> tuple[list[Any], int]:
         """Return the rows of ``data`` as a list, and their number."""
         rows, count = super().prepare(data, many)
+        self._check_rows(rows)
+        return rows, count
+
+    def _check_rows(self, rows: list[Any]) -> None:
         odd = [row for row in rows if not is_tensor_collection(row)]
         if odd:
             raise DTypeError(
@@ -166,7 +203,6 @@ class LazyStackStorage(ListStorage):
                     hint="Nothing was written. ListStorage keeps any object.",
                 )
             )
-        return rows, count
 
     def collate(self, rows: Sequence[Any]) -> Any:
         """Stack copies of rows lazily: what is done to the stack is not done to what is stored."""

@@ -6,6 +6,8 @@ many rows there are, and ``rows_<n>.memmap`` hold them, in the layout of `LazyTe
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -14,10 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from torchrl._core.errors import describe
+from torchrl._core.files import hold, is_held, reserve
 from torchrl._core.log import logger
-from torchrl.data.replay_buffers.storages.homes import Folder
+from torchrl.data.replay_buffers.lock import ProcessLock
+from torchrl.data.replay_buffers.storages.base import PENDING, Place
+from torchrl.data.replay_buffers.storages.homes import META, Folder
 from torchrl.data.replay_buffers.storages.tensor import LazyTensorStorage
+
+FOLDER, LOCK = "storage", "lock"
+AHEAD = 1 << 26  # bytes of a file that are reserved ahead, at most
 
 
 class LazyMemmapStorage(LazyTensorStorage):
@@ -29,12 +39,17 @@ class LazyMemmapStorage(LazyTensorStorage):
             ``None``.
         device: Where samples go, ``"auto"`` being the CPU; the files stay where they are.
         ndim: Number of leading dimensions ``[R, *W]`` that count items.
-        existsok: Go on with the storage that ``scratch_dir`` holds, if it holds one. Without it, a
-            second storage below the same ``scratch_dir`` gets a folder of its own.
+        existsok: ``True`` goes on with the storage that ``scratch_dir`` holds, if it holds one;
+            several processes may do so, and buffers of theirs write one after the other. ``False``
+            refuses it, before anything is written. ``None`` makes a folder of its own for each
+            storage below the same ``scratch_dir``.
         auto_cleanup: Remove the files when this object goes; only temporary ones if ``None``.
 
     Raises:
         ShapeError: if the storage that was found has another size.
+        RuntimeError: when rows are written, if ``existsok`` is ``False`` and the folder is taken,
+            or if it is ``True`` and a storage is writing there that does not share its folder.
+        OSError: when rows are written that the disk has no room for; those before are whole.
 
     >>> from tensordict import TensorDict
     >>> storage = LazyMemmapStorage(10)
@@ -50,40 +65,122 @@ class LazyMemmapStorage(LazyTensorStorage):
         scratch_dir: str | Path | None = None,
         device: torch.device | str = "cpu",
         ndim: int = 1,
-        existsok: bool = False,
+        existsok: bool | None = None,
         auto_cleanup: bool | None = None,
     ) -> None:
         device = torch.device("cpu") if device == "auto" else device
         super().__init__(max_size, device=device, ndim=ndim)
-        self.path = _folder(scratch_dir, existsok)
+        self._existsok, self._room = existsok, 0
+        self._remove_files = scratch_dir is None if auto_cleanup is None else auto_cleanup
+        if scratch_dir is None:
+            self.path = Path(tempfile.mkdtemp(prefix="torchrl_storage_"))
+        elif existsok is None:
+            self.path = _free_folder(Path(scratch_dir))
+        else:
+            self.path = Path(scratch_dir, FOLDER)
+        if existsok is not False or scratch_dir is None:
+            self._occupy(alone=scratch_dir is not None and not existsok)
+            self._open()
+
+    def _occupy(self, *, alone: bool) -> None:
+        """Keep the rows in the folder from now on; if alone, lock it as long as this lives."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = hold(self.path) if alone else None
+        if lock is not None:
+            weakref.finalize(self, os.close, lock)
+        if alone and self._existsok is False and self._is_taken(lock):
+            raise RuntimeError(
+                describe(
+                    self,
+                    f"a storage exists in {self.path}, and existsok is False",
+                    hint="Nothing was written. Choose another scratch_dir, or go on with its rows "
+                    "with existsok=True.",
+                )
+            )
         self._move_to(Folder(self.path))
-        remove = scratch_dir is None if auto_cleanup is None else auto_cleanup
-        if remove:
-            self._finalizer = weakref.finalize(self, _remove, self.path, os.getpid())
-        self._open()
+        if self._remove_files:
+            weakref.finalize(self, _remove, self.path, os.getpid())
+
+    def _is_taken(self, lock: int | None) -> bool:
+        return (self.path / META).exists() or (lock is None and is_held(self.path))
+
+    def _allocate(self, data: Any, ndim: int, row_shape: torch.Size) -> None:
+        if self._home is None:
+            self._occupy(alone=True)
+        super()._allocate(data, ndim, row_shape)
+
+    def share(self) -> None:
+        """Make the files now, so that processes that get this storage see them."""
+        if self._home is None:
+            self._occupy(alone=True)
+
+    def lock(self) -> ProcessLock | None:
+        """Return the lock of the folder, if processes share it by its name."""
+        if not self._existsok:
+            return None
+        return ProcessLock(self.repair, self.path / LOCK)
+
+    def _put(self, place: Place, rows: list[Tensor], part: slice | None) -> None:
+        if isinstance(place, int):
+            stop = place + 1
+        else:
+            stop = place.stop if isinstance(place, slice) else int(place.max()) + 1
+        if stop > self._room:
+            try:
+                self._make_room(stop)
+            except (OSError, RuntimeError):
+                self._counts[PENDING] = 0  # nothing was written
+                raise
+        super()._put(place, rows, part)
+
+    def _make_room(self, rows: int) -> None:
+        """Reserve disk space for the first ``rows`` slots, and for more ahead where there is.
+
+        Raises:
+            OSError: if the disk is full. Without this, a write to the map would end the process.
+        """
+        if self._existsok and not self._room:
+            self._check_shared()
+        sizes = [block.numel() // self.capacity for block in self._blocks]  # bytes of a row
+        ahead = max(min(2 * self._room, self._room + AHEAD // max([*sizes, 1])), rows)
+        for count in (min(ahead, self.capacity), rows):
+            try:
+                for number, size in enumerate(sizes):
+                    file = self.path / f"rows_{number}.memmap"
+                    reserve(file, self._room * size, count * size)
+            except OSError:
+                if count == rows:
+                    raise
+                continue
+            self._room = count
+            return
+
+    def _check_shared(self) -> None:
+        """Raise if a storage writes to the folder that does not share it."""
+        if is_held(self.path):
+            raise RuntimeError(
+                describe(
+                    self,
+                    f"a storage that was opened without existsok=True is writing to {self.path}",
+                    hint="Nothing was written. Open it with existsok=True everywhere.",
+                )
+            )
 
     def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        state.pop("_finalizer", None)
-        return state
+        return {**super().__getstate__(), "_room": 0}
 
 
-def _folder(scratch_dir: str | Path | None, existsok: bool) -> Path:
-    """Make a folder for one storage; the first name that is free, or the first name."""
-    if scratch_dir is None:
-        return Path(tempfile.mkdtemp(prefix="torchrl_storage_"))
-    base, number = Path(scratch_dir), 0
+def _free_folder(base: Path) -> Path:
+    """Make a folder for one storage, of the first name that is free."""
     base.mkdir(parents=True, exist_ok=True)
-    while True:
-        path = base / (f"storage_{number}" if number else "storage")
-        try:
-            path.mkdir(exist_ok=existsok)
-        except FileExistsError:
-            number += 1
-            continue
-        if number:
-            logger.info("LazyMemmapStorage: %s is taken, %s is used", base / "storage", path)
-        return path
+    for number in itertools.count():
+        path = base / (f"{FOLDER}_{number}" if number else FOLDER)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            if number:
+                logger.info("LazyMemmapStorage: %s is taken, %s is used", base / FOLDER, path)
+            return path
+    raise AssertionError("there is always a free number")
 
 
 def _remove(path: Path, owner: int) -> None:

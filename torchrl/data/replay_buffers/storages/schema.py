@@ -5,7 +5,6 @@ Legend: ``N`` rows, ``*I`` the shape of an index, ``*F`` the feature shape of an
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -31,6 +30,7 @@ from torchrl._core.errors import (
     describe,
     nearest,
 )
+from torchrl._core.safe_load import container_name, find_container, find_dtype
 
 # Values that are known to fit need no checks, which would take half of the time of a sample.
 _trusted: Any = getattr(TensorDict, "_new_unsafe", TensorDict)
@@ -308,12 +308,17 @@ class Schema:
 
     @classmethod
     def from_state(cls, owner: object, state: dict[str, Any]) -> Schema:
-        """Return the schema whose :meth:`state` was taken."""
+        """Return the schema whose :meth:`state` was taken.
+
+        Raises:
+            UntrustedFileError: if it names a container that is not known: see
+                :func:`~torchrl._core.safe_load.find_container`.
+        """
         schema = cls.__new__(cls)
         schema.owner, keys = owner, dict[int, tuple[Any, ...]]()
-        schema._root = _tree_from_state(state["tree"], (), keys)
+        schema._root = _tree_from_state(state["tree"], (), keys, owner)
         schema.leaves = [
-            Leaf(keys[i], torch.Size(shape), getattr(torch, dtype))
+            Leaf(keys[i], torch.Size(shape), find_dtype(dtype, owner))
             for i, (shape, dtype) in enumerate(state["leaves"])
         ]
         schema.objects = [
@@ -483,23 +488,22 @@ def _names(children: Iterable[Any]) -> list[Any]:
 def _tree_state(node: Node | int) -> Any:
     if isinstance(node, int):
         return node
-    kind = f"{node.kind.__module__}:{node.kind.__qualname__}"
     children = [[name, _tree_state(child)] for name, child in node.children.items()]
+    kind = container_name(node.kind)
     state = {"kind": kind, "extra": list(node.extra), "children": children}
     return {**state, "dim": node.dim} if node.kind is LazyStackedTensorDict else state
 
 
-def _tree_from_state(state: Any, path: tuple[Any, ...], keys: dict[int, Any]) -> Node | int:
+def _tree_from_state(
+    state: Any, path: tuple[Any, ...], keys: dict[int, Any], owner: object
+) -> Node | int:
     if isinstance(state, int):
         keys[state] = path
         return state
-    module, _, name = state["kind"].partition(":")
-    kind: Any = importlib.import_module(module)
-    for part in name.split("."):
-        kind = getattr(kind, part)
+    kind = find_container(state["kind"], owner)
     node = Node(kind, torch.Size(state["extra"]), dim=state.get("dim", 0))
     for child, value in state["children"]:
-        node.children[child] = _tree_from_state(value, (*path, child), keys)
+        node.children[child] = _tree_from_state(value, (*path, child), keys, owner)
     return node
 
 

@@ -346,39 +346,73 @@ class TensorStorage(Storage):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the rows of a :meth:`state_dict`.
+        """Take over the rows of a :meth:`state_dict`; what cannot be taken changes nothing.
 
         Raises:
             ShapeError: if they are more than fit, or look different from the rows at hand.
+            OSError: if there is no room for them on the disk.
         """
+        self.check_state(state_dict)
+        row_shape = state_dict["row_shape"]
         if "schema" in state_dict:
-            schema = Schema.from_state(type(self).__name__, state_dict["schema"])
             columns = state_dict["columns"]
             if self._schema is None:
-                lead = (state_dict["counts"][1], *state_dict["row_shape"])
+                schema = Schema.from_state(type(self).__name__, state_dict["schema"])
+                lead = (state_dict["counts"][1], *row_shape)
                 shapes = [(*lead, *leaf.shape) for leaf in reversed(schema.objects)]
                 blank = [np.empty(shape, dtype=object) for shape in shapes]
                 data = schema.build([*columns, *blank], lead)
-                self._allocate(data, self.ndim, torch.Size(state_dict["row_shape"]))
-            self._check_state(schema, state_dict)
+                self._allocate(data, self.ndim, torch.Size(row_shape))
+            self._make_room(state_dict["counts"][1])
             for mine, theirs in zip(self._columns, columns, strict=True):
                 mine[: len(theirs)] = theirs.to(mine.device)
             for array, listed in zip(self._objects, state_dict.get("objects", []), strict=True):
                 array[: len(listed)] = array_of_lists(listed, (len(listed), *array.shape[1:]))
-        self.load_counts(state_dict["counts"], state_dict["row_shape"])
+        elif self._schema is not None:
+            row_shape = list(self.row_shape)  # that of an empty storage may not be known
+        self.load_counts(state_dict["counts"], row_shape)
 
-    def _check_state(self, schema: Schema, state: dict[str, Any]) -> None:
-        filled = state["counts"][1]
-        if schema != self._schema or filled > self.capacity:
+    def check_state(self, state_dict: dict[str, Any]) -> None:
+        """Raise what :meth:`load_state_dict` would raise of the rows, and change nothing."""
+        counts, row_shape = state_dict["counts"], state_dict["row_shape"]
+        if "schema" not in state_dict:
+            self._check_counts(counts, row_shape)
+            return
+        mine = self._schema_if_any()
+        schema = Schema.from_state(type(self).__name__, state_dict["schema"])
+        width = torch.Size(row_shape).numel()
+        fits = width > 0 and counts[1] <= self.max_size // width
+        same = mine is None or (schema == mine and list(row_shape) == list(self.row_shape))
+        if not fits or not same or len(row_shape) != self.ndim - 1:
+            rows = _entries(mine or schema)
+            shape = [list(self.row_shape)] if mine is not None and self.ndim > 1 else []
             raise ShapeError(
                 describe(
                     self,
                     "the saved rows do not fit",
-                    expected=f"at most {self.capacity} rows of {_entries(self._schema)}",
-                    found=f"{filled} rows of {_entries(schema)}",
+                    expected=f"at most {self.max_size} rows of {shape or ''}{rows}",
+                    found=f"{counts[1]} rows of {list(row_shape) or ''}{_entries(schema)}",
                     hint="Load them into a buffer built like the saved one.",
                 )
             )
+        self._check_counts(counts, row_shape)
+        lead = torch.Size([counts[1], *row_shape])
+        shapes = [lead + leaf.shape for leaf in schema.leaves]
+        if [column.shape for column in state_dict["columns"]] != shapes:
+            found = [list(column.shape) for column in state_dict["columns"]]
+            raise ShapeError(
+                describe(self, "the saved entries differ from their note", found=found)
+            )
+
+    def _schema_if_any(self) -> Schema | None:
+        return self._schema
+
+    def _make_room(self, rows: int) -> None:
+        """Make sure that there is memory for the first ``rows`` slots."""
+
+    def blank(self) -> LazyTensorStorage:
+        """Return an empty storage in memory that takes the same rows."""
+        return LazyTensorStorage(int(self.max_size), device=self.device, ndim=self.ndim)
 
 
 class LazyTensorStorage(TensorStorage):
@@ -489,9 +523,13 @@ class LazyTensorStorage(TensorStorage):
         return True
 
     def _known(self, what: str) -> Schema:
+        self._schema_if_any()
+        return super()._known(what)
+
+    def _schema_if_any(self) -> Schema | None:
         if self._schema is None:
             self._open()
-        return super()._known(what)
+        return self._schema
 
     def _new_block(self, number: int, nbytes: int) -> Tensor:
         if self._home is not None:

@@ -25,6 +25,7 @@ class Writer(ABC):
     """
 
     track_generations: bool = False  # whether samples tell how often their slots were filled
+    writes: bool = True  # whether anything is ever written
     _storage: Storage | None = None
 
     def register_storage(self, storage: Storage) -> None:

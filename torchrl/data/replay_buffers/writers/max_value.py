@@ -139,6 +139,8 @@ class ImmutableDatasetWriter(Writer):
     RuntimeError: ImmutableDatasetWriter: this buffer is read-only. ...
     """
 
+    writes = False
+
     def extend(self, data: Any) -> Tensor:
         """Refuse."""
         raise self._refusal()

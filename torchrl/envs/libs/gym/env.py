@@ -274,7 +274,7 @@ class GymWrapper(GymLikeEnv):
     def read_action(self, tensordict: TensorDictBase) -> Any:
         """Return the action as the environment takes it."""
         if not self._to_numpy:
-            return tensordict.get(self.action_key)
+            return tensordict.get(self.action_key).clone()
         return self._write_action(tensordict)
 
     def read_obs(self, observation: Any) -> Entries:

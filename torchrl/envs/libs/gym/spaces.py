@@ -290,5 +290,6 @@ def _writer(space: Any, spec: TensorSpec, batched: bool) -> Callable[[Any], Any]
         return choices
     if kind in ("Box", "MultiBinary"):
         dtype = space.dtype
-        return lambda action: action.numpy(force=True).astype(dtype, copy=False)
-    return lambda action: spec.to_numpy(action)
+        # A simulator may edit its action, hence the copy.
+        return lambda action: np.array(action.numpy(force=True), dtype)
+    return lambda action: spec.to_numpy(action.clone())

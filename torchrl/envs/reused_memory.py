@@ -1,0 +1,312 @@
+"""Memory that its maker writes again: which entries lie in it, and copies of those.
+
+Steps then keep what they held when they were taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tensordict import LazyStackedTensorDict, NestedKey, TensorDictBase, is_non_tensor
+from torch import Tensor
+
+from torchrl._core.entries import Entries, is_constant
+from torchrl._core.errors import SpecError, describe
+from torchrl._core.policy_output import policy_name
+
+if TYPE_CHECKING:
+    from torchrl.envs.common import EnvBase
+
+Path = tuple[Any, ...]
+WATCHED = 3  # steps
+
+
+def leaf_tensors(record: Any, path: Path = ()) -> Iterator[tuple[Path, Any, NestedKey, Tensor]]:
+    """Find the tensors of a record: where each is, what holds it, its name there, the tensor.
+
+    What stands under ``"next"`` is left out; the parts of a lazy stack are numbered.
+    """
+    if isinstance(record, LazyStackedTensorDict):
+        for i, part in enumerate(record.tensordicts):
+            yield from leaf_tensors(part, (*path, i))
+        return
+    for name, value in record.items():
+        if isinstance(value, Tensor):
+            key = name if isinstance(name, tuple) else (name,)
+            yield (*path, *key), record, name, value
+        elif is_record(value) and (path or name != "next"):
+            yield from leaf_tensors(value, (*path, name))
+
+
+def is_record(value: Any) -> bool:
+    """Say whether an entry is a record itself."""
+    return isinstance(value, TensorDictBase) and not is_non_tensor(value)
+
+
+def records_in(record: Any) -> Iterator[Any]:
+    """Find a record and all that it holds."""
+    yield record
+    parts = record.tensordicts if isinstance(record, LazyStackedTensorDict) else record.values()
+    for part in parts:
+        if is_record(part):
+            yield from records_in(part)
+
+
+def same_content(one: Tensor, other: Tensor) -> bool:
+    """Say whether two tensors hold the same numbers; NaN equals NaN."""
+    if one.shape != other.shape or one.dtype != other.dtype or one.is_meta:
+        return one.shape == other.shape and one.dtype == other.dtype
+    return torch.equal(one, other) or bool(
+        ((one == other) | ((one != one) & (other != other))).all()
+    )
+
+
+def key_of(path: Path) -> NestedKey:
+    """Return the key of an entry from its path, which may lead through parts of lazy stacks."""
+    names = tuple(part for part in path if isinstance(part, str))
+    return names[0] if len(names) == 1 else names
+
+
+class MemoryWatch:
+    """Watches the first steps of a loop for entries whose memory is written again, and copies them.
+
+    An environment may return the same tensors at each step, or edit what it is given; a policy may
+    write into one tensor, or edit what it reads. The first step is copied whole. Entries of the
+    following ones that lie where its entries lay are copied from then on, for good. All others,
+    which are those of nearly every environment and policy, are copied no more.
+
+    Args:
+        env: The environment.
+        policy: The policy.
+    """
+
+    def __init__(self, env: EnvBase, policy: Any) -> None:
+        self.env, self.policy = env, policy
+        self._steps = 0
+        self._read: dict[Path, tuple[Tensor, int]] = {}  # by the policy, and the versions
+        self._edited_by_policy: set[Path] = set()
+        self._edited_by_env: set[Path] = set()
+        self._reused_roots: set[Path] = set()
+        self._reused_outcomes: set[Path] = set()
+        # Of the first step: what was handed over, and its copy.
+        self._root: dict[Path, tuple[Tensor, Tensor]] = {}
+        self._outcome: dict[Path, tuple[Tensor, Tensor]] = {}
+        self._kept: dict[Path, Tensor] = {}
+        self._records: list[Any] = []  # that the first step was returned in
+        self._reuses_records = False
+        self._taken: list[tuple[Any, Any]] = []  # records of this batch
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing to watch or to copy any more."""
+        return self._steps >= WATCHED and not (
+            self._edited_by_policy
+            or self._edited_by_env
+            or self._reused_roots
+            or self._reused_outcomes
+            or self._reuses_records
+        )
+
+    def around(self, act: Any, step: Any, reset: Any) -> tuple[Any, Any, Any]:
+        """Return the three functions of the loop, with what has to be copied copied.
+
+        Args:
+            act: ``root -> root``; flat records are changed in place.
+            step: ``root -> outcome`` for a flat record, else ``root -> root`` with its outcome.
+            reset: ``root -> root``.
+        """
+
+        def copying_act(root: Any) -> Any:
+            self.before_policy(root)
+            acted = act(root)
+            self.before_step(root if isinstance(root, Entries) else acted)
+            return acted
+
+        def copying_step(root: Any) -> Any:
+            out = step(root)
+            if isinstance(root, Entries):
+                return self.after_step(root, out)
+            outcome = out.get("next")
+            kept = self.after_step(out, outcome)
+            return out if kept is outcome else out.set("next", kept)
+
+        def copying_reset(root: Any) -> Any:
+            root = reset(root)
+            _copy(root, self._reused_outcomes)
+            return root
+
+        return copying_act, copying_step, copying_reset
+
+    def __enter__(self) -> None:
+        self._taken = []
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self._taken = []
+        if kind is None and self._steps >= WATCHED and self._root:
+            self._check()
+
+    def before_policy(self, root: Any) -> None:
+        """Look at, and copy where necessary, what the policy is about to read."""
+        _copy(root, self._edited_by_policy)
+        if self._steps < WATCHED:
+            self._read = {path: (x, _version(x)) for path, _, _, x in leaf_tensors(root)}
+
+    def before_step(self, root: Any) -> None:
+        """Look at, and copy where necessary, what the policy wrote."""
+        if self._steps < WATCHED:
+            for path, _, _, value in leaf_tensors(root):
+                read, version = self._read.get(path, (None, 0))
+                is_edited = read is value and _version(value) != version
+                if is_edited and path not in self._edited_by_policy:
+                    self._note_edit(path)
+                if self._steps == 0:
+                    self._root[path] = (value, value.clone())
+                elif _share(self._root.get(path), value):
+                    self._note_reuse(self._reused_roots, 0, path)
+            self._read = {}
+        _copy(root, self._reused_roots)
+        if self._edited_by_env:
+            for path, holder, name, value in list(leaf_tensors(root)):
+                if path in self._edited_by_env:
+                    self._kept[path] = value.clone()
+                    holder.set(name, value.clone())  # the step before may hold the other one
+
+    def after_step(self, root: Any, outcome: Any) -> Any:
+        """Look at what the environment returned; return it, copied where necessary."""
+        if self._steps == 0:
+            for path, (value, copy) in self._root.items():
+                if not same_content(value, copy):
+                    self._edited_by_env.add(path)
+            self._kept = {path: copy for path, (_, copy) in self._root.items()}
+        if self._kept:
+            for path, holder, name, _ in list(leaf_tensors(root)):
+                if path in self._kept:
+                    holder.set(name, self._kept[path])
+            self._kept = {}
+        if self._steps < WATCHED:
+            outcome = self._look_at(root, outcome)
+        elif self._reuses_records:
+            outcome = outcome.copy()
+        _copy(outcome, self._reused_outcomes)
+        return outcome
+
+    def _look_at(self, root: Any, outcome: Any) -> Any:
+        first = self._steps == 0
+        if first:
+            self._records = list(records_in(outcome))
+        elif not self._reuses_records:
+            seen = {id(record) for record in self._records}
+            self._reuses_records = any(id(record) in seen for record in records_in(outcome))
+        if first or self._reuses_records:
+            outcome = outcome.copy()  # the environment may write into the one that it returned
+        for path, holder, name, value in list(leaf_tensors(outcome)):
+            if _share(self._root.get(path), value) or _share(self._outcome.get(path), value):
+                self._note_reuse(self._reused_outcomes, 1, path)
+            if first:
+                copy = value.clone()
+                self._outcome[path] = (value, copy)
+                holder.set(name, copy)
+        self._taken.append((root, outcome))
+        self._steps += 1
+        return outcome
+
+    def _check(self) -> None:
+        """Raise :class:`SpecError` if what the first step held was overwritten later."""
+        root, outcome = self._root, self._outcome
+        self._root, self._outcome, self._records = {}, {}, []
+        known = self._edited_by_policy | self._edited_by_env | self._reused_outcomes
+        for path, (value, copy) in outcome.items():
+            if path not in known and not same_content(value, copy):
+                raise self._overwritten(_name(self.env), path)
+        for path, (value, copy) in root.items():
+            if path not in known | self._reused_roots and not same_content(value, copy):
+                by_env = path in outcome
+                who = _name(self.env) if by_env else policy_name(self.policy)
+                raise self._overwritten(who, path)
+
+    def _note_edit(self, path: Path) -> None:
+        if self._steps:
+            raise SpecError(
+                describe(
+                    policy_name(self.policy),
+                    "is edited in place by the policy, which changes the step before",
+                    key=key_of(path),
+                    hint="Compute a new tensor and write it into the record, or edit a clone().",
+                )
+            )
+        self._edited_by_policy.add(path)
+
+    def _note_reuse(self, found: set[Path], side: int, path: Path) -> None:
+        """Note an entry that lies where that of the first step lay; copy those in between."""
+        if path not in found:
+            found.add(path)
+            for records in self._taken[1:]:
+                _copy(records[side], {path})
+
+    def _overwritten(self, who: str, path: Path) -> SpecError:
+        return SpecError(
+            describe(
+                who,
+                "was overwritten after it had been handed over",
+                key=key_of(path),
+                expected="a tensor of its own for each step",
+                hint="Hand over a clone() of memory that is written again.",
+            )
+        )
+
+
+def _copy(record: Any, paths: set[Path]) -> None:
+    if paths:
+        for path, holder, name, value in list(leaf_tensors(record)):
+            if path in paths:
+                holder.set(name, value.clone())
+
+
+def _share(first: tuple[Tensor, Tensor] | None, value: Tensor) -> bool:
+    if first is None or is_constant(value) or not value.numel():
+        return False
+    try:
+        return first[0].data_ptr() == value.data_ptr() and not value.is_meta
+    except RuntimeError:  # a tensor of a transformation of functions has no memory
+        return False
+
+
+def _version(value: Tensor) -> int:
+    return 0 if value.is_inference() else value._version
+
+
+def _name(env: Any) -> str:
+    while (inner := getattr(env, "base_env", None)) is not None:
+        env = inner
+    return type(env).__name__
+
+
+def own_actions(record: Any, keys: list[NestedKey]) -> list[tuple[Any, NestedKey, Tensor]]:
+    """Put copies of the actions into a record; return what holds each, its name, the action.
+
+    Args:
+        record: A root with its actions.
+        keys: Their keys.
+    """
+    actions = []
+    for key in keys:
+        for holder, name in _holders(record, key):
+            value = holder.get(name, None)
+            if isinstance(value, Tensor):
+                holder.set(name, value.clone())
+                actions.append((holder, name, value))
+    return actions
+
+
+def _holders(record: Any, key: NestedKey) -> Iterator[tuple[Any, NestedKey]]:
+    if isinstance(record, LazyStackedTensorDict):
+        for part in record.tensordicts:
+            yield from _holders(part, key)
+    elif isinstance(key, str) or isinstance(record, Entries):
+        yield record, key
+    elif len(key) == 1:
+        yield record, key[0]
+    elif isinstance(inner := record.get(key[0], None), TensorDictBase):
+        yield from _holders(inner, key[1:])
