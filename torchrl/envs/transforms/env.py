@@ -19,7 +19,7 @@ from torchrl.data.tensor_specs import Stacked, StackedComposite
 from torchrl.data.tensor_specs.masks import Masked
 from torchrl.envs.common import EnvBase
 from torchrl.envs.postponed import Postponed
-from torchrl.envs.spec_access import GROUPS, complete_flags
+from torchrl.envs.spec_access import GROUPS, complete_flags, leaf_names
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.compose import Compose
 from torchrl.envs.transforms.waiting import waiting
@@ -61,12 +61,32 @@ class TransformedEnv(EnvBase):
             run_type_checks=base_env._run_type_checks,
         )
         self.base_env = base_env if device is None else base_env.to(device)
+        self.transform: Any = transform  # a mistyped key is an error here, not at the first step
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "transform":
+            self._replace_transform(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _replace_transform(self, transform: Any) -> None:
+        """Use another transform; if it does not fit, go on with the one before."""
         if not isinstance(transform, Transform):
             transform = Compose() if transform is None else Compose(transform)
+        before = self._modules.get("transform")
         transform.set_container(self)
-        self.transform = transform
-        self.empty_cache()
-        self._get_specs()  # a mistyped key is an error here, not at the first step
+        try:
+            super().__setattr__("transform", transform)
+            self.empty_cache()
+            self._get_specs()
+        except Exception:
+            transform.reset_parent()
+            if before is not None:
+                super().__setattr__("transform", before)
+                self.empty_cache()
+            raise
+        if isinstance(before, Transform):
+            before.reset_parent()
 
     @property
     def entrywise(self) -> bool:
@@ -221,7 +241,11 @@ class TransformedEnv(EnvBase):
             root = self._nested.reset(tensordict, **kwargs)
         else:
             flow = self._late_flow or self._flow or self._plan_flow()
-            root = flow.plan.complete_reset(flow.env._reset(tensordict, **kwargs))
+            inner = tensordict
+            if tensordict is not None:
+                for inverse in flow.reset_inverses:
+                    inner = inverse(inner)
+            root = flow.plan.complete_reset(flow.env._reset(inner, **kwargs))
             for reset in flow.resets:
                 root = reset(tensordict, root)
         self._show_masks()
@@ -229,7 +253,9 @@ class TransformedEnv(EnvBase):
 
     def _set_state(self, tensordict: TensorDictBase) -> TensorDictBase:
         env, transform = self._inner
-        inner = transform._inv_call(tensordict.copy())
+        inner = tensordict
+        for part in _inverting_at_reset(env, leaves(transform)):
+            inner = part._inv_reset(inner)
         root = transform._reset(tensordict, env.plan.complete_reset(env._set_state(inner)))
         self._show_masks()
         return root
@@ -274,7 +300,7 @@ class TransformedEnv(EnvBase):
             transform.reset_parent()
             transform = Compose(transform)
             transform.set_container(self)
-            self.transform = transform
+            super().__setattr__("transform", transform)
         return transform
 
     def _checked(self, index: int) -> TransformedEnv:
@@ -343,6 +369,7 @@ class Flow:
         self.env, self.plan, self.outcome_of = env, env.plan, env.outcome_of
         acting = [part for part in parts if part not in late]
         self.inverses = [part._inv_call for part in reversed(parts) if _acts(part, "inv")]
+        self.reset_inverses = [part._inv_reset for part in _inverting_at_reset(env, parts)]
         self.steps = [part._step for part in acting if _acts(part, "step")]
         self.resets = [part._reset for part in acting if _acts(part, "reset")]
 
@@ -360,6 +387,7 @@ class Nest:
 
     def __init__(self, env: EnvBase, chain: Sequence[Transform]) -> None:
         self.env, self.chain = env, chain
+        self._inverting: list[Transform] | None = None
 
     def step(self, td: Any, level: int = -1) -> Any:
         """Step the environment seen through the first ``level`` transforms, or all."""
@@ -372,15 +400,41 @@ class Nest:
         """Reset the environment seen through the first ``level`` transforms, or all."""
         if level == 0:
             return self.env.plan.complete_reset(self.env._reset(td, **kwargs))
+        if self._inverting is None:
+            self._inverting = _inverting_at_reset(self.env, self.chain)
         inner = level - 1 if level > 0 else len(self.chain) - 1
-        step, reset = partial(self.step, level=inner), partial(self.reset, level=inner, **kwargs)
-        return self.chain[inner]._around_reset(reset, step, td)
+        part = self.chain[inner]
+        inverts = part in self._inverting
+
+        def reset(td: Any) -> Any:
+            given = part._inv_reset(td) if inverts and td is not None else td
+            return self.reset(given, inner, **kwargs)
+
+        return part._around_reset(reset, partial(self.step, level=inner), td)
 
 
 def nest(env: EnvBase, transform: Transform) -> Nest | None:
     """Return what steps ``env`` through a transform that drives it; ``None`` if it does not."""
     chain = leaves(transform)
     return Nest(env, chain) if any(part.drives for part in chain) else None
+
+
+def _inverting_at_reset(env: EnvBase, parts: Sequence[Transform]) -> list[Transform]:
+    """Return the transforms that act on what reset() is given, the outermost first.
+
+    Those that change only actions do not: a reset has none. Nor does any, around an environment
+    whose reset reads nothing but its mask.
+    """
+    if vouches(env, "reads_action_only"):
+        return []
+    actions = set(leaf_names(env._get_specs()["action"]))
+    found = []
+    for part in parts:
+        if part.inverts_at_reset(actions):
+            found.append(part)
+        pairs = zip(part.in_keys_inv, part.out_keys_inv, strict=True)
+        actions.update([outer for inner, outer in pairs if inner in actions])
+    return found[::-1]
 
 
 def choices(spec: TensorSpec) -> Iterator[Masked]:

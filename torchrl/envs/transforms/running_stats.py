@@ -31,6 +31,19 @@ def merge_moments(
     return loc + weight * gap, spread
 
 
+def frozen_deviation(loc: Tensor, var: Tensor, eps: float) -> Tensor:
+    """Return what to divide by, from statistics that do not follow the data any more.
+
+    The deviation, at least ``eps``; 1 where it is zero up to rounding: what never changed, or was
+    never seen, is only shifted.
+
+    >>> frozen_deviation(torch.zeros(2), torch.tensor([0.0, 4.0]), 1e-4)
+    tensor([1., 2.])
+    """
+    std = var.sqrt()
+    return std.clamp_min(eps).masked_fill(std <= 1e-12 * loc.abs(), 1.0)
+
+
 class RunningMeanStd(nn.Module):
     """Mean and standard deviation of all that was seen.
 

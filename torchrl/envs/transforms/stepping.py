@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -203,6 +203,17 @@ class MultiAction(Transform):
             kept += kept[-1:] * (num - len(kept))
             outcome.set(key, torch.stack(kept, axis))
         return outcome
+
+    def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
+        """Say whether what reset() is given holds observations that are lined up."""
+        return bool(self._observations)
+
+    def _inv_reset(self, tensordict: Any) -> Any:
+        inner = tensordict.copy()
+        for key in self._observations:
+            if (value := inner.get(key, None)) is not None:
+                inner.set(key, value.select(self._axis, -1))
+        return inner
 
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
         for key in self._observations:
