@@ -225,9 +225,6 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
         if self._options.num_threads is not None:
             self._threads_before = torch.get_num_threads()
             torch.set_num_threads(self._options.num_threads)
-        for recipe in self._recipes:
-            if isinstance(recipe, EnvCreator) and recipe.share_memory:
-                recipe.meta_data  # noqa: B018 - what is shared must be there before the workers
         crew = self._make_crew(self._recipes)
         try:
             self._check_metas(crew.metas)
