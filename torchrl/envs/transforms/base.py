@@ -62,6 +62,8 @@ class Transform(nn.Module):
     postponable = False
     missing_tolerance = False
     enable_inv_on_reset = False
+    # Whether a hook asks the environment itself, which then must stand where the record does.
+    asks_environment = False
     _container: Any
 
     def __init__(
@@ -211,6 +213,13 @@ class Transform(nn.Module):
             return None
         return {*self.in_keys, *self.out_keys, *self.in_keys_inv, *self.out_keys_inv}
 
+    def event_flags(self) -> dict[NestedKey, bool]:
+        """Return the flags written that tell what happened in a step: ``{key: value at a reset}``.
+
+        A transform that takes several steps as one raises such a flag if any of them did.
+        """
+        return {}
+
     def postponed(self) -> list[Postponed]:
         """Return what writes, after many steps, all that they and their resets would have written.
 
@@ -330,6 +339,19 @@ class Transform(nn.Module):
         if self._container is None:
             return None
         return self._container.before(self)
+
+    def _environment(self) -> Any:
+        """Return the environment that this transform and those beside it stand around.
+
+        Raises:
+            RuntimeError: if there is none.
+        """
+        env = self._container
+        while env is not None and not hasattr(env, "base_env"):
+            env = env.container
+        if env is None:
+            raise RuntimeError(f"{type(self).__name__} needs an environment; append it to one.")
+        return env.base_env
 
     def clone(self) -> Transform:
         """Return a copy that has no place yet."""

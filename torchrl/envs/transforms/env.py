@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -279,7 +280,25 @@ class TransformedEnv(EnvBase):
     def expect_resets(self, expected: bool) -> None:
         """Pass it on, unless the transform may see to it that ended rows are not reset."""
         env, transform = self._inner
-        env.expect_resets(expected and self._nested is None and is_entrywise(transform))
+        waits = self._nested is None and is_entrywise(transform)
+        waits = waits and not any(part.asks_environment for part in leaves(transform))
+        env.expect_resets(expected and waits)
+
+    def read_attribute(self, path: str) -> Any:
+        """Return an attribute of the environment inside; see :class:`EnvBase`."""
+        return self._inner[0].read_attribute(path)
+
+    @property
+    def event_flags(self) -> dict[NestedKey, bool]:
+        """The flags that tell what happened in a step, those of the transforms, too."""
+        self._get_specs()
+        return events_of(self.base_env, leaves(self.transform))
+
+    @property
+    def repeats_per_step(self) -> int:
+        """How often a step takes its action."""
+        parts = [getattr(part, "frame_skip", 1) for part in leaves(self.transform)]
+        return self._inner[0].repeats_per_step * math.prod(parts)
 
     # --- transforms ------------------------------------------------------------------------------
 
@@ -388,13 +407,14 @@ class Nest:
     def __init__(self, env: EnvBase, chain: Sequence[Transform]) -> None:
         self.env, self.chain = env, chain
         self._inverting: list[Transform] | None = None
+        self._inner_steps = [InnerStep(self, level) for level in range(len(chain))]
 
     def step(self, td: Any, level: int = -1) -> Any:
         """Step the environment seen through the first ``level`` transforms, or all."""
         if level == 0:
             return self.env.outcome_of(td)
         inner = level - 1 if level > 0 else len(self.chain) - 1
-        return self.chain[inner]._around_step(partial(self.step, level=inner), td)
+        return self.chain[inner]._around_step(self._inner_steps[inner], td)
 
     def reset(self, td: Any, level: int = -1, **kwargs: Any) -> Any:
         """Reset the environment seen through the first ``level`` transforms, or all."""
@@ -410,7 +430,36 @@ class Nest:
             given = part._inv_reset(td) if inverts and td is not None else td
             return self.reset(given, inner, **kwargs)
 
-        return part._around_reset(reset, partial(self.step, level=inner), td)
+        return part._around_reset(reset, self._inner_steps[inner], td)
+
+
+class InnerStep:
+    """Steps the environment seen through the first transforms of a nest.
+
+    Args:
+        nest: The nest.
+        level: How many transforms.
+    """
+
+    def __init__(self, nest: Nest, level: int) -> None:
+        self._nest, self._level = nest, level
+
+    def __call__(self, td: Any) -> Any:
+        return self._nest.step(td, self._level)
+
+    @cached_property
+    def event_flags(self) -> dict[NestedKey, bool]:
+        """The flags that tell what happened in such a step."""
+        return events_of(self._nest.env, self._nest.chain[: self._level])
+
+
+def events_of(env: EnvBase, chain: Sequence[Transform]) -> dict[NestedKey, bool]:
+    """Return the flags that tell what happened in a step, and their value after a reset."""
+    found = dict(env.event_flags)
+    for part in chain:
+        renamed = dict(zip(part.in_keys, part.out_keys, strict=False))
+        found = {renamed.get(key, key): value for key, value in found.items()} | part.event_flags()
+    return found
 
 
 def nest(env: EnvBase, transform: Transform) -> Nest | None:
@@ -425,7 +474,7 @@ def _inverting_at_reset(env: EnvBase, parts: Sequence[Transform]) -> list[Transf
     Those that change only actions do not: a reset has none. Nor does any, around an environment
     whose reset reads nothing but its mask.
     """
-    if vouches(env, "reads_action_only"):
+    if supports(env, "reads_action_only"):
         return []
     actions = set(leaf_names(env._get_specs()["action"]))
     found = []
