@@ -439,5 +439,32 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         """Same as :meth:`step`."""
         return self.step(tensordict)
 
+    def read_attribute(self, path: str) -> Any:
+        """Return an attribute, and what it returns if it can be called.
+
+        Args:
+            path: Its name, or several with dots between: ``"unwrapped.ale.lives"``.
+
+        Returns: one value, or one for each row, ``[*B, ...]``.
+        """
+        found: Any = self
+        for name in path.split("."):
+            found = getattr(found, name)
+        return found() if callable(found) else found
+
+    @property
+    def event_flags(self) -> dict[NestedKey, bool]:
+        """The flags that tell what happened in a step, and their value after a reset.
+
+        What takes several steps as one, such as :class:`~torchrl.envs.FrameSkipTransform`, raises
+        such a flag if any of the steps did.
+        """
+        return {}
+
+    @property
+    def repeats_per_step(self) -> int:
+        """How often a step takes its action."""
+        return 1
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}(batch_size={self.batch_size}, device={self.device})"

@@ -10,7 +10,7 @@ import cloudpickle
 
 from torchrl.envs.common import EnvBase
 from torchrl.envs.metadata import EnvMeta, build, meta_of
-from torchrl.envs.shared_statistics import SharedStatistics, has_statistics
+from torchrl.envs.shared_statistics import SharedStatistics
 
 
 class EnvCreator:
@@ -19,8 +19,8 @@ class EnvCreator:
     Args:
         create_env_fn: Builds an environment.
         create_env_kwargs: Its keyword arguments.
-        share_memory: Let all environments made by this recipe, and by copies of it in other
-            processes, update the running statistics of transforms such as
+        share_memory: Let all environments made by this recipe, by its variants, and by copies of
+            them in other processes, update the running statistics of transforms such as
             :class:`~torchrl.envs.VecNorm` together.
         kwargs: More of its keyword arguments.
 
@@ -37,7 +37,9 @@ class EnvCreator:
         share_memory: bool = True,
         **kwargs: Any,
     ) -> None:
+        statistics: SharedStatistics | None = None
         if isinstance(create_env_fn, EnvCreator):
+            statistics = create_env_fn._statistics
             create_env_kwargs = {**create_env_fn.create_env_kwargs, **(create_env_kwargs or {})}
             share_memory &= create_env_fn.share_memory
             create_env_fn = create_env_fn.create_env_fn
@@ -50,17 +52,17 @@ class EnvCreator:
         self.create_env_kwargs: dict[str, Any] = {**(create_env_kwargs or {}), **kwargs}
         self.share_memory: bool = share_memory
         self._meta: EnvMeta | None = None
-        self._statistics: SharedStatistics | None = None
+        # There before any environment is: it travels with copies that are made before the first.
+        self._statistics: SharedStatistics | None = (
+            (statistics or SharedStatistics()) if share_memory else None
+        )
 
     def make_variant(self, **kwargs: Any) -> EnvCreator:
         """Return a recipe with some arguments replaced."""
-        own = {**self.create_env_kwargs, **kwargs}
-        return EnvCreator(self.create_env_fn, own, share_memory=self.share_memory)
+        return EnvCreator(self, kwargs, share_memory=self.share_memory)
 
     def __call__(self, **kwargs: Any) -> Any:
         """Build an environment."""
-        if self.share_memory:
-            self.meta_data  # noqa: B018 - the statistics that are shared are those of the first
         env = self.create_env_fn(**{**self.create_env_kwargs, **kwargs})
         if self._statistics is not None:
             self._statistics.bind(env)
@@ -79,8 +81,6 @@ class EnvCreator:
             env = build(partial(self.create_env_fn, **self.create_env_kwargs))
             try:
                 self._meta = meta_of(env)
-                if self.share_memory and has_statistics(env):
-                    self._statistics = SharedStatistics(env)
             finally:
                 env.close()
         return self._meta

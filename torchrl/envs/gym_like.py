@@ -121,6 +121,16 @@ class GymLikeEnv(EnvWrapper):
         super().__init__(**kwargs)
         self._make_flags()
 
+    @property
+    def repeats_per_step(self) -> int:
+        """How often a step takes its action: the environment inside may repeat it, too."""
+        env: Any = self._env
+        own = getattr(getattr(env, "unwrapped", env), "_frameskip", None)  # of Atari games
+        if own is None:
+            kwargs = getattr(getattr(env, "spec", None), "kwargs", None) or {}
+            own = kwargs.get("frameskip", 1)
+        return self.frame_skip * int(np.max(own))
+
     def _make_flags(self) -> None:
         self._flags = tuple(
             as_constant(torch.full((*self.batch_size, 1), flag, device=self.device))

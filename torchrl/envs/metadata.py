@@ -32,6 +32,7 @@ class EnvMeta:
         allow_done_after_reset: Whether its episodes may be over when they begin.
         action_masks: The entry that says which choices of an action are legal, by action.
         draws_from_spec: Whether any action of the spec may be a random action.
+        event_flags: The flags that tell what happened in a step, and their value after a reset.
     """
 
     specs: dict[str, Composite]
@@ -41,6 +42,7 @@ class EnvMeta:
     allow_done_after_reset: bool
     action_masks: dict[NestedKey, NestedKey]
     draws_from_spec: bool
+    event_flags: dict[NestedKey, bool]
 
     def names(self, *groups: str) -> list[NestedKey]:
         """Return the entries of some groups of specs, each once."""
@@ -104,6 +106,7 @@ def meta_of(env: EnvBase) -> EnvMeta:
         allow_done_after_reset=env._allow_done_after_reset,
         action_masks=env.action_masks,
         draws_from_spec=env.draws_from_spec,
+        event_flags=env.event_flags,
     )
 
 

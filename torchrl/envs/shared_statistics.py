@@ -4,92 +4,119 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pickle
+import struct
+import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchrl._core.memory import Memory, aligned
+from torchrl._core.memory import ALIGNMENT, Memory, aligned
 
-Place = tuple[str, str, int, torch.Size, torch.dtype]  # module, buffer, offset, shape, dtype
+Key = tuple[str, str, tuple[int, ...], torch.dtype]  # module, buffer, shape, dtype
+_SIZES = struct.Struct("qq")  # of an entry in all, and of its key
+_thread_locks: dict[int, Any] = {}  # by process: one that was forked starts with a free lock
 
 
 class SharedStatistics:
-    """Memory for the buffers of all parts of an environment that can share theirs.
+    """Memory for the statistics of all environments of one recipe, in whichever process.
 
-    Those are parts with an attribute ``is_shared``, as :class:`~torchrl.envs.VecNorm` has. A copy
-    in another process looks at the same memory for as long as this process lives. As a context, it
-    keeps the others from the statistics.
+    It holds nothing until a first environment is bound, so that it can be made, and copied to other
+    processes, before any is built. A copy looks at the same memory for as long as the process lives
+    that made it. As a context, it keeps other threads and processes from the statistics.
 
-    Args:
-        env: The environment; its buffers are the first values.
+    Statistics are those of parts with an attribute ``is_shared``, as
+    :class:`~torchrl.envs.VecNorm` has. Parts that stand at the same place in their environments and
+    have buffers of the same shape share them.
     """
 
-    def __init__(self, env: Any) -> None:
-        self._places: list[Place] = []
-        values, end = [], 0
-        for module, name, buffer in _buffers(env):
-            self._places.append((module, name, end, buffer.shape, buffer.dtype))
-            values.append(buffer)
-            end += aligned(buffer.numel() * buffer.dtype.itemsize)
-        self._open(Memory(end, "shared"))
-        for view, value in zip(self._views(), values, strict=True):
-            view.copy_(value)
+    # The memory: entries one after the other, each its two sizes, its key and its numbers.
 
-    def _open(self, memory: Memory) -> None:
-        self._memory = memory
-        weakref.finalize(self, memory.close)
+    def __init__(self) -> None:
+        self._open(Memory(ALIGNMENT, "shared").file)
 
-    def _views(self) -> list[Tensor]:
-        return [self._memory.view(at, shape, dtype) for _, _, at, shape, dtype in self._places]
+    def _open(self, file: int | None) -> None:
+        assert file is not None
+        self._file = file
+        weakref.finalize(self, os.close, file)
 
     def bind(self, env: Any) -> None:
-        """Let an environment use these statistics in place of its own, where they are alike."""
-        own = {(module, name): buffer for module, name, buffer in _buffers(env)}
-        for (module, name, *_), view in zip(self._places, self._views(), strict=True):
-            buffer = own.get((module, name))
-            if buffer is not None and (buffer.shape, buffer.dtype) == (view.shape, view.dtype):
-                part = env.get_submodule(module)
-                part._buffers[name] = view
-                part.is_shared = True
-                part.lock = part.lock or self
+        """Let an environment use these statistics in place of its own.
+
+        What no environment had before begins with the numbers of this one.
+        """
+        own = list(_buffers(env))
+        if not own:
+            return
+        with self:
+            places = dict(self._places())
+            for _, _, key, buffer in own:
+                if key not in places:
+                    places[key] = self._append(key, buffer)
+            memory = Memory(self._num_bytes(), file=self._file)
+        for part, name, key, buffer in own:
+            part._buffers[name] = memory.view(places[key], buffer.shape, buffer.dtype)
+            part.is_shared, part.lock = True, part.lock or self
+
+    def _num_bytes(self) -> int:
+        return os.fstat(self._file).st_size
+
+    def _places(self) -> Iterator[tuple[Key, int]]:
+        """Yield the key of each entry and where its numbers begin."""
+        place = ALIGNMENT
+        while True:
+            size, key_size = _SIZES.unpack(self._read(place, _SIZES.size))
+            if not size:  # the end, or what a process that was killed did not complete
+                return
+            start = place + _SIZES.size
+            yield pickle.loads(self._read(start, key_size)), aligned(start + key_size)
+            place += size
+
+    def _read(self, place: int, num_bytes: int) -> bytes:
+        return os.pread(self._file, num_bytes, place).ljust(num_bytes, b"\0")
+
+    def _append(self, key: Key, value: Tensor) -> int:
+        """Add an entry; return where its numbers begin."""
+        place, name = ALIGNMENT, pickle.dumps(key)
+        for _ in self._places():
+            place += _SIZES.unpack(self._read(place, _SIZES.size))[0]
+        start = aligned(place + _SIZES.size + len(name))
+        end = aligned(start + value.numel() * value.dtype.itemsize)
+        os.truncate(self._file, max(end, self._num_bytes()))
+        Memory(end, file=self._file).view(start, value.shape, value.dtype).copy_(value)
+        os.pwrite(self._file, name, place + _SIZES.size)
+        os.pwrite(self._file, _SIZES.pack(end - place, len(name)), place)  # now it is there
+        return start
 
     def __enter__(self) -> SharedStatistics:
-        assert self._memory.file is not None
-        fcntl.lockf(self._memory.file, fcntl.LOCK_EX)
+        _thread_locks.setdefault(os.getpid(), threading.Lock()).acquire()
+        fcntl.lockf(self._file, fcntl.LOCK_EX)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        assert self._memory.file is not None
-        fcntl.lockf(self._memory.file, fcntl.LOCK_UN)
+        fcntl.lockf(self._file, fcntl.LOCK_UN)
+        _thread_locks[os.getpid()].release()
 
     def __getstate__(self) -> dict[str, Any]:
-        path = f"/proc/{os.getpid()}/fd/{self._memory.file}"
-        values = self._memory.bytes.numpy().tobytes()
-        return {"places": self._places, "path": path, "values": values}
+        with self:
+            values = self._read(0, self._num_bytes())
+        return {"path": f"/proc/{os.getpid()}/fd/{self._file}", "values": values}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._places, values = state["places"], state["values"]
         try:
-            file = os.open(state["path"], os.O_RDWR)
+            self._open(os.open(state["path"], os.O_RDWR))
         except OSError:  # the process that made it is gone; what it knew goes on
-            self._open(Memory(len(values), "shared"))
-            self._memory.bytes.copy_(torch.frombuffer(bytearray(values), dtype=torch.uint8))
-        else:
-            self._open(Memory(len(values), file=file))
+            self._open(Memory(len(state["values"]), "shared").file)
+            os.pwrite(self._file, state["values"], 0)
 
 
-def has_statistics(env: Any) -> bool:
-    """Say whether a part of an environment could share its statistics."""
-    return bool(_buffers(env))
-
-
-def _buffers(env: Any) -> list[tuple[str, str, Tensor]]:
-    return [
-        (module, name, buffer)
-        for module, part in env.named_modules()
-        if hasattr(part, "is_shared") and hasattr(part, "lock")
-        for name, buffer in part._buffers.items()
-        if buffer is not None
-    ]
+def _buffers(env: Any) -> Iterator[tuple[Any, str, Key, Tensor]]:
+    """Yield each buffer that can be shared: its part, its name, its key and itself."""
+    for module, part in env.named_modules():
+        if hasattr(part, "is_shared") and hasattr(part, "lock") and not part.is_shared:
+            for name, buffer in part._buffers.items():
+                if buffer is not None:
+                    yield part, name, (module, name, tuple(buffer.shape), buffer.dtype), buffer

@@ -190,6 +190,23 @@ def check_partial_reset_leaves_memory_alone(make: Make, make_env: MakeEnv) -> No
     assert_same(steps[0][1:], steps[1][1:])
 
 
+def check_rows_that_stand_still_keep_their_memory(make: Make, make_env: MakeEnv) -> None:
+    """Rows that a step leaves out go on as if no other row had stepped."""
+    env: Any = begin(lambda: TransformedEnv(make_env(), make()))
+    if not env.batch_size:
+        return
+    root = env.step_mdp(env.rollout(2)[..., -1])
+    action = env.rand_action(root.clone()).select(*env.action_keys)
+    copied, undisturbed = copy.deepcopy(env), root.clone()
+    rows = torch.zeros(*env.batch_size, 1, dtype=torch.bool)
+    rows[0] = True
+    held = env.step_mdp(env.step(root.update(action).set("_step", rows)))
+    names = [*env.observation_keys, *env.done_keys]
+    assert_same(held.select(*names)[1:], undisturbed.select(*names)[1:])
+    steps = [each.step(td.update(action)) for each, td in ((env, held), (copied, undisturbed))]
+    assert_same(steps[0][1:], steps[1][1:])
+
+
 def check_serves_a_buffer(make: Make, make_env: MakeEnv) -> None:
     """In a replay buffer, entries get the shapes and dtypes that they have in an environment.
 
@@ -238,6 +255,7 @@ LAWS = (
     check_state_is_carried_over,
     check_copies_are_independent,
     check_partial_reset_leaves_memory_alone,
+    check_rows_that_stand_still_keep_their_memory,
     check_serves_a_buffer,
     check_clone_has_no_place,
 )

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from functools import partial
 
 import gymnasium
 import minari
@@ -205,3 +206,36 @@ def test_datasets_are_found_by_name(tmp_path, monkeypatch):
         load_dataset("mini:x")
     with pytest.raises(TypeError, match=r"unexpected arguments; found \['sampler'\]"):
         OfflineToOnlineReplayBuffer(steps(0, 5), online_capacity=9, sampler=None)
+
+
+def test_a_dataset_that_was_recorded_again_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    box = partial(gymnasium.spaces.Box, -1.0, 1.0, dtype=np.float32)
+
+    def rewards():
+        data = MinariExperienceReplay("hand/made-v0", 3, root=tmp_path / "ours", download=False)
+        return data.sample()["next", "reward"].unique().tolist()
+
+    for reward in (1.0, 2.0, 3.0):
+        if reward > 1:
+            minari.delete_dataset("hand/made-v0")
+            assert rewards() == [reward - 1]  # it is kept though Minari's is gone
+        episode = EpisodeBuffer(
+            id=0,
+            observations=np.zeros((4, 2), dtype=np.float32),
+            actions=np.zeros((3, 1), dtype=np.float32),
+            rewards=[reward] * 3,
+            terminations=[False, False, True],
+            truncations=[False] * 3,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            minari.create_dataset_from_buffers(
+                "hand/made-v0",
+                [episode],
+                env=None,
+                observation_space=box(shape=(2,)),
+                action_space=box(shape=(1,)),
+            )
+        assert rewards() == [reward]
+        assert rewards() == [reward]

@@ -11,8 +11,11 @@ from torchrl.envs import (
     ObservationNorm,
     StepCounter,
     TransformedEnv,
+    VecNorm,
+    VecNormV2,
     check_env_specs,
 )
+from torchrl.testing.env import begin
 from torchrl.testing.mocks import (
     CountingEnv,
 )
@@ -134,3 +137,78 @@ def test_whole_numbers_are_normalised_too():
         CountingEnv(), Compose(StepCounter(), ObservationNorm(1.0, 0.5, in_keys=["step_count"]))
     )
     assert env.observation_spec["step_count"].dtype == torch.float32
+
+
+class Still(CountingEnv):
+    """Its second observation is constant, up to rounding, until ``moved`` is set."""
+
+    value, moved = 1000.1, 0.0
+
+    def _shown(self, td):
+        observation = td["observation"].expand(*self.batch_size, 2).clone()
+        observation[..., 1] = self.value + self.moved
+        return td.set("observation", observation)
+
+    def _reset(self, tensordict=None, **kwargs):
+        return self._shown(super()._reset(tensordict, **kwargs))
+
+    def _step(self, tensordict):
+        return self._shown(super()._step(tensordict))
+
+
+@pytest.mark.parametrize("standard_normal", [False, True])
+@pytest.mark.parametrize("value", [0.0, 5.0, 1000.1, -1e6, 0.1])
+@pytest.mark.parametrize("batch_size", [(), (3,)])
+def test_a_feature_that_did_not_change_is_only_shifted(standard_normal, value, batch_size):
+    env = Still(99, batch_size=batch_size)
+    env.value = value
+    norm = ObservationNorm(in_keys=["observation"], standard_normal=standard_normal)
+    seen = TransformedEnv(env, norm)
+    norm.init_stats(20, reduce_dim=tuple(range(len(batch_size) + 1)))
+    rounding = max(1e-5, abs(value) * 1e-6)
+    assert seen.reset()["observation"][..., 1].abs().max() <= rounding
+    env.moved = 1.0
+    moved = seen.rollout(3)["observation"][..., 1]
+    torch.testing.assert_close(moved, torch.ones_like(moved), atol=rounding, rtol=0)
+
+
+def test_one_step_shows_no_change():
+    norm = ObservationNorm(in_keys=["observation"], standard_normal=True)
+    TransformedEnv(CountingEnv(), norm).transform.init_stats(1)
+    assert torch.equal(norm.scale, torch.ones_like(norm.scale))
+
+
+def test_the_least_deviation_can_be_given():
+    norm = ObservationNorm(in_keys=["observation"], standard_normal=True, eps=0.25)
+    TransformedEnv(Still(), norm).transform.init_stats(20)
+    assert norm.scale[1] == 0.25
+
+
+STILL = {
+    "frozen": lambda norm: norm.freeze(),
+    "evaluated": lambda norm: norm.eval(),
+    "copied": lambda norm: norm.frozen_copy(),
+    "observation norm": lambda norm: norm.to_observation_norm(),
+}
+
+
+@pytest.mark.parametrize("stop", STILL.values(), ids=STILL)
+@pytest.mark.parametrize("make", [VecNorm, VecNormV2])
+@pytest.mark.parametrize("value", [0.0, 1000.1])
+def test_statistics_that_stand_still_only_shift_what_never_changed(make, stop, value):
+    base = Still(99, batch_size=(3,))
+    base.value = value
+    norm = make(["observation"])
+    TransformedEnv(base, norm).rollout(30)
+    stopped = stop(norm)
+    if stopped is norm:
+        norm.reset_parent()
+    base.moved = 1.0
+    moved = TransformedEnv(base, stopped).rollout(3)["observation"][..., 1]
+    torch.testing.assert_close(moved, torch.ones_like(moved), atol=1e-3, rtol=0)
+
+
+def test_statistics_of_nothing_change_nothing():
+    norm = VecNorm(["observation"]).freeze()
+    seen = begin(lambda: TransformedEnv(CountingEnv(), norm)).rollout(3)
+    assert torch.equal(seen["observation"], begin(CountingEnv).rollout(3)["observation"])

@@ -186,7 +186,6 @@ def test_the_way_in_can_act_on_what_reset_is_given():
 
     hint = Hinted(in_keys_inv=["hint"])
     assert hint.invertible
-    assert hint.drives
     env = TransformedEnv(Base(), Compose(StepCounter(), hint.set_missing_tolerance(True)))
     env.reset(TensorDict(hint=torch.ones(1)))
     assert given[-1] == 0.5

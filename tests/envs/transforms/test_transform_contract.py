@@ -280,6 +280,15 @@ EXCUSED = {
         "drivers, then changed",
         "no-ops",
     },
+    # All rows share their memory, or are drawn at once.
+    laws.check_rows_that_stand_still_keep_their_memory: {
+        "vecnorm",
+        "return norm",
+        "rnd",
+        "mujoco",
+        "random crop",
+        "discretizer, random",
+    },
     # What was played is recorded by the environment that the transform belongs to.
     laws.check_composed_is_alone: {"discretizer, recorded"},
 }
@@ -394,6 +403,24 @@ def test_laws_find_a_transform_that_resets_too_many_rows():
     with pytest.raises(AssertionError, match="observation"):
         laws.check_partial_reset_leaves_memory_alone(
             lambda: Amnesiac(3, -1, OBS), lambda: World((4,))
+        )
+
+
+class Restless(CatFrames):
+    """Takes up a frame in rows that stand still, too."""
+
+    def _step(self, tensordict, next_tensordict):
+        moving = tensordict.pop("_step", None)
+        super()._step(tensordict, next_tensordict)
+        if moving is not None:
+            tensordict.set("_step", moving)
+        return next_tensordict
+
+
+def test_laws_find_a_transform_that_moves_rows_that_stand_still():
+    with pytest.raises(AssertionError, match="observation"):
+        laws.check_rows_that_stand_still_keep_their_memory(
+            lambda: Restless(3, -1, OBS), lambda: World((4,))
         )
 
 

@@ -11,21 +11,31 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 
 from torchrl._core.errors import MissingKeyError, ResetError, ShapeError, SpecError
-from torchrl.data import LazyTensorStorage, OneHot, ReplayBuffer
+from torchrl.data import (
+    Categorical,
+    Composite,
+    LazyTensorStorage,
+    OneHot,
+    ReplayBuffer,
+    Unbounded,
+)
 from torchrl.envs import (
     ActionDiscretizer,
     ActionMask,
     ActionScaling,
+    AsyncEnvPool,
     AtariPreprocessing,
     BatchSizeTransform,
     BurnInTransform,
     CatFrames,
     CatTensors,
     Compose,
+    ConditionalPolicySwitch,
     ConditionalSkip,
     Crop,
     DiscreteActionProjection,
     EndOfLifeTransform,
+    EnvBase,
     EpisodicLife,
     ExcludeTransform,
     FiniteTensorDictCheck,
@@ -35,17 +45,20 @@ from torchrl.envs import (
     FrameSkipTransform,
     GymWrapper,
     Hash,
+    InitTracker,
     ModuleTransform,
     MultiAction,
     MultiStepTransform,
     NoopResetEnv,
     ObservationNorm,
+    ParallelEnv,
     PermuteTransform,
     RandomCropTensorDict,
     RandomTruncationTransform,
     RenameTransform,
     RewardSum,
     SelectTransform,
+    SerialEnv,
     Stack,
     StepCounter,
     TerminateTransform,
@@ -551,3 +564,248 @@ def test_a_module_runs_inside_the_environment():
     batch = env.rollout(5)
     torch.testing.assert_close(batch["embedding"], linear.module(batch["observation"]).detach())
     assert not batch["embedding"].requires_grad
+
+
+# --- lives of several games, and what happens in skipped frames ----------------------------------
+
+
+class Lives(EnvBase):
+    """A game of five lives; one is lost at each frame in ``lost``, the game ends with the last.
+
+    Its success holds for one frame, it can truncate without done, its frames are numbered.
+    """
+
+    def __init__(self, lost=(9, 19, 30, 41, 53), batch_size=()):
+        super().__init__(batch_size=batch_size)
+        self.frame, self.lost, batch = 0, lost, self.batch_size
+        flag = Categorical(2, shape=(*batch, 1), dtype=torch.bool)
+        self.observation_spec = Composite(
+            frame=Unbounded((*batch, 1)), success=flag.clone(), shape=batch
+        )
+        self.action_spec = OneHot(2, (*batch, 2))
+        self.done_spec = Composite(
+            done=flag.clone(), terminated=flag.clone(), truncated=flag.clone(), shape=batch
+        )
+
+    def lives(self):
+        return 5 - sum(self.frame >= frame for frame in self.lost)
+
+    def _set_seed(self, seed):
+        pass
+
+    def _entries(self, **more):
+        full = lambda value, dtype: torch.full((*self.batch_size, 1), value, dtype=dtype)
+        entries = {"frame": full(self.frame, torch.float32)}
+        entries["success"] = full(self.frame % 5 == 2, torch.bool)
+        entries |= {key: full(value, torch.bool) for key, value in more.items()}
+        return entries
+
+    def _reset(self, tensordict=None, **kwargs):
+        self.frame = 0
+        return TensorDict(self._entries(), self.batch_size)
+
+    def _step(self, tensordict):
+        self.frame += 1
+        over = self.lives() == 0
+        entries = self._entries(done=over, terminated=over, truncated=False)
+        entries["reward"] = torch.ones(*self.batch_size, 1)
+        return TensorDict(entries, self.batch_size)
+
+
+LOST = [(9, 19, 30, 41, 53), (11, 12, 27, 38, 49)]
+BATCHES = {
+    "serial": lambda makers: SerialEnv(2, makers),
+    "parallel": lambda makers: ParallelEnv(2, makers, mp_start_method="fork"),
+    "one worker": lambda makers: ParallelEnv(1, makers, mp_start_method="fork"),
+    "threads": AsyncEnvPool,
+    "processes": lambda makers: AsyncEnvPool(makers, backend="multiprocessing"),
+    "batches of batches": lambda makers: SerialEnv(1, lambda: SerialEnv(2, makers)),
+}
+
+
+def end_of_life():
+    return EndOfLifeTransform(eol_attribute="lives")
+
+
+def steps_by_hand(lost, skip, steps):
+    """Return lives before and after each step, with a new game after the end of one."""
+    frame, before, after = 0, [], []
+    left = lambda: 5 - sum(frame >= each for each in lost)
+    for _ in range(steps):
+        before.append(left())
+        for _ in range(skip):
+            frame += 1
+            if left() == 0:
+                break
+        after.append(left())
+        frame = 0 if left() == 0 else frame
+    return torch.tensor(before), torch.tensor(after)
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("skip", [1, 4])
+def test_each_game_of_a_batch_has_lives_of_its_own(kind, skip):
+    env = BATCHES[kind]([lambda: Lives(LOST[0]), lambda: Lives(LOST[1])])
+    env = TransformedEnv(env, end_of_life())
+    if skip > 1:
+        env.append_transform(FrameSkipTransform(skip))
+    batch = env.rollout(60, break_when_any_done=False).reshape(2, 60)
+    env.close()
+    for row, lost in zip(batch, LOST, strict=True):
+        before, after = steps_by_hand(lost, skip, 60)
+        assert row["lives"].flatten().tolist() == before.tolist()
+        assert row["next", "lives"].flatten().tolist() == after.tolist()
+        assert row["next", "end-of-life"].flatten().tolist() == (after < before).tolist()
+        assert row["next", "done"].flatten().tolist() == (after == 0).tolist()
+
+
+class GymLives(gymnasium.Env):
+    """The game of lives in gymnasium, asked or in its infos."""
+
+    observation_space = gymnasium.spaces.Box(0, 99, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, lost):
+        self.lost, self.frame = lost, 0
+
+    @property
+    def ale(self):
+        return self
+
+    def lives(self):
+        return 5 - sum(self.frame >= frame for frame in self.lost)
+
+    def _seen(self):
+        return np.full(1, self.frame, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.frame = 0
+        return self._seen(), {"lives": self.lives()}
+
+    def step(self, action):
+        self.frame += 1
+        return self._seen(), 1.0, self.lives() == 0, False, {"lives": self.lives()}
+
+
+@pytest.mark.parametrize("skip", [1, 4])
+@pytest.mark.parametrize("mode", ["Disabled", "SameStep", "NextStep"])
+@pytest.mark.parametrize("kind", ["SyncVectorEnv", "AsyncVectorEnv"])
+def test_each_game_of_a_vector_environment_has_lives_of_its_own(kind, mode, skip):
+    makers = [lambda: GymLives(LOST[0]), lambda: GymLives(LOST[1])]
+    mode = gymnasium.vector.AutoresetMode(mode)
+    base = GymWrapper(getattr(gymnasium.vector, kind)(makers, autoreset_mode=mode), frame_skip=skip)
+    env = TransformedEnv(base, EndOfLifeTransform())
+    batch = env.rollout(60, break_when_any_done=False)
+    env.close()
+    for row, lost in zip(batch, LOST, strict=True):
+        before, after = steps_by_hand(lost, skip, 60)
+        assert row["lives"].flatten().tolist() == before.tolist()
+        assert row["next", "end-of-life"].flatten().tolist() == (after < before).tolist()
+        if mode.value != "SameStep" or skip == 1:
+            assert row["next", "lives"].flatten().tolist() == after.tolist()
+
+
+def test_one_number_of_lives_for_several_games_is_refused():
+    env = TransformedEnv(Lives(batch_size=(3,)), end_of_life())
+    with pytest.raises(ShapeError, match="is not told the lives of each game"):
+        env.reset()
+
+
+ORDERS = {
+    "life, skip, end": lambda n: (end_of_life(), FrameSkipTransform(n), EpisodicLife()),
+    "skip, life, end": lambda n: (FrameSkipTransform(n), end_of_life(), EpisodicLife()),
+    "life, end, skip": lambda n: (end_of_life(), EpisodicLife(), FrameSkipTransform(n)),
+    "life, switch, end": lambda n: (
+        end_of_life(),
+        *[ConditionalPolicySwitch(zeros, lambda td: True)] * (n > 1),
+        EpisodicLife(),
+    ),
+    "life, no-ops, skip, end": lambda n: (
+        end_of_life(),
+        NoopResetEnv(2, random=False, noop_action=0),
+        FrameSkipTransform(n),
+        EpisodicLife(),
+        FireReset(),
+    ),
+}
+
+
+def zeros(td):
+    return td.set("action", torch.tensor([1, 0]).expand(*td.batch_size, 2))
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["one", "batch"])
+@pytest.mark.parametrize("skip", [2, 3, 4])
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_life_lost_in_any_frame_ends_the_episode_in_any_order(order, skip, batched):
+    base = SerialEnv(2, [lambda: Lives(LOST[0]), lambda: Lives(LOST[1])]) if batched else Lives()
+    env = TransformedEnv(base, Compose(InitTracker(), *ORDERS[order](skip), RewardSum()))
+    batch = env.rollout(80, break_when_any_done=False)
+    lost = batch["next", "lives"] < batch["lives"]
+    assert lost.sum() >= 4
+    assert torch.equal(batch["next", "done"], lost)
+    assert torch.equal(batch["next", "terminated"], lost)
+    assert not batch["done"].any()
+    assert not batch["end-of-life"].any()
+    # An episode begins after each end, for a policy that remembers, too.
+    begins = torch.cat([torch.ones_like(lost[..., :1, :]), lost[..., :-1, :]], -2)
+    assert torch.equal(batch["is_init"], begins)
+    assert not batch["next", "is_init"].any()
+
+
+@pytest.mark.parametrize("make", [
+    lambda: FrameSkipTransform(4, event_keys=["success"]),
+    lambda: FrameSkipTransform(4),
+])  # fmt: skip
+def test_flags_of_single_frames_are_kept_where_they_are_named(make):
+    skip = make()
+    batch = TransformedEnv(Lives(), skip).rollout(4)
+    frames = batch["next", "frame"].flatten().tolist()
+    assert frames == [4, 8, 12, 16]
+    named = [True, True, True, False]  # in frames 2, 7, 12 and 17
+    last = [frame % 5 == 2 for frame in frames]
+    expected = named if skip.event_keys else last
+    assert batch["next", "success"].flatten().tolist() == expected
+    with pytest.raises(MissingKeyError, match="sucess"):
+        TransformedEnv(Lives(), FrameSkipTransform(4, event_keys=["sucess"]))
+
+
+def test_an_end_flag_without_done_is_kept_in_skipped_frames():
+    class Warns(Lives):
+        def _step(self, tensordict):
+            out = super()._step(tensordict)
+            return out.set("truncated", torch.tensor([self.frame == 2]))
+
+    batch = TransformedEnv(Warns(), FrameSkipTransform(4)).rollout(2, break_when_any_done=False)
+    assert batch["next", "truncated"].flatten().tolist() == [True, False]
+
+
+class Repeats(Lives):
+    @property
+    def repeats_per_step(self):
+        return 4
+
+
+@pytest.mark.parametrize("make", [
+    Repeats,
+    lambda: SerialEnv(2, [Lives, Repeats]),
+    lambda: ParallelEnv(2, Repeats, mp_start_method="fork"),
+    lambda: TransformedEnv(Repeats(), StepCounter()),
+    lambda: TransformedEnv(TransformedEnv(Lives(), FrameSkipTransform(2)), RewardSum()),
+    lambda: GymWrapper(GymLives(LOST[0]), frame_skip=2),
+])  # fmt: skip
+def test_frames_skipped_twice_are_warned_of_once(make):
+    env = TransformedEnv(make(), Compose(StepCounter(), FrameSkipTransform(4)))
+    with pytest.warns(UserWarning, match="skips frames of an environment that skips frames"):
+        env.reset()
+    env.reset()
+    env.close()
+
+
+def test_transforms_before_a_reset_that_steps_still_mark_its_beginning():
+    parts = InitTracker(), NoopResetEnv(2, random=False), FireReset()
+    env = TransformedEnv(Lives(), Compose(*parts))
+    batch = env.rollout(40, break_when_any_done=False)
+    over = batch["next", "done"][:-1]
+    assert torch.equal(batch["is_init"][1:], over)
+    assert batch["is_init"][0]

@@ -7,7 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from torchrl._core.errors import MissingKeyError
-from torchrl.data import Unbounded
+from torchrl.data import ReplayBuffer, Unbounded
 from torchrl.envs import (
     Compose,
     InitTracker,
@@ -121,7 +121,7 @@ def test_compositions_can_be_edited():
 def test_a_transform_has_one_place():
     counter = StepCounter()
     env = TransformedEnv(CountingEnv(), counter)
-    with pytest.raises(ValueError, match=r"belongs to another environment .*clone\(\)"):
+    with pytest.raises(ValueError, match=r"belongs to an environment .*clone\(\)"):
         TransformedEnv(CountingEnv(), counter)
     TransformedEnv(CountingEnv(), counter.clone())
     assert counter.container is env
@@ -175,3 +175,65 @@ def test_a_state_can_be_set_through_transforms():
     root = env.reset(TensorDict(position=torch.full((1,), 0.25)), set_state=True)
     assert root["position"] == 0.25
     assert root["step_count"] == 0
+
+
+TWICE = {
+    "appended": lambda t: TransformedEnv(CountingEnv(), t).append_transform(t),
+    "inserted": lambda t: TransformedEnv(CountingEnv(), t).insert_transform(0, t),
+    "composed": lambda t: Compose(t, t),
+    "composed within each other": lambda t: Compose(Compose(StepCounter(), t), t),
+    "appended to a composition": lambda t: Compose(t).append(t),
+    "inserted into a composition": lambda t: Compose(InitTracker(), t).insert(0, t),
+    "in environments within each other": lambda t: TransformedEnv(
+        TransformedEnv(CountingEnv(), t), t
+    ),
+    "assigned": lambda t: setattr(TransformedEnv(CountingEnv(), t), "transform", Compose(t)),
+    "appended to a buffer": lambda t: ReplayBuffer(transform=t).append_transform(t),
+    "composed in a buffer": lambda t: ReplayBuffer(transform=Compose(t, t)),
+}
+
+
+@pytest.mark.parametrize("build", TWICE.values(), ids=TWICE)
+@pytest.mark.parametrize("make", [lambda: RewardScaling(0.0, 2.0), lambda: Compose(RewardSum())])
+def test_a_transform_has_one_place_in_one_environment(build, make):
+    with pytest.raises(ValueError, match=r"already.*clone\(\)"):
+        build(make())
+
+
+def test_a_clone_may_stand_beside_the_original():
+    scale = RewardScaling(0.0, 2.0)
+    env = TransformedEnv(CountingEnv(), Compose(scale, scale.clone()))
+    env.append_transform(scale.clone())
+    actions = torch.rand(3, 1)
+    reward = CountingEnv().rollout(3, actions=actions)["next", "reward"]
+    assert torch.equal(env.rollout(3, actions=actions)["next", "reward"], 8 * reward)
+    assert len(ReplayBuffer(transform=scale).append_transform(scale.clone()).transform) == 2
+
+
+def test_what_was_refused_can_be_used_elsewhere():
+    scale, counter = RewardScaling(0.0, 2.0), StepCounter()
+    with pytest.raises(ValueError, match="already"):
+        Compose(scale, counter, counter)
+    mistyped = ObservationNorm(1.0, 2.0, in_keys=["observatoin"])
+    with pytest.raises(MissingKeyError, match="observatoin"):
+        TransformedEnv(CountingEnv(), mistyped)
+    assert mistyped.container is None
+    TransformedEnv(CountingEnv(), Compose(counter, scale)).rollout(2)
+
+
+def test_a_transform_can_be_replaced():
+    env = TransformedEnv(CountingEnv(), StepCounter())
+    before = env.transform
+    env.transform = RewardScaling(0.0, 2.0)
+    assert before.container is None
+    assert "step_count" not in env.observation_keys
+    actions = torch.rand(3, 1)
+    reward = CountingEnv().rollout(3, actions=actions)["next", "reward"]
+    assert torch.equal(env.rollout(3, actions=actions)["next", "reward"], 2 * reward)
+    scale = env.transform
+    with pytest.raises(MissingKeyError, match="observatoin"):
+        env.transform = ObservationNorm(1.0, 2.0, in_keys=["observatoin"])
+    assert env.transform is scale
+    assert "step_count" not in set(env.rollout(3).keys())
+    env.transform = lambda td: td.set("seen", td["observation"] * 2)
+    assert "seen" in set(env.rollout(3)["next"].keys())

@@ -45,7 +45,7 @@ def test_a_number_is_a_line(tmp_path):
 
 def test_lines_are_there_before_the_logger_closes_and_a_later_one_goes_on(tmp_path):
     for step in range(3):
-        CSVLogger("run", tmp_path).log_scalar("a", step, step)
+        CSVLogger("run", tmp_path, resume=True).log_scalar("a", step, step)
         assert len((tmp_path / "run/scalars/a.csv").read_text().splitlines()) == step + 1
 
 
@@ -92,7 +92,7 @@ def test_a_histogram_counts_each_finite_number_once(tmp_path):
 def test_pt_and_memmap_keep_every_frame(shape, tmp_path):
     frames = video(*shape)
     for kind in ("pt", "memmap"):
-        CSVLogger("run", tmp_path, video_format=kind).log_video("v", frames, 7)
+        CSVLogger("run", tmp_path, video_format=kind, resume=True).log_video("v", frames, 7)
     folder = tmp_path / "run/videos"
     assert torch.load(folder / "v_7.pt").equal(frames)
     mapped = MemoryMappedTensor.from_filename(folder / "v_7.memmap", torch.uint8, frames.shape)

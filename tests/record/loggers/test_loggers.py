@@ -192,3 +192,41 @@ def test_a_logger_needs_no_place_for_texts(tmp_path):
     assert logger.experiment == {("loss/actor", 3): 2.0}
     with pytest.raises(TypeError, match=r"Numbers: entry 'note' has no place for texts"):
         logger.log_str("note", "two lines")
+
+
+RESUMABLE = {"csv": (CSVLogger, read_csv), "tensorboard": (TensorboardLogger, read_events)}
+
+
+@pytest.mark.parametrize("kind", RESUMABLE)
+def test_runs_of_one_name_do_not_mix_unless_one_resumes_the_other(tmp_path, kind, caplog):
+    if kind != "csv":
+        pytest.importorskip(kind)
+    make, read = RESUMABLE[kind]
+    first, second = make("run", tmp_path), make("run", tmp_path)  # before either logs anything
+    for number, logger in enumerate((first, second)):
+        logger.log_scalar("a", number, 0)
+        logger.close()
+    third = make("run", tmp_path)
+    third.log_scalar("a", 2, 0)
+    third.close()
+    assert "holds another run" in caplog.text
+    assert "resume=True" in caplog.text
+    for number, logger in enumerate((first, second, third)):
+        assert read(logger) == {"a": [(0, number)]}
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["run", "run_1", "run_2"]
+    resumed = get_logger(kind, tmp_path, "run", resume=True)
+    resumed.log_scalar("a", 5, 1)
+    resumed.close()
+    assert read(resumed) == {"a": [(0, 0), (1, 5)]}
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("kind", RESUMABLE)
+def test_a_folder_that_holds_other_files_is_used(tmp_path, kind):
+    if kind != "csv":
+        pytest.importorskip(kind)
+    make, _ = RESUMABLE[kind]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    make("run", tmp_path).close()
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]

@@ -25,6 +25,7 @@ from typing import Any
 from tensordict import NestedKey, TensorDictBase
 
 from torchrl._core.errors import describe
+from torchrl._core.files import replaced
 from torchrl.data.replay_buffers.storages.memmap import LazyMemmapStorage
 from torchrl.data.replay_buffers.variants import TensorDictReplayBuffer
 from torchrl.data.replay_buffers.writers.max_value import ImmutableDatasetWriter
@@ -52,15 +53,12 @@ def write_dataset(
     Returns: the folder.
     """
     home = Path(path)
-    draft = home.with_name(f"{home.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    storage = LazyMemmapStorage(num_steps, scratch_dir=draft)
-    for chunk in chunks:
-        storage.write_run(storage.written, *storage.prepare(chunk, True))
-    (draft / NOTES).write_text(json.dumps(notes or {}, indent=2))
-    shutil.rmtree(home, ignore_errors=True)
-    draft.replace(home)
+    with replaced(home) as draft:
+        draft.mkdir()
+        storage = LazyMemmapStorage(num_steps, scratch_dir=draft)
+        for chunk in chunks:
+            storage.write_run(storage.written, *storage.prepare(chunk, True))
+        (draft / NOTES).write_text(json.dumps(notes or {}, indent=2))
     return home
 
 

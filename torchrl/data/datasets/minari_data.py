@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,10 @@ HOME = Path("~/.cache/torchrl/minari")
 class MinariExperienceReplay(BaseDatasetExperienceReplay):
     """The steps of a dataset of Minari, as a replay buffer that nobody writes to.
 
-    The first time, the dataset is downloaded, if it is not on this machine, and written anew in
-    the layout of :mod:`torchrl.data.datasets.base`, from where it is read from then on.
+    The first time, the dataset is downloaded, if it is not on this machine, and written in the
+    layout of :mod:`torchrl.data.datasets.base`, from where it is read from then on. If Minari's own
+    files on this machine have changed since, because it was recorded again, say, it is written
+    again.
 
     Args:
         dataset_id: As Minari knows it: ``"D4RL/door/human-v2"``.
@@ -53,9 +57,14 @@ class MinariExperienceReplay(BaseDatasetExperienceReplay):
     ) -> None:
         self.dataset_id = dataset_id
         home = (HOME if root is None else Path(root)).expanduser() / dataset_id
-        if download == "force" or not (home / NOTES).exists():
+        if download == "force" or not (home / NOTES).exists() or self._changed(home):
             self._fetch(home, download)
         super().__init__(data_path=home, batch_size=batch_size, **kwargs)
+
+    def _changed(self, home: Path) -> bool:
+        """Return whether Minari has other files of the dataset now than when it was written."""
+        now = _fingerprint(self.dataset_id)
+        return bool(now) and json.loads((home / NOTES).read_text()).get("source") != now
 
     def _fetch(self, home: Path, download: bool | str) -> None:
         minari = require_package("minari", needed_by=self, extra="offline")
@@ -76,8 +85,17 @@ class MinariExperienceReplay(BaseDatasetExperienceReplay):
             "dataset_id": self.dataset_id,
             "total_episodes": episodes,
             "total_steps": steps,
+            "source": _fingerprint(self.dataset_id),
         }
         write_dataset(home, _episodes(dataset), steps, notes)
+
+
+def _fingerprint(dataset_id: str) -> list[list[Any]]:
+    """Return names, sizes and times of Minari's files of a dataset; none if it is not here."""
+    root = Path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets").expanduser()
+    files = [file for file in (root / dataset_id).rglob("*") if file.is_file()]
+    found = [(file.relative_to(root).as_posix(), file.stat()) for file in files]
+    return sorted([name, status.st_size, status.st_mtime_ns] for name, status in found)
 
 
 def _episodes(dataset: Any) -> Iterator[TensorDictBase]:

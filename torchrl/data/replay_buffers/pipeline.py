@@ -7,6 +7,7 @@ from itertools import zip_longest
 from typing import Any
 
 from tensordict import is_tensor_collection
+from torch import nn
 
 from torchrl._core.errors import describe
 
@@ -33,9 +34,21 @@ class Pipeline:
         return self._steps[index][0]
 
     def insert(self, index: int, transform: Any, invert: bool = False) -> None:
-        """Put a transform in; ``invert=True`` swaps its two directions."""
+        """Put a transform in; ``invert=True`` swaps its two directions.
+
+        Raises:
+            ValueError: if the same transform stands here already: its memory would serve two.
+        """
         if not callable(transform):
             raise TypeError(f"ReplayBuffer: a transform is a callable, found {transform!r}.")
+        if isinstance(transform, nn.Module) and any(transform is own for own, _ in self._steps):
+            raise ValueError(
+                describe(
+                    "ReplayBuffer",
+                    f"has this {type(transform).__name__} as a transform already",
+                    hint="Add transform.clone() instead.",
+                )
+            )
         self._steps.insert(index, (transform, invert))
         self.changes += 1
         both = [_directions(*step) for step in self._steps]

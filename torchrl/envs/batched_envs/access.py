@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from torchrl.envs.batched_envs.crew import Crew
 from torchrl.envs.batched_envs.view import EnvView
 from torchrl.envs.batched_envs.worker import METHOD, MISSING
@@ -70,6 +72,11 @@ class EnvAccess:
         if METHOD not in kinds:
             return values
         return lambda *args, **kwargs: scatter("call_method", name, args, kwargs)
+
+    def read_attribute(self, path: str) -> torch.Tensor:
+        """Return an attribute of each environment, numbers ``[N, ...]``; see :class:`EnvBase`."""
+        values = self.ask("read_attribute", range(self.num_envs))(path)
+        return torch.stack([torch.as_tensor(value) for value in values])
 
     def __getitem__(self, index: Any) -> EnvView:
         """Return some of the environments as an environment; see :class:`~.view.EnvView`."""

@@ -211,6 +211,18 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
         assert self._metas is not None
         return {key for meta in self._metas for key in meta.input_names}
 
+    @property
+    def event_flags(self) -> dict[NestedKey, bool]:
+        """The flags that tell what happened in a step of any of the environments."""
+        self._learn()
+        assert self._metas is not None
+        return {key: value for meta in self._metas for key, value in meta.event_flags.items()}
+
+    @property
+    def repeats_per_step(self) -> int:
+        """How often a step takes its action, at most."""
+        return int(self.read_attribute("repeats_per_step").max())
+
     # --- life ------------------------------------------------------------------------------------
 
     def start(self) -> Any:
@@ -225,9 +237,6 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
         if self._options.num_threads is not None:
             self._threads_before = torch.get_num_threads()
             torch.set_num_threads(self._options.num_threads)
-        for recipe in self._recipes:
-            if isinstance(recipe, EnvCreator) and recipe.share_memory:
-                recipe.meta_data  # noqa: B018 - what is shared must be there before the workers
         crew = self._make_crew(self._recipes)
         try:
             self._check_metas(crew.metas)

@@ -129,5 +129,10 @@ class EnvView(EnvBase):
             return found
         return (lambda *args, **kwargs: found(*args, **kwargs)[0]) if callable(found) else found[0]
 
+    def read_attribute(self, path: str) -> Any:
+        """Return an attribute of our environments, numbers ``[n, ...]``."""
+        values = self._parent.read_attribute(path)[self.numbers]
+        return values[0] if self._alone else values
+
     def close(self, *, raise_if_closed: bool = False) -> None:
         """Do nothing: the environments belong to the batch."""

@@ -15,6 +15,7 @@ from torchrl._core.errors import describe
 from torchrl._core.optional import require_package
 from torchrl.envs.libs.catalogue import Catalogue
 from torchrl.envs.libs.gym.env import GymWrapper
+from torchrl.envs.libs.gym.vector import said_of
 from torchrl.envs.wrapper import unknown_name, wrong_kind
 
 
@@ -108,6 +109,11 @@ class MultiThreadedEnvWrapper(GymWrapper):
         self._env = self._driver.env  # a pool with new seeds is a new pool
         return outcome
 
+    @property
+    def repeats_per_step(self) -> int:
+        """How often a step takes its action: the games of a pool repeat it, too."""
+        return self.frame_skip * int(self._env.config.get("frame_skip", 1))
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the pool behind, whose threads cannot travel; what arrives begins anew."""
         state = self.__dict__.copy()
@@ -184,6 +190,7 @@ class PoolDriver:
             self._dtype = getattr(env.single_action_space, "dtype", None)
             self._observation: Any = env.observation_space.sample()  # replaced at the first reset
         self._held: np.ndarray | None = None
+        self._info: dict[str, Any] = {}  # the last that each row said
 
     def step(self, action: Any, repeat: int = 1) -> tuple:
         """Step all rows that are not held, ``repeat`` times or to their end; rewards add up."""
@@ -203,6 +210,7 @@ class PoolDriver:
             terminated[ids], truncated[ids] = ended, cut
             infos.update(_rows_of(info, ids, self.num_envs, infos))
             live = live & ~(terminated | truncated)
+            self._info = {**self._info, **_rows_of(info, ids, self.num_envs, self._info)}
         return self._observation, total, terminated, truncated, infos
 
     def hold(self, rows: np.ndarray) -> None:
@@ -223,7 +231,12 @@ class PoolDriver:
         with _quiet():
             observation, info = self.env.reset(ids)
         self._observation = _put(self._observation, ids, observation, self.num_envs)
+        self._info = {**self._info, **_rows_of(info, ids, self.num_envs, self._info)}
         return self._observation, _rows_of(info, ids, self.num_envs, {})
+
+    def read_attribute(self, path: str) -> Any:
+        """Return what the rows last said by the name at the end of ``path``, ``[N, ...]``."""
+        return said_of(self.env, self._info, path)
 
 
 def _recipe(pool: Any, seeds: Any = None) -> Callable[[], Any]:

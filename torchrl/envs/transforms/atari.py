@@ -8,15 +8,16 @@ import torch
 from tensordict import NestedKey
 from torch import Tensor
 
-from torchrl._core.errors import describe
+from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import as_keys
 from torchrl._core.mdp import DONE, TERMINATED
 from torchrl.data import Composite, Unbounded
 from torchrl.envs.spec_access import flag_spec
+from torchrl.envs.step_plan import expand_flag
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.compose import Compose
 from torchrl.envs.transforms.history import CatFrames, TimeMaxPool
-from torchrl.envs.transforms.inside import Inside, Reset, Step, step_rows, take_rows
+from torchrl.envs.transforms.inside import Inside, Reset, Step, begin_events, step_rows, take_rows
 from torchrl.envs.transforms.pixels import GrayScale, Resize, ToTensorImage
 from torchrl.envs.transforms.resets import FireReset, NoopResetEnv, numbered
 from torchrl.envs.transforms.reward import SignTransform
@@ -26,6 +27,9 @@ from torchrl.envs.transforms.stepping import FrameSkipTransform
 class EndOfLifeTransform(Transform):
     """Tells how many lives are left, and when one was lost.
 
+    Each game of a batch has its own lives: those of a :class:`~torchrl.envs.SerialEnv` or
+    :class:`~torchrl.envs.ParallelEnv`, of a vector environment, of a pool.
+
     ``done`` stays as it is: give ``end-of-life`` to a loss as its end, or append
     :class:`EpisodicLife`.
 
@@ -34,6 +38,7 @@ class EndOfLifeTransform(Transform):
         lives_key: Name of the number of lives.
         done_key: End of the game.
         eol_attribute: Where the environment tells the number of lives; looked up, and called.
+            Where games cannot be asked one by one, their infos tell it, by its last name.
 
     Reads: ``done [*B, 1]`` and the lives of the step before.
     Writes: ``lives [*B, 1]`` (int64) and ``end-of-life [*B, 1]`` (bool), which is also true where
@@ -41,13 +46,16 @@ class EndOfLifeTransform(Transform):
 
     Raises:
         AttributeError: if the environment does not know of lives.
+        ShapeError: if it tells one number of lives for several games.
 
     >>> EndOfLifeTransform().out_keys
     ['end-of-life', 'lives']
     """
 
     entrywise = True
+    asks_environment = True
     _base: Any
+    _batch_size = torch.Size()
 
     def __init__(
         self,
@@ -63,23 +71,28 @@ class EndOfLifeTransform(Transform):
 
     def _lives(self, like: Tensor) -> Tensor:
         """Return the lives ``[*B, 1]`` that the environment tells."""
-        found = self._environment()
-        for name in self.eol_attribute.split("."):
-            found = getattr(found, name)
-        lives = torch.as_tensor(found() if callable(found) else found, device=like.device)
-        return lives.to(torch.int64).reshape(-1, 1).expand(like.numel(), 1).reshape(like.shape)
-
-    def _environment(self) -> Any:
         if self._base is None:
-            env = self._container
-            while env is not None and not hasattr(env, "base_env"):
-                env = env.container
-            while hasattr(env, "base_env"):
-                env = env.base_env
-            if env is None:
-                raise RuntimeError("EndOfLifeTransform needs an environment; append it to one.")
-            self.__dict__["_base"] = env
-        return self._base
+            self.__dict__["_base"] = self._environment()
+        found = self._base.read_attribute(self.eol_attribute)
+        lives = torch.as_tensor(found, device=like.device).to(torch.int64)
+        if lives.numel() not in (self._batch_size.numel(), like.numel()):
+            raise ShapeError(
+                describe(
+                    self,
+                    "is not told the lives of each game",
+                    key=self.eol_attribute,
+                    expected=f"numbers {tuple(self._batch_size)}",
+                    found=f"numbers {tuple(lives.shape)}",
+                    hint="Give eol_attribute, or append the transform to each game.",
+                )
+            )
+        if lives.numel() == like.numel():
+            return lives.reshape(like.shape)
+        return expand_flag(lives.reshape(*self._batch_size, 1), like.shape)
+
+    def event_flags(self) -> dict[NestedKey, bool]:
+        """Return the flag that a life was lost."""
+        return {self.out_keys[0]: False}
 
     def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
         eol_key, lives_key = self.out_keys
@@ -109,6 +122,7 @@ class EndOfLifeTransform(Transform):
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Add the lives and the flag."""
+        self._batch_size = specs["done"].shape
         done = specs["done"][self.done_key]
         eol_key, lives_key = self.out_keys
         specs["observation"][eol_key] = flag_spec(done.shape, done.device)
@@ -151,9 +165,11 @@ class EpisodicLife(Transform):
         lost, over = next_tensordict.get(self.eol_key, None), next_tensordict.get(DONE)
         if lost is None:
             raise self._missing(self.eol_key, next_tensordict)
+        last = next_tensordict.copy()
         if (moving := tensordict.get("_step", None)) is not None and self._over is not None:
             over = torch.where(moving, over, self._over)
-        self.__dict__.update(_over=over, _last=next_tensordict.copy())
+            last = last if self._last is None else take_rows(last, self._last, moving)
+        self.__dict__.update(_over=over, _last=last)
         next_tensordict.set(TERMINATED, lost | next_tensordict.get(TERMINATED))
         return next_tensordict.set(DONE, lost | next_tensordict.get(DONE))
 
@@ -178,7 +194,7 @@ class EpisodicLife(Transform):
             begun = reset(None if whole else inside.select_reset(tensordict, fresh))
             root = begun if whole else take_rows(begun, root, fresh)
         self.__dict__["_over"] = over & ~rows
-        return self._begun(root, rows)
+        return self._begun(root, rows, step)
 
     def _step_once(self, step: Step, acting: Any, root: Any, rows: Tensor) -> tuple[Any, Tensor]:
         for key, spec in self._inside.actions.items():
@@ -196,10 +212,10 @@ class EpisodicLife(Transform):
         """Go on from there."""
         self.__dict__.update(_over=state["over"], _last=state["last"])
 
-    def _begun(self, root: Any, rows: Tensor) -> Any:
+    def _begun(self, root: Any, rows: Tensor, step: Step) -> Any:
         for key in (DONE, TERMINATED, self.eol_key):
             root.set(key, root.get(key) & ~rows)
-        return root
+        return begin_events(root, step, rows)
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Note how the environment is stepped; the specs stay."""
@@ -230,9 +246,16 @@ def AtariPreprocessing(  # noqa: N802 - to its users it is one more transform
     """Return the preprocessing of Atari games that the field compares itself by.
 
     Up to ``noop_max`` steps without action begin a game; an action is repeated ``frame_skip``
-    times, and the last two of those frames are joined by their maximum; a life lost ends an episode
-    for the learner; games that wait for a button get it; frames are gray, small and stacked;
-    rewards keep their sign only.
+    times, and the last two of those frames are joined by their maximum; a life lost in any of them
+    ends an episode for the learner; games that wait for a button get it; frames are gray, small and
+    stacked; rewards keep their sign only.
+
+    The order counts. What stands before :class:`FrameSkipTransform` sees single frames
+    (:class:`TimeMaxPool` joins them), what stands after it sees steps: rewards are signed once they
+    are summed, and stacks hold one frame a step. :class:`EndOfLifeTransform` may stand on either
+    side. It stands before :class:`EpisodicLife`, which ends the episode, and that one before what
+    acts at the beginning of an episode, as :class:`FireReset` does. A recurrent policy's
+    :class:`InitTracker` and primers may stand anywhere.
 
     Args:
         noop_max: Largest number of steps without action; 0 takes none.

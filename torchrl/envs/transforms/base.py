@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,10 +48,13 @@ class Transform(nn.Module):
     ``transform_<group>_spec`` (``Composite -> Composite``) for a group of specs. A class whose
     hooks touch records only by ``get`` and ``set`` says ``entrywise = True`` and costs less. One
     whose ``_reset`` leaves rows that are not reset as they were says ``resets_rows_alone = True``;
-    one whose way in must act on what reset() is given too says ``enable_inv_on_reset = True``; one
-    that has no hook on the way out but an ``_apply_transform`` that makes each number of the one at
-    its place says ``postponable = True``, and is applied to many steps at once where nobody looks
-    at each.
+    one that has no hook on the way out but an ``_apply_transform`` that makes each number of the
+    one at its place says ``postponable = True``, and is applied to many steps at once where no
+    other part reads each.
+
+    What ``reset()`` is given passes the way in, too, where that concerns more than actions: the
+    environment inside is handed a state in its own names, scale and dtype. A class that has no
+    ``in_keys_inv`` but an ``_inv_call`` of its own says ``enable_inv_on_reset = True`` for that.
     """
 
     entrywise: Any = False
@@ -59,6 +62,8 @@ class Transform(nn.Module):
     postponable = False
     missing_tolerance = False
     enable_inv_on_reset = False
+    # Whether a hook asks the environment itself, which then must stand where the record does.
+    asks_environment = False
     _container: Any
 
     def __init__(
@@ -138,17 +143,26 @@ class Transform(nn.Module):
         return self._step(tensordict, step(self._inv_call(tensordict.copy())))
 
     def _around_reset(self, reset: Any, step: Any, tensordict: Any) -> Any:
-        if self.enable_inv_on_reset and tensordict is not None:
-            inner = self._tolerantly(self._inv_call, tensordict.copy())
-            return self._reset(tensordict, reset(inner))
         return self._reset(tensordict, reset(tensordict))
+
+    def _inv_reset(self, tensordict: Any) -> Any:
+        """Apply the way in to a copy of what reset() was given; entries may be absent."""
+        return self._tolerantly(self._inv_call, tensordict.copy())
+
+    def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
+        """Say whether what reset() is given passes the way in: it concerns more than actions.
+
+        Args:
+            actions: Names of the actions of the environment inside.
+        """
+        return self.enable_inv_on_reset or any(key not in actions for key in self.in_keys_inv)
 
     @property
     def drives(self) -> bool:
         """Whether this transform itself steps or resets the environment inside."""
         kind = type(self)
         own = kind._around_step, kind._around_reset
-        return self.enable_inv_on_reset or own != (Transform._around_step, Transform._around_reset)
+        return own != (Transform._around_step, Transform._around_reset)
 
     @property
     def invertible(self) -> bool:
@@ -198,6 +212,13 @@ class Transform(nn.Module):
         if self.overrides("_call", "_inv_call", "_step", "_reset"):
             return None
         return {*self.in_keys, *self.out_keys, *self.in_keys_inv, *self.out_keys_inv}
+
+    def event_flags(self) -> dict[NestedKey, bool]:
+        """Return the flags written that tell what happened in a step: ``{key: value at a reset}``.
+
+        A transform that takes several steps as one raises such a flag if any of them did.
+        """
+        return {}
 
     def postponed(self) -> list[Postponed]:
         """Return what writes, after many steps, all that they and their resets would have written.
@@ -295,12 +316,16 @@ class Transform(nn.Module):
         """Take a place in an environment or a :class:`Compose`.
 
         Raises:
-            ValueError: if the transform has a place already.
+            ValueError: if the transform has a place already, be it in the same container.
         """
-        if self._container is not None and container is not self._container:
+        if self._container is not None:
             raise ValueError(
-                f"{type(self).__name__} belongs to another environment or Compose already; "
-                "append transform.clone() instead."
+                describe(
+                    self,
+                    "belongs to an environment or a Compose already",
+                    found=f"a {type(self._container).__name__}",
+                    hint="One object keeps the memory of one place: add transform.clone() instead.",
+                )
             )
         self.__dict__["_container"] = container
 
@@ -314,6 +339,19 @@ class Transform(nn.Module):
         if self._container is None:
             return None
         return self._container.before(self)
+
+    def _environment(self) -> Any:
+        """Return the environment that this transform and those beside it stand around.
+
+        Raises:
+            RuntimeError: if there is none.
+        """
+        env = self._container
+        while env is not None and not hasattr(env, "base_env"):
+            env = env.container
+        if env is None:
+            raise RuntimeError(f"{type(self).__name__} needs an environment; append it to one.")
+        return env.base_env
 
     def clone(self) -> Transform:
         """Return a copy that has no place yet."""

@@ -35,8 +35,13 @@ class Compose(Transform):
         super().__init__()
         self.transforms = nn.ModuleList()
         self.__dict__["_chain"] = ()
-        for transform in transforms:
-            self._place(len(self.transforms), transform)
+        try:
+            for transform in transforms:
+                self._place(len(self.transforms), transform)
+        except Exception:
+            for placed in self._chain:  # those can be used elsewhere
+                placed.reset_parent()
+            raise
 
     _chain: tuple[Transform, ...]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -82,6 +83,11 @@ class DeviceCastTransform(Transform):
                 }
             )
         return tensordict if self.orig_device is None else tensordict.to(self.orig_device)
+
+    def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
+        """Say whether what reset() is given may be on another device than the environment."""
+        moves = self._all and self.orig_device not in (None, self.device)
+        return moves or super().inverts_at_reset(actions)
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Move the specs."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
@@ -57,6 +58,17 @@ class DTypeCastTransform(Transform):
 
     def _inv_apply_transform(self, value: Tensor) -> Tensor:
         return value.to(self.dtype_in) if value.dtype == self.dtype_out else value
+
+    def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
+        """Say whether what reset() is given is cast back: without keys, all that is cast here."""
+        return self._all_keys_inv or super().inverts_at_reset(actions)
+
+    def _inv_reset(self, tensordict: Any) -> Any:
+        inner = super()._inv_reset(tensordict)
+        for key in self.in_keys if self._all_keys_inv else ():
+            if (value := inner.get(key, None)) is not None:
+                inner.set(key, self._inv_apply_transform(value))
+        return inner
 
     def _transform_spec(self, spec: TensorSpec) -> TensorSpec:
         return spec.to(self.dtype_out) if spec.dtype == self.dtype_in else spec

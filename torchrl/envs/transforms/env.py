@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -19,7 +20,7 @@ from torchrl.data.tensor_specs import Stacked, StackedComposite
 from torchrl.data.tensor_specs.masks import Masked
 from torchrl.envs.common import EnvBase
 from torchrl.envs.postponed import Postponed
-from torchrl.envs.spec_access import GROUPS, complete_flags
+from torchrl.envs.spec_access import GROUPS, complete_flags, leaf_names
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.compose import Compose
 from torchrl.envs.transforms.waiting import waiting
@@ -61,12 +62,32 @@ class TransformedEnv(EnvBase):
             run_type_checks=base_env._run_type_checks,
         )
         self.base_env = base_env if device is None else base_env.to(device)
+        self.transform: Any = transform  # a mistyped key is an error here, not at the first step
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "transform":
+            self._replace_transform(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _replace_transform(self, transform: Any) -> None:
+        """Use another transform; if it does not fit, go on with the one before."""
         if not isinstance(transform, Transform):
             transform = Compose() if transform is None else Compose(transform)
+        before = self._modules.get("transform")
         transform.set_container(self)
-        self.transform = transform
-        self.empty_cache()
-        self._get_specs()  # a mistyped key is an error here, not at the first step
+        try:
+            super().__setattr__("transform", transform)
+            self.empty_cache()
+            self._get_specs()
+        except Exception:
+            transform.reset_parent()
+            if before is not None:
+                super().__setattr__("transform", before)
+                self.empty_cache()
+            raise
+        if isinstance(before, Transform):
+            before.reset_parent()
 
     @property
     def entrywise(self) -> bool:
@@ -221,7 +242,11 @@ class TransformedEnv(EnvBase):
             root = self._nested.reset(tensordict, **kwargs)
         else:
             flow = self._late_flow or self._flow or self._plan_flow()
-            root = flow.plan.complete_reset(flow.env._reset(tensordict, **kwargs))
+            inner = tensordict
+            if tensordict is not None:
+                for inverse in flow.reset_inverses:
+                    inner = inverse(inner)
+            root = flow.plan.complete_reset(flow.env._reset(inner, **kwargs))
             for reset in flow.resets:
                 root = reset(tensordict, root)
         self._show_masks()
@@ -229,7 +254,9 @@ class TransformedEnv(EnvBase):
 
     def _set_state(self, tensordict: TensorDictBase) -> TensorDictBase:
         env, transform = self._inner
-        inner = transform._inv_call(tensordict.copy())
+        inner = tensordict
+        for part in _inverting_at_reset(env, leaves(transform)):
+            inner = part._inv_reset(inner)
         root = transform._reset(tensordict, env.plan.complete_reset(env._set_state(inner)))
         self._show_masks()
         return root
@@ -253,7 +280,25 @@ class TransformedEnv(EnvBase):
     def expect_resets(self, expected: bool) -> None:
         """Pass it on, unless the transform may see to it that ended rows are not reset."""
         env, transform = self._inner
-        env.expect_resets(expected and self._nested is None and is_entrywise(transform))
+        waits = self._nested is None and is_entrywise(transform)
+        waits = waits and not any(part.asks_environment for part in leaves(transform))
+        env.expect_resets(expected and waits)
+
+    def read_attribute(self, path: str) -> Any:
+        """Return an attribute of the environment inside; see :class:`EnvBase`."""
+        return self._inner[0].read_attribute(path)
+
+    @property
+    def event_flags(self) -> dict[NestedKey, bool]:
+        """The flags that tell what happened in a step, those of the transforms, too."""
+        self._get_specs()
+        return events_of(self.base_env, leaves(self.transform))
+
+    @property
+    def repeats_per_step(self) -> int:
+        """How often a step takes its action."""
+        parts = [getattr(part, "frame_skip", 1) for part in leaves(self.transform)]
+        return self._inner[0].repeats_per_step * math.prod(parts)
 
     # --- transforms ------------------------------------------------------------------------------
 
@@ -274,7 +319,7 @@ class TransformedEnv(EnvBase):
             transform.reset_parent()
             transform = Compose(transform)
             transform.set_container(self)
-            self.transform = transform
+            super().__setattr__("transform", transform)
         return transform
 
     def _checked(self, index: int) -> TransformedEnv:
@@ -343,6 +388,7 @@ class Flow:
         self.env, self.plan, self.outcome_of = env, env.plan, env.outcome_of
         acting = [part for part in parts if part not in late]
         self.inverses = [part._inv_call for part in reversed(parts) if _acts(part, "inv")]
+        self.reset_inverses = [part._inv_reset for part in _inverting_at_reset(env, parts)]
         self.steps = [part._step for part in acting if _acts(part, "step")]
         self.resets = [part._reset for part in acting if _acts(part, "reset")]
 
@@ -360,27 +406,84 @@ class Nest:
 
     def __init__(self, env: EnvBase, chain: Sequence[Transform]) -> None:
         self.env, self.chain = env, chain
+        self._inverting: list[Transform] | None = None
+        self._inner_steps = [InnerStep(self, level) for level in range(len(chain))]
 
     def step(self, td: Any, level: int = -1) -> Any:
         """Step the environment seen through the first ``level`` transforms, or all."""
         if level == 0:
             return self.env.outcome_of(td)
         inner = level - 1 if level > 0 else len(self.chain) - 1
-        return self.chain[inner]._around_step(partial(self.step, level=inner), td)
+        return self.chain[inner]._around_step(self._inner_steps[inner], td)
 
     def reset(self, td: Any, level: int = -1, **kwargs: Any) -> Any:
         """Reset the environment seen through the first ``level`` transforms, or all."""
         if level == 0:
             return self.env.plan.complete_reset(self.env._reset(td, **kwargs))
+        if self._inverting is None:
+            self._inverting = _inverting_at_reset(self.env, self.chain)
         inner = level - 1 if level > 0 else len(self.chain) - 1
-        step, reset = partial(self.step, level=inner), partial(self.reset, level=inner, **kwargs)
-        return self.chain[inner]._around_reset(reset, step, td)
+        part = self.chain[inner]
+        inverts = part in self._inverting
+
+        def reset(td: Any) -> Any:
+            given = part._inv_reset(td) if inverts and td is not None else td
+            return self.reset(given, inner, **kwargs)
+
+        return part._around_reset(reset, self._inner_steps[inner], td)
+
+
+class InnerStep:
+    """Steps the environment seen through the first transforms of a nest.
+
+    Args:
+        nest: The nest.
+        level: How many transforms.
+    """
+
+    def __init__(self, nest: Nest, level: int) -> None:
+        self._nest, self._level = nest, level
+
+    def __call__(self, td: Any) -> Any:
+        return self._nest.step(td, self._level)
+
+    @cached_property
+    def event_flags(self) -> dict[NestedKey, bool]:
+        """The flags that tell what happened in such a step."""
+        return events_of(self._nest.env, self._nest.chain[: self._level])
+
+
+def events_of(env: EnvBase, chain: Sequence[Transform]) -> dict[NestedKey, bool]:
+    """Return the flags that tell what happened in a step, and their value after a reset."""
+    found = dict(env.event_flags)
+    for part in chain:
+        renamed = dict(zip(part.in_keys, part.out_keys, strict=False))
+        found = {renamed.get(key, key): value for key, value in found.items()} | part.event_flags()
+    return found
 
 
 def nest(env: EnvBase, transform: Transform) -> Nest | None:
     """Return what steps ``env`` through a transform that drives it; ``None`` if it does not."""
     chain = leaves(transform)
     return Nest(env, chain) if any(part.drives for part in chain) else None
+
+
+def _inverting_at_reset(env: EnvBase, parts: Sequence[Transform]) -> list[Transform]:
+    """Return the transforms that act on what reset() is given, the outermost first.
+
+    Those that change only actions do not: a reset has none. Nor does any, around an environment
+    whose reset reads nothing but its mask.
+    """
+    if supports(env, "reads_action_only"):
+        return []
+    actions = set(leaf_names(env._get_specs()["action"]))
+    found = []
+    for part in parts:
+        if part.inverts_at_reset(actions):
+            found.append(part)
+        pairs = zip(part.in_keys_inv, part.out_keys_inv, strict=True)
+        actions.update([outer for inner, outer in pairs if inner in actions])
+    return found[::-1]
 
 
 def choices(spec: TensorSpec) -> Iterator[Masked]:

@@ -202,6 +202,10 @@ class InitTracker(Transform):
             tensordict_reset.set(init_key, torch.ones_like(tensordict_reset.get(done_key)))
         return tensordict_reset
 
+    def event_flags(self) -> dict[NestedKey, bool]:
+        """Return the marks: true after a reset."""
+        return {init_key: True for _, init_key in self._levels}
+
     def entries_touched(self) -> set[NestedKey]:
         """Return the flags and the marks beside them."""
         return {key for level in self._levels for key in level}

@@ -254,7 +254,13 @@ class ModuleTransform(Transform):
         return self._run(tensordict)
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
-        return self._run(tensordict) if self.inverse else tensordict
+        if not self.inverse:
+            return tensordict
+        if self.missing_tolerance and any(
+            tensordict.get(key, None) is None for key in self.out_keys_inv
+        ):
+            return tensordict
+        return self._run(tensordict)
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Add the specs of what the module writes, found by running it on zeros."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from tensordict import NestedKey
 from torch import Tensor
 
 from torchrl._core.keys import sibling
@@ -33,6 +34,8 @@ class Inside:
         self.rewards = leaf_names(specs["reward"])
         self.dones = [key for key in leaf_names(specs["done"]) if last_name(key) == DONE]
         self.flags = leaf_names(specs["done"])
+        # Steps go on while no done is up; the others may be.
+        self.flags_to_join = [key for key in self.flags if key not in self.dones]
         self.actions = {key: specs["action"][key].clone() for key in leaf_names(specs["action"])}
         observed = {*leaf_names(specs["observation"]), *leaf_names(specs["state"])}
         self._left_behind = {key for key in self.rewards if key not in observed}
@@ -85,6 +88,33 @@ def take_rows(new: Any, old: Any, rows: Tensor) -> Any:
         if (before := old.get(key, None)) is not None:
             new.set(key, choose(rows, new.get(key), before))
     return new
+
+
+def events_of_step(step: Step) -> dict[NestedKey, bool]:
+    """Return the flags that tell what happened in a step of the environment inside."""
+    return getattr(step, "event_flags", {})
+
+
+def join_flags(record: Any, before: Any, keys: Iterable[NestedKey]) -> None:
+    """Raise, in ``record``, the flags that ``before`` raised."""
+    for key in keys:
+        flag, earlier = record.get(key, None), before.get(key, None)
+        if flag is not None and earlier is not None:
+            record.set(key, flag | earlier)
+
+
+def begin_events(root: Any, step: Step, rows: Tensor | None) -> Any:
+    """Give the flags of events, in ``rows [*B, 1]``, the value that they have after a reset.
+
+    For a reset that steps: what happened before an episode began is no event of it.
+    """
+    for key, value in events_of_step(step).items():
+        flag = root.get(key, None)
+        if flag is not None:
+            begun = torch.full_like(flag, value)
+            mask = None if rows is None else expand_flag(rows, flag.shape)
+            root.set(key, begun if mask is None else torch.where(mask, begun, flag))
+    return root
 
 
 def step_rows(step: Step, root: Any, rows: Tensor | None) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from tensordict import NestedKey, TensorDictBase
@@ -128,6 +128,10 @@ class ExcludeTransform(Transform):
 
     def _inv_call(self, tensordict: Any) -> Any:
         return self._exclude(tensordict) if self.inverse else tensordict
+
+    def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
+        """Say whether entries are left out on the way in."""
+        return self.inverse
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Leave the specs of these entries out."""

@@ -17,6 +17,7 @@ from torchrl.envs.transforms.affine import affine, affine_spec
 from torchrl.envs.transforms.base import Transform
 
 _DEFAULT_KEYS = ("observation", "pixels")
+_UNCHANGED = 1e-6  # deviation of a feature that did not change while it was measured
 
 
 class ObservationNorm(Transform):
@@ -30,7 +31,8 @@ class ObservationNorm(Transform):
         in_keys_inv: Entries mapped back on the way in.
         out_keys_inv: Their names seen from outside.
         standard_normal: Compute :math:`(o - l) / s` instead.
-        eps: Least scale that a measurement may give.
+        eps: Least deviation that a measurement may give. If ``None``, what did not change (a
+            deviation of at most 1e-6) is only shifted: divided by 1.
 
     Raises:
         RuntimeError: if used before ``loc`` and ``scale`` are known.
@@ -63,7 +65,7 @@ class ObservationNorm(Transform):
         )
         self.missing_tolerance = not self._in_keys_given
         self.standard_normal = standard_normal
-        self.eps = 1e-6 if eps is None else eps
+        self.eps = eps
         for name, value in (("loc", loc), ("scale", scale)):
             known = None if value is None else torch.as_tensor(value, dtype=_float(value))
             self.register_buffer(name, known)
@@ -167,8 +169,7 @@ class ObservationNorm(Transform):
             key = self.in_keys[0]
         dims = [reduce_dim] if isinstance(reduce_dim, int) else list(reduce_dim)
         data = _random_observations(parent, key, num_iter, cat_dim)
-        mean = data.mean(dims, keepdim=True)
-        std = data.std(dims, keepdim=True).clamp_min(self.eps)
+        mean, std = _moments(data, dims, self.eps)
         kept = {d % data.ndim for d in keep_dims or ()}
         for dim in sorted((d % data.ndim for d in dims), reverse=True):
             if dim not in kept:
@@ -193,6 +194,16 @@ def _random_observations(env: Any, key: NestedKey, steps: int, cat_dim: int | No
         collected += batch.shape[-1]
     data = torch.cat(pieces, dim)
     return data if data.is_floating_point() else data.to(torch.get_default_dtype())
+
+
+def _moments(data: Tensor, dims: list[int], eps: float | None) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation over ``dims``, which stay with size 1, in the dtype of ``data``."""
+    double = data.double()  # a constant has no deviation by rounding
+    var, mean = torch.var_mean(double, dims, correction=0, keepdim=True)
+    number = data.numel() // max(mean.numel(), 1)
+    std = (var * (number / max(number - 1, 1))).sqrt()
+    std = std.masked_fill(std <= _UNCHANGED, 1.0) if eps is None else std.clamp_min(eps)
+    return mean.to(data.dtype), std.to(data.dtype)
 
 
 def _float(value: Any) -> torch.dtype:

@@ -13,7 +13,7 @@ from torch.nn.functional import one_hot
 from torchrl._core.errors import ResetError, describe
 from torchrl.data import Composite, OneHot, TensorSpec
 from torchrl.envs.transforms.base import Transform
-from torchrl.envs.transforms.inside import Inside, Reset, Step, step_rows, take_rows
+from torchrl.envs.transforms.inside import Inside, Reset, Step, begin_events, step_rows, take_rows
 
 _TRIALS = 100  # resets in a row that end before the policy may begin
 
@@ -37,6 +37,7 @@ class _Opening(Transform):
 
     def _around_reset(self, reset: Reset, step: Step, tensordict: Any) -> Any:
         inside, rows = self._inside, self._inside.being_reset(tensordict)
+        begun = rows
         for _ in range(_TRIALS):
             root = reset(tensordict)
             if rows is None:
@@ -44,7 +45,7 @@ class _Opening(Transform):
             root, over = self._play(step, root, rows)
             failed = over & rows
             if not bool(failed.any()):
-                return root
+                return begin_events(root, step, begun)
             tensordict, rows = inside.select_reset(root, failed), failed
         raise ResetError(
             describe(

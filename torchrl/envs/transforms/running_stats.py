@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,19 @@ def merge_moments(
     return loc + weight * gap, spread
 
 
+def frozen_deviation(loc: Tensor, var: Tensor, eps: float) -> Tensor:
+    """Return what to divide by, from statistics that do not follow the data any more.
+
+    The deviation, at least ``eps``; 1 where it is zero up to rounding: what never changed, or was
+    never seen, is only shifted.
+
+    >>> frozen_deviation(torch.zeros(2), torch.tensor([0.0, 4.0]), 1e-4)
+    tensor([1., 2.])
+    """
+    std = var.sqrt()
+    return std.clamp_min(eps).masked_fill(std <= 1e-12 * loc.abs(), 1.0)
+
+
 class RunningMeanStd(nn.Module):
     """Mean and standard deviation of all that was seen.
 
@@ -47,6 +62,8 @@ class RunningMeanStd(nn.Module):
     mean: Tensor
     var: Tensor
     count: Tensor
+    is_shared = False
+    lock: Any = None  # held while the statistics change, if several processes share them
 
     def __init__(self, shape: Sequence[int] = (), epsilon: float = 1e-4) -> None:
         super().__init__()
@@ -65,11 +82,12 @@ class RunningMeanStd(nn.Module):
         """Take samples ``[*N, *S]`` into account."""
         x = x.reshape(-1, *self.mean.shape).to(self.mean)
         if len(x):
-            self.count += len(x)
             var, loc = torch.var_mean(x, 0, correction=0)
-            moments = merge_moments(self.mean, self.var, len(x) / self.count, loc, var)
-            self.mean.copy_(moments[0])
-            self.var.copy_(moments[1])
+            with self.lock or nullcontext():
+                self.count += len(x)
+                moments = merge_moments(self.mean, self.var, len(x) / self.count, loc, var)
+                self.mean.copy_(moments[0])
+                self.var.copy_(moments[1])
 
     def normalize(self, x: Tensor, clip: float | None = None) -> Tensor:
         """Return ``(x - mean) / std``, clamped to ``[-clip, clip]``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -412,6 +412,8 @@ class Stack(Transform):
         if self.in_key_inv is not None:
             value = tensordict.get(self.in_key_inv, None)
             if value is None:
+                if self.missing_tolerance:
+                    return tensordict
                 raise self._missing(self.in_key_inv, tensordict)
             if self.del_keys:
                 drop(tensordict, self.in_key_inv)
@@ -419,6 +421,10 @@ class Stack(Transform):
             for key, part in zip(self.inner_keys, parts, strict=True):
                 tensordict.set(key, part)
         return tensordict
+
+    def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
+        """Say whether entries that are no actions are taken apart on the way in."""
+        return self.in_key_inv is not None and any(key not in actions for key in self.inner_keys)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Stack the entries of a record."""

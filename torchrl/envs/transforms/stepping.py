@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -16,17 +17,32 @@ from torchrl.data import Categorical, Composite, OneHot, TensorSpec, Unbounded
 from torchrl.envs.spec_access import leaf_names
 from torchrl.envs.step_plan import expand_flag
 from torchrl.envs.transforms.base import Transform
-from torchrl.envs.transforms.inside import Inside, Reset, Step, step_rows, take_rows
+from torchrl.envs.transforms.inside import (
+    Inside,
+    Reset,
+    Step,
+    begin_events,
+    events_of_step,
+    join_flags,
+    step_rows,
+    take_rows,
+)
 
 
 class FrameSkipTransform(Transform):
     """Repeats each action and sums the rewards, up to the end of the episode.
 
+    Observations are those of the last frame. A flag that tells what happened in a frame is raised
+    if it was in any of them: the end flags, those of transforms before this one (a life lost, see
+    :meth:`Transform.event_flags`), and those that are named here.
+
     Args:
         frame_skip: How often the action is taken.
+        event_keys: Flags of the environment that hold for one frame alone, such as ``"success"``.
 
     Raises:
         ValueError: if ``frame_skip`` is not positive.
+        UserWarning: at the first reset, if the environment itself repeats its actions.
 
     >>> from torchrl.envs import GymEnv, TransformedEnv
     >>> env = TransformedEnv(GymEnv("CartPole-v1"), FrameSkipTransform(4))
@@ -36,22 +52,55 @@ class FrameSkipTransform(Transform):
 
     entrywise = True
     _inside: Inside
+    _is_checked = False
 
-    def __init__(self, frame_skip: int = 1) -> None:
+    def __init__(
+        self, frame_skip: int = 1, *, event_keys: Sequence[NestedKey] | NestedKey | None = None
+    ) -> None:
         super().__init__()
         if frame_skip < 1:
             raise ValueError(
                 f"FrameSkipTransform: frame_skip must be at least 1, found {frame_skip}."
             )
-        self.frame_skip = frame_skip
+        self.frame_skip, self.event_keys = frame_skip, as_keys(event_keys)
 
     def _around_step(self, step: Step, tensordict: Any) -> Any:
-        return repeat(self._inside, step, tensordict, self.frame_skip)
+        return repeat(self._inside, step, tensordict, self.frame_skip, event_keys=self.event_keys)
+
+    def _around_reset(self, reset: Reset, step: Step, tensordict: Any) -> Any:
+        root = reset(tensordict)
+        if not self._is_checked:
+            self.__dict__["_is_checked"] = True
+            self._warn_of_repeats()
+        return root
+
+    def _warn_of_repeats(self) -> None:
+        env = self._environment()
+        repeats = env.repeats_per_step
+        if self.frame_skip > 1 and repeats > 1:
+            warnings.warn(
+                describe(
+                    self,
+                    "skips frames of an environment that skips frames itself",
+                    found=f"{self.frame_skip} times {repeats} frames a step",
+                    hint="Build the environment without, as with GymEnv(name, frameskip=1), or "
+                    "leave this transform out.",
+                ),
+                stacklevel=2,
+            )
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Note the names of the rewards; the specs stay."""
         self.__dict__["_inside"] = Inside(specs)
+        known = [key for group in specs.values() for key in leaf_names(group)]
+        for key in self.event_keys:
+            if key not in known:
+                raise self._missing(key, known)
         return specs
+
+    def event_flags(self) -> dict[NestedKey, bool]:
+        """Return the flags that hold for one frame."""
+        return dict.fromkeys(self.event_keys, False)
 
 
 def repeat(
@@ -61,6 +110,7 @@ def repeat(
     times: int,
     prepare: Callable[[Any, int], None] | None = None,
     visit: Callable[[dict[NestedKey, Tensor], Any], None] | None = None,
+    event_keys: Sequence[NestedKey] = (),
 ) -> Any:
     """Step several times; a row stands still after its end. Return the last outcome.
 
@@ -71,10 +121,12 @@ def repeat(
         times: How often.
         prepare: ``(root, t)``, writes the action of step ``t``; the first one's stays if ``None``.
         visit: ``(rewards, outcome)``, sees the rewards of each step, zero in rows that stand still.
+        event_keys: Flags that are raised if they were in any step, with end flags and events.
 
     Returns: the last outcome, with the rewards summed.
     """
     moving = root.get("_step", None)
+    flags = [*inside.flags_to_join, *events_of_step(step), *event_keys]
     outcome: Any = None
     for t in range(times):
         if prepare is not None:
@@ -87,7 +139,10 @@ def repeat(
         for key, reward in rewards.items():
             following.set(key, reward if outcome is None else reward + outcome.get(key))
         # Rows that did not move at all hold nothing: whoever masked them keeps what they had.
-        outcome = following if outcome is None else take_rows(following, outcome, moving)
+        if outcome is not None:
+            join_flags(following, outcome, flags)
+            following = take_rows(following, outcome, moving)
+        outcome = following
         if visit is not None:
             visit(rewards, outcome)
         moving = moving & ~inside.over(outcome)
@@ -203,6 +258,17 @@ class MultiAction(Transform):
             kept += kept[-1:] * (num - len(kept))
             outcome.set(key, torch.stack(kept, axis))
         return outcome
+
+    def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
+        """Say whether what reset() is given holds observations that are lined up."""
+        return bool(self._observations)
+
+    def _inv_reset(self, tensordict: Any) -> Any:
+        inner = tensordict.copy()
+        for key in self._observations:
+            if (value := inner.get(key, None)) is not None:
+                inner.set(key, value.select(self._axis, -1))
+        return inner
 
     def _reset(self, tensordict: Any, tensordict_reset: Any) -> Any:
         for key in self._observations:
@@ -356,6 +422,8 @@ class ConditionalPolicySwitch(Transform):
         second = step_rows(step, with_output(root, self.policy(root), self.policy), moving)
         for key in self._inside.rewards:
             second.set(key, second.get(key) + following.get(key))
+        flags = [*self._inside.flags_to_join, *events_of_step(step)]
+        join_flags(second, following, flags)
         return take_rows(second, following, moving)
 
     def _around_reset(self, reset: Reset, step: Step, tensordict: Any) -> Any:
@@ -375,7 +443,7 @@ class ConditionalPolicySwitch(Transform):
         if bool(ended.any()):  # the other player ended it: begin another
             again = self._around_reset(reset, step, self._inside.select_reset(root, ended))
             root = take_rows(again, root, ended)
-        return root
+        return begin_events(root, step, moving)
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
         """Note the names of the rewards; the specs stay."""

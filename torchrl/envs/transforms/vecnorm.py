@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -20,7 +21,7 @@ from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.compose import Compose
 from torchrl.envs.transforms.inside import Inside
 from torchrl.envs.transforms.normalization import ObservationNorm
-from torchrl.envs.transforms.running_stats import merge_moments
+from torchrl.envs.transforms.running_stats import frozen_deviation, merge_moments
 
 STATISTICS = ("loc", "var", "count")
 
@@ -41,7 +42,7 @@ class VecNormV2(Transform):
         stateful: Keep the statistics here; otherwise they travel with the record, beside each
             entry, as ``<key>_loc``, ``<key>_var`` and ``<key>_count``.
         decay: How much a step counts less than the next; 1 counts all alike.
-        eps: Least standard deviation.
+        eps: Least standard deviation; statistics that stand still divide what never changed by 1.
         shared_data: Statistics to use and to update in place, as :meth:`build_shared_data` makes
             them.
         reduce_batch_dims: One mean and deviation for all rows of a batch; otherwise one for each.
@@ -149,8 +150,12 @@ class VecNormV2(Transform):
 
         The weights of ``count`` samples sum to ``1 - decay ** count`` before the correction.
         """
-        decay = torch.tensor(self.decay, dtype=torch.float64, device=count.device)
-        return (1 - decay**moved) / (1 - decay**count).clamp_min(1e-300)
+        # As the same function of both: the first samples have a share of exactly 1.
+        latest, total = (
+            torch.expm1(torch.as_tensor(n, device=count.device).double() * math.log(self.decay))
+            for n in (moved, count)
+        )
+        return latest / total.clamp_max(-1e-300)
 
     def _pair(self, key: NestedKey, record: Any = None) -> tuple[Tensor, Tensor]:
         """Return mean and deviation of an entry."""
@@ -170,7 +175,7 @@ class VecNormV2(Transform):
                     else "Look there, or build the transform with stateful=True.",
                 )
             )
-        return statistics[0], statistics[1].sqrt().clamp_min(self.eps)
+        return statistics[0], frozen_deviation(statistics[0], statistics[1], self.eps)
 
     # --- data ------------------------------------------------------------------------------------
 
@@ -178,14 +183,18 @@ class VecNormV2(Transform):
         for source, destination, value in self._read(record, tolerant=tolerant):
             with self.lock or nullcontext():
                 statistics = self._recall(source, before, value)
-                if self.training and not self.frozen:
+                follows = self.training and not self.frozen
+                if follows:
                     self._check_shape(source, value, statistics[0])
                     latest = self._updated(statistics, value, rows)
                     statistics = self._remember(statistics, latest)
             if not self.stateful:
                 for name, each in zip(_travelling(source), statistics, strict=True):
                     record.set(name, each)
-            scale = statistics[1].sqrt().clamp_min(self.eps)
+            if follows:  # the value is among the samples: it is at the mean if there is no spread
+                scale = statistics[1].sqrt().clamp_min(self.eps)
+            else:
+                scale = frozen_deviation(statistics[0], statistics[1], self.eps)
             dtype = value.dtype if value.is_floating_point() else torch.get_default_dtype()
             record.set(destination, ((value - statistics[0]) / scale).to(dtype))
         return record

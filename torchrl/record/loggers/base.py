@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -15,6 +16,7 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import DTypeError, ShapeError, describe
+from torchrl._core.log import logger as log
 
 Numbers = Tensor | np.ndarray | Sequence[float]
 Pictures = Tensor | np.ndarray
@@ -147,6 +149,24 @@ class Logger(ABC):
             step = self._counts.get(name, -1) + 1
         self._counts[name] = step
         return step
+
+
+def own_folder(run: Logger, take: Callable[[Path], bool]) -> Path:
+    """Return the folder of a run, ``log_dir/exp_name``, or the first numbered one that is free.
+
+    Args:
+        run: The logger.
+        take: Takes a folder and returns true, or returns false if another run has it.
+    """
+    first = Path(run.log_dir, run.exp_name)
+    for number in itertools.count():
+        folder = first.with_name(f"{first.name}_{number}") if number else first
+        if take(folder):
+            break
+    if folder != first:
+        text = "%s: %s holds another run, %s is used; pass resume=True to go on with it"
+        log.warning(text, type(run).__name__, first, folder)
+    return folder
 
 
 def flatten(values: Mapping[str, Any], sep: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import MemoryMappedTensor
 from torch import Tensor
 
 from torchrl.record.loggers.base import (
@@ -17,6 +16,7 @@ from torchrl.record.loggers.base import (
     frames,
     histogram,
     number,
+    own_folder,
     settings,
 )
 from torchrl.record.loggers.movies import encode_movie
@@ -33,7 +33,8 @@ class CSVLogger(Logger):
     ``hparams.json``                    the settings
     ==================================  ==========================================================
 
-    A ``/`` in a name makes a folder. Files of an earlier run of that name are continued.
+    A ``/`` in a name makes a folder. A second run of that name gets a folder of its own,
+    ``exp_name_1`` and so on, unless it resumes the first.
 
     Args:
         exp_name: Name of the experiment, and of its folder.
@@ -42,6 +43,7 @@ class CSVLogger(Logger):
             memory-mapped) keep the frames as they are; ``"mp4"`` and ``"gif"`` are to be looked at
             and need imageio.
         video_fps: Frames per second of videos to be looked at.
+        resume: Go on with the files of the run of that name.
 
     Raises:
         ValueError: if ``video_format`` is none of these, or a name leads out of the folder.
@@ -64,6 +66,8 @@ class CSVLogger(Logger):
         log_dir: str | Path | None = None,
         video_format: str = "pt",
         video_fps: float = 30,
+        *,
+        resume: bool = False,
     ) -> None:
         if video_format not in self.VIDEO_FORMATS:
             raise ValueError(
@@ -71,13 +75,18 @@ class CSVLogger(Logger):
                 f"found {video_format!r}."
             )
         self.video_format = video_format
-        self.video_fps = video_fps
+        self.video_fps, self.resume = video_fps, resume
         super().__init__(exp_name, "csv_logs" if log_dir is None else log_dir)
 
     def _create_experiment(self) -> Path:
-        folder = Path(self.log_dir, self.exp_name)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        def take(folder: Path) -> bool:
+            try:
+                (folder / "scalars").mkdir(parents=True, exist_ok=self.resume)
+            except FileExistsError:
+                return False
+            return True
+
+        return own_folder(self, take)
 
     def log_scalar(self, name: str, value: float | Tensor, step: int | None = None) -> None:
         value = number(self, name, value)
@@ -104,7 +113,7 @@ class CSVLogger(Logger):
         if self.video_format == "pt":
             torch.save(plain, path)
         elif self.video_format == "memmap":
-            MemoryMappedTensor.from_tensor(plain, filename=path, existsok=True)
+            path.write_bytes(plain.contiguous().numpy().tobytes())  # a full disk is an error
         else:
             path.write_bytes(
                 encode_movie(pictures, path.suffix, fps or self.video_fps, needed_by=self)

@@ -17,6 +17,7 @@ from torchrl.record.loggers.base import (
     flatten,
     frames,
     number,
+    own_folder,
     settings,
 )
 from torchrl.record.loggers.movies import encode_movie
@@ -25,12 +26,14 @@ from torchrl.record.loggers.movies import encode_movie
 class TensorboardLogger(Logger):
     """Writes event files under ``log_dir/exp_name``; look at them with ``tensorboard --logdir``.
 
-    Settings become a text and a row of the table of hyperparameters; videos become animated
-    pictures.
+    A second run of that name gets a folder of its own, ``exp_name_1`` and so on, unless it resumes
+    the first. Settings become a text and a row of the table of hyperparameters; videos become
+    animated pictures.
 
     Args:
         exp_name: Name of the experiment, and of its folder.
         log_dir: Folder of the experiments.
+        resume: Go on in the folder of the run of that name.
 
     Raises:
         ImportError: if tensorboard is not installed.
@@ -38,14 +41,21 @@ class TensorboardLogger(Logger):
 
     VIDEO_FPS = 30
 
-    def __init__(self, exp_name: str, log_dir: str | Path = "tb_logs") -> None:
+    def __init__(
+        self, exp_name: str, log_dir: str | Path = "tb_logs", *, resume: bool = False
+    ) -> None:
+        self.resume = resume
         require_package("tensorboard", needed_by=self, extra="utils")
         super().__init__(exp_name, log_dir)
 
     def _create_experiment(self) -> Any:
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(Path(self.log_dir, self.exp_name)))
+        def take(folder: Path) -> bool:
+            folder.mkdir(parents=True, exist_ok=True)
+            return self.resume or not any(folder.glob("events.out.tfevents*"))
+
+        return SummaryWriter(str(own_folder(self, take)))
 
     def log_scalar(self, name: str, value: float | Tensor, step: int | None = None) -> None:
         value = number(self, name, value)

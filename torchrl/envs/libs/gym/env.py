@@ -271,6 +271,12 @@ class GymWrapper(GymLikeEnv):
             following = next_seed(following)
         return following
 
+    def read_attribute(self, path: str) -> Any:
+        """Return an attribute; that of each row, if there are rows."""
+        if self._driver is None or path == "repeats_per_step":  # one of ours
+            return super().read_attribute(path)
+        return self._driver.read_attribute(path)
+
     def read_action(self, tensordict: TensorDictBase) -> Any:
         """Return the action as the environment takes it."""
         if not self._to_numpy:

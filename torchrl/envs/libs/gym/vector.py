@@ -53,6 +53,8 @@ class VectorDriver:
         self._fresh_rows = np.zeros(self.num_envs, bool)
         self._over = np.zeros(self.num_envs, bool)
         self._unseen = np.zeros(self.num_envs, bool)  # rows in episodes that nobody asked for
+        self._info: dict = {}  # the last that each row said, in the episode of its last step
+        self._fresh_info: dict = {}  # that of rows that have reset themselves
 
     def step(self, action: Any, repeat: int = 1) -> tuple:
         """Step all rows, ``repeat`` times or to their end; rewards add up.
@@ -68,7 +70,15 @@ class VectorDriver:
                 self.hold(over)
             outcome = self._go_on(outcome, self._step(action), over)
         self._over = outcome[2] | outcome[3]
+        self._info = outcome[4]
+        if self.mode == SAME_STEP and self._over.any():
+            self._fresh_info = outcome[4]
+            self._info = _merged(outcome[4].get("final_info", {}), outcome[4], self._over)
         return outcome
+
+    def read_attribute(self, path: str) -> Any:
+        """Return what the rows last said by the name at the end of ``path``, ``[N, ...]``."""
+        return said_of(self.env, self._info, path)
 
     def _go_on(self, before: tuple, after: tuple, over: np.ndarray) -> tuple:
         """Return the outcome of two steps in a row; rows that were ``over`` took one."""
@@ -141,6 +151,12 @@ class VectorDriver:
     def reset(self, mask: np.ndarray | None, **kwargs: Any) -> tuple:
         """Reset the rows of ``mask [N]``, or all; return observations ``[N, ...]`` and info."""
         self._unseen &= False if mask is None else ~mask
+        outcome = self._reset(mask, **kwargs)
+        rows = np.ones(self.num_envs, bool) if mask is None else mask
+        self._info = _merged(outcome[1] or self._fresh_info, self._info, rows)
+        return outcome
+
+    def _reset(self, mask: np.ndarray | None, **kwargs: Any) -> tuple:
         if mask is None:
             if self.mode == SAME_STEP and self._fresh_rows.all() and not kwargs:
                 return self._fresh, {}  # all rows have just begun anew; once is enough
@@ -209,6 +225,15 @@ class RowDriver:
                 break
         return observation, total, terminated, truncated, info
 
+    def read_attribute(self, path: str) -> Any:
+        """Return an attribute of each row, ``[N, ...]``, and what it returns if it is called."""
+        values = []
+        for found in self.rows:
+            for name in path.split("."):
+                found = getattr(found, name)
+            values.append(found() if callable(found) else found)
+        return np.array(values)
+
     def hold(self, rows: np.ndarray) -> None:
         """Leave ``rows [N]`` out of the next step."""
         self._held = rows
@@ -222,6 +247,35 @@ class RowDriver:
             row_seed = None if seed is None else seed[i]
             self._observations[i], infos[i] = self.rows[i].reset(seed=row_seed, options=options)
         return self._join(self._observations), stack_infos(infos)
+
+
+def _merged(new: Mapping, old: Mapping, rows: np.ndarray) -> dict:
+    """Return the infos ``old``, with those of ``rows [N]`` replaced by ``new``."""
+    merged = dict(old)
+    for name, value in new.items():
+        known = old.get(name)
+        if isinstance(value, np.ndarray) and isinstance(known, np.ndarray):
+            value = _pick(rows, value, known)
+        merged[name] = value
+    return merged
+
+
+def said_of(env: Any, info: Mapping, path: str) -> Any:
+    """Return an attribute of a vector environment, or what its rows said by its last name.
+
+    Raises:
+        AttributeError: if there is neither.
+    """
+    found, name = env, path.rpartition(".")[2]
+    for part in path.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        found = info.get(name)
+    if found is None:
+        raise AttributeError(
+            f"{type(env.unwrapped).__name__} has no attribute {path!r}, and its infos no {name!r}"
+        )
+    return found() if callable(found) else found
 
 
 def driver_of(env: Any, missing: float = float("nan")) -> VectorDriver | RowDriver:
