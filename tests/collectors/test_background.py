@@ -10,6 +10,7 @@ from torchrl._core.errors import WorkerError
 from torchrl._core.exploration import exploration_type
 from torchrl.collectors import Collector, Interruptor, MultiAsyncCollector, MultiSyncCollector
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ReplayBuffer
+from torchrl.envs import SerialEnv
 from torchrl.testing.mocks import CountingEnv
 
 COLLECTORS = {
@@ -232,3 +233,81 @@ def test_contradictions_are_refused():
         make(trajs_per_write=2, track_traj_ids=False)
     with pytest.raises(ValueError, match=r"traj_format one of .*'padded', 'cat'.* found 2, 'flat'"):
         make(trajs_per_batch=2, traj_format="flat")
+
+
+CALLS = {
+    "get_distant_attr": lambda c: c.get_distant_attr("env.batch_size"),
+    "map_fn": lambda c: c.map_fn("env.rand_action"),
+    "state_dict": lambda c: c.state_dict(),
+    "load_state_dict": lambda c: c.load_state_dict(c.state_dict()),
+    "set_seed": lambda c: c.set_seed(0),
+    "reset": lambda c: c.reset(),
+    "rollout": lambda c: c.rollout(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_calls_beside_background_collection_are_answered_between_two_batches(make, call):
+    buffer = ReplayBuffer(storage=LazyTensorStorage(10_000))
+    collector = make(frames_per_batch=10, replay_buffer=buffer)
+    collector.start()
+    try:
+        for _ in range(20):
+            time.sleep(0.002)
+            CALLS[call](collector)
+        assert collector.is_running()
+        before = buffer.write_count
+        wait_for(lambda: buffer.write_count > before)
+    finally:
+        collector.async_shutdown()
+
+
+def test_hooks_of_the_background_may_call_the_workers(make):
+    found = []
+    collector = make(
+        frames_per_batch=10,
+        total_frames=30,
+        replay_buffer=ReplayBuffer(storage=LazyTensorStorage(100)),
+        post_collect_hook=lambda _: found.append(collector.get_distant_attr("env.batch_size")),
+    )
+    collector.start()
+    wait_for(lambda: not collector.is_running())
+    collector.async_shutdown()
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("kind", [MultiSyncCollector, MultiAsyncCollector])
+def test_shutdown_ends_workers_that_hang_in_the_background(kind):
+    class Stuck(CountingEnv):
+        def _step(self, tensordict):
+            time.sleep(60)
+
+    buffer = ReplayBuffer(storage=LazyTensorStorage(100))
+    collector = kind([Stuck] * 2, frames_per_batch=10, replay_buffer=buffer, shutdown_timeout=0.3)
+    collector.start()
+    start = time.monotonic()
+    collector.shutdown()
+    assert time.monotonic() - start < 8
+
+
+def serial_of_four():
+    return SerialEnv(4, CountingEnv)
+
+
+ROUNDED = {
+    "here": (lambda: Collector(serial_of_four(), frames_per_batch=10), "10", "12"),
+    "sync": (lambda: MultiSyncCollector([CountingEnv] * 3, frames_per_batch=10), "10", "12"),
+    "sync, each": (
+        lambda: MultiSyncCollector([serial_of_four] * 2, frames_per_batch=[10, 8]),
+        r"\[10, 8\]",
+        r"\[12, 8\]",
+    ),
+    "async": (lambda: MultiAsyncCollector([serial_of_four], frames_per_batch=10), "10", "12"),
+}
+
+
+@pytest.mark.parametrize("case", ROUNDED)
+def test_frames_that_cannot_be_shared_equally_are_warned_of(case):
+    make, asked, found = ROUNDED[case]
+    with pytest.warns(UserWarning, match=f"frames_per_batch={asked} .* have {found} frames"):
+        make().shutdown()

@@ -422,3 +422,38 @@ def test_a_process_ends_with_its_evaluator(started):
     assert len(started()) == 1
     del evaluator
     assert not started()
+
+
+class Hanging(CountingEnv):
+    """Hangs in its second step."""
+
+    def _step(self, tensordict):
+        if self.count:
+            time.sleep(60)
+        return super()._step(tensordict)
+
+
+def test_an_evaluation_in_a_process_has_a_time_limit(started):
+    evaluator = Evaluator(Hanging, backend="process", timeout=0.5)
+    with pytest.raises(WorkerError, match=r"within 0.5 s and was killed(.|\n)*in _step"):
+        evaluator.evaluate()
+    assert not started()
+    evaluator.shutdown()
+
+
+def test_shutdown_ends_an_evaluation_that_takes_too_long(started):
+    evaluator = Evaluator(Hanging, backend="process", shutdown_timeout=0.3)
+    evaluator.trigger_eval()
+    start = time.monotonic()
+    with pytest.warns(UserWarning, match="raise shutdown_timeout"):
+        evaluator.shutdown()
+    assert time.monotonic() - start < 8
+    assert not started()
+    with pytest.raises(WorkerError):
+        evaluator.wait()
+
+
+@pytest.mark.parametrize("name", ["timeout", "shutdown_timeout"])
+def test_threads_have_no_time_limit(name):
+    with pytest.raises(ValueError, match=f"{name} is an argument of backend='process'"):
+        Evaluator(CountingEnv(), **{name: 1.0})

@@ -12,6 +12,7 @@ from tensordict.nn import (
 from torch import nn
 from torch.distributions import Categorical
 
+from torchrl._core.plan import input_keys
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import (
     A2CLoss,
@@ -331,3 +332,13 @@ def test_the_contract_catches_a_loss_that_reads_stored_parameters():
     with pytest.raises(AssertionError):
         contract.stored_outputs_do_not_matter(lambda: Faulty(composite_actor()), batch)
     contract.stored_outputs_do_not_matter(lambda: BCLoss(composite_actor()), batch)
+
+
+def test_what_agents_read_beside_what_their_policy_writes_is_an_input():
+    """A mask in the group in which a policy writes its logits is read from the batch."""
+    logits = TensorDictModule(nn.Linear(3, 2), [("agents", "seen")], [("agents", "logits")])
+    mask = TensorDictModule(
+        torch.where, [("agents", "mask"), ("agents", "logits"), "low"], [("agents", "masked")]
+    )
+    keys = input_keys(TensorDictSequential(logits, mask))
+    assert keys == [("agents", "seen"), ("agents", "mask"), "low"]

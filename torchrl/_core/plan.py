@@ -104,11 +104,14 @@ def input_keys(network: Any) -> list[NestedKey]:
         return list(network.in_keys)
     needed: set[NestedKey] = set()
     written: set[NestedKey] = set()
+    begun: set[NestedKey] = set()  # groups of which something is written
     for module in members(network):
         keys = getattr(module, "in_keys", ()) and input_keys(module)
-        needed.update(key for key in keys if written.isdisjoint({key, *groups_of([key])}))
+        given = (key for key in keys if key not in begun)
+        needed.update(key for key in given if written.isdisjoint({key, *groups_of([key])}))
         writes = _written_by(module)
-        written.update(writes, groups_of(writes))
+        written.update(writes)
+        begun.update(groups_of(writes))
     return [key for key in network.in_keys if key in needed]
 
 

@@ -225,6 +225,7 @@ class WorkerProcess:
             self.pid = launcher.launch(life, there, self._notes.fileno())
         except BaseException:
             here.close()
+            self._notes.close()
             raise
         finally:
             there.close()

@@ -12,7 +12,7 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import describe
-from torchrl._core.keys import read, read_next, write
+from torchrl._core.keys import next_key, read, read_next, write
 from torchrl._core.legacy import old_keywords
 from torchrl._core.math import distance_loss, known_distance
 from torchrl._core.mdp import step_mdp
@@ -83,7 +83,11 @@ class CriticLoss(LossModule):
 
     def _bootstrap(self, td: TensorDictBase, next_value: Tensor) -> Tensor:
         """Return the target ``[*B]`` of a critic, given values ``[*B, 1]`` of the next steps."""
-        return self.value_estimator.value_estimate(td, next_value=next_value).squeeze(-1)
+        estimator = self.value_estimator
+        if estimator.needs_time and not estimator.linked_keys:
+            keys = self.in_keys
+            estimator.linked_keys = [key for key in keys if next_key(key) in keys]
+        return estimator.value_estimate(td, next_value=next_value).squeeze(-1)
 
     def _bootstrap_each(self, td: TensorDictBase, next_values: Tensor) -> Tensor:
         """Return one-step targets ``[*B, Z]`` of several values ``[*B, Z]`` of the next steps."""

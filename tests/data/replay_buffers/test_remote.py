@@ -3,7 +3,9 @@
 import copy
 import os
 import pickle
+import socket
 import threading
+import time
 
 import cloudpickle
 import pytest
@@ -22,6 +24,7 @@ from torchrl.data import (
     Transport,
     traj,
 )
+from torchrl.data.replay_buffers import remote as remote_module
 from torchrl.data.replay_buffers.remote import answer
 from torchrl.testing.buffer import assert_same, assert_same_state, transitions
 
@@ -172,3 +175,57 @@ def test_who_does_not_know_the_key_is_not_answered():
         with pytest.raises(WorkerError, match="the answer cannot be pickled"):
             right.sample(1)
     server.close()
+
+
+def test_the_handshake_has_a_time_limit_at_both_ends(monkeypatch):
+    monkeypatch.setattr(remote_module, "HANDSHAKE", 0.3)
+    server = BufferServer(ReplayBuffer(), ("127.0.0.1", 0), b"key")
+    with socket.create_connection(server.address) as stranger:
+        stranger.settimeout(5)
+        while stranger.recv(1 << 10):
+            pass  # the challenge, then the end
+    server.close()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = SocketTransport(silent.getsockname(), b"key")
+        with pytest.raises(WorkerError, match="no room for another client"):
+            client.call("__len__", (), {})
+
+
+def test_a_server_without_descriptors_accepts_again_once_there_are_some(monkeypatch):
+    failures = [OSError(24, "too many open files"), OSError(23, "too many of all")]
+    accept = socket.socket.accept
+
+    def accept_later(self):
+        if failures:
+            raise failures.pop()
+        return accept(self)
+
+    monkeypatch.setattr(socket.socket, "accept", accept_later)
+    server = BufferServer(ReplayBuffer(), ("127.0.0.1", 0), b"key")
+    client = SocketTransport(server.address, b"key")
+    assert client.call("__len__", (), {})[0] == 0
+    client.close()
+    server.close()
+
+
+@pytest.mark.parametrize("request_", [b"no pickle", pickle.dumps(5), pickle.dumps((1, 2))])
+def test_a_request_that_cannot_be_read_is_answered_and_ends_its_connection_only(request_):
+    server = BufferServer(ReplayBuffer(), ("127.0.0.1", 0), b"key")
+    client = SocketTransport(server.address, b"key")
+    client._connection().send_bytes(request_)
+    error = pickle.loads(client._connection().recv_bytes())[1]
+    assert "the request cannot be read" in str(error)
+    client.close()
+    assert client.call("__len__", (), {})[0] == 0
+    client.close()
+    server.close()
+
+
+def test_a_server_that_is_closed_leaves_no_thread():
+    before = threading.active_count()
+    server = BufferServer(ReplayBuffer(), ("127.0.0.1", 0), b"key")
+    server.close()
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() <= before

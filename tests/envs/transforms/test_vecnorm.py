@@ -5,7 +5,14 @@ import torch
 from tensordict import TensorDict
 
 from torchrl._core.errors import ShapeError
-from torchrl.envs import TransformedEnv, VecNorm, VecNormV2
+from torchrl.envs import (
+    Compose,
+    EnvCreator,
+    StepCounter,
+    TransformedEnv,
+    VecNorm,
+    VecNormV2,
+)
 from torchrl.testing.env import assert_same, begin
 from torchrl.testing.transform import World
 
@@ -77,3 +84,30 @@ def test_statistics_of_another_shape_are_refused():
         VecNormV2(["a"], stateful=False, reduce_batch_dims=True)
     with pytest.raises(ValueError, match="above 0 and at most 1, found 2"):
         VecNormV2(["a"], decay=2)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda t: t, Compose, lambda t: Compose(StepCounter(), Compose(t))]
+)
+def test_clones_follow_statistics_that_are_shared_and_no_others(wrap):
+    make = lambda: TransformedEnv(World(), wrap(VecNorm(["observation"], decay=1.0)))
+    for env, follows in ((EnvCreator(make)(), True), (make(), False)):
+        clone = env.transform.clone()
+        evaluation = TransformedEnv(World(), clone)
+        evaluation.eval()
+        env.rollout(2)
+        evaluation.rollout(2)  # adds nothing in evaluation mode
+        state = evaluation.state_dict()
+        counts = [int(value) for key, value in state.items() if key.endswith("count")]
+        assert counts == [3 if follows else 0]
+
+
+def test_copies_that_are_frozen_follow_no_more():
+    env = EnvCreator(lambda: TransformedEnv(World(), VecNorm(["observation"])))()
+    env.rollout(2)
+    frozen, fixed = env.transform.frozen_copy(), env.transform.to_observation_norm()
+    loc = env.transform.loc["observation"].clone()
+    env.rollout(2)
+    assert not torch.equal(env.transform.loc["observation"], loc)
+    assert torch.equal(frozen.loc["observation"], loc)
+    assert torch.equal(fixed.loc, loc.float())

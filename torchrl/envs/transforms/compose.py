@@ -187,6 +187,12 @@ class Compose(Transform):
             transform.set_missing_tolerance(mode)
         return self
 
+    def clone(self) -> Compose:
+        """Return a composition of clones: what they share with the originals stays shared."""
+        copied = Compose(*(transform.clone() for transform in self._chain))
+        copied.training = self.training
+        return copied
+
     def __deepcopy__(self, memo: dict) -> Compose:
         new = memo[id(self)] = Compose()
         for transform in self._chain:

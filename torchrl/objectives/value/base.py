@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from torchrl._core.plan import input_keys
 from torchrl.objectives.calls import merge, take
 from torchrl.objectives.masks import PADDING_MASK, cleared, expand_right, standardized
 from torchrl.objectives.value.interleaving import interleave, takes_sequences
+from torchrl.objectives.value.order import shuffled_pairs
 
 
 @dataclass
@@ -104,6 +106,8 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
     value_network: Any
     needs_value = False
     needs_time = True
+    _was_checked = False
+    linked_keys: Sequence[NestedKey] = ()  # what tells that rows are in order, without a network
     keys_of_heads: ClassVar[tuple[str, ...]] = ("sample_log_prob",)
 
     @old_keywords(deactivate_vmap=None, shifted_budget=None, num_chunk="num_chunks")
@@ -246,6 +250,8 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         keys, gamma, mask = self.tensor_keys, self.gamma, _mask(td)
         time = self._find_time(td) if self.needs_time else 0
         done, terminated = self.ends(td)
+        if self.needs_time and td.ndim == 1 and not self._was_checked:
+            self._check_order(td, done, mask)
         reward = td.get(next_key(keys.reward), None)
         if reward is None:
             require(td, [next_key(keys.reward)], self)
@@ -274,6 +280,30 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
             terminated if done is None else done,
             done if terminated is None else terminated,
         )
+
+    def _check_order(self, td: TensorDictBase, done: Tensor, mask: Tensor | None) -> None:
+        """Warn, once, if the rows ``[T]`` of a batch do not follow each other."""
+        if torch.compiler.is_compiling() or self.tensor_keys.steps_to_next_obs in td:
+            return
+        network = self.value_network
+        keys = self.linked_keys if network is None else input_keys(network)
+        goes_on = ~_cut(done, mask, 0).flatten(1).any(-1)
+        found = shuffled_pairs(td, keys, goes_on if mask is None else goes_on & mask)
+        # a look at the values makes other devices wait: once is enough there
+        self._was_checked = found is not None or done.device.type != "cpu"
+        if found is not None:
+            fact = "estimates the advantage along rows that do not follow each other"
+            warnings.warn(
+                describe(
+                    self,
+                    fact,
+                    expected="trajectories in order of time, [*B, T]",
+                    found=f"{found[0]} of {found[1]} rows whose next observation is the next root",
+                    hint="Run GAE, or another estimator, on the batch before it is shuffled; "
+                    "the loss then finds the advantage in it.",
+                ),
+                stacklevel=4,
+            )
 
     def _hold(self, name: str, value: float | Tensor) -> float | Tensor:
         """Return a number, or a tensor that was registered so that it moves with the module."""
