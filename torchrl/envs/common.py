@@ -312,7 +312,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
 
     def _step_rows(self, tensordict: TensorDictBase, mask: Tensor | None) -> TensorDictBase:
         if self._is_checked_now():
-            self.plan.check_action(tensordict)
+            self.plan.check_action(tensordict, values=True)
         actions = own_actions(tensordict, self.plan.action_keys)  # for us to edit
         following = self.outcome_of(tensordict)
         for holder, name, action in actions:

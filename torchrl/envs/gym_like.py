@@ -177,8 +177,8 @@ class GymLikeEnv(EnvWrapper):
         """Take an action ``frame_skip`` times, or to the end of the episode; rewards add up."""
         outcome = self._output_transform(self._call_step(action))
         for _ in range(self.frame_skip - 1):
-            _, total, _, _, done, _ = outcome
-            if done if isinstance(done, bool) else np.any(done):
+            _, total, *flags, _ = outcome
+            if any(flag if isinstance(flag, bool) else np.any(flag) for flag in flags):
                 break
             observation, reward, *rest = self._output_transform(self._call_step(action))
             outcome = (observation, total + reward, *rest)

@@ -109,6 +109,11 @@ class MemoryWatch:
             or self._reuses_records
         )
 
+    @property
+    def is_new(self) -> bool:
+        """Whether no step was taken yet."""
+        return self._steps == 0
+
     def around(self, act: Any, step: Any, reset: Any) -> tuple[Any, Any, Any]:
         """Return the three functions of the loop, with what has to be copied copied.
 

@@ -413,7 +413,7 @@ class Stepper:
                 act, step, reset = self._watched(*plain)
             act(root)
             if t == 0:
-                plan.check_action(root)
+                plan.check_action(root, values=self._is_first_step())
                 preset = [key for key in root if isinstance(key, tuple) and key[0] == "next"]
             outcome = step(root)
             for key in preset:
@@ -436,6 +436,9 @@ class Stepper:
                 break
         self.root = root
         return roots, outcomes
+
+    def _is_first_step(self) -> bool:
+        return self._watch is not None and self._watch.is_new
 
     def _watched(self, act: Act, step: Act, reset: Act) -> tuple[Act, Act, Act]:
         """Return the three with copies of what lies in memory that is written again, if any."""
@@ -460,7 +463,8 @@ class Stepper:
                 act, step, reset = self._watched(*plain)
             root = act(root)
             if t == 0:
-                plan.check_action(root)
+                checked = env._is_checked_now()  # by the step itself
+                plan.check_action(root, values=self._is_first_step() and not checked)
             if stop == "all" and t > 0:
                 root.set("_step", ~plan.rows_over(root))
             root = step(root)

@@ -19,6 +19,7 @@ from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, descri
 from torchrl._core.keys import leaf_keys, sibling
 from torchrl._core.mdp import DONE, DONE_NAMES, TERMINATED, TRUNCATED, complete_done, last_name
 from torchrl.data import Composite, TensorSpec
+from torchrl.envs.action_checks import check_choice
 from torchrl.envs.spec_access import leaf_names, nested_groups
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class StepPlan:
 
     def _complete_flags(self, following: Any, group: FlagGroup, shape: torch.Size) -> None:
         done, terminated = following.get(group.done, None), following.get(group.terminated, None)
-        truncated = following.get(group.truncated, None) if group.has_truncated else None
+        truncated = following.get(group.truncated, None)  # it ends the episode, named or not
         if done is None or terminated is None or (truncated is None and group.has_truncated):
             if done is None and terminated is None and truncated is None:
                 raise self._missing(following, group.done, "is not in what _step() returned")
@@ -117,14 +118,19 @@ class StepPlan:
             if group.has_truncated and truncated is None:
                 flags[TRUNCATED] = torch.zeros_like(flags[DONE])
             done, terminated, truncated = flags[DONE], flags[TERMINATED], flags.get(TRUNCATED)
-        elif done.shape == shape == terminated.shape:
-            return
+        # An end that one of them reports is an end.
+        for flag in (terminated, truncated):
+            if flag is None or flag is done or flag.numel() != done.numel():
+                continue
+            if flag.dtype == done.dtype == torch.bool:
+                done = done | flag.reshape(done.shape)
         found = ((group.done, done), (group.terminated, terminated), (group.truncated, truncated))
         for key, flag in found:
             if flag is not None:
                 if flag.numel() != shape.numel():
                     raise self._wrong_shape(key, shape, flag.shape, "done_spec")
-                following.set(key, flag.reshape(shape))
+                if flag.shape != shape or following.get(key, None) is not flag:
+                    following.set(key, flag.reshape(shape))
 
     def complete_reset(self, root: Any) -> Any:
         """Add the end flags, all false, that a ``_reset`` left out."""
@@ -197,8 +203,13 @@ class StepPlan:
 
     # --- validation of the first step ------------------------------------------------------------
 
-    def check_action(self, root: Any) -> None:
-        """Refuse an action that is absent or does not have the shape of its spec."""
+    def check_action(self, root: Any, *, values: bool = False) -> None:
+        """Refuse an action that is absent or does not have the shape of its spec.
+
+        Args:
+            root: A root with its actions.
+            values: Look at what is chosen, too; see :func:`check_choice`.
+        """
         for key in self.action_keys:
             if differs_within(root, key, self.specs["action"][key]):
                 continue
@@ -208,6 +219,8 @@ class StepPlan:
             shape = self.expected(self.specs["action"][key].shape, root)
             if isinstance(action, Tensor) and action.shape != shape and -1 not in shape:
                 raise self._wrong_shape(key, shape, action.shape, "action_spec")
+            if values and isinstance(action, Tensor):
+                check_choice(self.name, key, action, self.specs["action"][key])
 
     def check_outcome(self, record: Any, groups: tuple[str, ...]) -> None:
         """Refuse a first reset or step whose entries differ from the specs in shape or dtype."""
