@@ -19,6 +19,7 @@ from tensordict.nn import (
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
     TensorDictModule,
+    TensorDictModuleBase,
     TensorDictSequential,
     interaction_type,
     set_interaction_type,
@@ -92,6 +93,43 @@ def _written_by(module: Any) -> list[NestedKey]:
     """Return every entry that a module writes, selected as output or not."""
     keys: list[NestedKey] = getattr(module, "out_keys_source", getattr(module, "out_keys", []))
     return list(keys)
+
+
+def check_states(policy: object) -> None:
+    """Refuse a policy of which two modules keep their state in one entry.
+
+    A module keeps a state where it reads a key and writes it under ``"next"``. Of two modules with
+    the same key, each would read what the other one wrote.
+
+    Raises:
+        ValueError: if there are such modules.
+    """
+    if not isinstance(policy, nn.Module):
+        return
+    owners: dict[NestedKey, list[nn.Module]] = {}
+    for part in policy.modules():
+        if isinstance(part, TensorDictModuleBase) and not isinstance(part, TensorDictSequential):
+            reads = {*(getattr(part, "in_keys", None) or ())}
+            nexts = [key[1:] for key in _written_by(part) if key[0] == "next" and len(key) > 1]
+            for key in (key[0] if len(key) == 1 else key for key in nexts):
+                if key in reads:
+                    owners.setdefault(key, []).append(part)
+    for key, parts in owners.items():
+        # A wrapper has the keys of what it wraps.
+        inner = [
+            one for one in parts if not any(o is not one and o in one.modules() for o in parts)
+        ]
+        if len(inner) > 1:
+            raise ValueError(
+                describe(
+                    policy,
+                    "has two modules that keep their state in one entry",
+                    key=key,
+                    found=[type(part).__name__ for part in inner],
+                    hint="Give each its own state keys: in_keys=[input, 'state_1'], "
+                    "out_keys=[output, ('next', 'state_1')].",
+                )
+            )
 
 
 def input_keys(network: Any) -> list[NestedKey]:

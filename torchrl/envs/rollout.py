@@ -28,6 +28,7 @@ from torchrl._core.entries import Entries, is_entrywise, nested_tensordict, stac
 from torchrl._core.errors import MissingKeyError, ResetError, ShapeError, describe
 from torchrl._core.keys import groups_of, sibling
 from torchrl._core.mdp import TRUNCATED
+from torchrl._core.plan import check_states
 from torchrl._core.plan import plan as plan_policy
 from torchrl._core.policy_output import output_entries, with_output
 from torchrl.data import RandomPolicy
@@ -180,6 +181,7 @@ class PreparedPolicy:
         elif not trust:
             policy = as_tensordict_policy(env, policy)
         self.acting = policy
+        check_states(policy)
         self.touches = _keys_of(policy)
         by_tensordict = cast or _touches_groups(self.touches, env)
         self.on_entries = None if by_tensordict else plan_policy(policy)

@@ -10,6 +10,7 @@ from tensordict.nn import biased_softplus, inv_softplus, mappings
 from torch import nn
 
 from torchrl._core.errors import describe
+from torchrl._core.plan import check_states
 
 __all__ = [
     "biased_softplus",
@@ -31,13 +32,14 @@ def get_primers_from_module(module: nn.Module, warn: bool = True, strict: bool =
     Returns: a primer, or a ``Compose`` of several.
 
     Raises:
-        ValueError: if there is none and ``strict``.
+        ValueError: if there is none and ``strict``, or if two modules keep one entry.
 
     >>> from torchrl.modules import GRUModule
     >>> primer = get_primers_from_module(GRUModule(3, 4, in_key="observation", out_key="hidden"))
     >>> primer.primers["recurrent_state"].shape
     torch.Size([1, 4])
     """
+    check_states(module)
     makers = (getattr(part, "make_tensordict_primer", None) for part in module.modules())
     primers = [make() for make in makers if make is not None]
     if not primers:

@@ -12,6 +12,7 @@ from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
+from torchrl._core.plan import check_states
 
 
 @contextmanager
@@ -144,7 +145,7 @@ def check_network(component: object, name: str, network: object) -> None:
 
     Raises:
         TypeError: if ``network`` does not read and write entries of a tensordict.
-        ValueError: if a lazy layer has not run yet.
+        ValueError: if a lazy layer has not run yet, or two recurrent modules share a state.
     """
     if not isinstance(network, nn.Module) or not hasattr(network, "in_keys"):
         raise TypeError(
@@ -156,6 +157,7 @@ def check_network(component: object, name: str, network: object) -> None:
                 hint="Wrap it: TensorDictModule(net, in_keys=[...], out_keys=[...]).",
             )
         )
+    check_states(network)
     for path, parameter in network.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(

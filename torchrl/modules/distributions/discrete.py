@@ -209,6 +209,31 @@ def masked_logits(
     return logits.masked_fill(~mask, float(neg_inf)), mask
 
 
+def require_choice(owner: object, mask: Tensor) -> None:
+    """Refuse to choose where a mask ``[*B, N]`` allows nothing, unless compiled or vectorised.
+
+    Raises:
+        ValueError: if a row of the mask is false throughout.
+    """
+    if torch.compiler.is_compiling():
+        return
+    try:
+        if mask.any(-1).all():
+            return
+    except RuntimeError:  # under torch.vmap no value can be looked at
+        return
+    rows = (~mask.any(-1)).nonzero().tolist()
+    raise ValueError(
+        describe(
+            owner,
+            "was asked to choose where its mask allows no action",
+            expected="a mask with a true entry in every row",
+            found=f"none in rows {rows[:5]}" if rows[0] else "none",
+            hint="Mark states without a legal action as done, or allow one that does nothing.",
+        )
+    )
+
+
 def _mask_from_indices(logits: Tensor, indices: Tensor, padding_value: int | None) -> Tensor:
     real = torch.ones_like(indices, dtype=torch.bool)
     if padding_value is not None:
@@ -234,7 +259,7 @@ class MaskedCategorical(d.Categorical):
 
     Raises:
         ValueError: unless exactly one of ``logits`` and ``probs``, and of ``mask`` and
-            ``indices``, is given.
+            ``indices``, is given; when it draws, if a row of the mask allows nothing.
 
     >>> dist = MaskedCategorical(logits=torch.zeros(3), mask=torch.tensor([True, False, True]))
     >>> dist.probs, dist.log_prob(torch.tensor(1))
@@ -259,9 +284,15 @@ class MaskedCategorical(d.Categorical):
         self.padding_value, self.use_cross_entropy = padding_value, use_cross_entropy
         super().__init__(logits=allowed, validate_args=False)
 
+    def sample(self, sample_shape: Shape = ()) -> Tensor:
+        """Draw ``[*sample_shape, *B]``."""
+        require_choice(self, self.mask)
+        return super().sample(Size(sample_shape))
+
     @property
     def mode(self) -> Tensor:
         """The likeliest allowed choice; the first of several."""
+        require_choice(self, self.mask)
         return self.logits.argmax(-1)
 
     deterministic_sample = mode
@@ -305,7 +336,7 @@ class MaskedOneHotCategorical(OneHotCategorical):
 
     Raises:
         ValueError: unless exactly one of ``logits`` and ``probs``, and of ``mask`` and
-            ``indices``, is given.
+            ``indices``, is given; when it draws, if a row of the mask allows nothing.
 
     >>> dist = MaskedOneHotCategorical(torch.zeros(3), mask=torch.tensor([False, True, False]))
     >>> dist.sample()
@@ -326,6 +357,23 @@ class MaskedOneHotCategorical(OneHotCategorical):
             self, logits, probs, mask, indices, neg_inf, padding_value
         )
         super().__init__(logits=allowed, grad_method=grad_method)
+
+    @property
+    def mode(self) -> Tensor:
+        """The likeliest allowed choice; the first of several."""
+        require_choice(self, self.mask)
+        return one_hot(self._param.argmax(-1, keepdim=True), self._num_events)
+
+    deterministic_sample = mode
+
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
+        """Draw one-hot vectors of floats whose gradient is that of ``grad_method``."""
+        require_choice(self, self.mask)
+        return super().rsample(sample_shape)
+
+    def _draw_index(self, sample_shape: Shape) -> Tensor:
+        require_choice(self, self.mask)
+        return super()._draw_index(sample_shape)
 
 
 def ordinal_logits(scores: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ def draw(dist: d.Distribution, kind: InteractionType, num_empirical: int = 1000)
     """Return the value of ``dist`` that an exploration type asks for.
 
     ``DETERMINISTIC`` is ``deterministic_sample`` if the distribution has it, else the mode of a
-    discrete and the mean of any other one. A mean without a closed form is estimated.
+    discrete and the mean of any other one. ``MEAN`` of a discrete distribution is its mode, since
+    the mean is no outcome of it. A mean without a closed form is estimated.
 
     Args:
         dist: The distribution.
@@ -38,16 +39,38 @@ def draw(dist: d.Distribution, kind: InteractionType, num_empirical: int = 1000)
         if value is not None:
             return value
         kind = InteractionType.MODE if base.has_enumerate_support else InteractionType.MEAN
+    if kind is InteractionType.MEAN and is_discrete(dist):
+        kind = InteractionType.MODE
     try:
         value = getattr(dist, kind.value)
     except (AttributeError, NotImplementedError):
         value = None
+    if kind is InteractionType.MODE and _is_bernoulli(dist) and value is not None:
+        value = value.nan_to_num(0.0)  # both outcomes are as likely: torch has NaN
     if value is None and kind is InteractionType.MEAN:
         many = Size((num_empirical,))
         return (dist.rsample(many) if dist.has_rsample else dist.sample(many)).mean(0)
     if value is None:
         raise NotImplementedError(f"{type(dist).__name__} has no {kind.value}.")
     return value
+
+
+def is_discrete(dist: d.Distribution) -> bool:
+    """Say whether a distribution is over finitely or countably many values.
+
+    >>> is_discrete(d.Independent(d.Bernoulli(torch.ones(2)), 1)), is_discrete(d.Normal(0.0, 1.0))
+    (True, False)
+    """
+    try:
+        support: Any = dist.support
+        return bool(support.is_discrete)
+    except (AttributeError, NotImplementedError):
+        return bool(dist.has_enumerate_support)
+
+
+def _is_bernoulli(dist: d.Distribution) -> bool:
+    base = dist.base_dist if isinstance(dist, d.Independent) else dist
+    return isinstance(base, d.Bernoulli)
 
 
 def draw_and_score(

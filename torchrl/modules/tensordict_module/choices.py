@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrl._core.errors import ShapeError, SpecError, describe
 from torchrl.data import Categorical, Composite, OneHot, TensorSpec
 from torchrl.data.tensor_specs import MultiCategorical, MultiOneHot
-from torchrl.modules.distributions.discrete import index_of, one_hot
+from torchrl.modules.distributions.discrete import index_of, one_hot, require_choice
 
 NAMES = ("one_hot", "mult_one_hot", "categorical", "mult_categorical")
 _OF_SPEC = {
@@ -155,8 +155,14 @@ class ActionSpace:
         )
 
     def random(self, mask: Tensor) -> Tensor:
-        """Return an action drawn uniformly from those that ``mask [*B, N]`` allows."""
+        """Return an action drawn uniformly from those that ``mask [*B, N]`` allows.
+
+        Raises:
+            ValueError: if a row of the mask allows nothing.
+        """
         parts = mask.split(self.sizes, -1) if self.sizes is not None else (mask,)
+        for part in parts:
+            require_choice(self, part)
         draws = [_draw_allowed(part) for part in parts]
         if self.sizes is None:
             return self._written(draws[0], mask)

@@ -8,7 +8,7 @@ from typing import Any
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModule
 
-from torchrl._core.errors import SpecError, describe, nearest
+from torchrl._core.errors import ShapeError, SpecError, describe, nearest
 from torchrl._core.keys import as_keys
 from torchrl._core.plan import Record, has_plain_call, run_network
 from torchrl.data import Composite, TensorSpec
@@ -82,7 +82,24 @@ class HasSpec:
     def project(self, td: Record) -> None:
         """Bring the outputs back into their spec, where the module is safe."""
         for key, leaf in self._projected:
-            td.set(key, leaf.project(td.get(key)))
+            value = td.get(key)
+            try:
+                td.set(key, leaf.project(value))
+            except ShapeError:
+                raise self._misfit(key, leaf, value) from None
+
+    def _misfit(self, key: NestedKey, leaf: TensorSpec, value: Any) -> ShapeError:
+        return ShapeError(
+            describe(
+                self,
+                "does not have the shape of the spec on which it is projected",
+                key=key,
+                expected=f"{list(leaf.shape)} after any leading dimensions",
+                found=list(value.shape),
+                hint="For other numbers of environments give the spec of one row, "
+                "env.action_spec_unbatched.",
+            )
+        )
 
     def random(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write outputs drawn from the spec, instead of computed.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import (
     CompositeDistribution,
     InteractionType,
@@ -21,7 +21,7 @@ from torch import distributions as d
 from torchrl._core.keys import as_keys
 from torchrl._core.plan import Record, explain, inputs_of, members
 from torchrl.modules.distributions import Delta, distributions_maps
-from torchrl.modules.distributions.utils import draw, draw_and_score
+from torchrl.modules.distributions.utils import draw, draw_and_score, is_discrete
 from torchrl.modules.tensordict_module.calls import (
     is_common,
     is_plain,
@@ -168,6 +168,20 @@ class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
         out = super().forward(tensordict, tensordict_out, _requires_sample)
         self.project(out)
         return out
+
+    def _draw_dist_sample(
+        self, dist: Any, kind: InteractionType | None = None, *, generator: Any = None
+    ) -> Any:
+        """Return what an exploration type asks for; ``MEAN`` of a discrete head is its mode."""
+        kind = self.default_interaction_type if kind is None else kind
+        if kind is InteractionType.MEAN:
+            if isinstance(dist, CompositeDistribution):
+                heads = dist.dists.items()
+                drawn = {name: self._draw_dist_sample(head, kind) for name, head in heads}
+                return TensorDict(drawn, dist.batch_shape)
+            if is_discrete(dist):
+                return draw(dist, kind)
+        return super()._draw_dist_sample(dist, kind, generator=generator)
 
     def _run(self, td: Record) -> None:
         dist = self._cached_dist(td) if self.cache_dist else self.get_dist(td)

@@ -17,6 +17,7 @@ from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import as_keys, require
 from torchrl._core.plan import Record
 from torchrl.data import TensorSpec
+from torchrl.modules.distributions.discrete import require_choice
 from torchrl.modules.tensordict_module.calls import RecordModule
 from torchrl.modules.tensordict_module.choices import resolve
 from torchrl.modules.tensordict_module.common import HasSpec, SafeModule
@@ -97,7 +98,9 @@ class QValueModule(HasSpec, RecordModule):
         mask = td.get(self.action_mask_key)
         if mask is None:
             require(td, self.in_keys, self, "Add an ActionMask to the environment.")
-        return scores.masked_fill(~mask.bool(), -torch.inf)
+        allowed = mask.bool()
+        require_choice(self, allowed)
+        return scores.masked_fill(~allowed, -torch.inf)
 
     def _write(self, td: Record, action: Tensor, values: Tensor, chosen: Tensor) -> None:
         action_key, value_key, chosen_key = self.out_keys_source
