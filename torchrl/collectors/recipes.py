@@ -74,8 +74,10 @@ def one_each(owner: str, recipes: Factory | Sequence[Factory], count: int | None
     """Return what each of ``count`` workers builds its environment from.
 
     Raises:
-        ValueError: if there are fewer or more recipes than workers.
+        ValueError: if there are fewer or more recipes than workers, or no workers.
     """
+    if count is not None and count < 1:
+        raise ValueError(f"{owner}: num_workers must be at least 1, found {count}.")
     if isinstance(recipes, EnvBase) or callable(recipes):
         return [recipes] * (1 if count is None else count)
     each = list(recipes)

@@ -181,6 +181,8 @@ class AsyncEnvPool(BatchedEnvBase):
         if callable(env_makers) or isinstance(env_makers, EnvBase):
             env_makers = [env_makers]
         makers = list(env_makers)
+        if not makers:
+            raise ValueError("AsyncEnvPool: env_makers must hold at least one, found none.")
         if envs_per_worker < 1:
             raise ValueError(
                 f"AsyncEnvPool: envs_per_worker must be at least 1, found {envs_per_worker}."
@@ -210,6 +212,10 @@ class AsyncEnvPool(BatchedEnvBase):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_dispatcher": None}
+
+    def shutdown(self) -> None:
+        """Close the environments, as :meth:`close`; what is under way is not received any more."""
+        self.close()
 
     def _make_crew(self, recipes: Sequence[EnvCreator | EnvBase]) -> Crew:
         make = ThreadCrew if self.backend == "threading" else ProcessCrew

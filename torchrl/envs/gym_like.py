@@ -12,7 +12,7 @@ from tensordict import NonTensorData, TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.entries import Entries, as_constant
-from torchrl._core.errors import describe
+from torchrl._core.errors import DTypeError, ShapeError, describe
 from torchrl._core.mdp import DONE_NAMES
 from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs.wrapper import EnvWrapper
@@ -226,8 +226,14 @@ class GymLikeEnv(EnvWrapper):
             items = dict(observation)
         else:
             items = {self.observation_keys[0]: observation}
-        specs = self.full_observation_spec
-        return Entries({key: specs[key].encode(value) for key, value in items.items()})
+        specs, entries = self.full_observation_spec, Entries()
+        for key, value in items.items():
+            try:
+                entries[key] = specs[key].encode(value)
+            except (DTypeError, ShapeError) as error:  # noqa: PERF203 - costs nothing if all is well
+                text = describe(self, "cannot be read from the environment", key=key)
+                raise type(error)(f"{text} {error}") from None
+        return entries
 
     def read_reward(self, reward: Any) -> Tensor:
         """Return the reward ``[*B, 1]``."""

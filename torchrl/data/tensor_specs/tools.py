@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchrl._core.errors import ShapeError, describe
+from torchrl._core.errors import DTypeError, ShapeError, describe
 from torchrl.data.tensor_specs.spaces import NARROW_UNSIGNED
 
 DeviceLike = torch.device | str | int | None
@@ -95,13 +95,31 @@ def to_tensor(val: Any, dtype: torch.dtype | None) -> Tensor:
     """Return a tensor of some dtype from an array, a number, a list or a tensor.
 
     Memory is shared with an array where torch can share it without a warning.
+
+    Raises:
+        DTypeError: if a number has no place among the whole numbers of the dtype.
     """
     if not isinstance(val, Tensor):
         if isinstance(val, list | tuple) and any(isinstance(part, Tensor) for part in val):
             val = torch.stack([to_tensor(part, dtype) for part in val])
         else:
             val = _from_array(np.asarray(val))
-    return val if dtype is None or val.dtype is dtype else val.to(dtype)
+    if dtype is None or val.dtype is dtype:
+        return val
+    if not (dtype.is_floating_point or dtype.is_complex or dtype is torch.bool) and val.numel():
+        wide = val if val.dtype.is_signed else val.double()  # torch orders few unsigned numbers
+        low, high, limits = wide.min().item(), wide.max().item(), torch.iinfo(dtype)
+        if not limits.min <= low <= high <= limits.max:
+            raise DTypeError(
+                describe(
+                    "encode",
+                    "got numbers that do not fit the dtype of the spec",
+                    expected=f"{dtype} from {limits.min} to {limits.max}",
+                    found=f"from {low} to {high}",
+                    hint="Give the spec a dtype that holds what is encoded.",
+                )
+            )
+    return val.to(dtype)
 
 
 def _from_array(array: np.ndarray) -> Tensor:

@@ -285,6 +285,8 @@ class BlockExchange(Exchange):
         blocks = lay_out(self.metas, individual=individual)
         memory = Memory(num_bytes(blocks), kind)
         crew.attach(blocks, memory)
+        # Gradients flow through environments of this process that compute with tensors.
+        self._flows = not (crew.is_remote or all(crew.scatter("are_arrays", None)))
         memory.close()
         self.is_flat = not individual
         self._parts: list[dict[str, dict[NestedKey, Tensor]]] = []  # one a group of environments
@@ -299,6 +301,7 @@ class BlockExchange(Exchange):
                 self._parts.append({INPUT: {}, PRESET: {}, OUTCOME: {}, ROOT: {}})
             self._parts[index][block.part][block.key] = rows if self.is_flat else rows[0]
         self._optional = [set(meta.optional_names) for meta in self.metas]
+        self._action_keys = {key for meta in self.metas for key in meta.names("action")}
         self._masks = [part[INPUT].pop("_step") for part in self._parts]
         self._knows = {OUTCOME: not any(self._optional), ROOT: not any(self._optional)}
         self._inputs = list(self._parts[0][INPUT].items())
@@ -312,21 +315,51 @@ class BlockExchange(Exchange):
             name: [list(part[name].items()) for part in self._parts] for name in (OUTCOME, ROOT)
         }
 
+    def step(self, record: Any, resets: bool, plan: StepPlan) -> Any:
+        """Step; with whole records where gradients are to flow through environments here."""
+        if not (self._flows and torch.is_grad_enabled() and self._needs_gradient(record)):
+            return super().step(record, resets, plan)
+        if self._fresh is not None:
+            raise _untaken(self._fresh)
+        found = self._records().step(self._whole(record), False, plan)
+        return self._like(record, found)
+
+    def reset(
+        self, record: Any, kwargs: list[dict[str, Any]], plan: StepPlan, *, expected: bool
+    ) -> Any:
+        """Reset; with whole records where gradients are to flow through environments here."""
+        flows = self._flows and record is not None and self._fresh is None
+        if not (flows and torch.is_grad_enabled() and self._needs_gradient(record)):
+            return super().reset(record, kwargs, plan, expected=expected)
+        found = self._records().reset(self._whole(record), kwargs, plan, expected=expected)
+        return self._like(record, found)
+
+    def _records(self) -> RecordExchange:
+        return RecordExchange(self.crew, self.device, self.options)
+
+    def _whole(self, record: Any) -> Any:
+        return self._nested(record, self.batch_size) if isinstance(record, Entries) else record
+
+    @staticmethod
+    def _like(record: Any, found: Any) -> Any:
+        return Entries(found.items(True, True)) if isinstance(record, Entries) else found
+
+    def _needs_gradient(self, record: Any) -> bool:
+        """Say whether anything that the environments read requires a gradient."""
+        rows = [record] if self.is_flat else record.unbind(0)
+        for part, presets, row in zip(self._parts, self._presets, rows, strict=True):
+            keys = [*part[INPUT], *(at for _, at, _ in presets)]
+            values = (row.get(key, None) for key in keys)
+            if any(value is not None and value.requires_grad for value in values):
+                return True
+        return False
+
     def _send(self, record: Any, mask: Tensor | None, resets: bool) -> Any:
-        if self.is_flat:
-            for key, block in self._inputs:
-                _fill(block, record.get(key, None))
-            told = [_fill_presets(self._presets[0], record)]
+        if torch.is_grad_enabled():
+            with torch.no_grad():  # what the blocks hold has no history
+                self._write_inputs(record, mask)
         else:
-            told = []
-            for i, (part, row) in enumerate(zip(self._parts, record.unbind(0), strict=True)):
-                for key, block in part[INPUT].items():
-                    _fill(block, row.get(key, None))
-                told.append(_fill_presets(self._presets[i], row))
-        if told != self._told:
-            self._tell(told)
-        if mask is not None:
-            self._write_mask(mask)
+            self._write_inputs(record, mask)
         code = _CODES[mask is not None, resets]
         if self._knows[OUTCOME]:
             ended = self.crew.step(code)
@@ -336,6 +369,22 @@ class BlockExchange(Exchange):
         if ended and resets:
             self._fresh = self._ended.clone()
         return self._form(OUTCOME, record)
+
+    def _write_inputs(self, record: Any, mask: Tensor | None) -> None:
+        if self.is_flat:
+            for key, block in self._inputs:
+                self._fill(key, block, record.get(key, None))
+            told = [_fill_presets(self._presets[0], record)]
+        else:
+            told = []
+            for i, (part, row) in enumerate(zip(self._parts, record.unbind(0), strict=True)):
+                for key, block in part[INPUT].items():
+                    self._fill(key, block, row.get(key, None))
+                told.append(_fill_presets(self._presets[i], row))
+        if told != self._told:
+            self._tell(told)
+        if mask is not None:
+            self._write_mask(mask)
 
     def take_up(self, root: Entries) -> bool:
         """Put what the rows that have just begun anew begin with into ``root``; the quick way.
@@ -369,6 +418,28 @@ class BlockExchange(Exchange):
         if not self._knows[ROOT]:
             self._learn(ROOT, written)
 
+    def _fill(self, key: NestedKey, block: Tensor, value: Tensor | None) -> None:
+        """Copy an entry; one that is absent, or reshaped by a transform outside, reads as zero.
+
+        Raises:
+            ShapeError: if it is an action of another shape than its spec.
+        """
+        if value is not None and value.shape == block.shape:
+            block.copy_(value)
+        elif value is None or key not in self._action_keys:
+            block.zero_()
+        else:
+            raise ShapeError(
+                describe(
+                    "step",
+                    "has another shape than the action_spec promises",
+                    key=key,
+                    expected=tuple(block.shape),
+                    found=tuple(value.shape),
+                    hint="Let the policy write the same shape at every step.",
+                )
+            )
+
     def _tell(self, presets: list[list[NestedKey]]) -> None:
         """Tell the environments what the policy writes under ``"next"`` from this step on."""
         self.crew.scatter("take_presets", presets * (len(self.metas) // len(presets)))
@@ -387,10 +458,11 @@ class BlockExchange(Exchange):
     def _collect(self, like: Any) -> Any:
         return self._form(ROOT, like)
 
+    @torch.no_grad()
     def call_step(self, env: int, row: Any, resets: bool) -> tuple:
         """Fill the input rows of one environment; return the call that steps it."""
         for key, block in self._rows_of(INPUT, env):
-            _fill(block, row.get(key, None))
+            self._fill(key, block, row.get(key, None))
         preset = [(key, next_key(key), block) for key, block in self._rows_of(PRESET, env)]
         self._told = None
         return "step_one", env, resets, _fill_presets(preset, row)
@@ -522,14 +594,6 @@ def stack_rows(rows: list[Any]) -> Any:
         except RuntimeError:
             pass
     return LazyStackedTensorDict.lazy_stack(rows, 0)
-
-
-def _fill(block: Tensor, value: Tensor | None) -> None:
-    """Copy an entry; one that is absent, or reshaped by a transform outside, reads as zero."""
-    if value is None or value.shape != block.shape:
-        block.zero_()
-    else:
-        block.copy_(value)
 
 
 def _fill_presets(

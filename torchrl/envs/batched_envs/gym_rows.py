@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from tensordict import NestedKey
 from torch import Tensor
 
+from torchrl._core.errors import ShapeError, describe
 from torchrl.envs.common import EnvBase
 from torchrl.envs.libs.gym import GymEnv, GymWrapper
+from torchrl.envs.libs.gym.spaces import copy_array
 
 Rows = dict[NestedKey, Tensor]
 
@@ -33,6 +36,7 @@ class GymRows:
         names = ("observation", "reward", "done", "terminated", "truncated")
         self._outcome = tuple(outcome[name].numpy() for name in names)
         self._root = root["observation"].numpy()
+        self._shape, self._dtype = self._root.shape, self._root.dtype
         self._root_flags = [root[name].numpy() for name in names[2:]]
 
     @staticmethod
@@ -59,17 +63,43 @@ class GymRows:
         """Step; say whether the episode has ended."""
         observation, reward, terminated, truncated, _ = self._step(self._action())
         rows = self._outcome
-        rows[0][...] = observation
+        rows[0][...] = self._fitted(observation)
         rows[1][0] = reward
         rows[2][0] = ended = bool(terminated or truncated)
         rows[3][0] = terminated
         rows[4][0] = truncated
         return ended
 
+    def _fitted(self, observation: Any) -> Any:
+        """Return an observation that can be written to its row as it is.
+
+        Raises:
+            ShapeError, DTypeError: if there is none.
+        """
+        if (
+            type(observation) is np.ndarray
+            and observation.dtype == self._dtype
+            and observation.shape == self._shape
+        ):
+            return observation
+        array = copy_array(observation, self._dtype, "observation")
+        if array.shape != self._shape:
+            raise ShapeError(
+                describe(
+                    self._env,
+                    "has another shape than its space",
+                    key="observation",
+                    expected=self._shape,
+                    found=array.shape,
+                    hint="Give it the same shape at every step.",
+                )
+            )
+        return array
+
     def reset(self) -> None:
         """Begin a new episode."""
         observation, _ = self._env._call_reset(None)
-        self._root[...] = observation
+        self._root[...] = self._fitted(observation)
         for flag in self._root_flags:
             flag[0] = False
 

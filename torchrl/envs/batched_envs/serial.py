@@ -23,8 +23,9 @@ class SerialEnv(BatchedEnvBase):
         create_env_kwargs: Its keyword arguments, for all, or a list with one dictionary an
             environment.
         device: Device of what is returned; that of the environments if ``None``.
-        use_buffers: Keep the numbers in buffers; ``False`` hands records over as they are, so that
-            gradients flow from step to step. Found out if ``None``.
+        use_buffers: Keep the numbers in buffers; ``False`` hands records over as they are. Found
+            out if ``None``. Gradients flow either way: steps whose action or root requires one hand
+            records over.
 
     All other arguments are those of :class:`ParallelEnv`, so that one can stand for the other.
     Those that speak of workers have nobody to speak to here (``num_sub_threads``,

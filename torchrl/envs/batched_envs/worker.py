@@ -18,7 +18,7 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.entries import Entries, is_entrywise, nested_tensordict
-from torchrl._core.errors import summary
+from torchrl._core.errors import DTypeError, ShapeError, describe, summary
 from torchrl._core.keys import next_key
 from torchrl._core.processes import Channel, check_parent
 from torchrl.envs.batched_envs.buffers import (
@@ -76,6 +76,11 @@ class Seat:
         self._inputs = self._own_inputs = list(inputs.items())
         self._ended = rows_of(blocks, memory, self.number, SIGNAL)["ended"].numpy()
         self._gym = GymRows.of(self.env, inputs, self._outcome, self._root)
+
+    @property
+    def is_array(self) -> bool:
+        """Whether the environment computes with numpy."""
+        return self._gym is not None
 
     def take_presets(self, keys: Sequence[NestedKey]) -> None:
         """Read, at each step from now on, these entries that the policy writes under ``"next"``."""
@@ -162,6 +167,8 @@ class Seat:
         for key, row in rows.items():
             value = record.get(key, None)
             if value is not None:
+                if value.shape != row.shape or value.dtype is not row.dtype:
+                    value = fitted(key, value, row, self.env)
                 row.copy_(value)
                 if key in self._optional:
                     written.append(key)
@@ -188,6 +195,39 @@ class Seat:
     def _own(self, root: TensorDictBase) -> TensorDictBase:
         """Return what is ours of a root that may hold what it was given."""
         return root.select(*self.meta.root_names, strict=False)
+
+
+def fitted(key: NestedKey, value: Tensor, row: Tensor, source: object) -> Tensor:
+    """Return an entry in the dtype of its row.
+
+    Raises:
+        ShapeError: if it has another shape, to which copying would stretch it.
+        DTypeError: if it has numbers that the dtype of the row does not have.
+    """
+    if value.shape != row.shape:
+        raise ShapeError(
+            describe(
+                source,
+                "has another shape than its spec promises",
+                key=key,
+                expected=tuple(row.shape),
+                found=tuple(value.shape),
+                hint="Give it the same shape at every step.",
+            )
+        )
+    cast = value.to(row.dtype)
+    if not row.dtype.is_floating_point and bool((cast != value).any()):
+        raise DTypeError(
+            describe(
+                source,
+                "does not fit the dtype that its spec promises",
+                key=key,
+                expected=row.dtype,
+                found=value.dtype,
+                hint="Give the spec a dtype that holds what the environment returns.",
+            )
+        )
+    return cast
 
 
 class Team:
@@ -284,6 +324,10 @@ class Team:
         if self._at is not None:
             self._at[()] = number
         return self.seats[number - self.first]
+
+    def are_arrays(self) -> list[bool]:
+        """Say of each environment whether its numbers are no tensors, so that no gradient flows."""
+        return [seat.is_array for seat in self.seats]
 
     def take_presets(self, keys: Sequence[Sequence[NestedKey]]) -> list[None]:
         """Tell each environment what the policy writes under ``"next"`` from now on."""

@@ -362,6 +362,8 @@ class GymEnv(GymWrapper):
             kwargs.setdefault("render_mode", "rgb_array")
         if num_envs is None:
             return super()._build_env(gym.make(env_name, **kwargs))
+        if num_envs < 1:
+            raise ValueError(f"GymEnv: num_envs must be at least 1, found {num_envs}.")
         if not hasattr(gym.vector, "AutoresetMode"):
             raise ImportError("GymEnv: num_envs needs gymnasium 1.1: pip install 'gymnasium>=1.1'")
         env = gym.make_vec(

@@ -12,6 +12,7 @@ import torch
 from tensordict import NestedKey, NonTensorData, NonTensorStack
 from torch import Tensor
 
+from torchrl._core.errors import DTypeError, describe
 from torchrl.data import (
     Binary,
     Bounded,
@@ -177,8 +178,8 @@ def leaf_readers(
     """
     children = _children(space)
     if children is None:
-        read = _reader(space, spec, batched=batched, device=device)
-        return [(path[0] if len(path) == 1 else path, read)]
+        key = path[0] if len(path) == 1 else path
+        return [(key, _reader(space, spec, key, batched=batched, device=device))]
     options = {"batched": batched, "device": device}
     return [
         (key, _descend(index, read))
@@ -200,7 +201,7 @@ def _descend(index: Any, read: Reader) -> Reader:
     return lambda sample: read(sample[index])
 
 
-def _reader(space: Any, spec: TensorSpec, *, batched: bool, device: Any) -> Reader:
+def _reader(space: Any, spec: TensorSpec, key: NestedKey, *, batched: bool, device: Any) -> Reader:
     move = device is not None and torch.device(device).type != "cpu"
 
     def finish(tensor: Tensor) -> Tensor:
@@ -233,10 +234,35 @@ def _reader(space: Any, spec: TensorSpec, *, batched: bool, device: Any) -> Read
     dtype = space.dtype if kind in ("Box", "MultiBinary") else None
     if dtype is None:
         return lambda sample: finish(spec.encode(sample))
-    if dtype in _STAND_INS:
-        return lambda sample: finish(_as_tensor(sample, dtype))
+    stand_in = _STAND_INS.get(np.dtype(dtype), dtype)
     # A simulator may reuse its buffer, hence the copy.
-    return lambda sample: finish(torch.from_numpy(np.array(sample, dtype)))
+    return lambda sample: finish(torch.from_numpy(copy_array(sample, stand_in, key)))
+
+
+def copy_array(sample: Any, dtype: np.dtype, key: NestedKey) -> np.ndarray:
+    """Return a copy of what a simulator shows, as an array of the dtype of its entry.
+
+    Raises:
+        DTypeError: if a whole number has no place in it.
+    """
+    if type(sample) is np.ndarray and sample.dtype == dtype:
+        return sample.copy()
+    array = np.asarray(sample)
+    if dtype.kind not in "iu" or array.dtype.kind == "b":
+        return array.astype(dtype)
+    limits = np.iinfo(dtype)
+    if array.size and not limits.min <= array.min().item() <= array.max().item() <= limits.max:
+        raise DTypeError(
+            describe(
+                "GymWrapper",
+                "does not fit the dtype of its space",
+                key=key,
+                expected=f"{dtype} from {limits.min} to {limits.max}",
+                found=f"from {array.min()} to {array.max()}",
+                hint="Give the space a dtype that holds what the environment returns.",
+            )
+        )
+    return array.astype(dtype)
 
 
 def record_writer(
