@@ -149,7 +149,7 @@ def torch_dtype(dtype: Any) -> torch.dtype:
     return torch.from_numpy(np.empty(0, _STAND_INS.get(np.dtype(dtype), dtype))).dtype
 
 
-# Torch does not compute with these: what has no place in the one that stands in is its greatest.
+# Torch does not compute with these: another dtype stands in; a bound beyond it is its greatest.
 _STAND_INS = {np.dtype(np.uint64): np.dtype(np.int64)}
 
 
