@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from functools import wraps
+from types import FunctionType
 from typing import Any, TypeVar, cast
 
-from torchrl._core.errors import nearest
+from torchrl._core.errors import describe, nearest
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,10 +70,24 @@ def moved(module: str, home: str) -> Callable[[str], Any]:
     return __getattr__
 
 
+_UNKNOWN = re.compile(r"(\S+)\(\) got an unexpected keyword argument '(\w+)'")
+
+
+def _arguments_of(cls: type, name: str) -> list[str]:
+    """Return the keywords that a method takes, those of base classes that it passes on too."""
+    methods = [vars(base)[name] for base in cls.__mro__ if name in vars(base)]
+    functions = [method for method in methods if isinstance(method, FunctionType)]
+    keywords = [key for f in functions for key in inspect.signature(f).parameters]
+    return [
+        key for key in dict.fromkeys(keywords) if key not in ("self", "args", "kwargs", "options")
+    ]
+
+
 def old_keywords(**table: str | None) -> Callable[[F], F]:
     """Let a function answer to old keywords: ``@old_keywords(entropy_coef="entropy_coeff")``.
 
-    ``None`` stands for a choice that is gone because any answer to it gives the same result.
+    ``None`` stands for a choice that is gone because any answer to it gives the same result. An
+    argument that a method does not know is an error that names the class and the nearest argument.
 
     >>> @old_keywords(minimum="low")
     ... def bounded(*, low):
@@ -95,7 +112,16 @@ def old_keywords(**table: str | None) -> Callable[[F], F]:
                         f"{function.__name__}() got both {new!r} and its old name {old!r}"
                     )
                 kwargs[new] = kwargs.pop(old)
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except TypeError as error:
+                unknown = _UNKNOWN.match(str(error))
+                if unknown is None or unknown[1] != function.__qualname__ or not args:
+                    raise
+                names = _arguments_of(type(args[0]), function.__name__)
+                hint = nearest(unknown[2], names)
+                fact = f"has no argument {unknown[2]!r}"
+                raise TypeError(describe(args[0], fact, hint=hint)) from None
 
         vars(call)["old_keywords"] = table  # for the page that lists them
         return cast(F, call)

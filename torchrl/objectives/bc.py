@@ -11,6 +11,7 @@ from tensordict.nn import ProbabilisticTensorDictSequential
 from torch import Tensor
 
 from torchrl._core.keys import read, write
+from torchrl._core.legacy import old_keywords
 from torchrl._core.math import distance_loss, known_distance
 from torchrl.objectives.calls import distribution, take
 from torchrl.objectives.common import LossModule
@@ -50,6 +51,7 @@ class BCLoss(LossModule):
     network_outputs: Mapping[str, tuple[str, ...]] = {"actor_network": ("action",)}
     keys_of_heads = ("action",)
 
+    @old_keywords()
     def __init__(
         self,
         actor_network: Any,

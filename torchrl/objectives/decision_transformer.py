@@ -11,6 +11,7 @@ from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.keys import read, write
+from torchrl._core.legacy import old_keywords
 from torchrl._core.math import distance_loss, known_distance
 from torchrl.objectives.calls import distribution, take
 from torchrl.objectives.common import LossModule
@@ -42,6 +43,7 @@ class DTLoss(LossModule):
     network_inputs: Mapping[str, str] = {"actor_network": "root"}
     network_outputs: Mapping[str, tuple[str, ...]] = {"actor_network": ("action_pred",)}
 
+    @old_keywords()
     def __init__(
         self,
         actor_network: Any,

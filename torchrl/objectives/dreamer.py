@@ -17,6 +17,7 @@ from torch import Tensor
 
 from torchrl._core.exploration import ExplorationType, set_exploration_type
 from torchrl._core.keys import next_key, read, read_next, write
+from torchrl._core.legacy import old_keywords
 from torchrl._core.math import distance_loss, known_distance
 from torchrl._core.mdp import step_mdp
 from torchrl.objectives.calls import take
@@ -83,6 +84,7 @@ class DreamerModelLoss(_DreamerLoss):
     world_model: Any
     network_inputs: Mapping[str, str] = {"world_model": "root"}
 
+    @old_keywords()
     def __init__(
         self,
         world_model: TensorDictModuleBase,
@@ -175,6 +177,7 @@ class DreamerActorLoss(_DreamerLoss):
     actor_model: Any
     default_value_estimator = ValueEstimators.TDLambda
 
+    @old_keywords()
     def __init__(
         self,
         actor_model: TensorDictModuleBase,
@@ -241,6 +244,7 @@ class DreamerValueLoss(_DreamerLoss):
     value_model: Any
     network_inputs: Mapping[str, str] = {"value_model": "root"}
 
+    @old_keywords()
     def __init__(
         self,
         value_model: TensorDictModuleBase,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from torchrl._core.keys import read, write
+from torchrl._core.legacy import old_keywords
 from torchrl.objectives.common import LossModule
 
 
@@ -46,6 +47,7 @@ class GAILLoss(LossModule):
         collector_observation: NestedKey = read("collector_observation")
         discriminator_pred: NestedKey = write("d_logits")
 
+    @old_keywords()
     def __init__(
         self,
         discriminator_network: Any,

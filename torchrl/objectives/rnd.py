@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import read_next
+from torchrl._core.legacy import old_keywords
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.networks import check_network, frozen_copy
 
@@ -40,6 +41,7 @@ class RNDLoss(LossModule):
     class _AcceptedKeys:
         observation: NestedKey = read_next("observation")
 
+    @old_keywords()
     def __init__(
         self,
         predictor_network: Any,
