@@ -123,12 +123,14 @@ def make_trainer(args: Args) -> Trainer:
     LRSchedulerHook(scheduler).register(trainer)
 
     # Numbers
+    evaluation_env = make_env(args, 4)
+    evaluation_env.set_seed(args.seed + 1_000)  # the trainer seeds those that are collected from
     LogScalar(("next", "reward"), "train/reward").register(trainer)
     LogValidationReward(
         record_interval=25,
         record_frames=500,
         policy_exploration=policy,
-        environment=make_env(args, 4),
+        environment=evaluation_env,
         exploration_type="deterministic",
         out_keys={("next", "reward"): "eval"},
         log_pbar=True,
