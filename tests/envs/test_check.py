@@ -4,10 +4,11 @@ import logging
 
 import pytest
 import torch
+from tensordict import TensorDict
 
 from torchrl._core.errors import SpecError
 from torchrl.data import Bounded, Composite, Unbounded
-from torchrl.envs import GymEnv, check_env_specs
+from torchrl.envs import EnvBase, GymEnv, check_env_specs
 from torchrl.envs.utils import check_env_specs as old_path
 from torchrl.testing.mocks import CountingEnv, LyingEnv, MultiAgentEnv, StatelessEnv, TextEnv
 
@@ -124,3 +125,28 @@ def test_a_seed_makes_it_repeatable():
     env.set_seed = lambda seed, **kwargs: seen.append(seed)
     check_env_specs(env, seed=4)
     assert seen == [4]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_state_that_is_no_observation_may_stand_under_next(nested):
+    key = ("inner", "wind") if nested else "wind"
+
+    class Drift(EnvBase):
+        def __init__(self):
+            super().__init__()
+            self.observation_spec = Composite(place=Unbounded((1,)))
+            self.state_spec = Composite({key: Unbounded((1,))})
+            self.action_spec = Unbounded((1,))
+
+        def _set_seed(self, seed):
+            pass
+
+        def _reset(self, td=None, **kwargs):
+            return TensorDict({"place": torch.zeros(1), key: torch.ones(1)})
+
+        def _step(self, td):
+            wind = td[key] + 1
+            done = torch.zeros(1, dtype=torch.bool)
+            return TensorDict({"place": td["action"], key: wind, "reward": wind, "done": done})
+
+    check_env_specs(Drift())

@@ -16,6 +16,7 @@ from torchrl._core.errors import (
     describe,
     nearest,
 )
+from torchrl._core.keys import next_key
 from torchrl._core.log import logger
 from torchrl.envs.partial_reset import entry_names
 from torchrl.envs.spec_access import leaf_names
@@ -83,10 +84,11 @@ def check_env_specs(
 
 def _deviations(env: EnvBase, step: TensorDictBase, check_dtype: bool) -> list[str]:
     promised, present = set(entry_names(env.fake_tensordict())), set(entry_names(step))
+    states = {next_key(key) for key in env.state_keys}  # a step may hand over the next state
     found = [_absent(key, present - promised) for key in sorted(promised - present, key=str)]
     found += [
         _unpromised(key, promised - present)
-        for key in sorted(present - promised, key=str)
+        for key in sorted(present - promised - states, key=str)
         if not _is_private(key)
     ]
     specs, following = env._get_specs(), step.get("next")
