@@ -16,11 +16,7 @@ def test_every_loss_names_itself_and_the_argument(cls):
     arguments = inspect.signature(cls).parameters.items()
     required = [key for key, p in arguments if p.default is p.empty and key != "options"]
     networks = iter((gaussian_actor(), q_critic(), critic()))
-    given = {
-        p.name: 0.9 if p.name == "gamma" else next(networks)
-        for p in required
-        if p.name != "options"
-    }
+    given = {key: 0.9 if key == "gamma" else next(networks) for key in required}
     with pytest.raises(TypeError, match=re.escape(f"{cls.__name__}: has no argument 'zzz'")):
         cls(**given, zzz=1)
 
