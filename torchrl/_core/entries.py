@@ -65,11 +65,20 @@ def nested_tensordict(
     >>> nested_tensordict(entries, torch.Size([4]), None, groups)["agents"].batch_size
     torch.Size([4, 3])
     """
-    td = TensorDict(dict(entries), batch_size, device=device)
+    return with_group_sizes(TensorDict(dict(entries), batch_size, device=device), groups)
+
+
+def with_group_sizes(td: Any, groups: Groups) -> Any:
+    """Give nested tensordicts the batch size of their group, in place, where all entries have it.
+
+    Args:
+        td: Has them.
+        groups: As in :func:`nested_tensordict`.
+    """
     for path, tail in groups:  # outer ones first
+        size = torch.Size([*td.batch_size, *tail])
         group = td.get(path, None)
-        if group is not None:
-            size = torch.Size([*batch_size, *tail])
+        if group is not None and group.batch_size != size:
             fits = (value.shape[: len(size)] == size for value in group.values(True, True))
             if all(fits):  # what a policy adds need not be there for each agent
                 group.batch_size = size

@@ -12,7 +12,7 @@ import torch
 from tensordict import LazyStackedTensorDict, TensorDictBase
 
 from torchrl._core.errors import describe
-from torchrl.envs.batched_envs.base import BatchedEnvBase, Factory, draw_legal
+from torchrl.envs.batched_envs.base import BatchedEnvBase, Factory
 from torchrl.envs.batched_envs.crew import AsyncCrew, Crew
 from torchrl.envs.batched_envs.exchange import Exchange, stack_rows
 from torchrl.envs.batched_envs.process_crew import ProcessCrew
@@ -340,20 +340,12 @@ class AsyncEnvPool(BatchedEnvBase):
         """Write random actions into ``tensordict [n, *B]`` for the environments that it names."""
         if tensordict is None or tensordict.get(INDEX, None) is None:
             return super().rand_action(tensordict)
-        if not (self.draws_from_spec or self._masks_are_enough()):
-            raise RuntimeError(
-                describe(
-                    self,
-                    "has environments that draw random actions in a way of their own",
-                    hint="Draw for all at once, or give those environments action_masks.",
-                )
-            )
-        spec, masks = self.full_action_spec, self.action_masks
-        envs = self._indices(tensordict, None)
-        rows = zip(envs, tensordict.unbind(0), strict=True)
-        return tensordict.update(
-            stack_rows([draw_legal(spec[env], row, masks) for env, row in rows])
-        )
+        spec, envs = self.full_action_spec, self._indices(tensordict, None)
+        rows = [
+            self.draw_for_rows(spec[env], row)
+            for env, row in zip(envs, tensordict.unbind(0), strict=True)
+        ]
+        return tensordict.update(stack_rows(rows))
 
     def _send(self, kind: str, tensordict: Any, env_index: Any, kwargs: dict[str, Any]) -> None:
         desk = self._desk()

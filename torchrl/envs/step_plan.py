@@ -14,7 +14,7 @@ from tensordict import (
 )
 from torch import Tensor
 
-from torchrl._core.entries import Entries, as_constant
+from torchrl._core.entries import Entries, as_constant, with_group_sizes
 from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, describe, nearest
 from torchrl._core.keys import leaf_keys, sibling
 from torchrl._core.mdp import DONE, DONE_NAMES, TERMINATED, TRUNCATED, complete_done, last_name
@@ -106,6 +106,8 @@ class StepPlan:
                 following.set(key, reward.reshape(shape))
         for group in self.groups:
             self._complete_flags(following, group, torch.Size([*lead, *group.shape]))
+        if self.nested and not isinstance(following, Entries):
+            with_group_sizes(following, self.nested)
         return following
 
     def _complete_flags(self, following: Any, group: FlagGroup, shape: torch.Size) -> None:
@@ -144,7 +146,7 @@ class StepPlan:
             for key in group.keys:
                 if root.get(key, None) is None:
                     root.set(key, torch.zeros(shape, dtype=torch.bool, device=group.device))
-        return root
+        return with_group_sizes(root, self.nested) if self.nested else root
 
     def _is_inner(self, group: FlagGroup) -> bool:
         return any(

@@ -351,3 +351,44 @@ class TextEnv(CountingEnv):
         else:
             text = NonTensorData(words[0])
         return super()._record({**entries, "text": text}, like)
+
+
+class MaskedEnv(EnvBase):
+    """Allows two choices of four at each count, and shows which.
+
+    Args:
+        horizon: Steps until the episode terminates.
+
+    Reads: ``action []``, a number below four.
+    Writes: ``count [1]``, ``action_mask [4]``, ``reward [1]`` (one for a legal action), end flags.
+
+    >>> MaskedEnv().reset()["action_mask"]
+    tensor([ True,  True, False, False])
+    """
+
+    def __init__(self, horizon: int = 5) -> None:
+        super().__init__()
+        self.horizon, self.count = horizon, 0
+        self.observation_spec = Composite(
+            count=Unbounded((1,)), action_mask=Categorical(2, (4,), dtype=torch.bool)
+        )
+        self.action_spec = Categorical(4)
+
+    def _set_seed(self, seed: int | None) -> None:
+        pass
+
+    def _legal(self) -> Tensor:
+        return (torch.arange(4) - self.count) % 4 < 2  # [4]
+
+    def _observed(self) -> TensorDict:
+        return TensorDict(count=torch.tensor([float(self.count)]), action_mask=self._legal())
+
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
+        self.count = 0
+        return self._observed()
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        reward = self._legal()[tensordict["action"]].float().reshape(1)
+        self.count += 1
+        over = torch.tensor([self.count >= self.horizon])
+        return self._observed().update({"reward": reward, "terminated": over})

@@ -385,6 +385,26 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
             )
         return tensordict.update(self._exchange.random_actions(tensordict))
 
+    def draw_for_rows(self, spec: Any, record: TensorDictBase) -> TensorDictBase:
+        """Return random legal actions for some of the environments.
+
+        Args:
+            spec: Of their actions, ``[*B]``.
+            record: Their roots, ``[*B]``.
+
+        Raises:
+            RuntimeError: if an environment draws random actions in a way of its own.
+        """
+        if not (self.draws_from_spec or self._masks_are_enough()):
+            raise RuntimeError(
+                describe(
+                    self,
+                    "has environments that draw random actions in a way of their own",
+                    hint="Draw for all at once, or give those environments action_masks.",
+                )
+            )
+        return draw_legal(spec, record, self.action_masks)
+
     def _masks_are_enough(self) -> bool:
         """Return whether specs and masks say all of what a legal action is."""
         assert self._metas is not None

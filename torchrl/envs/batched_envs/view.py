@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tensordict import TensorDict
+from tensordict import NestedKey, TensorDict, TensorDictBase
 
 from torchrl.envs.batched_envs.exchange import stack_rows
 from torchrl.envs.common import EnvBase, next_seed
@@ -50,6 +50,23 @@ class EnvView(EnvBase):
         specs = parent._get_specs()
         picked = {group: self._pick(specs[group], where) for group in GROUPS}
         self.__dict__["_specs"] = {group: self._lock(spec) for group, spec in picked.items()}
+
+    @property
+    def action_masks(self) -> dict[NestedKey, NestedKey]:
+        """The entry of the root that says which choices of an action are legal, by action."""
+        return self._parent.action_masks
+
+    @property
+    def draws_from_spec(self) -> bool:
+        """Whether any action of the spec may be a random action."""
+        return self._parent.draws_from_spec
+
+    def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
+        """Write a random action that is legal in ``tensordict``, or any into a new one."""
+        if tensordict is None or self.draws_from_spec:
+            return super().rand_action(tensordict)
+        action = self._parent.draw_for_rows(self.full_action_spec, tensordict)
+        return tensordict.update(action)
 
     def _pick(self, whole: Any, where: Any = None) -> Any:
         """Return our rows of a record or a spec ``[N, *B]``."""
