@@ -1,5 +1,7 @@
 """Recipes for environments travel to other processes."""
 
+import fcntl
+import os
 import pickle
 from functools import partial
 
@@ -236,3 +238,19 @@ def test_workers_of_workers_share_statistics():
         assert counts_of(env) == [4 * 11 + 4]  # of each ten steps, a reset, and one after an end
     finally:
         collector.shutdown()
+
+
+def test_no_other_process_sees_statistics_while_entries_are_added():
+    recipe = EnvCreator(lambda: TransformedEnv(CountingEnv(), VecNorm(in_keys=["observation"])))
+    shared, counts = recipe._statistics, torch.zeros(2)
+    with shared:
+        shared._append(("", "count", (2,), torch.float32), counts)
+        shared._append(("", "more", (2,), torch.float32), counts)
+        child = os.fork()
+        if child == 0:
+            try:
+                fcntl.lockf(shared._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os._exit(0)  # it is locked
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

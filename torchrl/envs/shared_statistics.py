@@ -35,13 +35,18 @@ class SharedStatistics:
 
     # The memory: entries one after the other, each its two sizes, its key and its numbers.
 
-    def __init__(self) -> None:
-        self._open(Memory(ALIGNMENT, "shared").file)
+    # The lock is on a file of its own: a process loses its locks on a file as soon as it closes
+    # any descriptor of that file, and a mapping of memory that is freed closes one.
 
-    def _open(self, file: int | None) -> None:
+    def __init__(self) -> None:
+        self._open(Memory(ALIGNMENT, "shared").file, Memory(1, "shared").file)
+
+    def _open(self, file: int | None, lock: int | None) -> None:
         assert file is not None
-        self._file = file
-        weakref.finalize(self, os.close, file)
+        assert lock is not None
+        self._file, self._lock = file, lock
+        for descriptor in (file, lock):
+            weakref.finalize(self, os.close, descriptor)
 
     def bind(self, env: Any) -> None:
         """Let an environment use these statistics in place of its own.
@@ -86,30 +91,32 @@ class SharedStatistics:
         start = aligned(place + _SIZES.size + len(name))
         end = aligned(start + value.numel() * value.dtype.itemsize)
         os.truncate(self._file, max(end, self._num_bytes()))
-        Memory(end, file=self._file).view(start, value.shape, value.dtype).copy_(value)
+        numbers = value.detach().cpu().reshape(-1).view(torch.uint8)
+        os.pwrite(self._file, numbers.numpy().tobytes(), start)
         os.pwrite(self._file, name, place + _SIZES.size)
         os.pwrite(self._file, _SIZES.pack(end - place, len(name)), place)  # now it is there
         return start
 
     def __enter__(self) -> SharedStatistics:
         _thread_locks.setdefault(os.getpid(), threading.Lock()).acquire()
-        fcntl.lockf(self._file, fcntl.LOCK_EX)
+        fcntl.lockf(self._lock, fcntl.LOCK_EX)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        fcntl.lockf(self._file, fcntl.LOCK_UN)
+        fcntl.lockf(self._lock, fcntl.LOCK_UN)
         _thread_locks[os.getpid()].release()
 
     def __getstate__(self) -> dict[str, Any]:
         with self:
             values = self._read(0, self._num_bytes())
-        return {"path": f"/proc/{os.getpid()}/fd/{self._file}", "values": values}
+        paths = [f"/proc/{os.getpid()}/fd/{file}" for file in (self._file, self._lock)]
+        return {"paths": paths, "values": values}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         try:
-            self._open(os.open(state["path"], os.O_RDWR))
+            self._open(*(os.open(path, os.O_RDWR) for path in state["paths"]))
         except OSError:  # the process that made it is gone; what it knew goes on
-            self._open(Memory(len(state["values"]), "shared").file)
+            self._open(Memory(len(state["values"]), "shared").file, Memory(1, "shared").file)
             os.pwrite(self._file, state["values"], 0)
 
 
