@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +37,11 @@ def primed(horizon: int) -> EnvBase:
     """Return an environment with a state for the policy to keep."""
     transform = Compose(InitTracker(), TensorDictPrimer(memory=Unbounded((1,))))
     return TransformedEnv(CountingEnv(horizon), transform)
+
+
+def masked() -> EnvBase:
+    """Return an environment whose random actions heed its mask."""
+    return TransformedEnv(MaskedEnv(), ActionMask())
 
 
 def remember(tensordict: Any) -> Any:
@@ -70,7 +76,7 @@ def check_each_environment_steps_as_alone(wrap: Wrap) -> None:
 
     What a policy writes under ``"next"`` is what it reads at the next step, until the episode ends.
     """
-    makers = [lambda h=h: primed(h) for h in HORIZONS]
+    makers = [partial(primed, h) for h in HORIZONS]
     with wrapped(wrap, makers) as env:
         batch = env.rollout(STEPS, remember, break_when_any_done=False)
     seed: int | None = 0
@@ -85,14 +91,14 @@ def check_policies_may_return_their_action_alone(wrap: Wrap) -> None:
     """A policy that returns what it computed alone gives what one gives that writes in place."""
     batches = []
     for policy in (remember, remember_apart):
-        with wrapped(wrap, [lambda h=h: primed(h) for h in HORIZONS]) as env:
+        with wrapped(wrap, [partial(primed, h) for h in HORIZONS]) as env:
             batches.append(env.rollout(STEPS, policy, break_when_any_done=False))
     assert_same(batches[1], batches[0])
 
 
 def check_rows_that_wait_keep_their_memory(wrap: Wrap) -> None:
     """With ``break_when_all_done`` the environment that runs on remembers."""
-    with wrapped(wrap, [lambda h=h: primed(h) for h in HORIZONS]) as env:
+    with wrapped(wrap, [partial(primed, h) for h in HORIZONS]) as env:
         batch = env.rollout(STEPS, remember, break_when_any_done=False, break_when_all_done=True)
     assert batch.shape[-1] == max(HORIZONS), "the last episode to end decides the length"
     longest = HORIZONS.index(max(HORIZONS))
@@ -102,7 +108,7 @@ def check_rows_that_wait_keep_their_memory(wrap: Wrap) -> None:
 def check_groups_keep_their_batch_size(wrap: Wrap) -> None:
     """The group of agents of a batch ``[N, T]`` has the batch size ``[N, T, agents]``."""
     agents = 3
-    with wrapped(wrap, [lambda: MultiAgentEnv(agents)] * 2) as env:
+    with wrapped(wrap, [partial(MultiAgentEnv, agents)] * 2) as env:
         batch = env.rollout(STEPS, break_when_any_done=False)
         after = env.step_mdp(env.rand_step(env.reset()))
     assert after.get("agents").batch_size == (2, agents), after.get("agents").batch_size
@@ -113,8 +119,7 @@ def check_groups_keep_their_batch_size(wrap: Wrap) -> None:
 
 def check_random_actions_are_legal(wrap: Wrap) -> None:
     """Random actions heed the masks of the environments inside."""
-    makers = [lambda: TransformedEnv(MaskedEnv(), ActionMask())] * 2
-    with wrapped(wrap, makers) as env:
+    with wrapped(wrap, [masked] * 2) as env:
         batch = env.rollout(STEPS, break_when_any_done=False)
     legal = batch["action_mask"].gather(-1, batch["action"].unsqueeze(-1))
     assert legal.all(), "a random action is forbidden by the mask that stands in its row"
@@ -122,7 +127,7 @@ def check_random_actions_are_legal(wrap: Wrap) -> None:
 
 def check_partial_resets_leave_other_rows_alone(wrap: Wrap) -> None:
     """A reset of one environment changes nothing of the other."""
-    with wrapped(wrap, [lambda h=h: primed(h) for h in (9, 9)]) as env:
+    with wrapped(wrap, [partial(primed, 9)] * 2) as env:
         root = env.reset()
         for _ in range(2):
             root = env.step_mdp(env.step(remember(root)))
