@@ -1,5 +1,6 @@
 """The first action of a policy is held to its spec, and contradicting flags end the episode."""
 
+import re
 import warnings
 
 import pytest
@@ -18,7 +19,16 @@ from torchrl.data import (
     OneHot,
     Unbounded,
 )
-from torchrl.envs import EnvBase, GymLikeEnv, SerialEnv, StepCounter, TransformedEnv
+from torchrl.envs import (
+    EnvBase,
+    GymLikeEnv,
+    SerialEnv,
+    StepCounter,
+    TransformedEnv,
+    check_env_specs,
+)
+from torchrl.envs.check import SpecCheckError
+from torchrl.testing.env import check_hooks_leave_other_steps_alone
 
 NAN = float("nan")
 
@@ -176,6 +186,34 @@ def test_an_end_that_one_flag_reports_is_an_end(flags, named, path, around):
     batch = wrap[around]().rollout(6, break_when_any_done=False)
     rows = batch["next", "x"].reshape(-1, 6)
     assert rows.tolist() == [[1, 2, 3, 1, 2, 3]] * len(rows)
+
+
+CONTRADICTIONS = [
+    {"terminated": True, "done": False},
+    {"terminated": False, "truncated": True, "done": False},
+    {"terminated": False, "truncated": False, "done": True},
+]
+
+
+@pytest.mark.parametrize("flags", CONTRADICTIONS)
+@pytest.mark.parametrize("path", [(), ("inner",)])
+@pytest.mark.parametrize(
+    "around", [lambda env: env, lambda env: TransformedEnv(env, StepCounter())]
+)
+def test_checks_find_flags_that_contradict_each_other(flags, path, around):
+    def make():
+        return around(Ends(flags, NAMED[1], path))
+
+    name = re.escape(repr(("next", *path, "done")))
+    with pytest.raises(SpecCheckError, match=f"Ends: entry {name} is .* where the episode was"):
+        check_env_specs(make())
+    with pytest.raises(AssertionError, match=f"Ends: entry {name} is .* where the episode was"):
+        check_hooks_leave_other_steps_alone(make)
+
+
+@pytest.mark.parametrize("flags", [{"terminated": True}, {"truncated": True}, {"done": True}])
+def test_flags_that_follow_from_the_others_may_be_left_out(flags):
+    check_env_specs(Ends(flags, NAMED[1]))
 
 
 def test_frame_skip_stops_at_an_end_that_one_flag_reports():

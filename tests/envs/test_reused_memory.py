@@ -1,5 +1,7 @@
 """Steps keep what they held, whatever their makers do with the memory that they handed over."""
 
+import re
+
 import gymnasium
 import numpy as np
 import pytest
@@ -22,9 +24,11 @@ from torchrl.envs import (
     SerialEnv,
     StepCounter,
     TransformedEnv,
+    check_env_specs,
 )
+from torchrl.envs.check import SpecCheckError
 from torchrl.envs.reused_memory import WATCHED
-from torchrl.testing.env import assert_same
+from torchrl.testing.env import assert_same, check_hooks_leave_other_steps_alone
 
 STEPS = 2 * WATCHED + 5
 
@@ -247,6 +251,61 @@ def test_steps_of_an_environment_keep_what_they_held(make, way, around):
                 env.close()
 
     assert_same(run(make), run(Walk))
+
+
+# --- checks of environments ----------------------------------------------------------------------
+
+FAULTS = {
+    InOneMemory: "lies in memory that is written again",
+    InTwo: "lies in memory that is written again",
+    OneReward: r"('next', 'reward') lies in memory that is written again",
+    OneFlag: r"('next', 'done') lies in memory that is written again",
+    OneObservation: r"('next', 'agents', 'seen') lies in memory that is written again",
+    FromArrays: r"('next', 'place') lies in memory that is written again",
+    OneRecord: "writes in _step() into a tensordict that it returned",
+    OneInner: "writes in _step() into a tensordict that it returned",
+    EditsAction: "entry 'action' is edited by _step()",
+    ReplacesAction: "entry 'action' is edited by _step()",
+    EditsRoot: "entry 'place' is edited by _step()",
+}
+UNDER = {
+    "bare": lambda make: make(),
+    "rows": lambda make: make(batch_size=[2]),
+    "transformed": lambda make: transformed(make()),
+    "transformed twice": lambda make: TransformedEnv(transformed(make()), StepCounter()),
+}
+
+
+@pytest.mark.parametrize("under", UNDER.values(), ids=UNDER)
+@pytest.mark.parametrize("make", FAULTS)
+def test_checks_find_hooks_that_write_into_other_steps(make, under):
+    words = f"{make.__name__}: .*{re.escape(FAULTS[make])}"
+    with pytest.raises(SpecCheckError, match=words):
+        check_env_specs(under(make))
+    with pytest.raises(AssertionError, match=words):
+        check_hooks_leave_other_steps_alone(lambda: under(make))
+
+
+def test_the_check_of_an_environment_leaves_its_hooks_as_they_were():
+    env = transformed(InOneMemory())
+    hooks = [dict(e.__dict__) for e in (env, env.base_env)]
+    with pytest.raises(SpecCheckError):
+        check_env_specs(env)
+    for e, before in zip((env, env.base_env), hooks, strict=True):
+        assert "_step" not in e.__dict__
+        assert "_reset" not in before
+    found = rollout(env, Ramp())
+    assert_same(found, rollout(transformed(Walk()), Ramp()))
+
+
+def test_a_constant_that_is_never_written_may_be_returned_at_each_step():
+    class Constant(Walk):
+        one = torch.ones(1)
+
+        def _step(self, td):
+            return super()._step(td).set("reward", self.one)
+
+    check_env_specs(Constant())
 
 
 # --- policies ------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from torchrl._core.errors import (
 )
 from torchrl._core.keys import next_key
 from torchrl._core.log import logger
+from torchrl.envs.hook_watch import HookWatch
 from torchrl.envs.partial_reset import entry_names
 from torchrl.envs.spec_access import leaf_names
 from torchrl.envs.step_plan import differs_within
@@ -41,6 +42,10 @@ def check_env_specs(
 ) -> None:
     """Run a short random rollout and compare it with ``fake_tensordict`` and the specs.
 
+    It also finds what rollouts protect their steps from and a loop over ``env.step`` does not:
+    memory that is handed over and written again, an action that is edited, flags that contradict
+    each other.
+
     Args:
         env: The environment.
         return_contiguous: Handed to ``rollout``; by default a lazy stack is accepted.
@@ -62,16 +67,21 @@ def check_env_specs(
     modes: list[Any] = [True, False] if break_when_any_done == "both" else [break_when_any_done]
     problems: dict[str, str] = {}
     for mode in modes:
+        watch = HookWatch(env)
         try:
-            steps = env.rollout(
-                3,
-                break_when_any_done=mode,
-                return_contiguous=bool(return_contiguous),
-                tensordict=tensordict,
-            )
-        except (DTypeError, MissingKeyError, ShapeError) as error:
+            with watch:
+                steps = env.rollout(
+                    3,
+                    break_when_any_done=mode,
+                    return_contiguous=bool(return_contiguous),
+                    tensordict=tensordict,
+                )
+        except (DTypeError, MissingKeyError, ShapeError, SpecError) as error:
             problems[""] = str(error)
             break
+        finally:
+            for text in watch.problems.values():
+                problems.setdefault(text.partition(";")[0], text)
         for step in steps.unbind(steps.ndim - 1):
             for text in _deviations(env, step, check_dtype):
                 problems.setdefault(text.partition(";")[0], text)  # each entry once

@@ -332,7 +332,8 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
             check_returned(self, following, record, "_step")
             following = placed(following, self.device)
             trusted = is_entrywise(self) and self.plan.is_complete(following)
-            self.plan.complete_step(following)
+            if not trusted:
+                self.plan.complete_step(following)
             self.plan.check_outcome(following, ("observation", "reward", "done"))
             self.__dict__["_trusted"] = trusted
         elif not self._trusted:

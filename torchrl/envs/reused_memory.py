@@ -283,9 +283,16 @@ def _version(value: Tensor) -> int:
 
 
 def _name(env: Any) -> str:
-    while (inner := getattr(env, "base_env", None)) is not None:
-        env = inner
-    return type(env).__name__
+    return type(layers(env)[-1]).__name__
+
+
+def layers(env: Any) -> list[Any]:
+    """Return an environment and those that it wraps, outermost first."""
+    found = []
+    while hasattr(type(env), "_step"):
+        found.append(env)
+        env = env.__dict__.get("_modules", {}).get("base_env")
+    return found
 
 
 def own_actions(record: Any, keys: list[NestedKey]) -> list[tuple[Any, NestedKey, Tensor]]:

@@ -20,6 +20,7 @@ from torchrl._core.mdp import step_mdp
 from torchrl._core.policy_output import with_output
 from torchrl.data import RandomPolicy
 from torchrl.envs import EnvBase, check_env_specs
+from torchrl.envs.hook_watch import HookWatch
 from torchrl.envs.partial_reset import is_lazy, part_names
 
 Make = Callable[[], EnvBase]
@@ -133,6 +134,20 @@ def check_flat_records_change_nothing(make: Make) -> None:
         assert_same(flat.to("cpu"), nested)
 
 
+def check_hooks_leave_other_steps_alone(make: Make) -> None:
+    """``_step`` and ``_reset`` return memory of their own, edit no input and no earlier step."""
+    env = begin(make)
+    with HookWatch(env) as watch:
+        root = env.reset()
+        for _ in range(STEPS):
+            _, root = env.step_and_maybe_reset(env.rand_action(root))
+    assert not watch.problems, "\n".join(watch.problems.values())
+    env = begin(make)
+    with HookWatch(env) as watch:  # flat records are stepped here, where they can be
+        env.rollout(STEPS, break_when_any_done=False)
+    assert not watch.problems, "\n".join(watch.problems.values())
+
+
 def check_next_is_the_following_root(make: Make) -> None:
     env = begin(make)
     batch = env.rollout(STEPS, break_when_any_done=False)
@@ -234,6 +249,7 @@ LAWS = (
     check_done_is_terminated_or_truncated,
     check_rollout_is_step_by_step,
     check_flat_records_change_nothing,
+    check_hooks_leave_other_steps_alone,
     check_next_is_the_following_root,
     check_partial_reset_touches_nothing_else,
     check_ted_layout,
