@@ -175,6 +175,34 @@ class EditsRoot(Walk):
         return super()._step(td).set("place", td["place"].add_(1))
 
 
+class OneReset(Walk):
+    """Resets into the same tensors, one of ``size`` sets in turn; steps into new ones."""
+
+    size = 1
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.memory, self.turn = {}, 0
+
+    def _reset(self, td=None, **kwargs):
+        self.turn = (self.turn + 1) % self.size
+        out = super()._reset(td)
+        for key, value in out.items(True, True):
+            own = self.memory.setdefault((self.turn, key), value.clone())
+            out.set(key, own.copy_(value))
+        return out
+
+    def _step(self, td):
+        for (_, key), value in self.memory.items():
+            if key == "place":
+                value.fill_(-1)  # the beginning is over
+        return super()._step(td)
+
+
+class TwoResets(OneReset):
+    size = 2
+
+
 ENVS = [
     InOneMemory,
     InTwo,
@@ -188,6 +216,8 @@ ENVS = [
     ReplacesAction,
     EditsLargeActions,
     EditsRoot,
+    OneReset,
+    TwoResets,
 ]
 
 
@@ -224,7 +254,15 @@ def one_by_one(env, policy):
         return torch.cat([collector.next() for _ in range(STEPS)], -1).exclude("collector")
 
 
-WAYS = [rollout, collected, one_by_one]
+def by_hand(env, policy):
+    steps, root = [], env.reset()
+    for _ in range(STEPS):
+        step, root = env.step_and_maybe_reset(policy(root))
+        steps.append(step)
+    return torch.stack(steps, -1)
+
+
+WAYS = [rollout, collected, one_by_one, by_hand]
 AROUND = {
     "bare": lambda make: make(),
     "rows": lambda make: make(batch_size=[2]),

@@ -29,7 +29,7 @@ from torchrl.envs.partial_reset import (
 )
 from torchrl.envs.postponed import Postponed
 from torchrl.envs.record_checks import check_given, check_returned, placed, wrong_batch
-from torchrl.envs.reused_memory import own_actions
+from torchrl.envs.reused_memory import MemoryWatch, own_actions
 from torchrl.envs.rollout import rollout
 from torchrl.envs.spec_owner import SpecOwner
 
@@ -366,10 +366,19 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
     ) -> tuple[TensorDictBase, TensorDictBase]:
         """Step; return the step and the root of the next one, reset where an episode has ended.
 
-        The last observation of an episode stays in ``tensordict["next"]``.
+        The last observation of an episode stays in ``tensordict["next"]``, also if the environment
+        returns the same tensors at each step.
         """
-        tensordict = self.step(tensordict)
-        return tensordict, self.maybe_reset(self.step_mdp(tensordict))
+        if self._loop_watch is None:
+            self.__dict__["_loop_watch"] = MemoryWatch(self, "policy")
+        watch: Any = self._loop_watch
+        tensordict = self.step(tensordict) if watch.is_over else watch.step(self.step, tensordict)
+        root = self.step_mdp(tensordict)
+        if self.plan.ended(root):
+            root = watch.around_reset(self.maybe_reset)(root)
+        return tensordict, root
+
+    _loop_watch: MemoryWatch | None = None
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:
         """Write a random action of the spec into ``tensordict``, or into a new one."""

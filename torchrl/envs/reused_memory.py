@@ -97,10 +97,13 @@ class MemoryWatch:
         self._records: list[Any] = []  # that the first step was returned in
         self._reuses_records = False
         self._taken: list[tuple[Any, Any]] = []  # records of this batch
+        self._begun: dict[Path, list[Tensor]] = {}  # what the first resets returned
+        self._resets = 0
+        self._reused_resets: set[Path] = set()
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing to watch or to copy any more."""
+        """Whether there is nothing to watch or to copy any more, but for resets."""
         return self._steps >= WATCHED and not (
             self._edited_by_policy
             or self._edited_by_env
@@ -137,12 +140,38 @@ class MemoryWatch:
             kept = self.after_step(out, outcome)
             return out if kept is outcome else out.set("next", kept)
 
+        return copying_act, copying_step, self.around_reset(reset)
+
+    def around_reset(self, reset: Any) -> Any:
+        """Return the function that resets, with what has to be copied copied."""
+        if self._resets >= WATCHED and not (self._reused_resets or self._reused_outcomes):
+            return reset
+
         def copying_reset(root: Any) -> Any:
             root = reset(root)
-            _copy(root, self._reused_outcomes)
+            self.after_reset(root)
             return root
 
-        return copying_act, copying_step, copying_reset
+        return copying_reset
+
+    def after_reset(self, root: Any) -> None:
+        """Look at, and copy where necessary, the root that a reset returned."""
+        if self._resets < WATCHED:
+            self._resets += 1
+            for path, holder, name, value in list(leaf_tensors(root)):
+                earlier = self._begun.setdefault(path, [])
+                if any(_share((one, one), value) for one in earlier):
+                    self._reused_resets.add(path)
+                earlier.append(value)
+                holder.set(name, value.clone())
+            if self._resets == WATCHED:
+                self._begun = {}
+            return
+        _copy(root, self._reused_outcomes | self._reused_resets)
+
+    def forget(self) -> None:
+        """Hold on to no step any more."""
+        self._root, self._outcome, self._records, self._taken = {}, {}, [], []
 
     def __enter__(self) -> None:
         self._taken = []
@@ -151,6 +180,20 @@ class MemoryWatch:
         self._taken = []
         if kind is None and self._steps >= WATCHED and self._root:
             self._check()
+
+    def step(self, step: Any, root: Any) -> Any:
+        """Step once, in a loop of which we see nothing else.
+
+        Args:
+            step: As in :meth:`around`.
+            root: With its actions.
+        """
+        self.before_step(root)
+        _, copying_step, _ = self.around(None, step, None)
+        stepped = copying_step(root)
+        if self._steps >= WATCHED and self._taken:
+            self.forget()
+        return stepped
 
     def before_policy(self, root: Any) -> None:
         """Look at, and copy where necessary, what the policy is about to read."""
@@ -168,6 +211,7 @@ class MemoryWatch:
                     self._note_edit(path)
                 if self._steps == 0:
                     self._root[path] = (value, value.clone())
+                    self._begun.setdefault(path, []).append(value)
                 elif _share(self._root.get(path), value):
                     self._note_reuse(self._reused_roots, 0, path)
             self._read = {}

@@ -445,7 +445,9 @@ class Stepper:
     def _watched(self, act: Act, step: Act, reset: Act) -> tuple[Act, Act, Act]:
         """Return the three with copies of what lies in memory that is written again, if any."""
         assert self._watch is not None
-        return (act, step, reset) if self._watch.is_over else self._watch.around(act, step, reset)
+        if self._watch.is_over:
+            return act, step, self._watch.around_reset(reset)
+        return self._watch.around(act, step, reset)
 
     def _run_tensordicts(
         self,
