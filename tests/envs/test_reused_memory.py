@@ -175,28 +175,33 @@ class EditsRoot(Walk):
         return super()._step(td).set("place", td["place"].add_(1))
 
 
-class OneReset(Walk):
+class Episodes(Walk):
+    """Begins at another place in each episode."""
+
+    episode = 0
+
+    def _reset(self, td=None, **kwargs):
+        self.episode += 1
+        return (
+            super()._reset(td).set("place", torch.full((*self.batch_size, 2), -1.0 * self.episode))
+        )
+
+
+class OneReset(Episodes):
     """Resets into the same tensors, one of ``size`` sets in turn; steps into new ones."""
 
     size = 1
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.memory, self.turn = {}, 0
+        self.memory = {}
 
     def _reset(self, td=None, **kwargs):
-        self.turn = (self.turn + 1) % self.size
         out = super()._reset(td)
         for key, value in out.items(True, True):
-            own = self.memory.setdefault((self.turn, key), value.clone())
+            own = self.memory.setdefault((self.episode % self.size, key), value.clone())
             out.set(key, own.copy_(value))
         return out
-
-    def _step(self, td):
-        for (_, key), value in self.memory.items():
-            if key == "place":
-                value.fill_(-1)  # the beginning is over
-        return super()._step(td)
 
 
 class TwoResets(OneReset):
@@ -216,8 +221,6 @@ ENVS = [
     ReplacesAction,
     EditsLargeActions,
     EditsRoot,
-    OneReset,
-    TwoResets,
 ]
 
 
@@ -289,6 +292,19 @@ def test_steps_of_an_environment_keep_what_they_held(make, way, around):
                 env.close()
 
     assert_same(run(make), run(Walk))
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("make", [OneReset, TwoResets])
+def test_beginnings_of_episodes_keep_what_they_held(make, way, around, monkeypatch):
+    monkeypatch.setattr(EnvBase, "numel", lambda self: self.batch_size.numel(), raising=False)
+    batches = []
+    for kind in (make, Episodes):
+        env = around(kind)
+        batches.append(way(env, Ramp()))
+        env.close(raise_if_closed=False)
+    assert_same(*batches)
 
 
 # --- checks of environments ----------------------------------------------------------------------

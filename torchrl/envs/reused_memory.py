@@ -269,8 +269,9 @@ class MemoryWatch:
         for path, (value, copy) in outcome.items():
             if path not in known and not same_content(value, copy):
                 raise self._overwritten(_name(self.env), path)
+        known |= self._reused_roots | self._reused_resets
         for path, (value, copy) in root.items():
-            if path not in known | self._reused_roots and not same_content(value, copy):
+            if path not in known and not same_content(value, copy):
                 by_env = path in outcome
                 who = _name(self.env) if by_env else policy_name(self.policy)
                 raise self._overwritten(who, path)
