@@ -18,9 +18,11 @@ class _Mode(threading.local):
 
     def __init__(self) -> None:
         self.stack: list[bool | None] = [None]
+        self.branches: list[str | None] = [None]
 
 
 _mode = _Mode()
+_last_branch: list[str | None] = [None]
 _last_mode: list[bool | None] = [None]  # of any thread: what a compiled graph can guard on
 
 
@@ -67,3 +69,36 @@ class set_recurrent_mode:  # noqa: N801 - reads like the verb that it is
                 return function(*args, **kwargs)
 
         return call
+
+
+def branch_mode() -> str | None:
+    """Say where the second half of a sequence departs from the first; ``None``: it goes on."""
+    return _last_branch[0] if torch.compiler.is_compiling() else _mode.branches[-1]
+
+
+class branches:  # noqa: N801 - reads like the noun that it is
+    """Give sequences ``[*B, 2 T]`` another meaning, in a ``with`` block: steps and alternatives.
+
+    The first ``T`` rows are a sequence. Each of the others is a single step of its own, with the
+    memory that the sequence has after (or before) the row of the same number, and no row follows
+    it. So a critic values what follows each step, or another action there, with the memory of
+    what happened. Modules with ``takes_branches`` understand this.
+
+    Args:
+        where: ``"after"`` or ``"before"`` the step of the same number.
+
+    >>> with branches("after"):
+    ...     branch_mode()
+    'after'
+    """
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def __enter__(self) -> None:
+        _mode.branches.append(self.where)
+        _last_branch[0] = self.where
+
+    def __exit__(self, *error: object) -> None:
+        _mode.branches.pop()
+        _last_branch[0] = _mode.branches[-1]

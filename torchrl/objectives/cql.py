@@ -116,16 +116,30 @@ class CQLLoss(SACLoss):
             draws = [
                 self._uniform(td),
                 self._draw(td.expand(count, *td.batch_size)),
-                self._draw(td.get("next").expand(count, *td.batch_size)),
+                self._draws_at_next(td),
             ]
         wide = td.expand(count, *td.batch_size)
         ratios = [
-            value_of(self.qvalue_network, wide, key, actions) / self.temperature - density
+            self._judged(self.qvalue_network, wide, key, actions).squeeze(-1) / self.temperature
+            - density
             for actions, density in draws
         ]  # [N, R, *B] each
         sampled = torch.cat(ratios, 1).logsumexp(1) - math.log(3 * count)  # [N, *B]
         gap = self.temperature * sampled - value_of(self.qvalue_network, td, key)
         return self.min_q_weight * gap
+
+    def _draws_at_next(self, td: TensorDictBase) -> tuple[Actions, Tensor]:
+        """Return ``R`` actions of the policy at each next step, and their log-density."""
+        key, count = self.tensor_keys.action, self.num_random
+
+        def draws(rows: TensorDictBase) -> Tensor:
+            actions, density = self._draw(rows.expand(count, *rows.batch_size))
+            drawn = [actions[key].flatten(td.ndim + 1), density.unsqueeze(-1)]
+            return torch.cat(drawn, -1).movedim(0, -2)  # [*B, R, A + 1]
+
+        drawn = self._at_next(td, draws).movedim(-2, 0)
+        shape = td.get(key).shape[td.ndim :]
+        return {key: drawn[..., :-1].unflatten(-1, shape)}, drawn[..., -1]
 
     def _uniform(self, td: TensorDictBase) -> tuple[Actions, Tensor]:
         """Return ``R`` uniform actions a sample and their log-density."""

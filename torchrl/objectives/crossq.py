@@ -8,9 +8,12 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor
 
+from torchrl._core.errors import describe
+from torchrl._core.recurrence import branches
 from torchrl.objectives.calls import merge, value_of
 from torchrl.objectives.max_entropy import OUT_KEYS, MaxEntropyLoss
 from torchrl.objectives.networks import frozen
+from torchrl.objectives.value.interleaving import takes_branches
 
 
 class CrossQLoss(MaxEntropyLoss):
@@ -59,18 +62,8 @@ class CrossQLoss(MaxEntropyLoss):
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         self._limit_alpha()
         mask, key = self._mask(td), self.tensor_keys.state_action_value
-        with torch.no_grad():
-            following = td.get("next")
-            next_actions, next_log_prob = self._draw(following)
         with self._apart(self.qvalue_network):
-            pairs = []
-            for critic in self.qvalue_network:
-                now = merge(td, critic)
-                both = torch.stack([now, merge(following, critic, next_actions)])  # [2, *B]
-                # one batch dimension: the statistics are over all of it
-                joint = critic(both.reshape(-1)).get(key).reshape(2, *td.batch_size)
-                pairs.append(joint)
-        predicted, ahead = torch.stack(pairs, 1).unbind(0)  # [N, *B] each
+            predicted, ahead, next_log_prob = self._now_and_next(td)
         with torch.no_grad():
             soft = ahead.amin(0) - self.alpha * next_log_prob
             target = self._bootstrap(td, soft.unsqueeze(-1))  # [*B]
@@ -78,7 +71,7 @@ class CrossQLoss(MaxEntropyLoss):
             self._prioritise(td, error)
         actions, log_prob = self._draw(td)
         with frozen(self.qvalue_network) as critics, _evaluating(critics):
-            value = value_of(critics, td, key, actions).amin(0)  # [*B]
+            value = self._judged(critics, td, key, actions).squeeze(-1).amin(0)  # [*B]
         return {
             "loss_actor": self.alpha * log_prob - value,
             "loss_qvalue": self._weigh(td, self._errors(predicted, target).sum(0)),
@@ -87,6 +80,45 @@ class CrossQLoss(MaxEntropyLoss):
             "log_prob": log_prob,
             "td_error": error,
         }
+
+    def _now_and_next(self, td: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
+        """Return values ``[N, *B]`` now and next, and the log-probability ``[*B]`` of what is next.
+
+        The values are those of one pass; those of the next steps are not to be differentiated.
+        """
+        key = self.tensor_keys.state_action_value
+        if self._remembers(td):
+            return self._now_and_next_of_sequences(td)
+        with torch.no_grad():
+            following = td.get("next")
+            actions, log_prob = self._draw(following)
+        pairs = []
+        for critic in self.qvalue_network:
+            now = merge(td, critic)
+            both = torch.stack([now, merge(following, critic, actions)])  # [2, *B]
+            # one batch dimension: the statistics are over all of it
+            pairs.append(critic(both.reshape(-1)).get(key).reshape(2, *td.batch_size))
+        predicted, ahead = torch.stack(pairs, 1).unbind(0)
+        return predicted, ahead, log_prob
+
+    def _now_and_next_of_sequences(self, td: TensorDictBase) -> tuple[Tensor, Tensor, Tensor]:
+        if not takes_branches(self):
+            raise TypeError(
+                describe(
+                    self,
+                    "needs a memory that can also take single steps",
+                    expected="recurrent modules of one direction",
+                    hint="Build them without bidirectional=True.",
+                )
+            )
+        rows = self._beside(td, td.get("next"))  # [*B, 2 T]
+        with branches("after"):
+            with torch.no_grad():
+                actions, log_prob = self._draw(rows)
+            actions, key = self._beside_taken(rows, actions), self.tensor_keys.state_action_value
+            values = value_of(self.qvalue_network, rows, key, actions)  # [N, *B, 2 T]
+        predicted, ahead = values.chunk(2, -1)
+        return predicted, ahead, log_prob.chunk(2, -1)[1]
 
 
 class _evaluating:  # noqa: N801 - reads like the verb that it is

@@ -97,18 +97,24 @@ class DDPGLoss(CriticLoss):
 
     def _critic(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Return what the critic says and what it should say, ``[*B]`` each."""
-        keys, following = self.tensor_keys, td.get("next")
+        keys = self.tensor_keys
         with self._apart(self.value_network):
             predicted = value_of(self.value_network, td, keys.state_action_value)
         with torch.no_grad():
-            action = take(self.target("actor_network"), following, keys.action)
-            critic = self.target("value_network")
-            ahead = value_of(critic, following, keys.state_action_value, {keys.action: action})
+            ahead = self._at_next(td, self._next_value)  # [*B]
             target = self._bootstrap(td, ahead.unsqueeze(-1))
         return predicted, target
+
+    def _next_value(self, following: TensorDictBase) -> Tensor:
+        keys = self.tensor_keys
+        action = take(self.target("actor_network"), following, keys.action)
+        actions = self._beside_taken(following, {keys.action: action})
+        critic = self.target("value_network")
+        return value_of(critic, following, keys.state_action_value, actions)
 
     def _actor_loss(self, td: TensorDictBase) -> Tensor:
         keys = self.tensor_keys
         action = take(self.actor_network, td, keys.action)
         with frozen(self.value_network) as critic:
-            return -value_of(critic, td, keys.state_action_value, {keys.action: action})
+            key, actions = keys.state_action_value, {keys.action: action}
+            return -self._judged(critic, td, key, actions).squeeze(-1)

@@ -23,7 +23,6 @@ from torchrl.modules.tensordict_module.choices import resolve
 from torchrl.objectives.calls import take
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss
 from torchrl.objectives.value.estimators import ValueEstimators
-from torchrl.objectives.value.interleaving import may_take_sequences
 
 
 @dataclass
@@ -70,7 +69,6 @@ class _QLearning(CriticLoss):
         last = list(value_network.module)[-1] if sequence else None
         self._chooses = isinstance(last, QValueModule)  # the last part only chooses an action
         self._mask_key = getattr(last, "action_mask_key", None)
-        self._may_remember = may_take_sequences(value_network)
         space = getattr(value_network, "action_space", None) if action_space is None else None
         if space is None or isinstance(space, str):
             space, _ = resolve(self, action_space or space, None, None)

@@ -98,7 +98,7 @@ class IQLLoss(CriticLoss):
             predicted = self._taken(self.qvalue_network, td)  # [N, *B]
         with torch.no_grad():
             lowest = self._taken(self.target("qvalue_network"), td).amin(0)  # [*B]
-            ahead = value_of(self.value_network, td.get("next"), keys.value)
+            ahead = self._at_next(td, lambda rows: value_of(self.value_network, rows, keys.value))
             target = self._bootstrap(td, ahead.unsqueeze(-1))
             self._prioritise(td, (predicted.detach() - target).abs().amax(0))
         with self._apart(self.value_network):

@@ -15,6 +15,7 @@ from torchrl._core.errors import describe
 from torchrl._core.keys import as_keys, write
 from torchrl.objectives.calls import distribution
 from torchrl.objectives.distributions import check_actor, draw, heads
+from torchrl.objectives.masks import cleared
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss, spec_leaf
 
 Actions = dict[NestedKey, Tensor]
@@ -140,11 +141,12 @@ class MaxEntropyLoss(CriticLoss):
             value: Called on the next steps.
             skip: Whether final steps are left out; their values, which do not count, are 0.
         """
-        following = td.get("next")
         if not skip:
-            return value(following)
+            return self._at_next(td, value)
         goes_on = ~self.value_estimator.ends(td)[1].squeeze(-1)  # [*B]
-        some = value(following[goes_on])
+        if self._remembers(td):  # sequences have no gaps
+            return cleared(self._at_next(td, value), goes_on)
+        some = value(td.get("next")[goes_on])
         return some.new_zeros((*goes_on.shape, *some.shape[1:])).index_put((goes_on,), some)
 
     def _infer_target_entropy(self, actions: Iterable[Tensor], ndim: int) -> None:

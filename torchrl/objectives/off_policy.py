@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,10 +16,13 @@ from torchrl._core.keys import next_key, read, read_next, write
 from torchrl._core.legacy import old_keywords
 from torchrl._core.math import distance_loss, known_distance
 from torchrl._core.mdp import step_mdp
+from torchrl._core.recurrence import branch_mode, branches
 from torchrl._core.returns import td0_return_estimate
+from torchrl.objectives.calls import take
 from torchrl.objectives.common import LossModule
 from torchrl.objectives.networks import frozen
 from torchrl.objectives.value.estimators import ValueEstimators
+from torchrl.objectives.value.interleaving import may_take_sequences, takes_branches
 from torchrl.objectives.value.td import TD0Estimator
 
 
@@ -50,6 +53,7 @@ class CriticLoss(LossModule):
     """
 
     _AcceptedKeys: Any = CriticKeys
+    _may_remember = False
     default_value_estimator = ValueEstimators.TD0
     value_estimators: ClassVar[tuple[ValueEstimators, ...]] = (
         ValueEstimators.TD0,
@@ -80,6 +84,101 @@ class CriticLoss(LossModule):
             self._value_kwargs["gamma"] = gamma
         if priority_key is not None:
             self.set_keys(priority=priority_key)
+
+    def convert_to_functional(self, module: Any, module_name: str, *args: Any, **kw: Any) -> None:
+        super().convert_to_functional(module, module_name, *args, **kw)
+        self._may_remember = self._may_remember or may_take_sequences(self._modules[module_name])
+
+    def _remembers(self, td: TensorDictBase) -> bool:
+        """Say whether what a network makes of a row now follows from the rows before it."""
+        return self._may_remember and self.value_estimator.remembers(self, td)
+
+    def _at_next(self, td: TensorDictBase, value: Callable[[TensorDictBase], Tensor]) -> Tensor:
+        """Return what ``value`` makes of the next steps, given all that came before each.
+
+        Args:
+            td: The batch ``[*B]``; trajectories ``[*B, T]`` for networks with a memory.
+            value: ``rows [*B] -> values [*B, ...]``. Networks with a memory see the steps of the
+                data first: actions that they judge must pass :meth:`_beside_taken`.
+        """
+        if not self._remembers(td):
+            return value(td.get("next"))
+        if takes_branches(self):
+            return self._departing(td, td.get("next"), value, "after")
+        keys = [key for key in self.in_keys if next_key(key) in self.in_keys]
+        return self.value_estimator.in_turn(td, keys, value)[1]
+
+    def _departing(
+        self,
+        td: TensorDictBase,
+        others: TensorDictBase,
+        value: Callable[[TensorDictBase], Tensor],
+        where: str,
+    ) -> Tensor:
+        """Return what ``value`` makes of other steps, each in the place of one of the data.
+
+        Args:
+            td: Trajectories ``[*B, T]``.
+            others: ``[*B, T]``; what they lack and networks do not read of them is filled.
+            value: ``rows [*B, 2 T] -> values [*B, 2 T, ...]``; the steps of the data come first.
+            where: See :class:`~torchrl._core.recurrence.branches`.
+        """
+        with branches(where):
+            values = value(self._beside(td, others))
+        return values.narrow(td.ndim - 1, td.shape[-1], td.shape[-1])
+
+    def _beside(self, td: TensorDictBase, others: TensorDictBase) -> TensorDictBase:
+        """Return what networks read of trajectories and of other steps, ``[*B, 2 T]``."""
+        keys = [key for key in self.in_keys if isinstance(key, str) or key[0] != "next"]
+        line, others = td.select(*keys, strict=False), others.select(*keys, strict=False)
+        for key in keys:  # actions, which are drawn; states, which are remembered
+            if others.get(key, None) is None and td.get(key, None) is not None:
+                others.set(key, td.get(key))
+        rows: Any = torch.cat([line, others], td.ndim - 1)
+        return rows
+
+    def _beside_taken(
+        self, rows: TensorDictBase, actions: Mapping[NestedKey, Tensor]
+    ) -> dict[NestedKey, Tensor]:
+        """Return the actions that networks are to judge, after those that were taken, if any.
+
+        Args:
+            rows: ``[*B]``, or ``[*B, 2 T]`` that begin with the steps of the data.
+            actions: Of each row.
+        """
+        if not self._may_remember or branch_mode() is None:
+            return dict(actions)
+        time, steps = rows.ndim - 1, rows.shape[-1] // 2
+        return {
+            key: torch.cat(
+                [rows.get(key).narrow(time, 0, steps), action.narrow(time, steps, steps)], time
+            )
+            for key, action in actions.items()
+        }
+
+    def _judged(
+        self,
+        critics: Any,
+        td: TensorDictBase,
+        key: NestedKey,
+        actions: Mapping[NestedKey, Tensor],
+    ) -> Tensor:
+        """Return what critics say of other actions ``[*B, F]``, of an ensemble ``[N, *B, F]``.
+
+        What they remember are the actions that were taken.
+        """
+        if not (self._remembers(td) and takes_branches(critics)):
+            return take(critics, td, key, actions)
+        others, is_ensemble = td.copy(), isinstance(critics, torch.nn.ModuleList)
+        for name, action in actions.items():
+            others.set(name, action)
+
+        def value(rows: TensorDictBase) -> Tensor:
+            values = take(critics, rows, key)
+            return values.movedim(0, -1) if is_ensemble else values
+
+        values = self._departing(td, others, value, "before")
+        return values.movedim(-1, 0) if is_ensemble else values
 
     def _bootstrap(self, td: TensorDictBase, next_value: Tensor) -> Tensor:
         """Return the target ``[*B]`` of a critic, given values ``[*B, 1]`` of the next steps."""

@@ -126,17 +126,12 @@ class REDQLoss(MaxEntropyLoss):
         with self._apart(self.qvalue_network):
             predicted = value_of(self.qvalue_network, td, key)  # [N, *B]
         with torch.no_grad():
-            following = td.get("next")
-            actions, log_prob = self._draw(following)
-            values = value_of(self.target("qvalue_network"), following, key, actions)
-            drawn = torch.randperm(self.num_qvalue_nets, device=values.device)
-            lowest = values[drawn[: self.sub_sample_len]].amin(0)
-            ahead = lowest - self.alpha * log_prob  # [*B]
+            ahead = self._at_next(td, self._next_value)  # [*B]
             target = self._bootstrap(td, ahead.unsqueeze(-1))
             self._prioritise(td, (predicted.detach() - target).abs().amax(0))
         actions, log_prob = self._draw(td)
         with frozen(self.qvalue_network) as critics:
-            value = value_of(critics, td, key, actions)  # [N, *B]
+            value = self._judged(critics, td, key, actions).squeeze(-1)  # [N, *B]
         return {
             "loss_actor": self.alpha * log_prob - value.mean(0),
             "loss_qvalue": self._weigh(td, self._errors(predicted, target).sum(0)),
@@ -147,3 +142,12 @@ class REDQLoss(MaxEntropyLoss):
             "next.state_value": ahead,
             "target_value": target,
         }
+
+    def _next_value(self, following: TensorDictBase) -> Tensor:
+        """Return the soft value ``[*B]`` of the next step, by critics drawn anew."""
+        actions, log_prob = self._draw(following)
+        actions, key = self._beside_taken(following, actions), self.tensor_keys.state_action_value
+        values = value_of(self.target("qvalue_network"), following, key, actions)
+        drawn = torch.randperm(self.num_qvalue_nets, device=values.device)
+        lowest = values[drawn[: self.sub_sample_len]].amin(0)
+        return lowest - self.alpha * log_prob

@@ -45,7 +45,8 @@ class SACLoss(MaxEntropyLoss):
         delay_qvalue: Take the target from frozen copies of the critics.
         delay_value: Take the target from a frozen copy of the value network.
         skip_done_states: Do not value final next steps, whose observations may be anything; the
-            batch then must bear indexing by a mask, which recurrent networks do not.
+            batch then must bear indexing by a mask. Networks with a memory value all steps of a
+            sequence, and those of final steps are not used.
         options: Arguments of :class:`~torchrl.objectives.max_entropy.MaxEntropyLoss`
             (``alpha_init``, ``min_alpha``, ``max_alpha``, ``fixed_alpha``) and
             :class:`~torchrl.objectives.off_policy.CriticLoss` (``loss_function``, ``gamma``, ...).
@@ -110,7 +111,7 @@ class SACLoss(MaxEntropyLoss):
             self._prioritise(td, (predicted.detach() - target).abs().amax(0))
         actions, log_prob = self._draw(td)
         with frozen(self.qvalue_network) as critics:
-            value = value_of(critics, td, key, actions).amin(0)  # [*B]
+            value = self._judged(critics, td, key, actions).squeeze(-1).amin(0)  # [*B]
         out = {
             "loss_actor": self.alpha * log_prob - value,
             "loss_qvalue": self._weigh(td, self._errors(predicted, target).sum(0)),
@@ -133,7 +134,7 @@ class SACLoss(MaxEntropyLoss):
         return self._lowest(following, actions) - self.alpha * log_prob
 
     def _lowest(self, td: TensorDictBase, actions: Actions) -> Tensor:
-        critics = self.target("qvalue_network")
+        critics, actions = self.target("qvalue_network"), self._beside_taken(td, actions)
         return value_of(critics, td, self.tensor_keys.state_action_value, actions).amin(0)
 
 

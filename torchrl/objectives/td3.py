@@ -99,15 +99,15 @@ class TD3Loss(CriticLoss):
         keys = self.tensor_keys
         action = take(self.actor_network, td, keys.action)
         with frozen(self.qvalue_network[0]) as critic:
-            value = value_of(critic, td, keys.state_action_value, {keys.action: action})
-        return value, action
+            value = self._judged(critic, td, keys.state_action_value, {keys.action: action})
+        return value.squeeze(-1), action
 
     def _critic_losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         keys = self.tensor_keys
         with self._apart(self.qvalue_network):
             predicted = value_of(self.qvalue_network, td, keys.state_action_value)  # [N, *B]
         with torch.no_grad():
-            ahead = self._next_value(td.get("next"))  # [*B]
+            ahead = self._at_next(td, self._next_value)  # [*B]
             target = self._bootstrap(td, ahead.unsqueeze(-1))
             self._prioritise(td, (predicted.detach() - target).abs().amax(0))
         return {
@@ -123,8 +123,9 @@ class TD3Loss(CriticLoss):
         noise = torch.randn_like(action) * self.policy_noise
         noise = noise.clamp(-self.noise_clip, self.noise_clip)
         action = torch.minimum(torch.maximum(action + noise, low), high)
+        actions = self._beside_taken(following, {keys.action: action})
         critics = self.target("qvalue_network")
-        return value_of(critics, following, keys.state_action_value, {keys.action: action}).amin(0)
+        return value_of(critics, following, keys.state_action_value, actions).amin(0)
 
 
 class TD3BCLoss(TD3Loss):

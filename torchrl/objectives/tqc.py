@@ -78,7 +78,7 @@ class TQCLoss(MaxEntropyLoss):
             self._prioritise(td, (predicted.mean((0, -1)) - target.mean(-1)).abs())
         actions, log_prob = self._draw(td)
         with frozen(self.qvalue_network) as critics:
-            value = take(critics, td, key, actions).mean((0, -1))  # [*B]
+            value = self._judged(critics, td, key, actions).mean((0, -1))  # [*B]
         errors: Any = sum(quantile_huber(q, target) / q.shape[-1] for q in predicted.unbind(0))
         return {
             "loss_actor": self.alpha * log_prob - value,
@@ -91,6 +91,7 @@ class TQCLoss(MaxEntropyLoss):
         """Return the soft quantiles ``[*B, K]`` of the next step that are kept."""
         key = self.tensor_keys.state_action_value
         actions, log_prob = self._draw(following)
+        actions = self._beside_taken(following, actions)
         ahead = take(self.target("qvalue_network"), following, key, actions)  # [N, *B, Z]
         pooled = ahead.movedim(0, -1).flatten(-2).sort(-1).values  # [*B, N * Z]
         kept = pooled.shape[-1] - self.top_quantiles_to_drop

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchrl._core.errors import describe
 from torchrl._core.keys import as_keys, next_key, require
 from torchrl._core.plan import Record
-from torchrl._core.recurrence import recurrent_mode, set_recurrent_mode
+from torchrl._core.recurrence import branch_mode, recurrent_mode, set_recurrent_mode
 from torchrl.data import Composite, Unbounded
 from torchrl.modules.tensordict_module.calls import RecordModule
 from torchrl.modules.tensordict_module.rnn_cells import (
@@ -128,6 +128,11 @@ class RecurrentModule(RecordModule):
         return self.default_recurrent_mode if mode is None else mode
 
     @property
+    def takes_branches(self) -> bool:
+        """Whether it understands :class:`~torchrl._core.recurrence.branches`: it can step."""
+        return not self.rnn.bidirectional
+
+    @property
     def state_spec(self) -> Composite:
         """Spec of the state of one environment: what a primer must write at resets."""
         dtype = next(self.rnn.parameters()).dtype
@@ -179,7 +184,11 @@ class RecurrentModule(RecordModule):
             require(td, [init_key], self, _ADD_TRACKER)
         state = [td.get(key) for key in state_keys]
         if self.recurrent_mode:
-            out, after = self._sequence(x, state, is_init)
+            where = branch_mode()
+            if where is None:
+                out, after = self._sequence(x, state, is_init)
+            else:
+                out, after = self._branches(x, state, is_init, where == "before")
         else:
             if None in state:
                 state = self._begun(td, x)
@@ -230,10 +239,36 @@ class RecurrentModule(RecordModule):
         after = after if isinstance(after, tuple) else (after,)
         return out, tuple(s.transpose(0, 1) for s in after)
 
-    def _sequence(self, x: Tensor, state: list[Any], is_init: Tensor) -> tuple[Tensor, State]:
+    def _branches(
+        self, x: Tensor, state: list[Any], is_init: Tensor, before: bool
+    ) -> tuple[Tensor, State]:
+        """Run the first half of ``x [*B, 2 T, F]`` in turn, and each other row as one step.
+
+        See :class:`~torchrl._core.recurrence.branches`.
+        """
+        steps = x.shape[-2] // 2
+        line, other = x.split(steps, -2)
+        restart, restart_other = is_init.reshape(x.shape[:-1]).split(steps, -1)
+        begun = [None if s is None else s.narrow(-3, 0, steps) for s in state]
+        out, after = self._sequence(line, begun, restart, keeps=True)
+        memory = after
+        if before:
+            first = (
+                torch.zeros_like(late[..., :1, :, :]) if s is None else s[..., :1, :, :]
+                for s, late in zip(begun, after, strict=True)
+            )
+            pairs = zip(first, after, strict=True)
+            memory = tuple(torch.cat([s, late[..., :-1, :, :]], -3) for s, late in pairs)
+        out_other, after_other = self._step(other, list(memory), restart_other)
+        both = zip(after, after_other, strict=True)
+        return torch.cat([out, out_other], -2), tuple(torch.cat(pair, -3) for pair in both)
+
+    def _sequence(
+        self, x: Tensor, state: list[Any], is_init: Tensor, keeps: bool = False
+    ) -> tuple[Tensor, State]:
         """Return output ``[*B, T, D P]`` and states ``[*B, T, L, P or H]`` after each step.
 
-        States that nobody keeps are not made.
+        States that no entry is made of are not computed, unless ``keeps``.
         """
         if x.ndim < 2:
             raise ValueError(
@@ -254,7 +289,7 @@ class RecurrentModule(RecordModule):
         states = self._states(first, flat, len(flat))
         restart = is_init.reshape(flat.shape[:2])
         is_plain = isinstance(self.rnn, self.plain_class) or self.recurrent_backend == "scan"
-        keeps = any(key in self.out_keys for key in self.out_keys_source[1:] if key != "_")
+        keeps |= any(key in self.out_keys for key in self.out_keys_source[1:] if key != "_")
         run = run_layer if is_plain else partial(run_fused, with_cells=keeps)
         out, histories = run_layers(self.rnn, flat, states, restart, run)
         after = stack_layers(histories) if keeps else ()

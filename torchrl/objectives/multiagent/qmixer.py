@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torchrl._core.keys import next_key, write
 from torchrl._core.keys import read as read_root
+from torchrl._core.recurrence import branch_mode
 from torchrl.modules.tensordict_module.choices import resolve
 from torchrl.objectives.calls import outputs, take, value_of
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss
@@ -92,16 +93,24 @@ class QMixerLoss(CriticLoss):
         values = take(self.local_value_network, td, keys.action_value)  # [*B, n, N]
         taken = self._mix(self.mixer_network, td, space.value_of(values, td.get(keys.action)))
         with torch.no_grad():
-            following = td.get("next")
-            network = self.target("local_value_network")
-            written = outputs(network, following)
-            best = written.get(keys.local_value, None)  # minds masks
-            if best is None:
-                best = space.best(written.get(keys.action_value))[1]  # [*B, n, 1]
-            ahead = self._mix(self.target("mixer_network"), following, best)
+            ahead = self._at_next(td, self._next_value)  # [*B]
             target = self._bootstrap(td, ahead.unsqueeze(-1))
         self._prioritise(td, (taken.detach() - target).square().unsqueeze(-1))
         return {"loss": self._weigh(td, self._errors(taken, target))}
+
+    def _next_value(self, following: TensorDictBase) -> Tensor:
+        """Return the value ``[*B]`` of the best next actions of all agents."""
+        keys = self.tensor_keys
+        written = outputs(self.target("local_value_network"), following)
+        best = written.get(keys.local_value, None)  # minds masks
+        if best is None:
+            best = self.action_space.best(written.get(keys.action_value))[1]  # [*B, n, 1]
+        if self._may_remember and branch_mode() is not None:  # a mixer remembers what was done
+            values, action = written.get(keys.action_value), following.get(keys.action)
+            taken = self.action_space.value_of(values, action)
+            rows = following.copy().set(keys.local_value, taken)
+            best = self._beside_taken(rows, {keys.local_value: best})[keys.local_value]
+        return self._mix(self.target("mixer_network"), following, best)
 
     def _mix(self, mixer: Any, td: TensorDictBase, values: Tensor) -> Tensor:
         """Return the value of the team ``[*B]``."""

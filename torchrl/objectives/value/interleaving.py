@@ -57,6 +57,11 @@ def may_take_sequences(network: nn.Module | None) -> bool:
     return next(_memories(network), None) is not None
 
 
+def takes_branches(network: nn.Module) -> bool:
+    """Say whether all that remembers in a network knows steps that depart from a sequence."""
+    return all(getattr(part, "takes_branches", False) for part in _memories(network))
+
+
 def _memories(network: nn.Module | None) -> Iterator[Any]:
     parts: Any = () if network is None else network.modules()
     return (part for part in parts if hasattr(type(part), "recurrent_mode"))
