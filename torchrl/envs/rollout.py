@@ -24,6 +24,7 @@ from tensordict import (
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import Tensor, nn
 
+from torchrl._core.ended_rows import ended_rows
 from torchrl._core.entries import Entries, is_entrywise, nested_tensordict, stack_entries
 from torchrl._core.errors import MissingKeyError, ResetError, ShapeError, describe
 from torchrl._core.keys import groups_of, sibling
@@ -460,17 +461,22 @@ class Stepper:
     ) -> TensorDictBase:
         env, plan, root = self.env, self.env.plan, self.root
         steps: list[TensorDictBase] = []
+        held: Tensor | None = None  # rows that stand still
         plain = partial(_act, policy), env.step, env.maybe_reset
         act, step, reset = self._watched(*plain)
         for t in range(max_steps):
             if t == WATCHED:
                 act, step, reset = self._watched(*plain)
-            root = act(root)
+            if held is None:
+                root = act(root)
+            else:
+                with ended_rows(held):
+                    root = act(root)
             if t == 0:
                 checked = env._is_checked_now()  # by the step itself
                 plan.check_action(root, values=self._is_first_step() and not checked)
-            if stop == "all" and t > 0:
-                root.set("_step", ~plan.rows_over(root))
+            if held is not None:
+                root.set("_step", ~held)
             root = step(root)
             steps.append(root if self.storing_device is None else root.to(self.storing_device))
             following = plan.step_mdp(root)
@@ -480,6 +486,8 @@ class Stepper:
                     break
                 if stop is None:
                     root = reset(following)
+            if stop == "all":
+                held = plan.rows_over(root)
             if interrupted is not None and interrupted():
                 break
             if callback is not None and t < max_steps - 1:

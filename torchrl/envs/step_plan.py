@@ -340,6 +340,19 @@ def expand_flag(flag: Tensor, shape: torch.Size) -> Tensor:
     return flag.reshape((*lead, *(1,) * (len(shape) - len(lead)))).expand(shape)
 
 
+def legal(record: Any, key: NestedKey) -> Tensor | None:
+    """Return a mask ``[*B, n]`` of legal actions; where an episode has ended any action is legal.
+
+    Args:
+        record: A root, or the outcome of a step.
+        key: The entry that is the mask; ``None`` is returned if it is absent.
+    """
+    mask = record.get(key, None)
+    flags = (record.get(name, None) for name in dict.fromkeys((sibling(key, DONE), DONE)))
+    done = next((flag for flag in flags if flag is not None), None)
+    return mask if mask is None or done is None else mask | expand_flag(done, mask.shape)
+
+
 def differs_within(record: Any, key: NestedKey, spec: TensorSpec) -> bool:
     """Say whether rows or agents have shapes of their own for an entry: it cannot be read whole."""
     if -1 not in spec.shape:

@@ -12,6 +12,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor, nn
 
+from torchrl._core.ended_rows import evaluating
 from torchrl._core.errors import describe
 from torchrl._core.keys import as_keys, groups_of, inputs, next_key, require, sibling
 from torchrl._core.plan import input_keys
@@ -364,7 +365,8 @@ class LossModule(TensorDictModuleBase):
         """
         mask = self._mask(tensordict)
         td = self._as_data(tensordict, mask)
-        out = self._reduced(self.losses(td), mask)
+        with evaluating():
+            out = self._reduced(self.losses(td), mask)
         if self.scalar_output_mode is not None and self.reduction == "none":
             self._convert_scalars(out)
         if td is not tensordict and td.batch_size == tensordict.batch_size:

@@ -103,7 +103,7 @@ class _QLearning(CriticLoss):
         """Return values ``[*B, N]``, lower than any where a mask says that an action cannot be."""
         if self._mask_key is None:
             return values
-        return values.masked_fill(~td.get(self._mask_key).bool(), -torch.inf)
+        return self.action_space.masked(values, td.get(self._mask_key), choosing=False)
 
     def _scores(self, values: Tensor) -> Tensor:
         """Return the expected values ``[*B, N]``."""

@@ -30,7 +30,7 @@ from torchrl.envs.env_creator import EnvCreator
 from torchrl.envs.env_tools import fake_step
 from torchrl.envs.metadata import EnvMeta, meta_of
 from torchrl.envs.spec_access import GROUPS, leaf_names
-from torchrl.envs.step_plan import expand_flag
+from torchrl.envs.step_plan import legal
 
 Factory = Callable[..., EnvBase] | EnvBase
 
@@ -519,7 +519,7 @@ def draw_legal(spec: Any, record: Any, masks: dict[NestedKey, NestedKey]) -> Ten
     for action, mask in masks.items():
         if action not in known:
             continue  # of another environment of the batch
-        allowed = record.get(mask, None)
+        allowed = legal(record, mask)
         if allowed is None:
             raise MissingKeyError(
                 describe(
@@ -530,10 +530,7 @@ def draw_legal(spec: Any, record: Any, masks: dict[NestedKey, NestedKey]) -> Ten
                     hint="Keep the mask in the record, or pass a policy.",
                 )
             )
-        done = record.get("done", None)
-        spec[action].update_mask(
-            allowed if done is None else allowed | expand_flag(done, allowed.shape)
-        )
+        spec[action].update_mask(allowed)
     return spec.rand()
 
 

@@ -23,6 +23,7 @@ from torchrl.data import (
     Unbounded,
 )
 from torchrl.envs.spec_access import leaf_names
+from torchrl.envs.step_plan import legal
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.images import clamped, rearranged
 from torchrl.envs.transforms.pixels import Keys
@@ -177,7 +178,7 @@ class ActionMask(Transform):
             raise RuntimeError(
                 "ActionMask needs an environment whose spec it can mask; append it to one."
             )
-        mask = tensordict.get(self.in_keys[0], None)
+        mask = legal(tensordict, self.in_keys[0])
         if mask is None:
             raise self._missing(self.in_keys[0], tensordict)
         self._spec.update_mask(mask)

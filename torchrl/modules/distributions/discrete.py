@@ -15,6 +15,7 @@ from torch import distributions as d
 from torch.distributions.utils import lazy_property
 from torch.nn.functional import cross_entropy, logsigmoid
 
+from torchrl._core.ended_rows import without_choice
 from torchrl._core.errors import describe
 from torchrl._core.legacy import old_keywords
 from torchrl.modules.distributions.continuous import Shape
@@ -183,8 +184,12 @@ def masked_logits(
     indices: Tensor | None,
     neg_inf: float | Tensor,
     padding_value: int | None,
-) -> tuple[Tensor, Tensor]:
-    """Return the logits with what is forbidden at ``neg_inf``, and the mask of what is allowed.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the logits, the mask of what is allowed, and whether it allows anything ``[*B, 1]``.
+
+    What is forbidden has the logit ``neg_inf``.
+
+    Where nothing is allowed the logits stay as they are.
 
     Raises:
         ValueError: unless exactly one of ``logits`` and ``probs``, and of ``mask`` and
@@ -206,28 +211,52 @@ def masked_logits(
         mask = _mask_from_indices(logits, indices, padding_value)
     if mask.dtype is not torch.bool:
         mask = mask.bool()
-    return logits.masked_fill(~mask, float(neg_inf)), mask
+    allowed, has_choice = usable(mask)
+    return logits.masked_fill(~allowed, float(neg_inf)), mask, has_choice
 
 
-def require_choice(owner: object, mask: Tensor) -> None:
-    """Refuse to choose where a mask ``[*B, N]`` allows nothing, unless compiled or vectorised.
+class NoChoiceError(ValueError):
+    """A mask allows no action in a row that needs one."""
+
+
+def usable(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return a mask ``[*B, N]`` that allows everything where the given one allows nothing.
+
+    Where an episode has ended, and in padding, masks are often false throughout; what is computed
+    of such rows counts nowhere, but has to be finite.
+
+    Returns: the mask, and whether the given one allows anything ``[*B, 1]``.
+    """
+    has_choice = mask.any(-1, keepdim=True)
+    return mask | ~has_choice, has_choice
+
+
+def require_choice(owner: object, has_choice: Tensor) -> None:
+    """Refuse to choose where a mask allows nothing, unless compiled or vectorised.
+
+    Rows that have ended (:func:`~torchrl._core.ended_rows.ended_rows`) need no choice.
+
+    Args:
+        owner: Who chooses.
+        has_choice: Whether the mask allows anything, ``[*B, 1]``.
 
     Raises:
-        ValueError: if a row of the mask is false throughout.
+        NoChoiceError: if it allows nothing in a row.
     """
     if torch.compiler.is_compiling():
         return
     try:
-        if mask.any(-1).all():
-            return
+        stuck = without_choice(has_choice)
     except RuntimeError:  # under torch.vmap no value can be looked at
         return
-    rows = (~mask.any(-1)).nonzero().tolist()
-    raise ValueError(
+    if stuck is None:
+        return
+    rows = stuck.nonzero().tolist()
+    raise NoChoiceError(
         describe(
             owner,
             "was asked to choose where its mask allows no action",
-            expected="a mask with a true entry in every row",
+            expected="a mask with a true entry in every row whose episode goes on",
             found=f"none in rows {rows[:5]}" if rows[0] else "none",
             hint="Mark states without a legal action as done, or allow one that does nothing.",
         )
@@ -259,7 +288,8 @@ class MaskedCategorical(d.Categorical):
 
     Raises:
         ValueError: unless exactly one of ``logits`` and ``probs``, and of ``mask`` and
-            ``indices``, is given; when it draws, if a row of the mask allows nothing.
+            ``indices``, is given; when it draws, if a row of the mask allows nothing. Such a row
+            is scored as if all were allowed.
 
     >>> dist = MaskedCategorical(logits=torch.zeros(3), mask=torch.tensor([True, False, True]))
     >>> dist.probs, dist.log_prob(torch.tensor(1))
@@ -278,7 +308,7 @@ class MaskedCategorical(d.Categorical):
         padding_value: int | None = None,
         use_cross_entropy: bool = True,
     ) -> None:
-        allowed, self.mask = masked_logits(
+        allowed, self.mask, self._has_choice = masked_logits(
             self, logits, probs, mask, indices, neg_inf, padding_value
         )
         self.padding_value, self.use_cross_entropy = padding_value, use_cross_entropy
@@ -286,13 +316,13 @@ class MaskedCategorical(d.Categorical):
 
     def sample(self, sample_shape: Shape = ()) -> Tensor:
         """Draw ``[*sample_shape, *B]``."""
-        require_choice(self, self.mask)
+        require_choice(self, self._has_choice)
         return super().sample(Size(sample_shape))
 
     @property
     def mode(self) -> Tensor:
         """The likeliest allowed choice; the first of several."""
-        require_choice(self, self.mask)
+        require_choice(self, self._has_choice)
         return self.logits.argmax(-1)
 
     deterministic_sample = mode
@@ -301,6 +331,7 @@ class MaskedCategorical(d.Categorical):
         """Return the distribution with the batch shape ``batch_shape``."""
         new: Any = super().expand(batch_shape, MaskedCategorical.__new__(MaskedCategorical))
         new.mask = self.mask.expand((*batch_shape, self._num_events))
+        new._has_choice = self._has_choice.expand((*batch_shape, 1))
         new.padding_value, new.use_cross_entropy = self.padding_value, self.use_cross_entropy
         return new
 
@@ -336,7 +367,8 @@ class MaskedOneHotCategorical(OneHotCategorical):
 
     Raises:
         ValueError: unless exactly one of ``logits`` and ``probs``, and of ``mask`` and
-            ``indices``, is given; when it draws, if a row of the mask allows nothing.
+            ``indices``, is given; when it draws, if a row of the mask allows nothing. Such a row
+            is scored as if all were allowed.
 
     >>> dist = MaskedOneHotCategorical(torch.zeros(3), mask=torch.tensor([False, True, False]))
     >>> dist.sample()
@@ -353,7 +385,7 @@ class MaskedOneHotCategorical(OneHotCategorical):
         padding_value: int | None = None,
         grad_method: ReparamGradientStrategy = ReparamGradientStrategy.PassThrough,
     ) -> None:
-        allowed, self.mask = masked_logits(
+        allowed, self.mask, self._has_choice = masked_logits(
             self, logits, probs, mask, indices, neg_inf, padding_value
         )
         super().__init__(logits=allowed, grad_method=grad_method)
@@ -361,18 +393,18 @@ class MaskedOneHotCategorical(OneHotCategorical):
     @property
     def mode(self) -> Tensor:
         """The likeliest allowed choice; the first of several."""
-        require_choice(self, self.mask)
+        require_choice(self, self._has_choice)
         return one_hot(self._param.argmax(-1, keepdim=True), self._num_events)
 
     deterministic_sample = mode
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Draw one-hot vectors of floats whose gradient is that of ``grad_method``."""
-        require_choice(self, self.mask)
+        require_choice(self, self._has_choice)
         return super().rsample(sample_shape)
 
     def _draw_index(self, sample_shape: Shape) -> Tensor:
-        require_choice(self, self.mask)
+        require_choice(self, self._has_choice)
         return super()._draw_index(sample_shape)
 
 

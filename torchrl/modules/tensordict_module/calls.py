@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
 
-from tensordict import TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import (
     TensorDictModuleBase,
     TensorDictSequential,
@@ -16,7 +16,11 @@ from tensordict.nn import (
     skip_existing,
 )
 
+from torchrl._core.ended_rows import ended_rows
+from torchrl._core.keys import sibling
+from torchrl._core.mdp import DONE
 from torchrl._core.plan import Record
+from torchrl.modules.distributions.discrete import NoChoiceError
 
 
 def is_common(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
@@ -72,3 +76,25 @@ def run_in_turn(modules: Iterable[Any], td: TensorDictBase) -> TensorDictBase:
     for module in modules:
         td = module(td)
     return td
+
+
+def choose(record: Record, near: Iterable[NestedKey], choice: Callable[[], Any]) -> Any:
+    """Return ``choice()``; where it fails for want of a legal action, rows that are done need none.
+
+    Args:
+        record: May hold the flag ``done``.
+        near: Entries beside which the flag may stand; it is that of the whole row otherwise.
+        choice: Called again if it fails, before it has drawn anything.
+
+    Raises:
+        NoChoiceError: if a row that is not done allows nothing.
+    """
+    try:
+        return choice()
+    except NoChoiceError:
+        flags = (record.get(key, None) for key in (*(sibling(key, DONE) for key in near), DONE))
+        flag = next((flag for flag in flags if flag is not None), None)
+        if flag is None:
+            raise
+    with ended_rows(flag):
+        return choice()

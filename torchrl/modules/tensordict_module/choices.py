@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrl._core.errors import ShapeError, SpecError, describe
 from torchrl.data import Categorical, Composite, OneHot, TensorSpec
 from torchrl.data.tensor_specs import MultiCategorical, MultiOneHot
-from torchrl.modules.distributions.discrete import index_of, one_hot, require_choice
+from torchrl.modules.distributions.discrete import index_of, one_hot, require_choice, usable
 
 NAMES = ("one_hot", "mult_one_hot", "categorical", "mult_categorical")
 _OF_SPEC = {
@@ -160,13 +160,35 @@ class ActionSpace:
         Raises:
             ValueError: if a row of the mask allows nothing.
         """
-        parts = mask.split(self.sizes, -1) if self.sizes is not None else (mask,)
-        for part in parts:
-            require_choice(self, part)
-        draws = [_draw_allowed(part) for part in parts]
+        parts = [usable(part) for part in self._parts(mask)]
+        for _, has_choice in parts:
+            require_choice(self, has_choice)
+        draws = [_draw_allowed(part) for part, _ in parts]
         if self.sizes is None:
             return self._written(draws[0], mask)
         return self._joined(draws)
+
+    def masked(self, values: Tensor, mask: Tensor, *, choosing: bool = True) -> Tensor:
+        """Return values ``[*B, N]`` with what ``mask [*B, N]`` forbids at minus infinity.
+
+        Args:
+            values: One for each choice.
+            mask: True where allowed. Where it allows nothing, values stay as they are.
+            choosing: Whether what is best will be carried out, so that something must be allowed.
+
+        Raises:
+            ValueError: if a row of the mask allows nothing, and ``choosing``.
+        """
+        parts = [usable(part) for part in self._parts(mask.bool())]
+        if choosing:
+            for _, has_choice in parts:
+                require_choice(self, has_choice)
+        allowed = parts[0][0] if len(parts) == 1 else torch.cat([part for part, _ in parts], -1)
+        return values.masked_fill(~allowed, -torch.inf)
+
+    def _parts(self, mask: Tensor) -> Sequence[Tensor]:
+        """Return the mask of each space of a product."""
+        return (mask,) if self.sizes is None else mask.split(self.sizes, -1)
 
     def _written(self, index: Tensor, like: Tensor) -> Tensor:
         """Return choices ``[*B, 1]`` as actions; one-hot ones are as wide as ``like``."""

@@ -22,7 +22,7 @@ from torchrl._core.legacy import old_names
 from torchrl._core.plan import Record
 from torchrl.data import Categorical, Composite, TensorSpec
 from torchrl.modules._legacy import EXPLORATION, elsewhere
-from torchrl.modules.tensordict_module.calls import RecordModule
+from torchrl.modules.tensordict_module.calls import RecordModule, choose
 from torchrl.modules.tensordict_module.choices import ActionSpace
 
 Device = torch.device | str | None
@@ -141,6 +141,7 @@ class EGreedyModule(Annealed, ExplorationModule):
     Raises:
         ValueError: if ``eps_end > eps_init``.
         SpecError: at a call, if the spec is not known.
+        ValueError: at a call, if the mask allows nothing in a row that is not ``done``.
 
     Source: Mnih et al., 2015, https://doi.org/10.1038/nature14236.
 
@@ -192,7 +193,8 @@ class EGreedyModule(Annealed, ExplorationModule):
         mask = td.get(self.action_mask_key)
         if mask is None:
             require(td, self.in_keys, self, "Add an ActionMask to the environment.")
-        return ActionSpace.of(spec).random(mask.bool())
+        space = ActionSpace.of(spec)
+        return choose(td, [self.action_mask_key], lambda: space.random(mask.bool()))
 
 
 def _leading(owner: object, action: Tensor, spec: TensorSpec) -> torch.Size:

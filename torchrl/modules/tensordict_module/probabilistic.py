@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from torchrl._core.plan import Record, explain, inputs_of, members
 from torchrl.modules.distributions import Delta, distributions_maps
 from torchrl.modules.distributions.utils import draw, draw_and_score, is_discrete
 from torchrl.modules.tensordict_module.calls import (
+    choose,
     is_common,
     is_plain,
     on_tensordict,
@@ -62,6 +64,7 @@ class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
     Raises:
         SpecError: if ``safe`` comes without a spec.
         MissingKeyError: at a call, if the distribution fails because a parameter is absent.
+        ValueError: at a call, if a mask allows nothing in a row that is not ``done``.
 
     >>> from tensordict import TensorDict
     >>> from torchrl.modules import TanhNormal
@@ -165,7 +168,8 @@ class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
         if self.entrywise and tensordict_out is None and _requires_sample:
             self._run(tensordict)
             return tensordict
-        out = super().forward(tensordict, tensordict_out, _requires_sample)
+        call = partial(super().forward, tensordict, tensordict_out, _requires_sample)
+        out = choose(tensordict, self.in_keys, call)
         self.project(out)
         return out
 
@@ -188,11 +192,13 @@ class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
         kind = interaction_type() or self.default_interaction_type
         sample_key = self.out_keys_source[0]
         if self.return_log_prob:
-            value, log_prob = draw_and_score(dist, kind, self.n_empirical_estimate)
+            score = partial(draw_and_score, dist, kind, self.n_empirical_estimate)
+            value, log_prob = choose(td, self.in_keys, score)
             td.set(sample_key, value)
             td.set(self._score_key, log_prob)
         else:
-            td.set(sample_key, draw(dist, kind, self.n_empirical_estimate))
+            sample = partial(draw, dist, kind, self.n_empirical_estimate)
+            td.set(sample_key, choose(td, self.in_keys, sample))
         if self._projected:
             self.project(td)
 

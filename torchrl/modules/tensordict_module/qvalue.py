@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from tensordict import NestedKey
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import Tensor, nn
@@ -17,8 +16,7 @@ from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import as_keys, require
 from torchrl._core.plan import Record
 from torchrl.data import TensorSpec
-from torchrl.modules.distributions.discrete import require_choice
-from torchrl.modules.tensordict_module.calls import RecordModule
+from torchrl.modules.tensordict_module.calls import RecordModule, choose
 from torchrl.modules.tensordict_module.choices import resolve
 from torchrl.modules.tensordict_module.common import HasSpec, SafeModule
 from torchrl.modules.tensordict_module.sequence import SafeSequential
@@ -48,6 +46,7 @@ class QValueModule(HasSpec, RecordModule):
     Raises:
         ValueError: if nothing tells the action space.
         MissingKeyError: at a call, if there are no values.
+        ValueError: at a call, if the mask allows nothing in a row that is not ``done``.
 
     >>> from tensordict import TensorDict
     >>> td = QValueModule("one_hot")(TensorDict(action_value=torch.tensor([1.0, 3.0, 3.0])))
@@ -98,9 +97,8 @@ class QValueModule(HasSpec, RecordModule):
         mask = td.get(self.action_mask_key)
         if mask is None:
             require(td, self.in_keys, self, "Add an ActionMask to the environment.")
-        allowed = mask.bool()
-        require_choice(self, allowed)
-        return scores.masked_fill(~allowed, -torch.inf)
+        near = as_keys(self.action_mask_key)
+        return choose(td, near, lambda: self.action_space.masked(scores, mask))
 
     def _write(self, td: Record, action: Tensor, values: Tensor, chosen: Tensor) -> None:
         action_key, value_key, chosen_key = self.out_keys_source

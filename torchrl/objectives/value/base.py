@@ -14,6 +14,7 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
+from torchrl._core.ended_rows import evaluating
 from torchrl._core.errors import TorchRLError, describe, nearest
 from torchrl._core.keys import as_keys, next_key, read_next, require, write
 from torchrl._core.legacy import old_keywords
@@ -369,10 +370,12 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         network, key, dim = self.value_network, self.tensor_keys.value, self.value_chunk_dim
         size, count = self.value_chunk_size, self.num_chunks
         if size is None and count is None:
-            return take(network, inputs, key)
+            with evaluating():
+                return take(network, inputs, key)
         dim, inputs = dim % inputs.ndim, merge(inputs, network)
         pieces: Any = inputs.split(size, dim) if count is None else inputs.chunk(count, dim)
-        return torch.cat([take(network, piece, key) for piece in pieces], dim)
+        with evaluating():
+            return torch.cat([take(network, piece, key) for piece in pieces], dim)
 
     def _values_in_turn(
         self, td: TensorDictBase, params: TensorDictBase | None
