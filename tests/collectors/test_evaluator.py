@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 
 from torchrl._core.errors import MissingKeyError, WorkerError
 from torchrl.collectors import Evaluator
+from torchrl.collectors.evaluation import returns_and_lengths
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import GymEnv, ParallelEnv, SerialEnv, TransformedEnv
 from torchrl.modules import EGreedyModule
@@ -457,3 +459,14 @@ def test_shutdown_ends_an_evaluation_that_takes_too_long(started):
 def test_threads_have_no_time_limit(name):
     with pytest.raises(ValueError, match=f"{name} is an argument of backend='process'"):
         Evaluator(CountingEnv(), **{name: 1.0})
+
+
+@pytest.mark.parametrize("after", [float("nan"), float("inf"), -float("inf")])
+def test_what_follows_the_first_episode_does_not_count_whatever_it_is(after):
+    reward = torch.ones(2, 3, 1)
+    reward[0, 2:] = reward[1, 1:] = after
+    done = torch.tensor([[0, 1, 0], [1, 0, 1]]).bool().unsqueeze(-1)
+    steps = TensorDict(reward=reward, done=done, batch_size=[2, 3])
+    returns, lengths = returns_and_lengths(steps, "reward", "done")
+    assert returns.tolist() == [2.0, 1.0]
+    assert lengths.tolist() == [2, 1]

@@ -149,4 +149,4 @@ def returns_and_lengths(
     before = ended.cumsum(-1) - ended.long()  # [N, T]
     alive = before == 0
     rewards = rows[reward].flatten(2).mean(-1)  # [N, T]
-    return (rewards * alive).sum(-1), alive.sum(-1)
+    return torch.where(alive, rewards, 0.0).sum(-1), alive.sum(-1)  # what follows may be NaN
