@@ -292,13 +292,15 @@ def targets_follow(make: Make, batch: Batch) -> None:
     pairs = loss.target_pairs()
     if not pairs:
         return
-    updater = SoftUpdate(loss, tau=0.5)
     for online, target in pairs.values():
         model, copy = dict(online.named_parameters()), dict(target.named_buffers())
         assert model.keys() <= copy.keys(), sorted(model.keys() - copy.keys())
         for name, parameter in model.items():
             torch.testing.assert_close(copy[name], parameter.detach())
             assert copy[name].data_ptr() != parameter.data_ptr(), name
+    updater = SoftUpdate(loss, tau=0.5)
+    for online, _ in pairs.values():
+        for parameter in online.parameters():
             parameter.data.add_(1.0)
     updater.step()
     for online, target in pairs.values():
