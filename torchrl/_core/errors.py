@@ -35,6 +35,10 @@ class SpecError(TorchRLError, ValueError):
     """A value lies outside its spec, or two specs contradict each other."""
 
 
+class DeviceError(TorchRLError, RuntimeError):
+    """An argument that should be a device is none."""
+
+
 class ResetError(TorchRLError, RuntimeError):
     """An environment was reset or stepped in an order that makes no sense."""
 

@@ -11,6 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import CudaGraphModule
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl._core.policy_output import output_entries, with_output
 from torchrl.collectors.finishing import moved
@@ -52,6 +53,7 @@ class ActingPolicy:
         waits: bool = True,
         tracks_version: bool = False,
     ) -> None:
+        check_devices(self, device=device)
         self.given = self.module = policy
         there = None if device is None else torch.device(device)
         if isinstance(policy, nn.Module) and there is not None:

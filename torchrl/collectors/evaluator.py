@@ -12,6 +12,7 @@ from typing import Any
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import MissingKeyError, describe, nearest
 from torchrl._core.exploration import ExplorationType
 from torchrl.collectors.acting import check_one_policy
@@ -98,6 +99,7 @@ class Evaluator:
         timeout: float | None = None,
         shutdown_timeout: float | None = None,
     ) -> None:
+        check_devices(self, device=device)
         check_one_policy(self, policy, policy_factory)
         _check(num_trajectories, busy_policy, backend)
         if backend == "thread":

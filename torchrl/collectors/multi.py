@@ -13,6 +13,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl._core.exploration import ExplorationType
 from torchrl._core.legacy import old_keywords
@@ -171,6 +172,7 @@ class MultiCollector(BaseCollector):
         timeout: float | None = None,
         shutdown_timeout: float = 10.0,
     ) -> None:
+        check_devices(self, **{n: v for n, v in locals().items() if n.endswith("device")})
         options = {name: value for name, value in locals().items() if name in FOR_WORKERS}
         super().__init__(pre_collect_hook=pre_collect_hook, post_collect_hook=post_collect_hook)
         check_one_policy(self, policy, policy_factory)

@@ -11,6 +11,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.exploration import ExplorationType, set_exploration_type
 from torchrl.collectors.acting import ActingPolicy, Options, check_one_policy
 from torchrl.collectors.base import BaseCollector
@@ -143,6 +144,7 @@ class Collector(BaseCollector):
         post_collect_hook: Callable[[TensorDictBase | None], Any] | None = None,
         compact_obs: bool = False,
     ) -> None:
+        check_devices(self, **{n: v for n, v in locals().items() if n.endswith("device")})
         super().__init__(pre_collect_hook=pre_collect_hook, post_collect_hook=post_collect_hook)
         check_one_policy(self, policy, policy_factory)
         self.policy = policy if policy_factory is None else policy_factory()
@@ -150,7 +152,6 @@ class Collector(BaseCollector):
         self.env = with_limit(env, max_frames_per_traj)
         if auto_register_policy_transforms:
             self.env = with_needs_of(self.policy, self.env)
-        self.worker_idx = worker_idx
         self._set_frames(frames_per_batch, total_frames)
         self._acting = ActingPolicy(
             env,  # what we added is no observation for a plain function
@@ -164,7 +165,7 @@ class Collector(BaseCollector):
         )
         self._stepper, self._random = Stepper(self.env), self._acting.at_random(self.env)
         self.init_random_frames, self.exploration_type = init_random_frames or 0, exploration_type
-        self.use_buffers, self.interruptor = use_buffers, interruptor
+        self.use_buffers, self.interruptor, self.worker_idx = use_buffers, interruptor, worker_idx
         self.extend_buffer, self.reset_at_each_iter = extend_buffer, reset_at_each_iter
         self.postproc, self.replay_buffer = postproc, replay_buffer
         self._set_trajectories(

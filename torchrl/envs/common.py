@@ -13,6 +13,7 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from torchrl._core.capabilities import supports
+from torchrl._core.devices import check_devices
 from torchrl._core.entries import Entries, is_entrywise
 from torchrl._core.errors import ResetError, describe
 from torchrl.data.tensor_specs.tools import as_device
@@ -112,6 +113,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         auto_reset: bool = False,
         auto_reset_replace: bool = True,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self._device = as_device(device)
         self._batch_size = torch.Size(batch_size or ())
@@ -423,6 +425,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
 
     def to(self, device: Any) -> EnvBase:  # type: ignore[override]  # nn.Module's casts, too
         """Move the environment, its specs and what it returns to a device."""
+        check_devices(self, device=device)
         device = as_device(device)
         if device != self._device:
             self._device = device

@@ -24,6 +24,7 @@ from tensordict import (
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.ended_rows import ended_rows
 from torchrl._core.entries import Entries, is_entrywise, nested_tensordict, stack_entries
 from torchrl._core.errors import MissingKeyError, ResetError, ShapeError, describe
@@ -93,6 +94,7 @@ def rollout(
         ValueError: if arguments contradict each other, or there is no step to take.
         ShapeError: if the policy writes an action of another shape than its spec.
     """
+    check_devices(self, storing_device=storing_device)
     stop = _stop_rule(self, break_when_any_done, break_when_all_done)
     max_steps = _step_count(max_steps)
     if actions is not None:
@@ -270,6 +272,7 @@ class Stepper:
     """
 
     def __init__(self, env: EnvBase, *, storing_device: torch.device | str | None = None) -> None:
+        check_devices(self, storing_device=storing_device)
         self.env = env
         self.storing_device = None if storing_device is None else torch.device(storing_device)
         self.root: Any = None

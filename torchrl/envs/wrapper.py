@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe, nearest
 from torchrl.envs.common import EnvBase
 
@@ -39,6 +40,7 @@ class EnvWrapper(EnvBase):
         spec_locked: bool = True,
         **kwargs: Any,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(
             device=device,
             batch_size=batch_size,

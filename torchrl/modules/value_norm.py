@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import ShapeError, describe
 
 
@@ -36,6 +37,7 @@ class ValueNorm(nn.Module, ABC):
         epsilon: float = 1e-5,
         device: torch.device | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.shape = torch.Size([shape] if isinstance(shape, int) else shape)
         self.epsilon, self._device = epsilon, device
@@ -108,6 +110,7 @@ class PopArtValueNorm(ValueNorm):
         epsilon: float = 1e-5,
         device: torch.device | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(shape=shape, epsilon=epsilon, device=device)
         self.beta = beta
         self._statistic("mean", self.shape)
@@ -159,6 +162,7 @@ class RunningValueNorm(ValueNorm):
         epsilon: float = 1e-5,
         device: torch.device | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(shape=shape, epsilon=epsilon, device=device)
         self._statistic("mean", self.shape)
         self._statistic("squares", self.shape)  # sum of squared deviations
@@ -214,6 +218,7 @@ class PercentileValueNorm(ValueNorm):
         epsilon: float = 1e-5,
         device: torch.device | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(shape=shape, epsilon=epsilon, device=device)
         self.quantiles, self.rate = quantiles, rate
         self.min_scale, self.center = min_scale, center

@@ -12,6 +12,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torch.distributions import Distribution
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import next_key, read, require, write
 from torchrl._core.legacy import old_keywords
@@ -106,6 +107,7 @@ class ActorCriticLoss(LossModule):
         reduction: str | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(reduction=reduction)
         self.convert_to_functional(actor_network, "actor_network")
         check_actor(self, actor_network)

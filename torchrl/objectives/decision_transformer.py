@@ -10,6 +10,7 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.keys import read, write
 from torchrl._core.legacy import old_keywords
 from torchrl._core.math import distance_loss, known_distance
@@ -52,6 +53,7 @@ class DTLoss(LossModule):
         reduction: str | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(reduction=reduction)
         self.convert_to_functional(actor_network, "actor_network")
         self.loss_function = known_distance(self, loss_function)

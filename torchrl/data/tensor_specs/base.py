@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import DTypeError, ShapeError, SpecError, describe
 from torchrl.data.tensor_specs.shaping import Shaped
 from torchrl.data.tensor_specs.spaces import Box
@@ -64,6 +65,7 @@ class TensorSpec(Shaped, ABC):
         dtype: torch.dtype | None = torch.float32,
         domain: str = "",
     ) -> None:
+        check_devices(self, device=device)
         self.shape = as_size(shape)
         self.space, self.dtype, self.domain = space, dtype, domain
         self.device = as_device(device)
@@ -327,6 +329,7 @@ class TensorSpec(Shaped, ABC):
         """Return the spec on another device, or of another dtype."""
         if isinstance(dest, torch.dtype):
             return self if dest == self.dtype else self._to_dtype(dest)
+        check_devices(self, dest=dest)
         device = as_device(dest)
         if device is None or device == self.device:
             return self

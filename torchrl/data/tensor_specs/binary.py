@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import SpecError, describe
 from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.combinations import all_combinations
@@ -46,6 +47,7 @@ class Binary(TensorSpec):
         device: DeviceLike = None,
         dtype: torch.dtype = torch.int8,
     ) -> None:
+        check_devices(self, device=device)
         if shape is None:
             if n is None:
                 raise SpecError(

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import DTypeError, MissingKeyError, describe, nearest
 from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.combinations import all_combinations
@@ -59,6 +60,7 @@ class Composite(Tree):
         names: Sequence[str | None] | None = None,
         **kwargs: Entry,
     ) -> None:
+        check_devices(self, device=device)
         self._specs: dict[str, TensorSpec | None] = {}
         self._locked = False
         self._names: list[Any] | None = None
@@ -241,6 +243,8 @@ class Composite(Tree):
 
     def to(self: C, dest: Any) -> C:
         """Return the composite on another device; with a dtype, all its specs of that dtype."""
+        if not isinstance(dest, torch.dtype):
+            check_devices(self, dest=dest)
         device = self.device if isinstance(dest, torch.dtype) else as_device(dest)
         if device == self.device and not isinstance(dest, torch.dtype):
             return self

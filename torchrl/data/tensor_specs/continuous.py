@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import DTypeError, ShapeError, SpecError, describe
 from torchrl._core.legacy import old_keywords
 from torchrl.data.tensor_specs.base import TensorSpec
@@ -92,6 +93,7 @@ class Bounded(TensorSpec):
         dtype: torch.dtype | None = None,
         domain: str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         if low is None or high is None:
             raise SpecError(
                 describe(
@@ -280,6 +282,7 @@ class Unbounded(TensorSpec):
         dtype: torch.dtype | None = None,
         domain: str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         domain = domain or self._default_domain
         dtype = _unbounded_dtype(dtype, domain)
         _check_domain(self, dtype, domain)

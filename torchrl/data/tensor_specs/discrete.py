@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import ShapeError, SpecError, describe
 from torchrl.data.tensor_specs.combinations import all_combinations
 from torchrl.data.tensor_specs.masks import (
@@ -66,6 +67,7 @@ class Categorical(Masked):
         dtype: torch.dtype = torch.int64,
         mask: Tensor | None = None,
     ) -> None:
+        check_devices(self, device=device)
         check_n(self, n)
         box = CategoricalBox(int(n))
         super().__init__(() if shape is None else shape, box, device, dtype, "discrete")
@@ -193,6 +195,7 @@ class OneHot(Masked):
         use_register: bool = False,
         mask: Tensor | None = None,
     ) -> None:
+        check_devices(self, device=device)
         check_n(self, n, provisional=False)
         size = torch.Size((n,)) if shape is None else as_size(shape)
         check_last(self, size, n)

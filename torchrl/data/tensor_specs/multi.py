@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import SpecError, describe
 from torchrl.data.tensor_specs.combinations import all_combinations
 from torchrl.data.tensor_specs.masks import (
@@ -46,6 +47,7 @@ class Multi(Masked):
         dtype: torch.dtype,
         mask: Tensor | None,
     ) -> None:
+        check_devices(self, device=device)
         counts = [int(n) for n in nvec]
         self.counts = counts
         super().__init__(shape, BoxList.from_nvec(counts), device, dtype, "discrete")
@@ -155,6 +157,7 @@ class MultiCategorical(Multi):
         mask: Tensor | None = None,
         remove_singleton: bool = True,
     ) -> None:
+        check_devices(self, device=device)
         check_counts(self, nvec)
         size = as_size(len(nvec)) if shape is None else as_size(shape)
         check_last(self, size, len(nvec))
@@ -247,6 +250,7 @@ class MultiOneHot(Multi):
         use_register: bool = False,
         mask: Tensor | None = None,
     ) -> None:
+        check_devices(self, device=device)
         check_counts(self, nvec)
         self.registers = [Register(int(n)) for n in nvec] if use_register else None
         width = sum(int(n) for n in nvec)

@@ -10,6 +10,7 @@ import torch
 from tensordict import NonTensorData, NonTensorStack, is_non_tensor, is_tensor_collection
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import DTypeError, SpecError, describe
 from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.composite import Composite
@@ -48,6 +49,7 @@ class NonTensor(TensorSpec):
         batched: bool | None = None,
         feature_dims: int | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(shape, None, device, dtype, "")
         self.example_data, self.batched = example_data, bool(batched)
         self.feature_dims = feature_dims
@@ -262,6 +264,8 @@ class Choice(Whole):
 
     def to(self, dest: Any) -> Choice:
         """Return the spec on another device, or of another dtype."""
+        if not isinstance(dest, torch.dtype):
+            check_devices(self, dest=dest)
         same = not isinstance(dest, torch.dtype) and as_device(dest) in (None, self.device)
         if not self._of_specs or same:
             return super().to(dest)

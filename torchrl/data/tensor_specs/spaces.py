@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
+
 # For these torch has no kernels to compare or round, and no pickling: int64 stands in.
 NARROW_UNSIGNED = (torch.uint16, torch.uint32)
 
@@ -43,6 +45,7 @@ class ContinuousBox(Box):
     """
 
     def __init__(self, low: Tensor, high: Tensor, device: torch.device | str | None = None) -> None:
+        check_devices(self, device=device)
         low, high = torch.as_tensor(low), torch.as_tensor(high)
         self.low, self.high = (low, high) if device is None else (low.to(device), high.to(device))
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tensordict import NestedKey, TensorDictBase
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import MissingKeyError, ResetError, SpecError, describe
 from torchrl._core.keys import leaf_keys
 from torchrl.data import Composite
@@ -72,6 +73,7 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
         timeout: float | None = None,
         shutdown_timeout: float = 10.0,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(device=device)
         self._options = BatchOptions(
             pin_memory,
@@ -484,6 +486,7 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
 
     def to(self, device: Any) -> BatchedEnvBase:  # type: ignore[override]  # only places
         """Return what the environments make on another device; they stay where they are."""
+        check_devices(self, device=device)
         device = torch.device(device)
         self._own_device = self._device = device
         if self._metas is not None:

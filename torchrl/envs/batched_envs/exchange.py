@@ -10,6 +10,7 @@ import torch
 from tensordict import LazyStackedTensorDict, NestedKey, TensorDictBase
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.entries import Entries, nested_tensordict
 from torchrl._core.errors import DTypeError, ResetError, ShapeError, describe
 from torchrl._core.keys import next_key, sibling
@@ -62,6 +63,7 @@ class Exchange(ABC):
     is_flat = False
 
     def __init__(self, crew: Crew, device: torch.device | None, options: BatchOptions) -> None:
+        check_devices(self, device=device)
         self.crew, self.device, self.options = crew, device, options
         self._pins = options.pin_memory and torch.accelerator.is_available()
         self.metas = crew.metas
@@ -281,6 +283,7 @@ class BlockExchange(Exchange):
         individual: bool,
         kind: str,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(crew, device, options)
         blocks = lay_out(self.metas, individual=individual)
         memory = Memory(num_bytes(blocks), kind)

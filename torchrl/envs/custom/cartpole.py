@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.entries import Entries
 from torchrl.data import Categorical, Composite, OneHot, TensorSpec, Unbounded
 from torchrl.envs.common import EnvBase
@@ -58,6 +59,7 @@ class CartPoleEnv(EnvBase):
         seed: int | None = None,
         device: torch.device | str | int | None = None,
     ) -> None:
+        check_devices(self, device=device)
         if max_steps < 1:
             raise ValueError(f"CartPoleEnv: max_steps must be at least 1, found {max_steps}.")
         super().__init__(device=device, batch_size=torch.Size(batch_size))

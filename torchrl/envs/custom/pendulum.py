@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl.data import Bounded, Composite, Unbounded
 from torchrl.envs.common import EnvBase
 
@@ -52,6 +53,7 @@ class PendulumEnv(EnvBase):
         seed: int | None = None,
         device: torch.device | str | int | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(device=device)
         self._params = self.gen_params() if td_params is None else td_params
         if self.device is not None:

@@ -8,6 +8,7 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs.common import EnvBase
 
@@ -45,6 +46,7 @@ class TicTacToeEnv(EnvBase):
     def __init__(
         self, *, single_player: bool = False, device: torch.device | str | int | None = None
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(device=device)
         self.single_player = single_player
         where = self.device or torch.device("cpu")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl._core.optional import require_package
 from torchrl.envs.libs.catalogue import Catalogue
@@ -73,6 +74,7 @@ class MultiThreadedEnvWrapper(GymWrapper):
         spec_locked: bool = True,
         **kwargs: Any,
     ) -> None:
+        check_devices(self, device=device)
         if env is not None:
             kwargs["env"] = env
         super().__init__(

@@ -12,6 +12,7 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import ResetError, describe
 from torchrl._core.optional import require_package
 from torchrl.data import Composite, MultiOneHot, OneHot, TensorSpec, Unbounded
@@ -264,6 +265,7 @@ class VmasEnv(VmasWrapper):
         device: torch.device | str | int | None = None,
         **kwargs: Any,
     ) -> None:
+        check_devices(self, device=device)
         self.scenario_name = scenario if isinstance(scenario, str) else repr(scenario)
         ours = take_options(kwargs)
         super().__init__(

@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 
+from torchrl._core.devices import check_devices
 from torchrl.envs.common import EnvBase
 
 
@@ -63,6 +64,7 @@ class ModelBasedEnvBase(EnvBase):
         run_type_checks: bool = False,
         allow_done_after_reset: bool = False,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(
             device=device,
             batch_size=batch_size,

@@ -9,6 +9,7 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl.data import Composite, Unbounded
 from torchrl.envs.common import EnvBase
@@ -55,6 +56,7 @@ class DreamerEnv(ModelBasedEnvBase):
         device: torch.device | str | int | None = "cpu",
         batch_size: torch.Size | tuple[int, ...] | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(world_model, device=device, batch_size=batch_size)
         self.obs_decoder = obs_decoder
         batch = self.batch_size

@@ -9,6 +9,7 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.entries import Entries
 from torchrl._core.errors import TorchRLError, describe
 from torchrl.data import Composite
@@ -47,6 +48,7 @@ class DeviceCastTransform(Transform):
         in_keys_inv: Keys = None,
         out_keys_inv: Keys = None,
     ) -> None:
+        check_devices(self, device=device, orig_device=orig_device)
         super().__init__(in_keys, out_keys, in_keys_inv, out_keys_inv)
         self.device = torch.device(device)
         self.orig_device = None if orig_device is None else torch.device(orig_device)

@@ -13,6 +13,7 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 
 from torchrl._core.capabilities import supports
+from torchrl._core.devices import check_devices
 from torchrl._core.entries import is_entrywise
 from torchrl._core.legacy import old_keywords
 from torchrl.data import Composite, TensorSpec
@@ -51,6 +52,7 @@ class TransformedEnv(EnvBase):
         *,
         device: torch.device | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         if not isinstance(base_env, EnvBase):
             raise TypeError(
                 f"TransformedEnv: expected an EnvBase, found {type(base_env).__name__}. Wrap a "
@@ -345,6 +347,7 @@ class TransformedEnv(EnvBase):
 
     def to(self, device: Any) -> TransformedEnv:  # type: ignore[override]  # no dtypes
         """Move the environment inside and the transforms to a device."""
+        check_devices(self, device=device)
         self.base_env.to(device)
         self.transform.to(device)
         self.empty_cache()

@@ -11,6 +11,7 @@ import torch
 from tensordict import NestedKey, NonTensorData, NonTensorStack, TensorDictBase, is_non_tensor
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import MissingKeyError
 from torchrl._core.keys import as_keys
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
@@ -225,6 +226,7 @@ class ModuleTransform(Transform):
         inverse: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         if (module is None) == (module_factory is None):
             raise ValueError("ModuleTransform: give either module or module_factory.")
         made = module if module_factory is None else module_factory()

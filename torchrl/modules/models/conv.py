@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import ShapeError, describe
 from torchrl.modules.models.mlp import Kwargs
 from torchrl.modules.models.utils import (
@@ -55,6 +56,7 @@ class _ConvNetBase(Layers):
         squeeze_output: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         sizes = {"kernel_sizes": kernel_sizes, "strides": strides, "paddings": paddings}
         sizes = {k: list(v) if isinstance(v, Sequence) else v for k, v in sizes.items()}
         if num_cells is None and depth is None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl.modules.models.conv import ConvNet
 from torchrl.modules.models.mlp import MLP
 from torchrl.modules.models.utils import SquashDims
@@ -67,6 +68,7 @@ class DdpgMlpActor(nn.Module):
     def __init__(
         self, action_dim: int, mlp_net_kwargs: Kwargs = None, device: Device = None
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.mlp = MLP(
             **_mlp_kwargs(
@@ -100,6 +102,7 @@ class DdpgMlpQNet(nn.Module):
         mlp_net_kwargs_net2: Kwargs = None,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         first = {"out_features": 400, "activate_last_layer": True, **(mlp_net_kwargs_net1 or {})}
         second = {"out_features": 1, **(mlp_net_kwargs_net2 or {})}
@@ -137,6 +140,7 @@ class DdpgCnnActor(nn.Module):
         use_avg_pooling: bool = False,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.convnet = ConvNet(**_conv_kwargs(use_avg_pooling, device, conv_net_kwargs))
         self.mlp = MLP(
@@ -174,6 +178,7 @@ class DdpgCnnQNet(nn.Module):
         use_avg_pooling: bool = True,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.convnet = ConvNet(**_conv_kwargs(use_avg_pooling, device, conv_net_kwargs))
         self.mlp = MLP(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import ShapeError, describe
 
 Device = torch.device | str | None
@@ -66,6 +67,7 @@ class DecisionTransformer(nn.Module):
         config: TransformerConfig | dict[str, Any] | None = None,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         given = asdict(config) if isinstance(config, TransformerConfig) else (config or {})
         self.config = c = TransformerConfig(**given)
@@ -142,6 +144,7 @@ class DTActor(nn.Module):
         transformer_config: TransformerConfig | dict[str, Any] | None = None,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.transformer = DecisionTransformer(state_dim, action_dim, transformer_config, device)
         self.action_layer = nn.Linear(self.transformer.hidden_size, action_dim, device=device)
@@ -175,6 +178,7 @@ class OnlineDTActor(nn.Module):
         transformer_config: TransformerConfig | dict[str, Any] | None = None,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.transformer = DecisionTransformer(state_dim, action_dim, transformer_config, device)
         width = self.transformer.hidden_size

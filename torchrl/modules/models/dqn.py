@@ -12,6 +12,7 @@ from tensordict import NestedKey
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl.modules.models.conv import ConvNet
 from torchrl.modules.models.mlp import MLP
 
@@ -57,6 +58,7 @@ class DuelingMlpDQNet(_Dueling):
         mlp_kwargs_output: Kwargs = None,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         base: dict[str, Any] = {"activation_class": nn.ELU, "device": device, "num_cells": [256]}
         feature = {**base, "out_features": 256, "activate_last_layer": True}
         feature.update(mlp_kwargs_feature or {})
@@ -92,6 +94,7 @@ class DuelingCnnDQNet(_Dueling):
         mlp_kwargs: Kwargs = None,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         conv: dict[str, Any] = {
             "num_cells": [32, 64, 64],
             "kernel_sizes": [8, 4, 3],

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from torchrl._core.devices import check_devices
 from torchrl._core.exploration import is_exploring
 
 Device = torch.device | str | None
@@ -58,6 +59,7 @@ class NoisyLinear(nn.Linear):
         std_init: float = 0.5,
         use_exploration_type: bool = True,
     ) -> None:
+        check_devices(self, device=device)
         nn.Module.__init__(self)
         self.in_features, self.out_features = in_features, out_features
         self.std_init, self.use_exploration_type = std_init, use_exploration_type
@@ -143,6 +145,7 @@ class NoisyLazyLinear(nn.modules.lazy.LazyModuleMixin, NoisyLinear):
         std_init: float = 0.5,
         use_exploration_type: bool = True,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(0, 0, bias, device, dtype, std_init, use_exploration_type)
         self.out_features = out_features
         kind: Any = {"device": device, "dtype": dtype}

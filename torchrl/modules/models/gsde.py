@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
+from torchrl._core.devices import check_devices
 from torchrl._core.exploration import is_exploring
 
 Device = torch.device | str | None
@@ -56,6 +57,7 @@ class gSDEModule(nn.Module):  # noqa: N801 - a public name
         transform: torch.distributions.Transform | None = None,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.action_dim, self.state_dim = action_dim, state_dim
         self.sigma_init, self.learn_sigma = sigma_init, learn_sigma
@@ -126,6 +128,7 @@ class LazygSDEModule(nn.modules.lazy.LazyModuleMixin, gSDEModule):
         transform: torch.distributions.Transform | None = None,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(0, 0, sigma_init, scale_min, scale_max, learn_sigma, transform, device)
         kind: Any = UninitializedParameter if learn_sigma else UninitializedBuffer
         self.log_sigma = kind(device=device, dtype=torch.get_default_dtype())

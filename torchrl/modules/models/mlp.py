@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl._core.legacy import old_keywords
 from torchrl.modules.models.utils import Layers, SharedBias, build, layer_of, per_layer, widths
@@ -69,6 +70,7 @@ class MLP(Layers):
         activate_last_layer: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         if out_features is None:
             raise ValueError(describe(self, "needs the size of its output: out_features"))
         hidden = widths(num_cells, depth, self)

@@ -16,6 +16,7 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from tensordict.nn.distributions import NormalParamExtractor
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl._core.keys import next_key, require
 from torchrl._core.legacy import old_keywords
@@ -49,6 +50,7 @@ class ObsEncoder(nn.Module):
         in_channels: int | None = None,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.encoder = ConvNet(
             in_channels,
@@ -94,6 +96,7 @@ class ObsDecoder(nn.Module):
         out_channels: int = 3,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         kernels = [5, 5, 6, 6] if kernel_sizes is None else kernel_sizes
         kernels = [kernels] * num_layers if isinstance(kernels, int) else list(kernels)
@@ -154,6 +157,7 @@ class RSSMPrior(nn.Module):
         action_dim: int | None = None,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         if action_dim is None:
             if action_spec is None:
@@ -209,6 +213,7 @@ class RSSMPosterior(nn.Module):
         obs_embed_dim: int | None = None,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         size = None
         if rnn_hidden_dim is not None and obs_embed_dim is not None:
@@ -356,6 +361,7 @@ class DreamerActor(nn.Module):
         std_min_val: float = 1e-4,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.backbone = nn.Sequential(
             MLP(

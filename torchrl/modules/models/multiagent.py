@@ -16,6 +16,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import ShapeError, describe
 from torchrl.modules.models.conv import ConvNet, Sizes
 from torchrl.modules.models.mlp import MLP
@@ -172,6 +173,7 @@ class MultiAgentMLP(MultiAgentNetBase):
         use_td_params: bool = True,
         **kwargs: Any,
     ) -> None:
+        check_devices(self, device=device)
         in_features = n_agent_inputs
         if centralized and in_features is not None:
             in_features *= n_agents
@@ -240,6 +242,7 @@ class MultiAgentConvNet(MultiAgentNetBase):
         use_td_params: bool = True,
         **kwargs: Any,
     ) -> None:
+        check_devices(self, device=device)
         if centralized and in_features is not None:
             in_features *= n_agents
         super().__init__(
@@ -283,6 +286,7 @@ class VDNMixer(nn.Module):
     """
 
     def __init__(self, n_agents: int, device: Device = None) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.n_agents = n_agents
 
@@ -319,6 +323,7 @@ class QMixer(nn.Module):
         n_agents: int,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.state_shape, self.n_agents = torch.Size(state_shape), n_agents
         self.embed_dim, size = mixing_embed_dim, math.prod(state_shape)

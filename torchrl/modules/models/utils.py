@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.direct import call_in_turn
 from torchrl._core.errors import describe
 from torchrl.modules.models.exploration import NoisyLazyLinear, NoisyLinear
@@ -98,6 +99,7 @@ class SharedBias(nn.Module):
     """
 
     def __init__(self, device: torch.device | str | None = None) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(1, device=device))
 

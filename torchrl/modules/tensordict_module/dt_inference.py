@@ -9,6 +9,7 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import UnexpectedKeyError, describe
 from torchrl._core.keys import require
 from torchrl.data import TensorSpec
@@ -49,6 +50,7 @@ class DecisionTransformerInferenceWrapper(HasSpec, TensorDictModuleBase):
         spec: TensorSpec | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         self.policy = policy if device is None else policy.to(device)
         self.inference_context = inference_context

@@ -15,6 +15,7 @@ import torch
 from tensordict import NestedKey
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import ShapeError, SpecError, describe
 from torchrl._core.exploration import is_exploring
 from torchrl._core.keys import require
@@ -169,6 +170,7 @@ class EGreedyModule(Annealed, ExplorationModule):
         action_mask_key: NestedKey | None = None,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(spec, action_key)
         self._anneal("eps", eps_init, eps_end, annealing_num_steps, device)
         self.action_mask_key = action_mask_key
@@ -259,6 +261,7 @@ class AdditiveGaussianModule(Annealed, ExplorationModule):
         safe: bool = False,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(spec, action_key)
         self._anneal("sigma", sigma_init, sigma_end, annealing_num_steps, device)
         self.register_buffer("mean", torch.tensor(float(mean), device=device))
@@ -340,6 +343,7 @@ class OrnsteinUhlenbeckProcessModule(Annealed, ExplorationModule):
         safe: bool = True,
         device: Device = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(spec, action_key)
         self._anneal("eps", eps_init, eps_end, annealing_num_steps, device)
         self.theta, self.mu, self.sigma, self.dt = theta, mu, sigma, dt

@@ -15,6 +15,7 @@ import torch
 from tensordict import NestedKey
 from torch import Tensor, nn
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl._core.keys import as_keys, next_key, require
 from torchrl._core.plan import Record
@@ -375,6 +376,7 @@ class LSTMModule(RecurrentModule):
         lstm: nn.RNNBase | None = None,
         default_recurrent_mode: bool | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         sizes = {
             "input_size": input_size,
             "hidden_size": hidden_size,
@@ -453,6 +455,7 @@ class GRUModule(RecurrentModule):
         gru: nn.RNNBase | None = None,
         default_recurrent_mode: bool | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         sizes = {
             "input_size": input_size,
             "hidden_size": hidden_size,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import ShapeError, describe
 from torchrl._core.legacy import old_keywords
 
@@ -63,6 +64,7 @@ class LSTMCell(nn.RNNCellBase):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> State:
@@ -98,6 +100,7 @@ class GRUCell(nn.RNNCellBase):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
@@ -285,6 +288,7 @@ class LSTM(_PlainRNN):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_devices(self, device=device)
         sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         super().__init__("LSTM", *sizes, proj_size, device=device, dtype=dtype)
 
@@ -328,6 +332,7 @@ class GRU(_PlainRNN):
         device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_devices(self, device=device)
         sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         super().__init__("GRU", *sizes, device=device, dtype=dtype)
 

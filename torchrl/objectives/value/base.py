@@ -14,6 +14,7 @@ from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase, dispatch
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.ended_rows import evaluating
 from torchrl._core.errors import TorchRLError, describe, nearest
 from torchrl._core.keys import as_keys, next_key, read_next, require, write
@@ -129,6 +130,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         num_chunks: int | None = None,
         value_chunk_dim: int = 0,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__()
         if value_chunk_size is not None and num_chunks is not None:
             raise ValueError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tensordict import TensorDictBase, pad
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl.data import PrioritizedSampler, ReplayBuffer
 from torchrl.trainers.hooks.base import TrainerHookBase
@@ -55,6 +56,7 @@ class ReplayBufferTrainer(TrainerHookBase):
         max_dims: Sequence[int] | None = None,
         iterate: bool = False,
     ) -> None:
+        check_devices(self, device=device)
         if max_dims is not None and flatten_tensordicts:
             hint = "Pad trajectories, or store their steps."
             raise ValueError(describe(self, "got max_dims and flatten_tensordicts", hint=hint))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl._core.safe_load import is_data, load_file
 from torchrl.data.replay_buffers.storages.list import ListStorage
@@ -50,6 +51,7 @@ class CompressedListStorage(ListStorage):
         compression_level: int = 3,
         device: torch.device | str = "cpu",
     ) -> None:
+        check_devices(self, device=device)
         if (compression_fn is None) != (decompression_fn is None):
             raise TypeError(describe(self, "takes both functions of a compression, or none"))
         super().__init__(max_size, device=device)

@@ -10,6 +10,7 @@ import torch
 from tensordict import NestedKey, TensorDict, is_tensor_collection
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, describe
 from torchrl.data.replay_buffers.storages.base import Storage
 from torchrl.data.replay_buffers.storages.schema import fitting, lead_shape
@@ -31,6 +32,7 @@ class ListStorage(Storage):
     def __init__(
         self, max_size: int | None = None, *, device: torch.device | str | None = None
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(float("inf") if max_size is None else max_size)
         self.device = torch.device(device) if device is not None else None
         self._list: list[Any] = []
@@ -183,6 +185,7 @@ class LazyStackStorage(ListStorage):
         stack_dim: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
+        check_devices(self, device=device)
         super().__init__(max_size, device=device)
         self.stack_dim = stack_dim
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl._core.files import hold, is_held, reserve
 from torchrl._core.log import logger
@@ -68,6 +69,7 @@ class LazyMemmapStorage(LazyTensorStorage):
         existsok: bool | None = None,
         auto_cleanup: bool | None = None,
     ) -> None:
+        check_devices(self, device=None if device == "auto" else device)
         device = torch.device("cpu") if device == "auto" else device
         super().__init__(max_size, device=device, ndim=ndim)
         self._existsok, self._room = existsok, 0

@@ -11,6 +11,7 @@ import torch
 from tensordict import NestedKey, TensorDict, is_tensor_collection
 from torch import Tensor
 
+from torchrl._core.devices import check_devices
 from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, describe, nearest
 from torchrl.data.replay_buffers.checkpointers import (
     StorageCheckpointerBase,
@@ -77,6 +78,7 @@ class TensorStorage(Storage):
         device: torch.device | str = "cpu",
         ndim: int = 1,
     ) -> None:
+        check_devices(self, device=None if device == "auto" else device)
         lead = lead_shape(storage, ndim, self)
         super().__init__(max_size or lead.numel(), ndim)
         self._settle(lead[1:])
@@ -456,6 +458,7 @@ class LazyTensorStorage(TensorStorage):
         ndim: int = 1,
         shared_init: bool = False,
     ) -> None:
+        check_devices(self, device=None if device == "auto" else device)
         Storage.__init__(self, max_size, ndim)
         self.device: Any = device if device == "auto" else torch.device(device)
         self._home: Home | None = None
