@@ -152,6 +152,7 @@ class Collector(BaseCollector):
         self.env = with_limit(env, max_frames_per_traj)
         if auto_register_policy_transforms:
             self.env = with_needs_of(self.policy, self.env)
+        self.use_buffers, self.interruptor, self.worker_idx = use_buffers, interruptor, worker_idx
         self._set_frames(frames_per_batch, total_frames)
         self._acting = ActingPolicy(
             env,  # what we added is no observation for a plain function
@@ -165,7 +166,6 @@ class Collector(BaseCollector):
         )
         self._stepper, self._random = Stepper(self.env), self._acting.at_random(self.env)
         self.init_random_frames, self.exploration_type = init_random_frames or 0, exploration_type
-        self.use_buffers, self.interruptor, self.worker_idx = use_buffers, interruptor, worker_idx
         self.extend_buffer, self.reset_at_each_iter = extend_buffer, reset_at_each_iter
         self.postproc, self.replay_buffer = postproc, replay_buffer
         self._set_trajectories(
