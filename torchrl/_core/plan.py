@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase, is_non_tensor
 from tensordict.nn import (
     ProbabilisticTensorDictModule,
@@ -30,16 +31,22 @@ from torch import Tensor, nn
 from torchrl._core.capabilities import is_unchanged
 from torchrl._core.direct import call, is_intercepted
 from torchrl._core.entries import is_entrywise
-from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
+from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, describe, nearest
 from torchrl._core.keys import groups_of, leaf_keys
 
 Record = Any  # Entries or TensorDictBase
 Plan = Callable[[Record], Any]
 _WIDTHS = re.compile(r"\((\d+)x(\d+) and (\d+)x(\d+)\)")
+# How torch says that an input and the parameters differ in dtype.
+_DTYPES = re.compile(r"dtype|share same datatype|type .* should be the same|expected scalar type")
 
 
 class LayerWidthError(ShapeError, RuntimeError):
     """An entry does not have as many features as the first layer of a network expects."""
+
+
+class LayerDtypeError(DTypeError, RuntimeError):
+    """An entry does not have the dtype of the parameters of a network."""
 
 
 _SEQUENCES = (TensorDictSequential, ProbabilisticTensorDictSequential)
@@ -286,6 +293,7 @@ def run_network(
     Raises:
         MissingKeyError: if the network fails because an entry is absent.
         LayerWidthError: if it fails because an entry has the wrong number of features.
+        LayerDtypeError: if it fails because an entry has another dtype than its parameters.
     """
     values = []
     for key in in_keys:
@@ -347,6 +355,8 @@ def explain(
                     hint=hint,
                 )
             )
+    if _DTYPES.search(str(error)) and isinstance(error, (RuntimeError, ValueError)):
+        return _other_dtype(component, who, in_keys, values)
     widths = _WIDTHS.search(str(error))
     if widths is None or not isinstance(error, RuntimeError):
         return None
@@ -361,3 +371,53 @@ def explain(
     return LayerWidthError(
         describe(who, fact, key=names, expected=expected, found=found, hint=hint)
     )
+
+
+def explain_policy(policy: Any, record: Record, error: Exception) -> Exception | None:
+    """Return a better error than the one that a policy raised on a record, if there is one.
+
+    Tells of entries that are present and do not fit the first of the policy's networks that they
+    fail; what earlier networks wrote is in the record by then.
+    """
+    parts = policy.modules() if isinstance(policy, nn.Module) else ()
+    for part in parts:
+        if type(part) is TensorDictModule:
+            values = [record.get(key, None) for key in part.in_keys]
+            if any(value is None for value in values):
+                return None  # it was not reached
+            explained = explain(part, part.in_keys, values, record, error)
+            if isinstance(explained, LayerDtypeError):
+                return explained
+    return None
+
+
+def _suspicion(dtype: torch.dtype) -> int:
+    return 0 if dtype.is_floating_point else 2 if dtype is torch.bool else 1
+
+
+def _other_dtype(
+    component: object, who: str, in_keys: Sequence[NestedKey], values: Sequence[Any]
+) -> Exception | None:
+    """Return an error that names an entry whose dtype is not that of the parameters."""
+    parameters = component.parameters() if isinstance(component, nn.Module) else ()
+    floats = {p.dtype for p in parameters if p.is_floating_point()}
+    if len(floats) != 1:
+        return None
+    (dtype,) = floats
+    found = [pair for pair in zip(in_keys, values, strict=True) if isinstance(pair[1], Tensor)]
+    # Of several suspects a float is the likeliest; flags and indices may be meant.
+    for key, value in sorted(found, key=lambda pair: _suspicion(pair[1].dtype)):
+        if value.dtype is dtype:
+            continue
+        if value.dtype is torch.float64:
+            hint = "Append DoubleToFloat() to the environment, or call double() on the network."
+        elif value.is_floating_point():
+            hint = f"Cast the entry to {dtype}, or the network to {value.dtype} with to()."
+        else:
+            hint = f"Make it {dtype} before it comes to the network: numbers with "
+            hint += "DTypeCastTransform(), categories with OneHot specs or nn.Embedding."
+        fact = "has another dtype than the parameters of the network"
+        return LayerDtypeError(
+            describe(who, fact, key=key, expected=dtype, found=value.dtype, hint=hint)
+        )
+    return None

@@ -30,7 +30,7 @@ from torchrl._core.entries import Entries, is_entrywise, nested_tensordict, stac
 from torchrl._core.errors import MissingKeyError, ResetError, ShapeError, describe
 from torchrl._core.keys import groups_of, sibling
 from torchrl._core.mdp import TRUNCATED
-from torchrl._core.plan import check_states
+from torchrl._core.plan import check_states, explain_policy
 from torchrl._core.plan import plan as plan_policy
 from torchrl._core.policy_output import output_entries, with_output
 from torchrl.data import RandomPolicy
@@ -500,7 +500,13 @@ class Stepper:
 
 
 def _act(policy: PreparedPolicy, root: TensorDictBase) -> TensorDictBase:
-    output = policy.on_tensordict(root)
+    try:
+        output = policy.on_tensordict(root)
+    except (RuntimeError, ValueError) as error:
+        explained = explain_policy(policy.acting, root, error)
+        if explained is None:
+            raise
+        raise explained from None
     return root if output is root else with_output(root, output, policy.acting)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl._core.keys import as_keys, next_key, require
-from torchrl._core.plan import Record
+from torchrl._core.plan import Record, explain
 from torchrl._core.recurrence import branch_mode, recurrent_mode, set_recurrent_mode
 from torchrl.data import Composite, Unbounded
 from torchrl.modules.tensordict_module.calls import RecordModule
@@ -184,21 +184,27 @@ class RecurrentModule(RecordModule):
         if is_init is None:
             require(td, [init_key], self, _ADD_TRACKER)
         state = [td.get(key) for key in state_keys]
-        if self.recurrent_mode:
-            where = branch_mode()
-            if where is None:
-                out, after = self._sequence(x, state, is_init)
-            else:
-                out, after = self._branches(x, state, is_init, where == "before")
-        else:
-            if None in state:
-                state = self._begun(td, x)
-            out, after = self._step(x, state, is_init)
+        try:
+            out, after = self._advanced(td, x, state, is_init)
+        except (RuntimeError, ValueError) as error:
+            explained = explain(self, [in_key], [x], td, error)
+            if explained is None:
+                raise
+            raise explained from None
         out_key, *next_keys = self.out_keys_source
         td.set(out_key, out)
         for key, value in zip(next_keys, after, strict=False):
             if key != "_":
                 td.set(key, value)
+
+    def _advanced(self, td: Record, x: Tensor, state: list[Any], is_init: Tensor) -> Any:
+        """Return the outputs and the states that follow."""
+        if self.recurrent_mode:
+            where = branch_mode()
+            if where is None:
+                return self._sequence(x, state, is_init)
+            return self._branches(x, state, is_init, where == "before")
+        return self._step(x, self._begun(td, x) if None in state else state, is_init)
 
     def _begun(self, td: Record, x: Tensor) -> list[Tensor]:
         """Write empty states for those that are absent, as a primer does; return all states.
