@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import as_keys, write
+from torchrl.modules.tensordict_module.probabilistic import reads_own_draws
 from torchrl.objectives.calls import distribution
 from torchrl.objectives.distributions import check_actor, draw, heads
 from torchrl.objectives.masks import cleared
@@ -97,6 +98,15 @@ class MaxEntropyLoss(CriticLoss):
     def _set_actor(self, actor_network: Any, target: bool = False) -> None:
         self.convert_to_functional(actor_network, "actor_network", create_target_params=target)
         check_actor(self, actor_network)
+        if reads_own_draws(actor_network):
+            raise TypeError(
+                describe(
+                    self,
+                    "draws the actions of all heads at once",
+                    expected="heads that follow from observations alone",
+                    found="a head that reads what another has drawn",
+                )
+            )
         device = next((p.device for p in actor_network.parameters()), None)
         if device is not None:
             self.log_alpha.data = self.log_alpha.data.to(device)

@@ -12,6 +12,7 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torch.distributions import Distribution
 
+from torchrl._core.errors import describe
 from torchrl._core.keys import read, require
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.actor_critic import OLD_KEYWORDS, ActorCriticLoss
@@ -245,6 +246,16 @@ class KLPENPPOLoss(PPOLoss):
                 f"found increment={increment}, decrement={decrement}."
             )
         super().__init__(actor_network, critic_network, **options)
+        if not self.delay_actor and getattr(actor_network, "return_composite", False):
+            raise TypeError(
+                describe(
+                    self,
+                    "cannot tell from a batch the distribution of each draw of a chain",
+                    expected="a policy with one distribution, of several heads or not",
+                    found="return_composite=True",
+                    hint="Pass delay_actor=True.",
+                )
+            )
         self.dtarg, self.increment, self.decrement = dtarg, increment, decrement
         self.samples_mc_kl = samples_mc_kl
         self._coefficient("beta", beta)

@@ -33,6 +33,8 @@ from torchrl.modules.tensordict_module.calls import (
 from torchrl.modules.tensordict_module.common import HasSpec, Spec
 from torchrl.modules.tensordict_module.sequence import SafeSequential
 
+_DRAWS = (ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential)
+
 
 class SafeProbabilisticModule(HasSpec, ProbabilisticTensorDictModule):
     """Draws a value from a distribution whose parameters are entries.
@@ -242,9 +244,16 @@ class SafeProbabilisticTensorDictSequential(ProbabilisticTensorDictSequential, S
         tensordict_out: TensorDictBase | None = None,
         **kwargs: Any,
     ) -> d.Distribution:
-        """Return the distribution, after running all that comes before it."""
+        """Return the distribution, after running all that comes before it.
+
+        With ``return_composite``, that of every draw; where ``tensordict`` holds the draws, each
+        given those before it.
+        """
+        if self.return_composite:
+            given = _given_draws(self, tensordict)
+            return super().get_dist(tensordict, tensordict_out) if given is None else given
         last = members(self)[-1]
-        if self.return_composite or not isinstance(last, ProbabilisticTensorDictSequential):
+        if not isinstance(last, ProbabilisticTensorDictSequential):
             return super().get_dist(tensordict, tensordict_out, **kwargs)
         return last.get_dist(self.get_dist_params(tensordict, tensordict_out, **kwargs))
 
@@ -274,7 +283,8 @@ def distribution_of(policy: Any, td: TensorDictBase) -> d.Distribution:
     """Return the distribution of a policy over its actions, computed from the observations.
 
     What the policy wrote into the batch as it was collected, such as the parameters of several
-    heads, is neither read nor replaced: the distribution is that of the policy as it is now.
+    heads, is neither read nor replaced: the distribution is that of the policy as it is now. Of a
+    chain of draws (``return_composite``) it is that of each draw given those before it in ``td``.
 
     Args:
         policy: Has ``get_dist``.
@@ -292,7 +302,43 @@ def distribution_of(policy: Any, td: TensorDictBase) -> d.Distribution:
     >>> distribution_of(policy, td).base_dist.loc.requires_grad, td["loc"].requires_grad
     (True, False)
     """
+    if getattr(policy, "return_composite", False):
+        given = _given_draws(policy, td)
+        if given is not None:
+            return given
     return _get_dist(policy, inputs_of(policy, td))
+
+
+def reads_own_draws(policy: Any) -> bool:
+    """Say whether a later head of a policy follows from what an earlier one has drawn."""
+    drawn: set[NestedKey] = set()
+    for module in members(policy) if getattr(policy, "return_composite", False) else ():
+        if not drawn.isdisjoint(getattr(module, "in_keys", ())):
+            return True
+        drawn.update(getattr(module, "dist_sample_keys", ()))
+    return False
+
+
+def _given_draws(policy: Any, td: TensorDictBase) -> d.Distribution | None:
+    """Return the distributions of all draws, given those that ``td`` holds; none if it does not."""
+    record, dists = inputs_of(policy, td).copy(), {}
+    *_, last = modules = members(policy)
+    for module in modules:
+        if not isinstance(module, _DRAWS):
+            record = module(record)
+            continue
+        if module.num_samples not in (None, ()):
+            return None
+        dist: Any = _get_dist(module, record)
+        is_composite = isinstance(dist, CompositeDistribution)
+        heads: Any = dist.dists if is_composite else {module.dist_sample_keys[0]: dist}
+        for name in heads if module is not last else ():
+            value = td.get(name, None)
+            if value is None:
+                return None
+            record.set(name, value)
+        dists.update(heads)
+    return CompositeDistribution.from_distributions(record, dists)
 
 
 def _get_dist(policy: Any, inputs: TensorDictBase) -> d.Distribution:
