@@ -21,7 +21,7 @@ from torchrl._core.keys import as_keys, next_key, read_next, require, write
 from torchrl._core.legacy import old_keywords
 from torchrl._core.plan import input_keys
 from torchrl.objectives.calls import merge, take
-from torchrl.objectives.masks import PADDING_MASK, cleared, expand_right, standardized
+from torchrl.objectives.masks import PADDING_MASK, cleared, expand_right, replaced, standardized
 from torchrl.objectives.value.interleaving import interleave, takes_sequences
 from torchrl.objectives.value.order import shuffled_pairs
 
@@ -212,7 +212,8 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         """
         keys = self.tensor_keys
         with nullcontext() if self.differentiable else torch.no_grad():
-            value, next_value = self._values(tensordict, params, target_params)
+            inputs = self._without_padding(tensordict)
+            value, next_value = self._values(inputs, params, target_params)
             advantage, target = self.estimate(self.steps(tensordict, value, next_value))
         tensordict.set(keys.value, value)
         tensordict.set(next_key(keys.value), next_value)
@@ -235,7 +236,8 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         with nullcontext() if self.differentiable else torch.no_grad():
             value = None
             if next_value is None:
-                value, next_value = self._values(tensordict, target_params, target_params)
+                inputs = self._without_padding(tensordict)
+                value, next_value = self._values(inputs, target_params, target_params)
             elif self.needs_value:
                 value = self._value_at(tensordict, target_params, root=True)
             return self.returns(self.steps(tensordict, value, next_value))
@@ -330,6 +332,18 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
         if self.time_dim is not None:
             return self.time_dim % td.ndim
         return td.names.index("time") if td._has_names() and "time" in td.names else td.ndim - 1
+
+    def _without_padding(self, td: TensorDictBase) -> TensorDictBase:
+        """Return what the critic is to read: padding, which may be NaN, reaches no gradient."""
+        mask = _mask(td) if self.differentiable and self.value_network is not None else None
+        if mask is None:
+            return td
+        keys, clean = input_keys(self.value_network), td.copy()
+        for key in [*keys, *map(next_key, keys)]:
+            entry = td.get(key, None)
+            if isinstance(entry, Tensor):
+                clean.set(key, replaced(entry, mask, everything=True))
+        return clean
 
     def _values(
         self,
