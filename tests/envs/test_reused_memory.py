@@ -25,9 +25,10 @@ from torchrl.envs import (
     StepCounter,
     TransformedEnv,
     check_env_specs,
+    reused_memory,
 )
 from torchrl.envs.check import SpecCheckError
-from torchrl.envs.reused_memory import WATCHED
+from torchrl.envs.reused_memory import WATCHED, MemoryWatch
 from torchrl.testing.env import assert_same, check_hooks_leave_other_steps_alone
 
 STEPS = 2 * WATCHED + 5
@@ -583,3 +584,29 @@ def test_a_simulator_may_edit_its_action(space, kind):
     else:
         taken = sum(batch[key].float().sum(-1) for key in keys)
     torch.testing.assert_close(taken, batch["next", "reward"].squeeze(-1))
+
+
+def test_an_environment_and_a_policy_are_watched_once(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        reused_memory, "MemoryWatch", lambda *args: made.append(args) or MemoryWatch(*args)
+    )
+    env, policy = Walk(), OneTensor()
+    for steps in (2, 2, 9):
+        batch = env.rollout(steps, policy)
+        assert batch["action"].unique().numel() == len(batch)
+    assert len(made) == 1
+    env.rollout(2, Ramp())
+    env.rollout(2)
+    env.rollout(2)
+    assert len(made) == 3
+
+
+def test_what_was_refused_is_refused_again():
+    class InTwenty(InOneMemory):
+        size = 20
+
+    env, policy = InTwenty(), Ramp()
+    for _ in range(2):
+        with pytest.raises(SpecError, match=r"^InTwenty: "):
+            env.rollout(30, policy, break_when_any_done=False)

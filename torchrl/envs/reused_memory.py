@@ -5,6 +5,7 @@ Steps then keep what they held when they were taken.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +84,9 @@ class MemoryWatch:
     """
 
     def __init__(self, env: EnvBase, policy: Any) -> None:
-        self.env, self.policy = env, policy
+        # Names only: a watch that is kept must keep neither alive.
+        self._env_name, self._policy_name = _name(env), policy_name(policy)
+        self.has_raised = False  # then the next loop looks again
         self._steps = 0
         self._read: dict[Path, tuple[Tensor, int]] = {}  # by the policy, and the versions
         self._edited_by_policy: set[Path] = set()
@@ -268,19 +271,20 @@ class MemoryWatch:
         known = self._edited_by_policy | self._edited_by_env | self._reused_outcomes
         for path, (value, copy) in outcome.items():
             if path not in known and not same_content(value, copy):
-                raise self._overwritten(_name(self.env), path)
+                raise self._overwritten(self._env_name, path)
         known |= self._reused_roots | self._reused_resets
         for path, (value, copy) in root.items():
             if path not in known and not same_content(value, copy):
                 by_env = path in outcome
-                who = _name(self.env) if by_env else policy_name(self.policy)
+                who = self._env_name if by_env else self._policy_name
                 raise self._overwritten(who, path)
 
     def _note_edit(self, path: Path) -> None:
         if self._steps:
+            self.has_raised = True
             raise SpecError(
                 describe(
-                    policy_name(self.policy),
+                    self._policy_name,
                     "is edited in place by the policy, which changes the step before",
                     key=key_of(path),
                     hint="Compute a new tensor and write it into the record, or edit a clone().",
@@ -296,6 +300,7 @@ class MemoryWatch:
                 _copy(records[side], {path})
 
     def _overwritten(self, who: str, path: Path) -> SpecError:
+        self.has_raised = True
         return SpecError(
             describe(
                 who,
@@ -305,6 +310,31 @@ class MemoryWatch:
                 hint="Hand over a clone() of memory that is written again.",
             )
         )
+
+
+_WATCHES: weakref.WeakKeyDictionary[Any, tuple[Any, MemoryWatch]] = weakref.WeakKeyDictionary()
+
+
+def watch_of(env: EnvBase, policy: Any, acting: Any) -> MemoryWatch:
+    """Return what watches an environment and a policy: where both are those of before, that one.
+
+    Many short rollouts then cost what a long one does.
+
+    Args:
+        env: The environment.
+        policy: As it was given; ``None`` for random actions.
+        acting: What is called.
+    """
+    known, watch = _WATCHES.get(env, (None, None))
+    is_same = policy is None if known is None else known() is policy
+    if watch is not None and is_same and not watch.has_raised:
+        return watch
+    watch = MemoryWatch(env, acting)
+    try:
+        _WATCHES[env] = (None if policy is None else weakref.ref(policy), watch)
+    except TypeError:  # such a policy cannot be known again
+        _WATCHES.pop(env, None)
+    return watch
 
 
 def _copy(record: Any, paths: set[Path]) -> None:

@@ -35,7 +35,7 @@ from torchrl._core.plan import plan as plan_policy
 from torchrl._core.policy_output import output_entries, with_output
 from torchrl.data import RandomPolicy
 from torchrl.envs.postponed import Postponed
-from torchrl.envs.reused_memory import WATCHED, MemoryWatch
+from torchrl.envs.reused_memory import WATCHED, MemoryWatch, watch_of
 
 if TYPE_CHECKING:
     from torchrl.envs.common import EnvBase
@@ -178,6 +178,7 @@ class PreparedPolicy:
     def __init__(
         self, env: EnvBase, policy: Act | None, *, trust: bool = False, cast: bool = False
     ) -> None:
+        self.given = policy
         if policy is None:
             by_spec = env.plan.batch_locked and env.draws_from_spec
             policy = RandomPolicy(env.full_action_spec) if by_spec else env.rand_action
@@ -329,9 +330,8 @@ class Stepper:
         dense: bool,
         interrupted: Callable[[], bool] | None,
     ) -> TensorDictBase:
-        if policy is not self._policy:
-            self._policy, self._watch = policy, MemoryWatch(self.env, policy.acting)
-        assert self._watch is not None
+        if policy is not self._policy or self._watch is None or self._watch.has_raised:
+            self._policy, self._watch = policy, watch_of(self.env, policy.given, policy.acting)
         with self._watch:
             return self._run_by_kind(policy, max_steps, stop, callback, dense, interrupted)
 
