@@ -31,7 +31,11 @@ def check_choice(who: str, key: NestedKey, action: Tensor, spec: TensorSpec) -> 
     """
     if action.is_meta or spec.dtype is None or spec.dtype.is_complex:
         return
-    if action.is_floating_point() and bool(action.isnan().any()):
+    try:
+        is_nan = action.is_floating_point() and bool(action.isnan().any())
+    except RuntimeError:  # under torch.vmap no value can be looked at
+        return
+    if is_nan:
         raise SpecError(
             describe(
                 who,
