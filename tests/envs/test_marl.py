@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from tensordict import TensorDict
 
+from torchrl.collectors import Collector
 from torchrl.data import Categorical, Composite, Unbounded
+from torchrl.envs import EnvBase, SerialEnv, StepCounter, TransformedEnv
 from torchrl.envs.marl import Group, group_by_name, resolve_groups
 from torchrl.envs.utils import MarlGroupMapType, check_marl_grouping
 
@@ -85,3 +88,46 @@ def test_masks_reach_the_spec_of_the_environment(sizes):
     team.mask_actions(Env, masks)
     for _ in range(5):
         assert Env.full_action_spec.rand()["team", "action"].tolist() == [0, 2]
+
+
+class Pairs(EnvBase):
+    """Four environments of two agents each; its steps name no batch size."""
+
+    def __init__(self):
+        super().__init__(batch_size=[4])
+        agents = Composite(place=Unbounded((4, 2, 3)), shape=(4, 2))
+        self.observation_spec = Composite(agents=agents, shape=(4,))
+        self.action_spec, self.reward_spec = Unbounded((4, 1)), Unbounded((4, 1))
+
+    def _set_seed(self, seed):
+        pass
+
+    def _reset(self, tensordict=None, **kwargs):
+        return TensorDict(agents=TensorDict(place=torch.zeros(4, 2, 3)), batch_size=[4])
+
+    def _step(self, tensordict):
+        return TensorDict(
+            agents=TensorDict(place=torch.ones(4, 2, 3)),
+            reward=torch.zeros(4, 1),
+            done=torch.zeros(4, 1, dtype=torch.bool),
+        )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Pairs, lambda: TransformedEnv(Pairs(), StepCounter()), lambda: SerialEnv(2, Pairs)],
+    ids=["alone", "transformed", "batch"],
+)
+@pytest.mark.parametrize("way", ["step", "rollout", "collector"])
+def test_groups_keep_their_agents_if_steps_name_no_batch_size(make, way):
+    """A group has the batch size of its spec under "next", whatever batch size ``_step`` gives."""
+    env = make()
+    if way == "step":
+        record = env.step(env.rand_action(env.reset()))
+    elif way == "rollout":
+        record = env.rollout(3)
+    else:
+        frames = 3 * env.batch_size.numel()
+        record = next(iter(Collector(env, frames_per_batch=frames, total_frames=frames)))
+    for side in (record, record["next"]):
+        assert side["agents"].batch_size == (*record.batch_size, 2)

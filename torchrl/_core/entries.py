@@ -78,11 +78,17 @@ def with_group_sizes(td: Any, groups: Groups) -> Any:
     for path, tail in groups:  # outer ones first
         size = torch.Size([*td.batch_size, *tail])
         group = td.get(path, None)
-        if group is not None and group.batch_size != size:
-            fits = (value.shape[: len(size)] == size for value in group.values(True, True))
-            if all(fits):  # what a policy adds need not be there for each agent
-                group.batch_size = size
+        if group is not None:  # what a policy adds need not be there for each agent
+            resize_if_fitting(group, size)
     return td
+
+
+def resize_if_fitting(td: Any, size: torch.Size) -> None:
+    """Give a tensordict a batch size, in place, where all its entries have it."""
+    if td.batch_size != size and all(
+        value.shape[: len(size)] == size for value in td.values(True, True)
+    ):
+        td.batch_size = size
 
 
 def as_constant(tensor: Tensor) -> Tensor:

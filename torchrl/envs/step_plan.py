@@ -14,7 +14,7 @@ from tensordict import (
 )
 from torch import Tensor
 
-from torchrl._core.entries import Entries, as_constant, with_group_sizes
+from torchrl._core.entries import Entries, as_constant, resize_if_fitting, with_group_sizes
 from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, describe, nearest
 from torchrl._core.keys import leaf_keys, sibling
 from torchrl._core.mdp import DONE, DONE_NAMES, TERMINATED, TRUNCATED, complete_done, last_name
@@ -107,6 +107,8 @@ class StepPlan:
         for group in self.groups:
             self._complete_flags(following, group, torch.Size([*lead, *group.shape]))
         if self.nested and not isinstance(following, Entries):
+            if self.batch_locked:  # as it will be under "next"; sizes of groups begin with it
+                resize_if_fitting(following, self.batch_size)
             with_group_sizes(following, self.nested)
         return following
 
