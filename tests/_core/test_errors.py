@@ -15,6 +15,9 @@ KINDS = [
     (errors.SpecError, ValueError),
     (errors.ResetError, RuntimeError),
     (errors.WorkerError, RuntimeError),
+    (errors.DeviceError, RuntimeError),
+    (errors.DamagedFileError, RuntimeError),
+    (errors.UntrustedFileError, RuntimeError),
 ]
 
 
