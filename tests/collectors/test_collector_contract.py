@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 
@@ -15,12 +16,17 @@ from torchrl.collectors import (
 )
 from torchrl.collectors.base import BaseCollector
 from torchrl.envs import GymEnv, InitTracker, RewardSum, StepCounter, TransformedEnv
-from torchrl.testing.collector import LAWS
+from torchrl.testing.collector import LAWS, check_collector
 from torchrl.testing.mocks import CountingEnv, EntrywiseCountingEnv
 
 
 def policy():
     return TensorDictModule(nn.Linear(2, 1), in_keys=["observation"], out_keys=["action"])
+
+
+def action_alone(td):
+    """Return a new tensordict with nothing but the action."""
+    return TensorDict(action=torch.ones(*td.shape, 1), batch_size=td.batch_size)
 
 
 def cartpole(num_envs=None):
@@ -40,6 +46,8 @@ COLLECTORS = {
         lambda td: td.set("action", torch.zeros(1)).set("_x", torch.zeros(1)).set(("a", "_y"), 1),
         **kw,
     ),
+    "action alone": lambda **kw: Collector(CountingEnv(), action_alone, **kw),
+    "sync, action alone": lambda **kw: MultiSyncCollector([CountingEnv] * 2, action_alone, **kw),
     "random": lambda **kw: Collector(cartpole(), **kw),
     "rows": lambda **kw: Collector(cartpole(3), **kw),
     "limited": lambda **kw: Collector(
@@ -69,3 +77,16 @@ def test_every_public_collector_is_listed():
         with make(frames_per_batch=24) as collector:
             made.add(type(collector))
     assert public - {BaseCollector, MultiCollector} == made
+
+
+class LosesObservations(Collector):
+    """Keeps of each root what the policy returned."""
+
+    def _next_batch(self):
+        batch, frames = super()._next_batch()
+        return batch.exclude("observation"), frames
+
+
+def test_lost_entries_are_found():
+    with pytest.raises(AssertionError, match="observation"):
+        check_collector(lambda **kw: LosesObservations(CountingEnv(), action_alone, **kw))

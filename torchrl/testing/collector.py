@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 
+from torchrl._core.mdp import last_name
 from torchrl.collectors.base import BaseCollector
 
 Make = Callable[..., BaseCollector]
@@ -76,6 +77,15 @@ def check_steps_follow_each_other(make: Make) -> None:
                 assert torch.equal(before[~done[:-1]], after[~done[:-1]]), key
 
 
+def check_roots_hold_what_next_holds(make: Make) -> None:
+    """What the environment shows is there before a step too, whatever the policy returns."""
+    for batch in collect(make):
+        root = batch.keys(True, True)
+        lost = [k for k in batch.get("next").keys(True, True) if k not in root]
+        lost = [key for key in lost if last_name(key) != "reward"]
+        assert not lost, f"{lost} stand under 'next' alone"
+
+
 def check_nothing_is_shared_between_batches(make: Make) -> None:
     with make(frames_per_batch=FRAMES, total_frames=2 * FRAMES) as collector:
         batches = iter(collector)
@@ -116,6 +126,7 @@ LAWS = (
     check_going_on_goes_on,
     check_trajectories_have_a_number_each,
     check_steps_follow_each_other,
+    check_roots_hold_what_next_holds,
     check_nothing_is_shared_between_batches,
     check_no_gradients_and_no_private_entries,
     check_shutting_down_twice_is_fine,
