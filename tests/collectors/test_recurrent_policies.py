@@ -7,9 +7,10 @@ from torch import nn
 
 from torchrl.collectors import Collector, MultiAsyncCollector, MultiSyncCollector
 from torchrl.collectors.recipes import with_needs_of
-from torchrl.data import LazyTensorStorage, ReplayBuffer
+from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler
 from torchrl.envs import (
     BurnInTransform,
+    Compose,
     InitTracker,
     ParallelEnv,
     SerialEnv,
@@ -194,3 +195,24 @@ def test_burn_in_refuses_modules_without_a_state_among_their_outputs():
     rnn = policy_of("gru").module[0].select_out_keys("hidden")
     with pytest.raises(ValueError, match="no state to refresh"):
         BurnInTransform(rnn, burn_in=2)
+
+
+@pytest.mark.parametrize("init_key", [None, "is_init"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_slices_go_on_from_the_stored_state_unless_their_starts_are_marked(kind, init_key):
+    """With ``init_key=None`` a slice repeats what acting wrote; else it begins with no memory."""
+    policy = policy_of(kind)
+    needs = [InitTracker(), get_primers_from_module(policy)]
+    env = TransformedEnv(CountingEnv(7), Compose(*needs))
+    sampler = SliceSampler(slice_len=3, end_key=("next", "done"), init_key=init_key)
+    buffer = ReplayBuffer(storage=LazyTensorStorage(42), sampler=sampler, batch_size=36)
+    buffer.extend(next(iter(Collector(env, policy, frames_per_batch=42, total_frames=42))))
+    rows = buffer.sample().reshape(12, 3)
+    with torch.no_grad(), set_recurrent_mode(True):
+        hidden = policy.module[0](rows.exclude("hidden"))["hidden"]
+    if init_key is None:
+        torch.testing.assert_close(hidden, rows["hidden"])
+    else:
+        begins = [True, False, False]
+        expected = [by_hand(policy, row["observation"], begins) for row in rows]
+        torch.testing.assert_close(hidden, torch.stack(expected).detach())

@@ -46,7 +46,9 @@ class SliceSampler(Sampler):
         cache_values: Do not look for episodes again when rows were overwritten out of order, by
             ``buffer[i] = row``.
         truncated_key: Set where a slice ends, and ``done`` beside it; ``None`` leaves both alone.
-        init_key: Set where a slice starts, if it is stored; ``None`` leaves it alone.
+        init_key: Set where a slice starts, if it is stored; ``None`` leaves it alone. Recurrent
+            modules begin with an empty state where it is set, whatever state is stored there. To go
+            on from the stored state give ``None``, and the module samples of shape ``[N, L]``.
         strict_length: Leave out episodes shorter than ``L``; otherwise their slices are shorter.
         pad_output: Repeat the last step of shorter slices up to ``L``, and write a mask.
         span: Let slices reach over the start and the end of an episode, of which they keep what is
