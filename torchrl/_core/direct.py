@@ -51,7 +51,7 @@ def _forward(layer: nn.Module, value: Any) -> Any:
 
 
 def is_intercepted(module: nn.Module) -> bool:
-    """Say whether anything but the ``forward`` of its class takes part in a call of ``module``."""
+    """Return whether anything but ``forward`` of its class takes part in a call of ``module``."""
     return _all_are_watched() or _is_watched(module)
 
 

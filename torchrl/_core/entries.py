@@ -98,7 +98,7 @@ def as_constant(tensor: Tensor) -> Tensor:
 
 
 def is_constant(tensor: Tensor) -> bool:
-    """Say whether a tensor was marked by :func:`as_constant`."""
+    """Return whether a tensor was marked by :func:`as_constant`."""
     return getattr(tensor, "_is_constant", False)
 
 

@@ -17,7 +17,7 @@ __all__ = [
 
 
 def is_exploring() -> bool:
-    """Say whether noise is on: the exploration type is ``RANDOM`` or not set."""
+    """Return whether noise is on: the exploration type is ``RANDOM`` or not set."""
     return exploration_type() in (ExplorationType.RANDOM, None)
 
 

@@ -180,7 +180,7 @@ def remove_drafts(path: Path) -> None:
     for place in _drafts(path):
         lock = hold(place)
         if lock is None:
-            continue  # somebody is writing it
+            continue  # another process is writing it
         try:
             if not path.exists() and (place / _BEFORE).exists():
                 (place / _BEFORE).rename(path)
@@ -248,7 +248,7 @@ def _new_draft(path: Path) -> tuple[Path, int]:
         place = Path(tempfile.mkdtemp(".draft", f".{path.name}.", path.parent))
         if (lock := hold(place)) is not None:
             return place, lock
-        if place.exists():  # there are no locks here: nobody will remove it either
+        if place.exists():  # there are no locks here: nothing else removes it
             return place, os.open(os.devnull, os.O_RDONLY)
 
 

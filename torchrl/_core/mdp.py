@@ -131,7 +131,7 @@ def terminated_or_truncated(
     key: str | None = "_reset",
     write_full_false: bool = False,
 ) -> bool:
-    """Combine the end flags of every nesting level with "or"; say whether any is true.
+    """Combine the end flags of every nesting level with "or"; return whether any is true.
 
     A level is a (sub-)tensordict that holds ``done``, ``terminated`` or ``truncated``. What is true
     at a level is true below it.

@@ -206,7 +206,7 @@ def _compile(component: object) -> Plan | None:
 
 
 def has_plain_call(module: TensorDictModule) -> bool:
-    """Say whether a module calls its network with tensors by position and writes in place."""
+    """Return whether a module calls its network with tensors by position and writes in place."""
     return (
         module.inplace is True
         and module.method is None

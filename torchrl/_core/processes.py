@@ -231,7 +231,7 @@ class WorkerProcess:
             there.close()
 
     def is_alive(self) -> bool:
-        """Say whether the process runs."""
+        """Return whether the process runs."""
         return self.launcher.exit_code(self.pid) is None
 
     def ending(self) -> str:

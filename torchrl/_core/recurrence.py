@@ -27,7 +27,7 @@ _last_mode: list[bool | None] = [None]  # of any thread: what a compiled graph c
 
 
 def recurrent_mode() -> bool | None:
-    """Say whether recurrent modules take whole sequences now; ``None``: each its own default."""
+    """Return whether recurrent modules take whole sequences now; ``None``: each its own default."""
     return _last_mode[0] if torch.compiler.is_compiling() else _mode.stack[-1]
 
 

@@ -72,7 +72,7 @@ def _add_passed(x: Tensor, decay: Tensor, following: Tensor) -> Tensor:
 
 
 def _is_finite(x: Tensor) -> bool:
-    """Say whether all is finite; no where that cannot be known, as under ``torch.vmap``."""
+    """Return whether all is finite; no where that cannot be known, as under ``torch.vmap``."""
     try:
         return math.isfinite(x.detach().sum().item())
     except RuntimeError:

@@ -177,7 +177,7 @@ def check_one_policy(owner: object, policy: object, factory: object) -> None:
 
 
 def _is_wanted(choice: Options) -> bool:
-    """Say whether something that may be given its arguments is wanted: an empty ``{}`` says yes."""
+    """Return whether an option that may be its arguments is wanted: an empty ``{}`` means yes."""
     return bool(choice) or isinstance(choice, dict)
 
 
@@ -186,7 +186,7 @@ def _arguments(choice: Options) -> dict[str, Any]:
 
 
 def _differ(one: torch.device, other: torch.device) -> bool:
-    """Say whether two devices differ; one without a number is any of its kind."""
+    """Return whether two devices differ; one without a number is any of its kind."""
     if one.type != other.type:
         return True
     return None not in (one.index, other.index) and one.index != other.index

@@ -55,11 +55,11 @@ class Background:
             self._gate.notify_all()
 
     def is_running(self) -> bool:
-        """Say whether the thread goes on, or would without a pause."""
+        """Return whether the thread goes on, or would without a pause."""
         return self._thread.is_alive()
 
     def is_current(self) -> bool:
-        """Say whether the caller runs in the thread."""
+        """Return whether the caller runs in the thread."""
         return self._thread is threading.current_thread()
 
     def check(self) -> None:

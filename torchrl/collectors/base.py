@@ -294,7 +294,7 @@ class BaseCollector(IterableDataset, ABC):
                 yield
 
     def is_running(self) -> bool:
-        """Say whether the background still collects; raise what ended it if it was an error."""
+        """Return whether the background still collects; raise what ended it if it was an error."""
         if self._background is None:
             return False
         self._background.check()

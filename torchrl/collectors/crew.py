@@ -103,7 +103,7 @@ class CollectorCrew:
         self._guarded(self._send, worker, COLLECT_RANDOM if random else COLLECT)
 
     def is_asked(self, worker: int) -> bool:
-        """Say whether a batch of this worker was requested and not yet handed over."""
+        """Return whether a batch of this worker was requested and not yet handed over."""
         return worker in self._asked or any(number == worker for number, _ in self._found)
 
     def wait(self) -> tuple[int, Found]:

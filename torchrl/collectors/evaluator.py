@@ -151,7 +151,7 @@ class Evaluator:
         return self._evaluate(self._snapshot(weights), step)
 
     def trigger_eval(self, weights: Weights | None = None, step: int | None = None) -> bool:
-        """Evaluate beside this thread, with the weights as they are now; say whether it was begun.
+        """Evaluate beside this thread, with the weights of now; return whether it was begun.
 
         Raises:
             RuntimeError: if one is running and ``busy_policy`` is ``"error"``.

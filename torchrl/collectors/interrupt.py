@@ -37,5 +37,5 @@ class Interruptor:
         self._flag[0] = True
 
     def collection_stopped(self) -> bool:
-        """Say whether batches are to end."""
+        """Return whether batches are to end."""
         return bool(self._flag[0])

@@ -43,7 +43,7 @@ def check_env_specs(
     """Run a short random rollout and compare it with ``fake_tensordict`` and the specs.
 
     It also finds what rollouts protect their steps from and a loop over ``env.step`` does not:
-    memory that is handed over and written again, an action that is edited, flags that contradict
+    memory that is returned and written again, an action that is edited, flags that contradict
     each other.
 
     Args:

@@ -246,7 +246,7 @@ class EnvBase(SpecOwner, EnvTools, EnvOptions, nn.Module, ABC):  # type: ignore[
         return tensordict
 
     def any_done(self, tensordict: TensorDictBase) -> bool:
-        """Say whether any episode has ended; if so, write ``_reset`` masks beside the flags."""
+        """Return whether any episode has ended; if so, write ``_reset`` masks beside the flags."""
         ended = self.plan.ended(tensordict)
         if ended:
             for key, mask in self.plan.reset_masks(tensordict).items():

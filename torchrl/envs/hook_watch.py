@@ -27,8 +27,8 @@ class HookWatch:
     Args:
         env: The environment.
 
-    Its ``problems`` are sentences by entry: memory that was handed over and written again, records
-    that were handed over twice, inputs that were edited, flags that contradict each other.
+    Its ``problems`` are sentences by entry: memory that was returned and written again, records
+    that were returned twice, inputs that were edited, flags that contradict each other.
 
     >>> from torchrl.envs import CartPoleEnv
     >>> with HookWatch(CartPoleEnv()) as watch:
@@ -127,7 +127,7 @@ class _Level:
             if is_edited:
                 self._tell(
                     key_of(path),
-                    f"is edited by {name}(), which was handed it to read",
+                    f"is edited by {name}(), which was given it to read",
                     hint="Compute a new tensor, or edit a clone(). Rollouts put it back.",
                 )
 

@@ -87,7 +87,7 @@ class EnvMeta:
         raise KeyError(key)
 
     def is_fixed(self) -> bool:
-        """Say whether every entry is a tensor of one shape, so that it can have a row."""
+        """Return whether every entry is a tensor of one shape, so that it can have a row."""
         leaves = [spec[key] for spec in self.specs.values() for key in leaf_names(spec)]
         return all(
             leaf is not None and leaf.dtype is not None and -1 not in leaf.shape for leaf in leaves

@@ -81,7 +81,7 @@ def pop_masks(env: EnvBase, tensordict: Any) -> Masks:
 
 
 def is_void(env: EnvBase, masks: Masks) -> bool:
-    """Say whether masks name no row at any level."""
+    """Return whether masks name no row at any level."""
     named = len(masks) == len(env.plan.groups)  # a level without a mask is reset whole
     return named and not any(bool(mask.any()) for mask in masks.values())
 
@@ -189,7 +189,7 @@ def part_names(record: Any) -> list[NestedKey]:
 
 
 def is_lazy(value: Any) -> bool:
-    """Say whether an entry is a lazy stack of records."""
+    """Return whether an entry is a lazy stack of records."""
     return isinstance(value, LazyStackedTensorDict) and not is_non_tensor(value)
 
 

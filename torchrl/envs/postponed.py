@@ -44,7 +44,7 @@ class Postponed(ABC):
     ) -> None: ...
 
     def fits(self, plan: StepPlan) -> bool:
-        """Say whether it can be written so in an environment of these keys and shapes."""
+        """Return whether it can be written so in an environment of these keys and shapes."""
         return True
 
 

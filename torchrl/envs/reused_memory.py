@@ -42,7 +42,7 @@ def leaf_tensors(record: Any, path: Path = ()) -> Iterator[tuple[Path, Any, Nest
 
 
 def is_record(value: Any) -> bool:
-    """Say whether an entry is a record itself."""
+    """Return whether an entry is a record itself."""
     return isinstance(value, TensorDictBase) and not is_non_tensor(value)
 
 
@@ -96,7 +96,7 @@ class MemoryWatch:
         self._edited_by_env: set[Path] = set()
         self._reused_roots: set[Path] = set()
         self._reused_outcomes: set[Path] = set()
-        # Of the first step: what was handed over, and its copy.
+        # Of the first step: what was returned, and its copy.
         self._root: dict[Path, tuple[Tensor, Tensor]] = {}
         self._outcome: dict[Path, tuple[Tensor, Tensor]] = {}
         self._kept: dict[Path, Tensor] = {}
@@ -307,10 +307,10 @@ class MemoryWatch:
         return SpecError(
             describe(
                 who,
-                "was overwritten after it had been handed over",
+                "was overwritten after it had been returned",
                 key=key_of(path),
                 expected="a tensor of its own for each step",
-                hint="Hand over a clone() of memory that is written again.",
+                hint="Return a clone() of memory that is written again.",
             )
         )
 

@@ -288,7 +288,7 @@ class Stepper:
         self._moves = self.env.moves
 
     def is_displaced(self) -> bool:
-        """Say whether someone else moved the environment, so that our root is stale."""
+        """Return whether someone else moved the environment, so that our root is stale."""
         return self._moves != self.env.moves
 
     def run(

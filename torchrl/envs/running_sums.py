@@ -30,7 +30,7 @@ class RunningSum(Postponed):
     follows_itself = True
 
     def fits(self, plan: StepPlan) -> bool:
-        """Say whether it is one number for each row, and ends when its row does."""
+        """Return whether it is one number for each row, and ends when its row does."""
         groups, spec = plan.groups, plan.specs["observation"][self.key]
         return len(groups) == 1 and groups[0].done == DONE and groups[0].shape == spec.shape
 

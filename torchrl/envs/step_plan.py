@@ -79,7 +79,7 @@ class StepPlan:
     # --- after a step or a reset -----------------------------------------------------------------
 
     def is_complete(self, following: Any) -> bool:
-        """Say whether every reward and every flag is there, in its shape."""
+        """Return whether every reward and every flag is there, in its shape."""
         promised = [(key, group.shape) for group in self.groups for key in group.keys]
         return self.batch_locked and all(
             following.get(key, None) is not None and following.get(key).shape == shape
@@ -157,13 +157,13 @@ class StepPlan:
         )
 
     def ended(self, following: Any) -> bool:
-        """Say whether any episode has ended."""
+        """Return whether any episode has ended."""
         if self.is_single:
             return following.get(self.groups[0].done).item()
         return any(bool(following.get(group.done).any()) for group in self.deciding)
 
     def all_ended(self, following: Any) -> bool:
-        """Say whether every episode has ended."""
+        """Return whether every episode has ended."""
         return bool(self.rows_over(following).all())
 
     def rows_over(self, record: Any, *, every: bool = True) -> Tensor:
@@ -356,7 +356,7 @@ def legal(record: Any, key: NestedKey) -> Tensor | None:
 
 
 def differs_within(record: Any, key: NestedKey, spec: TensorSpec) -> bool:
-    """Say whether rows or agents have shapes of their own for an entry: it cannot be read whole."""
+    """Return whether rows or agents have shapes of their own for an entry."""
     if -1 not in spec.shape:
         return False
     path = () if isinstance(key, str) else key[:-1]

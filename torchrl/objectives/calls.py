@@ -69,7 +69,7 @@ def merge(td: TensorDictBase, network: Any, replaced: Replaced = NOTHING) -> Ten
 
 
 def _reads_group_of(network: Any, replaced: Replaced) -> bool:
-    """Say whether a network reads a group as a whole of which an entry is replaced."""
+    """Return whether a network reads a group as a whole of which an entry is replaced."""
     return any(key in network.in_keys for key in groups_of(replaced))
 
 

@@ -305,7 +305,7 @@ class LossModule(TensorDictModuleBase):
             require(td, missing, self)
 
     def _has(self, td: TensorDictBase, key: NestedKey) -> bool:
-        """Say whether an entry, or one that stands in for it, is there."""
+        """Return whether an entry, or one that stands in for it, is there."""
         if td.get(key, None) is not None:
             return True
         return any(td.get(other, None) is not None for other in self._stand_ins(key))
@@ -435,7 +435,7 @@ class LossModule(TensorDictModuleBase):
         return td
 
     def _is_padding(self, td: TensorDictBase) -> bool:
-        """Say whether the rows that do not count are no data at all."""
+        """Return whether the rows that do not count are no data at all."""
         return self.loss_mask_key is None and td.get(PADDING_MASK, None) is not None
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:

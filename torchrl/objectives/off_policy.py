@@ -90,7 +90,7 @@ class CriticLoss(LossModule):
         self._may_remember = self._may_remember or may_take_sequences(self._modules[module_name])
 
     def _remembers(self, td: TensorDictBase) -> bool:
-        """Say whether what a network makes of a row now follows from the rows before it."""
+        """Return whether what a network makes of a row now follows from the rows before it."""
         return self._may_remember and self.value_estimator.remembers(self, td)
 
     def _at_next(self, td: TensorDictBase, value: Callable[[TensorDictBase], Tensor]) -> Tensor:

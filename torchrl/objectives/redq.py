@@ -144,7 +144,7 @@ class REDQLoss(MaxEntropyLoss):
         }
 
     def _next_value(self, following: TensorDictBase) -> Tensor:
-        """Return the soft value ``[*B]`` of the next step, by critics drawn anew."""
+        """Return the soft value ``[*B]`` of the next step, by critics drawn again."""
         actions, log_prob = self._draw(following)
         actions, key = self._beside_taken(following, actions), self.tensor_keys.state_action_value
         values = value_of(self.target("qvalue_network"), following, key, actions)

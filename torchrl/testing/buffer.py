@@ -318,7 +318,7 @@ def _check_damage(buffer: Any, before: Any, file: Path, save: Path) -> None:
 
 
 def _check_trap(buffer: Any, before: Any, file: Path, folder: Path) -> None:
-    """Load a file that somebody put a trap in, with checksums that are gone or fit."""
+    """Load a file that holds malicious code, with checksums that are gone or fit."""
     whole, mark, notes = file.read_bytes(), folder / "mark", file.parent
     while not (notes / CHECKSUMS).exists():
         notes = notes.parent

@@ -227,7 +227,7 @@ def shape_of(value: Any) -> tuple[int, ...]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Say whether two values are equal, entry by entry."""
+    """Return whether two values are equal, entry by entry."""
     if is_non_tensor(a):
         return is_non_tensor(b) and a.tolist() == b.tolist()
     if isinstance(a, LazyStackedTensorDict):

@@ -262,7 +262,7 @@ class Trainer:
                     raise ValueError(describe(self, fact, hint=hint))
 
     def _epochs_end(self) -> bool:
-        """Say whether some hook may end an epoch; what users wrote may."""
+        """Return whether some hook may end an epoch; what users wrote may."""
         ops = self._stages["process_optim_batch"]
         hooks = [getattr(op, "__self__", op) for op in ops]
         return any(not isinstance(hook, TrainerHookBase) or hook.ends_epochs for hook in hooks)

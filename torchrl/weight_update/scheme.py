@@ -157,7 +157,7 @@ class WeightReceiver(ABC):
                 target.copy_(weights[name])
 
     def poll(self) -> bool:
-        """Renew the weights if newer ones were sent; say whether they were renewed."""
+        """Renew the weights if newer ones were sent; return whether they were renewed."""
         found = self._fetch() if self._is_new() else None
         if found is not None:
             self.take(*found)

@@ -374,7 +374,7 @@ class ReplayBuffer(MadeOfParts, SavedBuffer, EditedBuffer):
     next = __next__
 
     def can_sample(self, batch_size: int | None = None) -> bool:
-        """Say whether :meth:`sample` would find items, without drawing any."""
+        """Return whether :meth:`sample` would find items, without drawing any."""
         size = self._size(batch_size)
         if self._prefetcher is not None and self._prefetcher.has(size):
             return True

@@ -59,7 +59,7 @@ class Prefetcher:
     How many batches are prepared follows from use: no more than were taken between the last two
     changes, so that a loop that writes before every sample prepares none in vain.
 
-    Whoever changes the buffer holds :attr:`lock` and calls :meth:`note_change` first.
+    A caller that changes the buffer holds :attr:`lock` and calls :meth:`note_change` first.
 
     Args:
         depth: Number of batches prepared ahead at most.

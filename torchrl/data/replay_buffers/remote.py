@@ -233,7 +233,7 @@ class BufferServer:
 
 @contextlib.contextmanager
 def time_limit(connection: Connection, seconds: float) -> Iterator[None]:
-    """Shut a connection down if the block takes longer, so that whoever waits there raises.
+    """Shut a connection down if the block takes longer, so that a caller that waits there raises.
 
     A limit for each read would not do: a byte now and then would hold the connection for hours.
     """

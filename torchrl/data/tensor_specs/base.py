@@ -101,7 +101,7 @@ class TensorSpec(Shaped, ABC):
         return torch.Size((*shape, *self._draw_shape)) if len(shape) else self._draw_shape
 
     def is_in(self, val: Any) -> bool:
-        """Say whether ``val`` is a value of this spec; never raises.
+        """Return whether ``val`` is a value of this spec; never raises.
 
         Any leading dimensions are welcome, and so are dimensions between the first dimensions
         of the spec and its last ones: a rollout ``[N, T, 1]`` lies in the spec ``[N, 1]`` of a
@@ -112,7 +112,7 @@ class TensorSpec(Shaped, ABC):
         return self.complaint(val) is None
 
     def contains(self, val: Any) -> bool:
-        """Say whether ``val`` is a value of this spec; never raises."""
+        """Return whether ``val`` is a value of this spec; never raises."""
         return self.is_in(val)
 
     def __contains__(self, val: object) -> bool:

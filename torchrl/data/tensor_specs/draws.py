@@ -72,7 +72,7 @@ def draw_floats_between(
 
 
 def is_exact(low: float, high: float, dtype: torch.dtype) -> bool:
-    """Say whether a dtype expresses the distance between two bounds exactly.
+    """Return whether a dtype expresses the distance between two bounds exactly.
 
     Rounding then never steps over a bound: a share of the distance rounds to at most the distance,
     and ``low`` plus that to at most ``high``.
@@ -104,5 +104,5 @@ def limits(dtype: torch.dtype) -> tuple[float, float]:
 
 
 def is_continuous(dtype: torch.dtype) -> bool:
-    """Say whether a dtype is of floats or complex numbers."""
+    """Return whether a dtype is of floats or complex numbers."""
     return dtype.is_floating_point or dtype.is_complex

@@ -13,7 +13,7 @@ from torchrl.data.tensor_specs.stacked import Stacked, StackedComposite
 
 
 def contains_lazy_spec(spec: TensorSpec) -> bool:
-    """Say whether a spec is a lazy stack or holds one.
+    """Return whether a spec is a lazy stack or holds one.
 
     >>> contains_lazy_spec(Composite(a=Unbounded()))
     False
@@ -26,7 +26,7 @@ def contains_lazy_spec(spec: TensorSpec) -> bool:
 
 
 def check_no_exclusive_keys(spec: TensorSpec, recurse: bool = True) -> bool:
-    """Say whether stacked composites all have the same entries.
+    """Return whether stacked composites all have the same entries.
 
     Args:
         spec: A spec.

@@ -83,7 +83,7 @@ class Multi(Masked):
         return parts
 
     def _is_legal(self, index: Tensor) -> bool:
-        """Say whether the mask allows categories ``[*L, *B, m]``."""
+        """Return whether the mask allows categories ``[*L, *B, m]``."""
         mask = self._mask_for(index)
         if mask is None:
             return True

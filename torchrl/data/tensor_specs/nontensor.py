@@ -219,7 +219,7 @@ class Choice(Whole):
         )
 
     def _each_in_some(self, val: Any, batch_ndim: int) -> bool:
-        """Say whether every part of a tensor along its leading dimensions is in some choice."""
+        """Return whether every part of a tensor along its leading dimensions is in some choice."""
         extra = val.ndim - len(self.shape) if isinstance(val, Tensor) else 0
         if extra < 1:
             return False
@@ -287,7 +287,7 @@ class Choice(Whole):
 
 
 def same_data(a: Any, b: Any) -> bool:
-    """Say whether two objects are equal, where arrays among their parts are compared whole.
+    """Return whether two objects are equal, where arrays among their parts are compared whole.
 
     >>> same_data((np.zeros(2), "a"), (np.zeros(2), "a"))
     True

@@ -80,7 +80,7 @@ def _consumed(part: Any) -> int:
 
 
 def fits(shape: Sequence[int], own: Sequence[int]) -> bool:
-    """Say whether a shape is ``own``, in which ``-1`` matches any size."""
+    """Return whether a shape is ``own``, in which ``-1`` matches any size."""
     return len(shape) == len(own) and all(b in (-1, a) for a, b in zip(shape, own, strict=True))
 
 

@@ -156,7 +156,7 @@ class Tree(Whole):
         return self
 
     def is_empty(self, recurse: bool = False) -> bool:
-        """Say whether there are no entries; with ``recurse``, none but empty composites."""
+        """Return whether there are no entries; with ``recurse``, none but empty composites."""
         if not recurse:
             return not self._specs
         return all(isinstance(spec, Tree) and spec.is_empty(True) for spec in self._specs.values())

@@ -196,7 +196,7 @@ class BatchedEnvBase(EnvAccess, EnvBase):  # type: ignore[misc]  # start, num_en
         return self._device
 
     def is_flat(self) -> bool:
-        """Say whether steps may be flat records: one block an entry, and tensors only."""
+        """Return whether steps may be flat records: one block an entry, and tensors only."""
         self._learn()
         assert self._metas is not None
         first = self._metas[0]

@@ -19,7 +19,7 @@ class Crew(ABC):
 
     Hooks:
         attach: let the environments of all teams take the rows of a memory.
-        step: ``code -> bool``; let all step from their rows into their rows; say whether an
+        step: ``code -> bool``; let all step from their rows into their rows; return whether an
             episode has ended.
         scatter: ``name, values, *args -> [one a environment]``; give each team the values of its
             environments and call its method of that name.
@@ -110,7 +110,7 @@ class LocalCrew(Crew):
         self._team.attach(blocks, memory)
 
     def step(self, code: bytes) -> bool:
-        """Step from the rows into the rows; say whether an episode has ended."""
+        """Step from the rows into the rows; return whether an episode has ended."""
         return self._team.step(code)
 
     def scatter(self, name: str, values: Sequence[Any] | None, *args: Any) -> list[Any]:

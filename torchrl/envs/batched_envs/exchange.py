@@ -132,7 +132,7 @@ class Exchange(ABC):
         return self._collect(record)
 
     def take_up(self, root: Entries) -> bool:
-        """Complete ``root`` without a reset, if that can be done; say whether it was."""
+        """Complete ``root`` without a reset, if that can be done; return whether it was."""
         return False
 
     def _requests(
@@ -348,7 +348,7 @@ class BlockExchange(Exchange):
         return Entries(found.items(True, True)) if isinstance(record, Entries) else found
 
     def _needs_gradient(self, record: Any) -> bool:
-        """Say whether anything that the environments read requires a gradient."""
+        """Return whether anything that the environments read requires a gradient."""
         rows = [record] if self.is_flat else record.unbind(0)
         for part, presets, row in zip(self._parts, self._presets, rows, strict=True):
             keys = [*part[INPUT], *(at for _, at, _ in presets)]
@@ -392,7 +392,7 @@ class BlockExchange(Exchange):
     def take_up(self, root: Entries) -> bool:
         """Put what the rows that have just begun anew begin with into ``root``; the quick way.
 
-        Only where rows begin and end as a whole. Say whether it was taken.
+        Only where rows begin and end as a whole. Return whether it was taken.
         """
         fresh = self._fresh
         if fresh is None or not self.is_flat or len(self.batch_size) > 1:
@@ -615,7 +615,7 @@ def _fill_presets(
 
 
 def _fill_preset(record: Any, key: NestedKey, block: Tensor, value: Tensor) -> bool:
-    """Copy one entry, unless a transform outside has reshaped it; say whether it was.
+    """Copy one entry, unless a transform outside has reshaped it; return whether it was.
 
     Raises:
         ShapeError, DTypeError: if it is not like the entry that the policy was shown.

@@ -60,7 +60,7 @@ class GymRows:
         return GymRows(env, inputs, outcome, root) if plain else None
 
     def step(self) -> bool:
-        """Step; say whether the episode has ended."""
+        """Step; return whether the episode has ended."""
         observation, reward, terminated, truncated, _ = self._step(self._action())
         rows = self._outcome
         rows[0][...] = self._fitted(observation)

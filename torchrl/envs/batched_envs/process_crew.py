@@ -75,7 +75,7 @@ class ProcessCrew(AsyncCrew):
     # --- talking ---------------------------------------------------------------------------------
 
     def step(self, code: bytes) -> bool:
-        """Let all workers step from their rows into their rows; say whether an episode has ended.
+        """Let all workers step from their rows into their rows; return whether an episode ended.
 
         The quick way: anything but a plain answer is looked into afterwards.
         """

@@ -148,7 +148,7 @@ class ThreadCrew(AsyncCrew):
         self._call_all("attach", [(blocks, memory)] * len(self._threads))
 
     def step(self, code: bytes) -> bool:
-        """Step all from their rows into their rows; say whether an episode has ended."""
+        """Step all from their rows into their rows; return whether an episode has ended."""
         return any(self._call_all("step", [(code,)] * len(self._threads)))
 
     def scatter(self, name: str, values: Sequence[Any] | None, *args: Any) -> list[Any]:

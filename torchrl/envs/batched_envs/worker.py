@@ -91,7 +91,7 @@ class Seat:
         self._inputs = [*self._own_inputs, *preset]
 
     def is_wanted(self) -> bool:
-        """Say whether the mask of a partial step names any of our rows."""
+        """Return whether the mask of a partial step names any of our rows."""
         self._ended[()] = False
         return bool(self._mask.any())
 
@@ -338,7 +338,7 @@ class Team:
     def step_one(
         self, number: int, resets: bool, presets: Sequence[NestedKey]
     ) -> tuple[bool, list[NestedKey]]:
-        """Step one environment; say whether it has ended, and which optional entries it wrote."""
+        """Step one environment; return whether it ended, and which optional entries it wrote."""
         seat = self._take_turn(number)
         seat.take_presets(presets)
         with torch.no_grad():

@@ -31,7 +31,7 @@ def get_available_libraries() -> list[str]:
 
 
 def is_installed(module: str) -> bool:
-    """Say whether a module can be imported, without importing it.
+    """Return whether a module can be imported, without importing it.
 
     >>> is_installed("no_such_package")
     False

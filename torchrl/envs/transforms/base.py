@@ -53,7 +53,7 @@ class Transform(nn.Module):
     other part reads each.
 
     What ``reset()`` is given passes the way in, too, where that concerns more than actions: the
-    environment inside is handed a state in its own names, scale and dtype. A class that has no
+    environment inside is given a state in its own names, scale and dtype. A class that has no
     ``in_keys_inv`` but an ``_inv_call`` of its own says ``enable_inv_on_reset = True`` for that.
     """
 
@@ -150,7 +150,7 @@ class Transform(nn.Module):
         return self._tolerantly(self._inv_call, tensordict.copy())
 
     def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
-        """Say whether what reset() is given passes the way in: it concerns more than actions.
+        """Return whether what reset() is given passes the way in: it concerns more than actions.
 
         Args:
             actions: Names of the actions of the environment inside.
@@ -204,7 +204,7 @@ class Transform(nn.Module):
 
     @classmethod
     def overrides(cls, *hooks: str) -> bool:
-        """Say whether the class has a hook of its own."""
+        """Return whether the class has a hook of its own."""
         return any(getattr(cls, hook) is not getattr(Transform, hook) for hook in hooks)
 
     def entries_touched(self) -> set[NestedKey] | None:

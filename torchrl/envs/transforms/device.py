@@ -87,7 +87,7 @@ class DeviceCastTransform(Transform):
         return tensordict if self.orig_device is None else tensordict.to(self.orig_device)
 
     def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
-        """Say whether what reset() is given may be on another device than the environment."""
+        """Return whether what reset() is given may be on another device than the environment."""
         moves = self._all and self.orig_device not in (None, self.device)
         return moves or super().inverts_at_reset(actions)
 

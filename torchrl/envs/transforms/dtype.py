@@ -60,7 +60,7 @@ class DTypeCastTransform(Transform):
         return value.to(self.dtype_in) if value.dtype == self.dtype_out else value
 
     def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
-        """Say whether what reset() is given is cast back: without keys, all that is cast here."""
+        """Return whether what reset() is given is cast back: without keys, all that is cast."""
         return self._all_keys_inv or super().inverts_at_reset(actions)
 
     def _inv_reset(self, tensordict: Any) -> Any:

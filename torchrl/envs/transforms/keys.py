@@ -130,7 +130,7 @@ class ExcludeTransform(Transform):
         return self._exclude(tensordict) if self.inverse else tensordict
 
     def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
-        """Say whether entries are left out on the way in."""
+        """Return whether entries are left out on the way in."""
         return self.inverse
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
@@ -286,7 +286,7 @@ class FlattenTensorDict(Transform):
 
 
 def _is_below(key: NestedKey, above: NestedKey) -> bool:
-    """Say whether an entry is ``above`` or stands below it."""
+    """Return whether an entry is ``above`` or stands below it."""
     key = key if isinstance(key, tuple) else (key,)
     above = above if isinstance(above, tuple) else (above,)
     return key[: len(above)] == above

@@ -168,7 +168,7 @@ class TensorDictPrimer(Transform):
         return specs
 
     def _has_batch(self, key: NestedKey, spec: TensorSpec, batch: torch.Size) -> bool:
-        """Say whether a spec is that of all rows; a composite with a shape says so itself."""
+        """Return whether a spec is that of all rows; a composite with a shape says so itself."""
         if batch and self.primers.shape == batch:
             return True
         begins = spec.shape[: len(batch)] == batch

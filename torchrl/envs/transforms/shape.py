@@ -423,7 +423,7 @@ class Stack(Transform):
         return tensordict
 
     def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
-        """Say whether entries that are no actions are taken apart on the way in."""
+        """Return whether entries that are no actions are taken apart on the way in."""
         return self.in_key_inv is not None and any(key not in actions for key in self.inner_keys)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

@@ -260,7 +260,7 @@ class MultiAction(Transform):
         return outcome
 
     def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
-        """Say whether what reset() is given holds observations that are lined up."""
+        """Return whether what reset() is given holds observations that are lined up."""
         return bool(self._observations)
 
     def _inv_reset(self, tensordict: Any) -> Any:

@@ -56,7 +56,7 @@ def draw(dist: d.Distribution, kind: InteractionType, num_empirical: int = 1000)
 
 
 def is_discrete(dist: d.Distribution) -> bool:
-    """Say whether a distribution is over finitely or countably many values.
+    """Return whether a distribution is over finitely or countably many values.
 
     >>> is_discrete(d.Independent(d.Bernoulli(torch.ones(2)), 1)), is_discrete(d.Normal(0.0, 1.0))
     (True, False)
@@ -144,7 +144,7 @@ def composite_entropy(distribution: CompositeDistribution, samples_mc: int = 1) 
 
 
 def has_analytic_entropy(dist: d.Distribution) -> bool:
-    """Say whether ``dist.entropy()`` has a closed form.
+    """Return whether ``dist.entropy()`` has a closed form.
 
     >>> has_analytic_entropy(d.Normal(0.0, 1.0))
     True
@@ -157,7 +157,7 @@ def has_analytic_entropy(dist: d.Distribution) -> bool:
 
 
 def has_analytic_kl(p: d.Distribution, q: d.Distribution) -> bool:
-    """Say whether the Kullback-Leibler divergence of ``p`` from ``q`` has a closed form.
+    """Return whether the Kullback-Leibler divergence of ``p`` from ``q`` has a closed form.
 
     >>> has_analytic_kl(d.Normal(0.0, 1.0), d.Normal(0.0, 1.0))
     True

@@ -195,7 +195,7 @@ def simplest(bound: Tensor) -> Bound:
 
 
 def agree(one: Bound, other: Bound) -> bool:
-    """Say whether two bounds are the same, up to rounding and repetition.
+    """Return whether two bounds are the same, up to rounding and repetition.
 
     >>> agree(2, torch.tensor([2.0, 2.0])), agree(2, torch.tensor([2.0, 3.0]))
     (True, False)

@@ -24,7 +24,7 @@ from torchrl.modules.distributions.discrete import NoChoiceError
 
 
 def is_common(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Say whether a module is called with a tensordict and nothing else, in no special mode."""
+    """Return whether a module is called with a tensordict and nothing else, in no special mode."""
     return len(args) == 1 and not kwargs and type(args[0]) is TensorDict and not skip_existing()
 
 
@@ -63,7 +63,7 @@ class RecordModule(TensorDictModuleBase, ABC):
 
 
 def is_plain(sequence: TensorDictSequential) -> bool:
-    """Say whether a sequence runs every module, on its input, and keeps all that they write."""
+    """Return whether a sequence runs every module, on its input, and keeps all that they write."""
     return (
         not sequence.partial_tolerant
         and sequence.inplace is None

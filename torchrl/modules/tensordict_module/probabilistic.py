@@ -270,7 +270,7 @@ class SafeProbabilisticTensorDictSequential(ProbabilisticTensorDictSequential, S
         return last(td)
 
     def _draws_once(self, last: Any) -> bool:
-        """Say whether a call is: all modules but the last, then a draw; and nothing else."""
+        """Return whether a call is: all modules but the last, then a draw; and nothing else."""
         return (
             isinstance(last, ProbabilisticTensorDictModule)
             and self._requires_sample
@@ -310,7 +310,7 @@ def distribution_of(policy: Any, td: TensorDictBase) -> d.Distribution:
 
 
 def reads_own_draws(policy: Any) -> bool:
-    """Say whether a later head of a policy follows from what an earlier one has drawn."""
+    """Return whether a later head of a policy follows from what an earlier one has drawn."""
     drawn: set[NestedKey] = set()
     for module in members(policy) if getattr(policy, "return_composite", False) else ():
         if not drawn.isdisjoint(getattr(module, "in_keys", ())):

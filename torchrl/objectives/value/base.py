@@ -403,7 +403,7 @@ class ValueEstimatorBase(TensorDictModuleBase, ABC):
             return self.in_turn(td, keys, self._evaluate)
 
     def remembers(self, network: Any, td: TensorDictBase) -> bool:
-        """Say whether what a network makes of a row follows from the rows before it."""
+        """Return whether what a network makes of a row follows from the rows before it."""
         return takes_sequences(network) and self.tensor_keys.steps_to_next_obs not in td
 
     def in_turn(

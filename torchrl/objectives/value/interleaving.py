@@ -48,17 +48,17 @@ def interleave(ends: Tensor) -> Interleaved:
 
 
 def takes_sequences(network: nn.Module | None) -> bool:
-    """Say whether a critic would remember, in a call made now, what came before in a sequence."""
+    """Return whether a critic, called now, would remember what came before in a sequence."""
     return any(part.recurrent_mode for part in _memories(network))
 
 
 def may_take_sequences(network: nn.Module | None) -> bool:
-    """Say whether a critic could remember, in some call."""
+    """Return whether a critic could remember, in some call."""
     return next(_memories(network), None) is not None
 
 
 def takes_branches(network: nn.Module) -> bool:
-    """Say whether all that remembers in a network knows steps that depart from a sequence."""
+    """Return whether all that remembers in a network knows steps that depart from a sequence."""
     return all(getattr(part, "takes_branches", False) for part in _memories(network))
 
 

@@ -58,7 +58,7 @@ class Sampler(ABC):
         """Take note of items that were just written."""
 
     def can_sample(self, storage: Storage, batch_size: int) -> bool:
-        """Say whether there is something to sample in a storage that is not empty."""
+        """Return whether there is something to sample in a storage that is not empty."""
         return True
 
     @property

@@ -88,7 +88,7 @@ class PrioritizedSliceSampler(PrioritizedSampler):
         return positions, {"priority_weight": weight, **info}
 
     def can_sample(self, storage: Storage, batch_size: int) -> bool:
-        """Say whether an episode is long enough."""
+        """Return whether an episode is long enough."""
         return self._slices.can_sample(storage, batch_size)
 
     def _starts(self, storage: Storage, count: int, least: int) -> np.ndarray:

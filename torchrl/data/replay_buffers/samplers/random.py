@@ -176,7 +176,7 @@ class ConsumingSampler(Sampler):
         return positions, {}
 
     def can_sample(self, storage: Storage, batch_size: int) -> bool:
-        """Say whether items are left."""
+        """Return whether items are left."""
         return bool(self._left.any())
 
     def state_dict(self) -> dict[str, Any]:

@@ -196,7 +196,7 @@ class SliceSampler(Sampler):
         return *self._cut(start, stop, length, when[: len(chosen)]), lane
 
     def can_sample(self, storage: Storage, batch_size: int) -> bool:
-        """Say whether an episode is long enough."""
+        """Return whether an episode is long enough."""
         return len(self._long_enough(storage, self.sizes(batch_size)[1])) > 0
 
     def _long_enough(self, storage: Storage, length: int) -> np.ndarray:

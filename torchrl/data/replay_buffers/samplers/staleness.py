@@ -91,7 +91,7 @@ class StalenessAwareSampler(Sampler):
         return staleness, weights
 
     def can_sample(self, storage: Storage, batch_size: int) -> bool:
-        """Say whether an item is fresh enough."""
+        """Return whether an item is fresh enough."""
         return bool(self._weights(storage)[1].any())
 
     def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]:
