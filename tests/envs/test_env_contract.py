@@ -42,6 +42,7 @@ from torchrl.testing.env import LAWS, begin
 from torchrl.testing.mocks import (
     CountingEnv,
     EntrywiseCountingEnv,
+    MaskedEnv,
     MultiAgentEnv,
     NestedEnv,
     StatelessEnv,
@@ -71,6 +72,7 @@ ENVS = {
     "counting, rows, truncated": lambda: CountingEnv(cut=4, batch_size=[3]),
     "counting, grid": lambda: CountingEnv(batch_size=[2, 3]),
     "counting, device": lambda: CountingEnv(batch_size=[2], device="cpu"),
+    "masked": lambda: MaskedEnv(),
     "entrywise": lambda: EntrywiseCountingEnv(),
     "entrywise, rows": lambda: EntrywiseCountingEnv(batch_size=[3], cut=4),
     "entrywise, grid": lambda: EntrywiseCountingEnv(batch_size=[2, 2]),

@@ -15,9 +15,11 @@ from torchrl._core.errors import SpecError
 from torchrl.collectors import Collector, MultiSyncCollector
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import (
+    ActionDiscretizer,
     AsyncEnvPool,
     Compose,
     EnvBase,
+    GymEnv,
     GymWrapper,
     ParallelEnv,
     RewardSum,
@@ -610,3 +612,16 @@ def test_what_was_refused_is_refused_again():
     for _ in range(2):
         with pytest.raises(SpecError, match=r"^InTwenty: "):
             env.rollout(30, policy, break_when_any_done=False)
+
+
+@pytest.mark.parametrize("storing_device", [None, "cpu"], ids=["flat", "nested"])
+def test_what_a_transform_writes_into_the_root_stays(storing_device):
+    make = lambda: TransformedEnv(GymEnv("Pendulum-v1"), ActionDiscretizer(5, out_action_key="n"))
+    env = make()
+    env.set_seed(0)
+    first = env.rollout(3, storing_device=storing_device)
+    root = env.step_mdp(first[..., -1])
+    choose = lambda td: td.set("n", torch.zeros(1, dtype=torch.int64))
+    going_on = env.rollout(3, choose, auto_reset=False, tensordict=root)
+    assert (going_on["action"] == going_on["action"][0]).all()
+    assert going_on["action"][0] < -1.5

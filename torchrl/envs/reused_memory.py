@@ -99,7 +99,7 @@ class MemoryWatch:
         # Of the first step: what was returned, and its copy.
         self._root: dict[Path, tuple[Tensor, Tensor]] = {}
         self._outcome: dict[Path, tuple[Tensor, Tensor]] = {}
-        self._kept: dict[Path, Tensor] = {}
+        self._kept: dict[Path, tuple[Tensor, Tensor]] = {}  # what was given, and its copy
         self._records: list[Any] = []  # that the first step was returned in
         self._reuses_records = False
         self._taken: list[tuple[Any, Any]] = []  # records of this batch
@@ -225,8 +225,9 @@ class MemoryWatch:
         if self._edited_by_env:
             for path, holder, name, value in list(leaf_tensors(root)):
                 if path in self._edited_by_env:
-                    self._kept[path] = value.clone()
-                    holder.set(name, value.clone())  # the step before may hold the other one
+                    given = value.clone()  # the step before may hold the other one
+                    self._kept[path] = (given, value.clone())
+                    holder.set(name, given)
 
     def after_step(self, root: Any, outcome: Any) -> Any:
         """Look at what the environment returned; return it, copied where necessary."""
@@ -234,11 +235,12 @@ class MemoryWatch:
             for path, (value, copy) in self._root.items():
                 if not same_content(value, copy):
                     self._edited_by_env.add(path)
-            self._kept = {path: copy for path, (_, copy) in self._root.items()}
+            self._kept = self._root
         if self._kept:
-            for path, holder, name, _ in list(leaf_tensors(root)):
-                if path in self._kept:
-                    holder.set(name, self._kept[path])
+            for path, holder, name, value in list(leaf_tensors(root)):
+                given, copy = self._kept.get(path, (None, value))
+                if value is given:  # another one was written there, by a transform
+                    holder.set(name, copy)
             self._kept = {}
         if self._steps < WATCHED:
             outcome = self._look_at(root, outcome)

@@ -68,10 +68,10 @@ def check_writes(lengths, replaced, make, width):
         for buffer in buffers:
             buffer.extend(data.clone())
             if slot < buffer.storage.rows:
-                buffer[slot] = data[..., 0].clone()
-                buffer[[slot, 0, slot]] = (
-                    data[:, :3].transpose(0, 1) if width > 1 else data[:3]
-                ).clone()
+                at = (slice(None), slot) if width > 1 else slot
+                several = (slice(None), [slot, 0, slot]) if width > 1 else [slot, 0, slot]
+                buffer[at] = data[..., 0].clone()
+                buffer[several] = data[..., :3].clone()
         expected, found = (buffer[:] for buffer in buffers)
         assert (expected == found).all()
         positions = torch.randint(len(plain), (9,))

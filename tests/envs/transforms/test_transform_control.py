@@ -777,7 +777,8 @@ def test_an_end_flag_without_done_is_kept_in_skipped_frames():
             return out.set("truncated", torch.tensor([self.frame == 2]))
 
     batch = TransformedEnv(Warns(), FrameSkipTransform(4)).rollout(2, break_when_any_done=False)
-    assert batch["next", "truncated"].flatten().tolist() == [True, False]
+    assert batch["next", "truncated"].flatten().tolist() == [True, True]  # a new episode each
+    assert batch["next", "done"].all()
 
 
 class Repeats(Lives):

@@ -48,6 +48,7 @@ class QValueModule(HasSpec, RecordModule):
         MissingKeyError: at a call, if there are no values.
         ValueError: at a call, if the mask allows nothing in a row that is not ``done``.
 
+    >>> import torch
     >>> from tensordict import TensorDict
     >>> td = QValueModule("one_hot")(TensorDict(action_value=torch.tensor([1.0, 3.0, 3.0])))
     >>> td["action"], td["chosen_action_value"]
@@ -132,6 +133,7 @@ class DistributionalQValueModule(QValueModule):
 
     Source: Bellemare et al., 2017, https://arxiv.org/abs/1707.06887.
 
+    >>> import torch
     >>> from tensordict import TensorDict
     >>> logits = torch.tensor([[0.0, 0.0], [0.0, 5.0]])  # two atoms, two actions
     >>> module = DistributionalQValueModule("one_hot", torch.tensor([0.0, 1.0]))
@@ -204,6 +206,7 @@ class QValueHook:
 
     Returns: action, values, value of the action, in the place of the network's output.
 
+    >>> import torch
     >>> net = nn.Linear(3, 2)
     >>> handle = net.register_forward_hook(QValueHook("one_hot"))
     >>> [x.shape[-1] for x in net(torch.zeros(3))]
@@ -246,6 +249,7 @@ class DistributionalQValueHook(QValueHook):
 
     Returns: action and log-probabilities ``[*B, Z, N]``, in the place of the network's output.
 
+    >>> import torch
     >>> net = nn.Unflatten(-1, (2, 2))
     >>> hook = DistributionalQValueHook("categorical", torch.tensor([0.0, 1.0]))
     >>> handle = net.register_forward_hook(hook)
@@ -291,6 +295,7 @@ class QValueActor(SafeSequential):
 
     Reads: ``observation [*B, O]``. Writes: what :class:`QValueModule` writes.
 
+    >>> import torch
     >>> from tensordict import TensorDict
     >>> from torchrl.data import OneHot
     >>> actor = QValueActor(nn.Linear(3, 2), spec=OneHot(2))
@@ -347,6 +352,7 @@ class DistributionalQValueActor(SafeSequential):
 
     Source: Bellemare et al., 2017, https://arxiv.org/abs/1707.06887.
 
+    >>> import torch
     >>> from tensordict import TensorDict
     >>> from torchrl.modules import MLP
     >>> net = MLP(3, (5, 2), depth=1)
