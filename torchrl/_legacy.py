@@ -1,3 +1,66 @@
-"""Old names of the library itself."""
+"""Old names of the library itself, old paths of its modules, and names imported at their first use."""
 
 OLD = {"torchrl_logger": "logger"}
+
+# Names of the library that would load all of it: imported when they are first used.
+LAZY = {
+    "Agent": "torchrl.trainers:Agent",
+    "explain": "torchrl.trainers:explain",
+    "resume": "torchrl.trainers:resume",
+    "train": "torchrl.trainers:train",
+}
+
+# Old module path -> the module whose names it has now; both below ``torchrl``, "" for it itself.
+OLD_PATHS = {
+    "_utils": "_core.script_tools",
+    "collectors.collectors": "collectors",
+    "collectors.utils": "data.trajectories",
+    "data.replay_buffers.replay_buffers": "data.replay_buffers",
+    "data.replay_buffers.utils": "data.replay_buffers.samplers.episodes",
+    "envs.async_envs": "envs.batched.async_pool",
+    "envs.batched_envs": "envs.batched",
+    "envs.common": "envs.base",
+    "envs.custom.tictactoeenv": "envs.custom.tictactoe",
+    "envs.transforms.gym_transforms": "envs.transforms",
+    "envs.transforms.module": "envs.transforms",
+    "envs.transforms.rb_transforms": "envs.transforms.buffer",
+    "envs.transforms.transforms": "envs.transforms",
+    "envs.transforms.vecnorm": "envs.transforms.observation",
+    "envs.vec_env": "envs.batched",
+    "envs.vec_envs": "envs.batched",
+    "modules.functional": "_core.math",
+    "modules.mcts.scores": "modules.mcts",
+    "modules.models.batchrenorm": "modules.models",
+    "modules.models.models": "modules.models",
+    "modules.models.utils": "modules.models.layers",
+    "modules.planners.cem": "modules.planners",
+    "modules.planners.common": "modules.planners",
+    "modules.planners.mppi": "modules.planners",
+    "modules.tensordict_module.world_models": "modules.tensordict_module",
+    "objectives.costs": "objectives",
+    "objectives.deprecated": "objectives",
+    "objectives.functional": "objectives",
+    "objectives.returns": "objectives.value",
+    "objectives.returns.functional": "objectives.value.functional",
+    "objectives.td3_bc": "objectives.td3",
+    "objectives.value.advantages": "objectives.value",
+    "objectives.value.pg": "objectives.value",
+    "objectives.value.utils": "_core.returns",
+    "record.loggers.common": "record.loggers.base",
+    "trainers.helpers": "trainers",
+    "trainers.helpers.collectors": "collectors",
+    "trainers.helpers.envs": "envs",
+    "trainers.helpers.loggers": "record.loggers",
+    "trainers.helpers.losses": "objectives",
+    "trainers.helpers.models": "modules",
+    "trainers.helpers.replay_buffer": "data",
+    "trainers.helpers.trainers": "trainers",
+    "trainers.loggers": "record.loggers",
+    "trainers.loggers.common": "record.loggers.base",
+    "trainers.loggers.csv": "record.loggers.csv",
+    "trainers.loggers.mlflow": "record.loggers.mlflow",
+    "trainers.loggers.tensorboard": "record.loggers.tensorboard",
+    "trainers.loggers.wandb": "record.loggers.wandb",
+    "trainers.saving": "trainers.trainer",
+    "trainers.trainers": "trainers",
+}

@@ -55,9 +55,7 @@ def call(one, **device):
 
 @pytest.mark.parametrize(("one", "name"), list(cases()))
 def test_each_class_refuses_what_is_no_device(one, name):
-    with pytest.raises(
-        DeviceError, match=f"^{one.__name__}\\w*: argument '{name}' .*'gpu'.*'cuda'"
-    ):
+    with pytest.raises(DeviceError, match=f"^{one.__name__}\\w*: argument '{name}' .*'gpu'.*'cuda'"):
         call(one, **{name: "gpu"})
 
 
@@ -91,8 +89,7 @@ def test_keywords_that_are_handed_on_are_looked_at():
 
 
 @pytest.mark.parametrize(
-    ("found", "meant"),
-    [("gpu", "cuda"), ("GPU", "cuda"), ("gpu:1", "cuda:1"), ("cud", "cuda"), ("cuda:x", "cuda:0")],
+    ("found", "meant"), [("gpu", "cuda"), ("GPU", "cuda"), ("gpu:1", "cuda:1"), ("cud", "cuda"), ("cuda:x", "cuda:0")]
 )
 def test_the_name_that_is_meant_is_told(found, meant):
     with pytest.raises(DeviceError, match=f"found '{found}'. Did you mean '{meant}'"):

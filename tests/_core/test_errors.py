@@ -10,9 +10,21 @@ from torchrl._core.errors import TorchRLError, describe, nearest
 KINDS = [
     (errors.MissingKeyError, KeyError),
     (errors.UnexpectedKeyError, KeyError),
+    (errors.CountError, ValueError),
+    (errors.CountError, RuntimeError),
+    (errors.MissingFlagError, RuntimeError),
     (errors.ShapeError, ValueError),
     (errors.DTypeError, TypeError),
     (errors.SpecError, ValueError),
+    (errors.SpecError, AssertionError),
+    (errors.SpecShapeError, errors.ShapeError),
+    (errors.SpecDTypeError, errors.DTypeError),
+    (errors.SpecKeyError, errors.MissingKeyError),
+    (errors.ShapeRuntimeError, RuntimeError),
+    (errors.ShapeIndexError, IndexError),
+    (errors.StackError, RuntimeError),
+    (errors.MissingSpecError, RuntimeError),
+    (errors.BatchSizeError, RuntimeError),
     (errors.ResetError, RuntimeError),
     (errors.WorkerError, RuntimeError),
     (errors.DeviceError, RuntimeError),
@@ -22,11 +34,7 @@ KINDS = [
 
 
 def test_every_error_is_listed_here():
-    defined = {
-        value
-        for value in vars(errors).values()
-        if isinstance(value, type) and issubclass(value, TorchRLError)
-    }
+    defined = {value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, TorchRLError)}
     assert defined == {ours for ours, _ in KINDS} | {TorchRLError}
 
 

@@ -40,9 +40,7 @@ def in_a_child(act):
 @pytest.mark.parametrize("before", ["file 1", "folder 1"])
 @pytest.mark.parametrize("after", ["file 2", "folder 2"])
 @needs_fork
-def test_a_save_that_dies_anywhere_leaves_the_last_one_or_the_new_one(
-    tmp_path, monkeypatch, exchanges, before, after
-):
+def test_a_save_that_dies_anywhere_leaves_the_last_one_or_the_new_one(tmp_path, monkeypatch, exchanges, before, after):
     if not exchanges:
         monkeypatch.setattr(files, "exchange", lambda *_: False)
     path, names = tmp_path / "kept", ("rename", "replace", "unlink", "remove", "rmdir", "fsync")
@@ -147,9 +145,7 @@ def test_files_and_folders_are_flushed_before_they_replace(tmp_path, monkeypatch
     monkeypatch.setattr(os, "replace", lambda *args: events.append("put") or replace(*args))
     write(tmp_path / "kept", "folder")
     put = events.index("put")
-    assert {(tmp_path / "kept" / "note").stat().st_ino, (tmp_path / "kept").stat().st_ino} <= {
-        *events[:put]
-    }
+    assert {(tmp_path / "kept" / "note").stat().st_ino, (tmp_path / "kept").stat().st_ino} <= {*events[:put]}
     assert tmp_path.stat().st_ino in events[put:]
 
 

@@ -40,9 +40,7 @@ def test_calls_use_the_parameters_that_they_get():
     module.load_state_dict(reference.state_dict())
     params = make_functional(module)
     torch.testing.assert_close(module(td.clone(), params)["value"], reference(td.clone())["value"])
-    torch.testing.assert_close(
-        module(td.clone(), params=params)["value"], reference(td.clone())["value"]
-    )
+    torch.testing.assert_close(module(td.clone(), params=params)["value"], reference(td.clone())["value"])
     assert (module(td.clone(), params.apply(torch.zeros_like))["value"] == 0).all()
     assert all(b.is_meta for b in module.buffers())  # the call left nothing behind
 
@@ -90,9 +88,7 @@ def test_copies_are_functional_and_on_their_own(duplicate):
     params = make_functional(module)
     other = duplicate(module)
     assert other.forward.args[0] is other
-    torch.testing.assert_close(
-        other(td.clone(), params)["value"], module(td.clone(), params)["value"]
-    )
+    torch.testing.assert_close(other(td.clone(), params)["value"], module(td.clone(), params)["value"])
 
 
 @pytest.mark.parametrize("module", [sequence, lambda: nn.Linear(3, 1)])

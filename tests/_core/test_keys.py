@@ -8,17 +8,7 @@ from hypothesis import strategies as st
 from tensordict import TensorDict
 
 from torchrl._core.errors import MissingKeyError
-from torchrl._core.keys import (
-    as_keys,
-    inputs,
-    leaf_keys,
-    next_key,
-    read,
-    read_next,
-    require,
-    sibling,
-    write,
-)
+from torchrl._core.keys import as_keys, inputs, leaf_keys, next_key, read, read_next, require, sibling, write
 
 NAMES = st.text("abc_", min_size=1, max_size=4)
 NESTED = NAMES | st.lists(NAMES, min_size=2, max_size=3).map(tuple)

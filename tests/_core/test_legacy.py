@@ -12,9 +12,7 @@ import torchrl
 from torchrl._core.legacy import old_keywords, old_names
 
 TABLES = [
-    module.name
-    for module in pkgutil.walk_packages(torchrl.__path__, "torchrl.")
-    if module.name.endswith("._legacy")
+    module.name for module in pkgutil.walk_packages(torchrl.__path__, "torchrl.") if module.name.endswith("._legacy")
 ]
 
 
@@ -46,9 +44,7 @@ class TestOldNames:
         assert not caught
 
     def test_an_unknown_name_gets_its_neighbour(self, zoo):
-        with pytest.raises(
-            AttributeError, match=r"'zoo' has no attribute 'Lyon'. .*'Lion'"
-        ) as info:
+        with pytest.raises(AttributeError, match=r"'zoo' has no attribute 'Lyon'. .*'Lion'") as info:
             _ = zoo.Lyon
         assert (info.value.name, info.value.obj) == ("Lyon", zoo)
         with pytest.raises(AttributeError, match=r"no attribute 'Xyzzy'$"):
@@ -85,9 +81,7 @@ class TestOldKeywords:
         assert bounded(first=5) == (5, 0, 1)
 
     def test_old_and_new_together_are_refused(self):
-        with pytest.raises(
-            TypeError, match=r"bounded\(\) got both 'low' and its old name 'minimum'"
-        ):
+        with pytest.raises(TypeError, match=r"bounded\(\) got both 'low' and its old name 'minimum'"):
             self.make()(5, minimum=1, low=1)
 
     def test_unknown_keywords_still_fail(self):

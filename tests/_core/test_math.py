@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from torchrl._core import math as m
 from torchrl._core.errors import ShapeError
+from torchrl.objectives import distance_loss
 
 numbers = st.floats(-1e3, 1e3, allow_nan=False, width=32)
 BINS = torch.tensor([-4.0, -1.0, 0.0, 0.5, 3.0], dtype=torch.float64)
@@ -49,11 +50,11 @@ def test_two_hot_decoding_and_loss():
 
 def test_distances():
     a, b = torch.tensor([0.0, 3.0, -0.5]), torch.tensor([1.0, 1.0, 0.0])
-    assert m.distance_loss(a, b, "l1").tolist() == [1.0, 2.0, 0.5]
-    assert m.distance_loss(a, b, "l2").tolist() == [1.0, 4.0, 0.25]
-    assert m.distance_loss(a, b, "smooth_l1").tolist() == [0.5, 1.5, 0.125]
-    assert m.distance_loss(a, b.unsqueeze(-1), "l1", strict_shape=False).tolist() == [1, 2, 0.5]
+    assert distance_loss(a, b, "l1").tolist() == [1.0, 2.0, 0.5]
+    assert distance_loss(a, b, "l2").tolist() == [1.0, 4.0, 0.25]
+    assert distance_loss(a, b, "smooth_l1").tolist() == [0.5, 1.5, 0.125]
+    assert distance_loss(a, b.unsqueeze(-1), "l1", strict_shape=False).tolist() == [1, 2, 0.5]
     with pytest.raises(ShapeError, match=r"distance_loss.*expected \[3\], found \[3, 1\]"):
-        m.distance_loss(a, b.unsqueeze(-1), "l1")
+        distance_loss(a, b.unsqueeze(-1), "l1")
     with pytest.raises(ValueError, match=r"one of \['l1', 'l2', 'smooth_l1'\], found 'huber'"):
-        m.distance_loss(a, b, "huber")
+        distance_loss(a, b, "huber")

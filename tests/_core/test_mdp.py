@@ -15,7 +15,7 @@ OPTIONS = ["keep_other", "exclude_reward", "exclude_done", "exclude_action"]
 NAMES = ["observation", "reward", "done", "terminated", "truncated", "action", "hidden"]
 
 
-def step_by_hand(root, following, keep_other, exclude_reward, exclude_done, exclude_action):
+def step_by_hand(root, next_root, keep_other, exclude_reward, exclude_done, exclude_action):
     """Say what the next root holds, entry by entry, as ``{last name: where it came from}``."""
     flags = {"done", "terminated", "truncated"}
     out = {}
@@ -27,7 +27,7 @@ def step_by_hand(root, following, keep_other, exclude_reward, exclude_done, excl
                 out[name] = "root"
         elif keep_other:
             out[name] = "root"
-    for name in following:
+    for name in next_root:
         dropped = (
             (name == "reward" and exclude_reward)
             or (name in flags and exclude_done)
@@ -49,21 +49,16 @@ class TestStepMDP:
     @pytest.mark.parametrize("group", [None, "agents"])
     @given(
         root=st.sets(st.sampled_from(NAMES)),
-        following=st.sets(st.sampled_from(NAMES)),
+        next_root=st.sets(st.sampled_from(NAMES)),
         options=st.tuples(*[st.booleans()] * 4),
     )
-    def test_equals_the_rules_entry_by_entry(self, group, root, following, options):
-        td = nest(root, 0.0, group).set("next", nest(following, 1.0, group))
+    def test_equals_the_rules_entry_by_entry(self, group, root, next_root, options):
+        td = nest(root, 0.0, group).set("next", nest(next_root, 1.0, group))
         before = td.clone()
-        keys = {
-            f"{name}_keys": (group, name) if group else name
-            for name in ["reward", "done", "action"]
-        }
+        keys = {f"{name}_keys": (group, name) if group else name for name in ["reward", "done", "action"]}
         out = step_mdp(td, **dict(zip(OPTIONS, options, strict=True)), **keys)
-        found = {
-            last_name(key): "next" if out[key].all() else "root" for key in out.keys(True, True)
-        }
-        assert found == step_by_hand(root, following, *options)
+        found = {last_name(key): "next" if out[key].all() else "root" for key in out.keys(True, True)}
+        assert found == step_by_hand(root, next_root, *options)
         assert set(td.keys(True, True)) == set(before.keys(True, True))
         assert all((td[key] == before[key]).all() for key in before.keys(True, True))
 
@@ -112,9 +107,7 @@ FLAG = {name: torch.tensor([name == "yes"]) for name in ["yes", "no"]} | {"absen
 
 
 class TestCompleteDone:
-    @pytest.mark.parametrize(
-        ("done", "terminated", "truncated"), list(itertools.product(FLAG, repeat=3))
-    )
+    @pytest.mark.parametrize(("done", "terminated", "truncated"), list(itertools.product(FLAG, repeat=3)))
     def test_every_combination(self, done, terminated, truncated):
         """Absent flags follow from those at hand; ``done`` alone is the end of the future."""
         if (done, terminated, truncated) == ("absent",) * 3:
@@ -160,8 +153,7 @@ class TestTerminatedOrTruncated:
     def test_what_ends_the_whole_ends_every_part(self):
         td = any_level(done=[True, False])
         td["agents"] = TensorDict(
-            done=torch.tensor([[[False], [False], [False]], [[False], [True], [False]]]),
-            batch_size=[2, 3],
+            done=torch.tensor([[[False], [False], [False]], [[False], [True], [False]]]), batch_size=[2, 3]
         )
         assert terminated_or_truncated(td)
         assert td["_reset"].squeeze(-1).tolist() == [True, False]

@@ -81,8 +81,8 @@ def slow_vtrace(gamma, log_pi, log_mu, value, next_value, reward, done, terminat
         advantage = []
         for s in range(len(v)):
             inside = s + 1 < len(v) and not d[s]
-            following = boot[s] + (correction[s + 1] if inside else 0.0)
-            advantage.append(min(rho, ratio[s]) * (r[s] + gamma * following - v[s]))
+            next_root = boot[s] + (correction[s + 1] if inside else 0.0)
+            advantage.append(min(rho, ratio[s]) * (r[s] + gamma * next_root - v[s]))
         targets.append(target)
         advantages.append(advantage)
     return like(advantages, value), like(targets, value)
@@ -94,9 +94,7 @@ SHAPES = [((), 1), ((), 7), ((3,), 1), ((2, 3), 40), ((1,), 300), ((90,), 260), 
 @pytest.mark.parametrize(("batch", "steps"), SHAPES)
 def test_gae_equals_a_plain_loop(batch, steps):
     value, next_value, reward, done, terminated = data(batch, steps)
-    advantage, target = R.generalized_advantage_estimate(
-        0.95, 0.9, value, next_value, reward, done, terminated
-    )
+    advantage, target = R.generalized_advantage_estimate(0.95, 0.9, value, next_value, reward, done, terminated)
     expected = slow_gae(0.95, 0.9, value, next_value, reward, done, terminated)
     torch.testing.assert_close(advantage, expected)
     torch.testing.assert_close(target, expected + value)
@@ -121,9 +119,7 @@ def test_lambda_return_equals_a_plain_loop(batch, steps, lmbda):
 def test_vtrace_equals_its_definition(rho, c):
     value, next_value, reward, done, terminated = data((2, 3), 20)
     log_pi, log_mu = torch.randn(2, *value.shape, dtype=F64) * 0.5
-    got = R.vtrace_advantage_estimate(
-        0.9, log_pi, log_mu, value, next_value, reward, done, terminated, rho, c
-    )
+    got = R.vtrace_advantage_estimate(0.9, log_pi, log_mu, value, next_value, reward, done, terminated, rho, c)
     expected = slow_vtrace(0.9, log_pi, log_mu, value, next_value, reward, done, terminated, rho, c)
     for one, other in zip(got, expected, strict=True):
         torch.testing.assert_close(one, other)
@@ -169,9 +165,7 @@ def test_every_form_of_the_scan_is_the_same_function(steps, width, seed, p):
 def test_ten_thousand_steps_in_single_precision(width):
     value, next_value, reward, done, terminated = data((width,), 10_000, p=0.001)
     expected = slow_lambda_return(0.99, 0.95, next_value, reward, done, terminated)
-    got = R.td_lambda_return_estimate(
-        0.99, 0.95, next_value.float(), reward.float(), done, terminated
-    )
+    got = R.td_lambda_return_estimate(0.99, 0.95, next_value.float(), reward.float(), done, terminated)
     torch.testing.assert_close(got, expected.float(), atol=1e-5, rtol=1e-5)
     expected = slow_gae(0.99, 0.95, value, next_value, reward, done, terminated)
     got, _ = R.generalized_advantage_estimate(
@@ -242,9 +236,7 @@ def test_terminated_is_done_if_it_is_not_given():
 
 def test_time_may_be_any_dimension():
     value, next_value, reward, done, terminated = data((4,), 30)
-    expected = R.generalized_advantage_estimate(
-        0.9, 0.8, value, next_value, reward, done, terminated
-    )[0]
+    expected = R.generalized_advantage_estimate(0.9, 0.8, value, next_value, reward, done, terminated)[0]
     moved = [x.movedim(1, 0) for x in (value, next_value, reward, done, terminated)]
     got = R.generalized_advantage_estimate(0.9, 0.8, *moved, time_dim=0)[0]
     torch.testing.assert_close(got.movedim(0, 1), expected)
@@ -257,17 +249,13 @@ def test_gradients(steps):
     log_pi, log_mu = 0.3 * torch.randn(2, 2, steps, 1, dtype=F64)
 
     def gae(value, next_value, reward):
-        return R.generalized_advantage_estimate(
-            0.9, 0.8, value, next_value, reward, done, terminated
-        )
+        return R.generalized_advantage_estimate(0.9, 0.8, value, next_value, reward, done, terminated)
 
     def returns(next_value, reward):
         return R.td_lambda_return_estimate(0.9, 0.8, next_value, reward, done, terminated)
 
     def vtrace(value, next_value, reward):
-        return R.vtrace_advantage_estimate(
-            0.9, log_pi, log_mu, value, next_value, reward, done, terminated
-        )
+        return R.vtrace_advantage_estimate(0.9, log_pi, log_mu, value, next_value, reward, done, terminated)
 
     assert torch.autograd.gradcheck(gae, (value, next_value, reward))
     assert torch.autograd.gradcheck(returns, (next_value, reward))
@@ -308,12 +296,8 @@ def test_closed_forms_on_a_chain(estimator, end):
         "td0": lambda: R.td0_return_estimate(0.5, value, reward, terminated),
         "td1": lambda: R.td1_return_estimate(0.5, value, reward, done, terminated),
         "td_lambda": lambda: R.td_lambda_return_estimate(0.5, 0.5, value, reward, done, terminated),
-        "gae": lambda: R.generalized_advantage_estimate(
-            0.5, 0.5, value, value, reward, done, terminated
-        )[1],
-        "vtrace": lambda: R.vtrace_advantage_estimate(
-            0.5, same, same, value, value, reward, done, terminated
-        )[1],
+        "gae": lambda: R.generalized_advantage_estimate(0.5, 0.5, value, value, reward, done, terminated)[1],
+        "vtrace": lambda: R.vtrace_advantage_estimate(0.5, same, same, value, value, reward, done, terminated)[1],
     }[estimator]()
     assert target.squeeze(-1).tolist() == CLOSED[estimator, end]
 
@@ -321,9 +305,7 @@ def test_closed_forms_on_a_chain(estimator, end):
 def test_shapes_must_agree():
     value, next_value, reward, done, terminated = data((2,), 5)
     with pytest.raises(ShapeError, match=r"generalized_advantage_estimate.*'reward': \[2, 5\]"):
-        R.generalized_advantage_estimate(
-            0.9, 0.9, value, next_value, reward.squeeze(-1), done, terminated
-        )
+        R.generalized_advantage_estimate(0.9, 0.9, value, next_value, reward.squeeze(-1), done, terminated)
     with pytest.raises(TypeError, match="neither terminated nor done"):
         R.td0_return_estimate(0.9, next_value, reward)
 

@@ -79,10 +79,10 @@ def test_what_is_said_to_follow_a_terminal_step_may_be_nan(rolling):
 
 
 def by_hand(decay, x):
-    rows, following = [], torch.zeros_like(x[0])
+    rows, next_root = [], torch.zeros_like(x[0])
     for d, row in zip(reversed(decay), reversed(x), strict=True):
-        following = torch.where(d == 0, row, row + d * following)
-        rows.append(following)
+        next_root = torch.where(d == 0, row, row + d * next_root)
+        rows.append(next_root)
     return torch.stack(rows[::-1])
 
 

@@ -72,18 +72,14 @@ def test_objects_need_trust(tmp_path):
     file = tmp_path / "file.pt"
     torch.save([Custom()], file)
     assert not is_data(file)
-    with pytest.raises(
-        UntrustedFileError, match=r"file.pt: .*only be unpickled.*Custom.*trust=True"
-    ):
+    with pytest.raises(UntrustedFileError, match=r"file.pt: .*only be unpickled.*Custom.*trust=True"):
         load_file(file)
     assert isinstance(load_file(file, trust=True)[0], Custom)
 
 
 def test_no_code_runs_without_trust(tmp_path):
     mark = tmp_path / "mark"
-    for number, inside in enumerate(
-        [Trap(mark), np.array([Trap(mark)], dtype=object), NonTensorData(Trap(mark))]
-    ):
+    for number, inside in enumerate([Trap(mark), np.array([Trap(mark)], dtype=object), NonTensorData(Trap(mark))]):
         file = tmp_path / f"{number}.pt"
         torch.save({"rows": inside}, file)
         with pytest.raises((UntrustedFileError, DamagedFileError)):
@@ -103,8 +99,7 @@ def test_what_is_no_file_of_torch_is_named(tmp_path, content, trust):
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["os:system", "subprocess:Popen", "antigravity:geohash", "builtins:eval", "torch.nn:Linear"],
+    "name", ["os:system", "subprocess:Popen", "antigravity:geohash", "builtins:eval", "torch.nn:Linear"]
 )
 def test_containers_come_from_a_list_of_known_kinds(name):
     with pytest.raises(UntrustedFileError, match=rf"Storage: .*{name}.*named tuple or tensorclass"):

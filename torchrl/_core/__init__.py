@@ -1,1 +1,1 @@
-"""Ground floor: needs only torch, tensordict and numpy; every other subpackage may need it."""
+"""The lowest layer: imports only torch, tensordict and numpy, and is imported by every subpackage."""

@@ -12,7 +12,7 @@ _KINDS = ("cpu", "cuda", "mps", "xpu", "meta")
 _OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "processor": "cpu"}
 
 
-def check_devices(owner: object, **devices: Any) -> None:
+def check_devices(owner: object, **devices: object) -> None:
     """Refuse what is no device.
 
     Args:
@@ -43,9 +43,7 @@ def _check(owner: object, name: str, device: Any) -> None:
         kind, colon, index = str(device).strip().lower().partition(":")
         meant = _OTHER_NAMES.get(kind, kind)
         if meant in _KINDS:
-            meant = (
-                f"{meant}:{index if index.isdigit() else 0}" if colon and meant != "cpu" else meant
-            )
+            meant = f"{meant}:{index if index.isdigit() else 0}" if colon and meant != "cpu" else meant
             hint = f"Did you mean {meant!r}?"
         else:
             hint = nearest(kind, _KINDS)

@@ -18,21 +18,61 @@ class MissingKeyError(TorchRLError, KeyError):
 
 
 class UnexpectedKeyError(TorchRLError, KeyError):
-    """A component was handed an entry that it has no place for."""
+    """A component was passed an entry that it does not accept."""
 
     __str__ = Exception.__str__
 
 
-class ShapeError(TorchRLError, ValueError):
-    """An entry does not have the shape that its spec promises."""
+class ShapeError(TorchRLError, ValueError, RuntimeError):
+    """An entry does not have the shape that is needed."""
+
+
+class ShapeRuntimeError(ShapeError, RuntimeError):
+    """A shape that only shows when data are read."""
+
+
+class BatchSizeError(TorchRLError, ValueError, RuntimeError):
+    """A batch size is missing, or is none."""
+
+
+class CountError(TorchRLError, ValueError, RuntimeError):
+    """There are not as many of something as there are workers or environments."""
+
+
+class MissingFlagError(MissingKeyError, RuntimeError):
+    """An end flag that should be written is not in the specs of the environment."""
 
 
 class DTypeError(TorchRLError, TypeError):
     """An entry does not have the dtype that its spec promises."""
 
 
-class SpecError(TorchRLError, ValueError):
+class SpecError(TorchRLError, ValueError, AssertionError):
     """A value lies outside its spec, or two specs contradict each other."""
+
+
+class SpecShapeError(ShapeError, SpecError):
+    """The shape of a value is not that of its spec."""
+
+
+class SpecDTypeError(DTypeError, SpecError):
+    """The dtype of a value is not that of its spec."""
+
+
+class SpecKeyError(MissingKeyError, SpecError):
+    """A value lacks an entry of its spec."""
+
+
+class ShapeIndexError(ShapeError, IndexError):
+    """An index leads into a dimension that cannot be indexed."""
+
+
+class StackError(DTypeError, RuntimeError):
+    """Specs of several dtypes cannot be stacked."""
+
+
+class MissingSpecError(SpecError, RuntimeError):
+    """A component needs a spec that it was not given."""
 
 
 class DeviceError(TorchRLError, RuntimeError):
@@ -52,22 +92,16 @@ class DamagedFileError(TorchRLError, RuntimeError):
 
 
 class UntrustedFileError(TorchRLError, RuntimeError):
-    """A file can only be read by running code that stands in it, and was not said to be trusted."""
+    """A file can only be read by running code in it, and the caller did not declare it trusted."""
 
 
 def describe(
-    component: object,
-    fact: str,
-    *,
-    key: object = None,
-    expected: object = None,
-    found: object = None,
-    hint: str = "",
+    component: object, fact: str, *, key: object = None, expected: object = None, found: object = None, hint: str = ""
 ) -> str:
     """Build the message of an error from its parts; parts that are ``None`` are left out.
 
     Args:
-        component: The object that complains (its class name is shown), or a name.
+        component: The object at fault (its class name is shown), or a name.
         fact: What is wrong, in one clause.
         key: The entry in question.
         expected: What should have been there.
@@ -97,7 +131,7 @@ def summary(error: BaseException) -> tuple[str, str]:
     """
     try:
         text = str(error)
-    except BaseException:  # whatever it is: the error itself is what is to be told
+    except BaseException:  # whatever it is: the original error is reported
         text = "<exception str() failed>"
     try:
         trace = "".join(traceback.format_exception(error))

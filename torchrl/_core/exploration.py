@@ -1,10 +1,10 @@
-"""Whether actions are drawn or chosen: one setting, read by every policy and exploration module."""
+"""The exploration type: whether policies draw an action, or take the mode or mean."""
 
 from __future__ import annotations
 
 from tensordict.nn import InteractionType as ExplorationType
-from tensordict.nn import interaction_type as exploration_type
 from tensordict.nn import set_interaction_type
+from tensordict.nn.probabilistic import interaction_type as exploration_type
 
 __all__ = [
     "ExplorationType",
@@ -21,16 +21,16 @@ def is_exploring() -> bool:
     return exploration_type() in (ExplorationType.RANDOM, None)
 
 
-class set_exploration_type(set_interaction_type):  # noqa: N801 - reads like the verb that it is
-    """Set how actions are made from their distribution; a context manager and a decorator.
+class set_exploration_type(set_interaction_type):  # noqa: N801 - used like a function
+    """Set how actions are chosen from their distribution; a context manager and a decorator.
 
     ``RANDOM`` draws a sample and explores; ``MODE``, ``MEAN``, ``MEDIAN`` and ``DETERMINISTIC``
     (the best of these that the distribution has) take that value and switch exploration off.
 
     Args:
         type: An :class:`ExplorationType`, its name in any case, or ``None`` for each module's own
-            default. ``.set()`` makes it hold until further notice.
-        thread_local: Hold it for the calling thread only.
+            default. ``.set()`` sets it until the next change.
+        thread_local: Set it for the calling thread only.
 
     Raises:
         ValueError: if ``type`` is not the name of an exploration type.
@@ -41,15 +41,12 @@ class set_exploration_type(set_interaction_type):  # noqa: N801 - reads like the
     """
 
     def __init__(
-        self,
-        type: ExplorationType | str | None = ExplorationType.DETERMINISTIC,
-        *,
-        thread_local: bool = False,
+        self, type: ExplorationType | str | None = ExplorationType.DETERMINISTIC, *, thread_local: bool = False
     ) -> None:
         super().__init__(_parse(type), thread_local=thread_local)
 
     def set(self) -> None:
-        """Make the setting hold until further notice."""
+        """Set the type until the next change."""
         self.__enter__()
 
 
@@ -66,7 +63,7 @@ set_exploration_mode = set_exploration_type
 
 
 def exploration_mode() -> str | None:
-    """Return the exploration type by its name, as earlier releases gave it.
+    """Return the name of the exploration type, as in earlier releases.
 
     >>> with set_exploration_mode("mode"):
     ...     exploration_mode()

@@ -72,9 +72,7 @@ def write_checksums(folder: Path) -> None:
     torchrl._core.errors.DamagedFileError: ...: the file is damaged; ...
     """
     names = sorted(file.relative_to(folder).as_posix() for file in _files(folder, folder))
-    lines = [
-        f"{_crc(folder / name):08x} {(folder / name).stat().st_size} {name}\n" for name in names
-    ]
+    lines = [f"{_crc(folder / name):08x} {(folder / name).stat().st_size} {name}\n" for name in names]
     text = "".join(lines)
     (folder / CHECKSUMS).write_text(f"{zlib.crc32(text.encode()):08x}\n{text}", encoding="utf-8")
 
@@ -111,14 +109,10 @@ def _check_file(file: Path, size: int, crc: str) -> None:
         raise damaged(file, expected=f"CRC-32 {crc}", found=found)
 
 
-def damaged(
-    file: object, fact: str = "is damaged", expected: object = None, found: object = None
-) -> DamagedFileError:
+def damaged(file: object, fact: str = "is damaged", expected: object = None, found: object = None) -> DamagedFileError:
     """Return the error that says that a file of a save cannot be used."""
     hint = "It is not what was saved. Load an earlier save."
-    return DamagedFileError(
-        describe(str(file), f"the file {fact}", expected=expected, found=found, hint=hint)
-    )
+    return DamagedFileError(describe(str(file), f"the file {fact}", expected=expected, found=found, hint=hint))
 
 
 def _files(folder: Path, root: Path) -> Iterator[Path]:
@@ -145,10 +139,10 @@ def _crc(file: Path) -> int:
 
 @contextmanager
 def replaced(path: str | Path) -> Iterator[Path]:
-    """Give a path where to write a file or a folder; if all goes well, it takes the place of one.
+    """Yield a path to write a file or a folder to, which then replaces the one at ``path``.
 
-    What stood at ``path`` stands there until the new one does, whenever the process dies or the
-    power fails. Drafts that processes left which died are removed.
+    There is always a complete one at ``path``, whenever the process dies or the power fails. Drafts
+    of processes that died are removed.
 
     Args:
         path: The file or folder that is replaced; its parents are made.

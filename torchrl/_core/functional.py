@@ -20,8 +20,8 @@ def make_functional(module: nn.Module) -> TensorDict:
     """Take the parameters out of a module, which from then on is called with some.
 
     ``module(*args, params)`` runs it with ``params``: those returned here, or any like them, such
-    as several sets at once under ``torch.vmap(module, (None, 0))``. The module itself is left with
-    no parameters, only with tensors without data in their places.
+    as several sets at once under ``torch.vmap(module, (None, 0))``. The module itself has no
+    parameters afterwards, but tensors without data in their places.
 
     Args:
         module: Any module; it is changed in place.
@@ -44,11 +44,11 @@ def make_functional(module: nn.Module) -> TensorDict:
         for name, parameter in list(layer.named_parameters(recurse=False, remove_duplicate=False)):
             delattr(layer, name)
             layer.register_buffer(name, parameter.detach().to("meta"), persistent=False)
-    module.forward = partial(_call_with, module)  # a partial travels with pickle and deepcopy
+    module.forward = partial(_call_with, module)  # pickle and deepcopy support a partial
     return params
 
 
-def _call_with(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+def _call_with(module: nn.Module, *args: object, **kwargs: Any) -> Any:
     params = kwargs.pop("params", None)
     reads_a_tensordict = hasattr(module, "in_keys")
     if params is None and len(args) > reads_a_tensordict and isinstance(args[-1], TensorDictBase):

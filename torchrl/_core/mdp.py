@@ -1,6 +1,6 @@
 """From one step of a Markov decision process to the next.
 
-``td["next"]`` holds what came of the action: observation, reward and the flags ``terminated`` (the
+``td["next"]`` holds the result of the action: observation, reward and the flags ``terminated`` (the
 future ended), ``truncated`` (we stopped looking) and ``done`` (either).
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from torchrl._core.errors import MissingKeyError, describe
 from torchrl._core.keys import as_keys, sibling
+from torchrl._core.records.rows import expand_right
 
 DONE, TERMINATED, TRUNCATED = "done", "terminated", "truncated"
 DONE_NAMES = (DONE, TERMINATED, TRUNCATED)
@@ -36,15 +37,15 @@ def step_mdp(
     done_keys: NestedKey | Sequence[NestedKey] = "done",
     action_keys: NestedKey | Sequence[NestedKey] = "action",
 ) -> TensorDictBase:
-    """Return the root of the following step: what is under ``"next"`` and what else was at hand.
+    """Return the root of the next step: what is under ``"next"``, and what else the root had.
 
     Args:
-        tensordict: A step ``[*B]``, with its outcome under ``"next"``.
+        tensordict: A step ``[*B]``, with its result under ``"next"``.
         next_tensordict: Written and returned, if given.
         keep_other: Carry the root entries that are neither in ``"next"`` nor reward, done, action.
-        exclude_reward: Leave the reward of the step behind.
-        exclude_done: Leave the done flags of the step behind.
-        exclude_action: Leave the action of the step behind.
+        exclude_reward: Drop the reward of the step.
+        exclude_done: Drop the done flags of the step.
+        exclude_action: Drop the action of the step.
         reward_keys: Names of the rewards.
         done_keys: Names of the done flags; ``terminated`` and ``truncated`` follow them.
         action_keys: Names of the actions.
@@ -57,8 +58,8 @@ def step_mdp(
     >>> sorted(step_mdp(TensorDict(observation=0, action=1, hidden=5, next=after)).keys())
     ['done', 'hidden', 'observation']
     """
-    following = tensordict.get("next", None)
-    if following is None:
+    next_root = tensordict.get("next", None)
+    if next_root is None:
         raise MissingKeyError(
             describe(
                 "step_mdp",
@@ -83,17 +84,25 @@ def step_mdp(
     if keep_other:
         out = tensordict.exclude("next", *drop_root)
     else:
-        kept = [] if exclude_action else as_keys(action_keys)
-        out = tensordict.select(*kept, strict=False)
-    out.update(following.exclude(*drop_next))
-    for key, value in list(out.items()):
-        # Tensors are shared, nested records are not.
-        if isinstance(value, TensorDictBase) and not is_non_tensor(value):
-            kept = value.copy().filter_empty_()
-            out.set(key, kept) if len(kept.keys()) else out.pop(key)
+        actions = [] if exclude_action else as_keys(action_keys)
+        out = tensordict.select(*actions, strict=False)
+    own_groups(out)  # before they are written to: they are those of tensordict, perhaps locked
+    out.update(own_groups(next_root.exclude(*drop_next)))
     if next_tensordict is not None:
         return next_tensordict.update(out)
     return out
+
+
+def own_groups(root: TensorDictBase) -> TensorDictBase:
+    """Give a tensordict copies of its nested tensordicts, in place, and drop the empty ones.
+
+    Steps share tensors, never nested tensordicts: writing to one must not reach another.
+    """
+    for key, value in list(root.items()):
+        if isinstance(value, TensorDictBase) and not is_non_tensor(value):
+            kept = value.copy().filter_empty_()
+            root.set(key, kept) if len(kept.keys()) else root.pop(key)
+    return root
 
 
 def complete_done(done: Tensor | None, terminated: Tensor | None, truncated: Tensor | None) -> dict:
@@ -126,10 +135,7 @@ def complete_done(done: Tensor | None, terminated: Tensor | None, truncated: Ten
 
 
 def terminated_or_truncated(
-    data: TensorDictBase,
-    full_done_spec: Any = None,
-    key: str | None = "_reset",
-    write_full_false: bool = False,
+    data: TensorDictBase, full_done_spec: Any = None, key: str | None = "_reset", write_full_false: bool = False
 ) -> bool:
     """Combine the end flags of every nesting level with "or"; return whether any is true.
 
@@ -139,8 +145,8 @@ def terminated_or_truncated(
     Args:
         data: A root ``[*B]`` with flags ``[*B, 1]``; written under ``key`` at each level.
         full_done_spec: Only the levels that this composite names are looked at, if given.
-        key: Name of the combined flag, written only where an end is near; ``None`` writes nothing.
-        write_full_false: Write the flag even when nothing has ended.
+        key: Name of the combined flag, written only if something has ended; never if ``None``.
+        write_full_false: Write the flag even where nothing has ended.
 
     >>> from tensordict import TensorDict
     >>> td = TensorDict(done=torch.tensor([True]), terminated=torch.tensor([False]))
@@ -157,17 +163,10 @@ def terminated_or_truncated(
     root = levels.get(key or "_reset")
     if root is not None:
         levels = {
-            place: flag if flag is root else flag | _expand_right(root, flag.shape)
-            for place, flag in levels.items()
+            place: flag if flag is root else flag | expand_right(root, flag.shape) for place, flag in levels.items()
         }
     ended = any(bool(flag.any()) for flag in levels.values())
     if key is not None and (ended or write_full_false):
         for place, flag in levels.items():
             data.set(place, flag.clone())
     return ended
-
-
-def _expand_right(flag: Tensor, shape: torch.Size) -> Tensor:
-    """Expand a flag ``[*B, 1]`` of an outer level to the shape ``[*B, *G, 1]`` of an inner one."""
-    flag = flag.reshape(*flag.shape[:-1], *(1,) * (len(shape) - flag.ndim), flag.shape[-1])
-    return flag.expand(shape)

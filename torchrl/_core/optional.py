@@ -1,4 +1,4 @@
-"""Packages that are not always there: import one, or say how to install it."""
+"""Optional packages: import one, or raise an ImportError with the command that installs it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def require_package(name: str, *, needed_by: object, extra: str | None = None) -
     Args:
         name: Module to import.
         needed_by: The component that needs it, for the message.
-        extra: The extra of this library that brings it.
+        extra: The extra of this library that installs it.
 
     Raises:
         ImportError: if it is not installed, with the command that installs it.
@@ -26,7 +26,7 @@ def require_package(name: str, *, needed_by: object, extra: str | None = None) -
     except ImportError as error:
         root = name.partition(".")[0]
         if error.name is not None and error.name.partition(".")[0] != root:
-            raise  # it is installed, and something that it needs is not
+            raise  # it is installed, and a package that it needs is not
         who = needed_by if isinstance(needed_by, str) else type(needed_by).__name__
         target = f'"torchrl[{extra}]"' if extra else root
         raise ImportError(f"{who} needs {root}: pip install {target}", name=name) from None

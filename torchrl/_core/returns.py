@@ -23,9 +23,7 @@ _BLOCK = 32  # steps of a block
 _WIDE = 128  # rows: a loop where there are this many and more rows than steps
 
 
-def discounted_scan(
-    decay: Tensor, x: Tensor, time_dim: int = -2, vectorized: bool | None = None
-) -> Tensor:
+def discounted_scan(decay: Tensor, x: Tensor, time_dim: int = -2, vectorized: bool | None = None) -> Tensor:
     """Solve ``y_t = x_t + decay_t * y_{t+1}`` backwards in time, with ``y_T = 0``.
 
     Where a decay is zero nothing passes, not even NaN. The form is chosen by shape: a loop over few
@@ -66,9 +64,9 @@ def discounted_scan(
 Add = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def _add_passed(x: Tensor, decay: Tensor, following: Tensor) -> Tensor:
-    """Return ``x + decay * following``, and ``x`` itself where ``decay`` is zero."""
-    return torch.addcmul(x, decay, following.masked_fill(decay == 0, 0.0))
+def _add_passed(x: Tensor, decay: Tensor, later: Tensor) -> Tensor:
+    """Return ``x + decay * later``, and ``x`` itself where ``decay`` is zero."""
+    return torch.addcmul(x, decay, later.masked_fill(decay == 0, 0.0))
 
 
 def _is_finite(x: Tensor) -> bool:
@@ -118,9 +116,7 @@ def _block_scan(decay: Tensor, x: Tensor, add: Add = torch.addcmul) -> Tensor:
     return y.flatten(0, 1)[:steps]
 
 
-def reward2go(
-    reward: Tensor, done: Tensor, gamma: float | Tensor = 1.0, *, time_dim: int = -2
-) -> Tensor:
+def reward2go(reward: Tensor, done: Tensor, gamma: float | Tensor = 1.0, *, time_dim: int = -2) -> Tensor:
     """Discounted sum of the rewards from each step to the end of its episode; no bootstrap.
 
     Args:
@@ -150,20 +146,18 @@ def td0_return_estimate(
         gamma: Discount factor.
         next_state_value: ``V' [*B, T, F]``.
         reward: ``[*B, T, F]``.
-        terminated: ``[*B, T, F]``; ``done`` stands in for it if it is not given.
+        terminated: ``[*B, T, F]``; ``done`` if it is not given.
         done: ``[*B, T, F]``.
 
     >>> ended = torch.tensor([[False], [True]])
     >>> td0_return_estimate(0.5, torch.full((2, 1), 4.0), torch.ones(2, 1), ended).T
     tensor([[3., 1.]])
     """
-    terminated = _ends("td0_return_estimate", done, terminated)[1]
-    _same_shapes(
-        "td0_return_estimate",
-        next_state_value=next_state_value,
-        reward=reward,
-        terminated=terminated,
-    )
+    if terminated is None:
+        terminated = _ends("td0_return_estimate", done, None)[1]
+    terminated = terminated.bool()
+    if not next_state_value.shape == reward.shape == terminated.shape:
+        _same_shapes("td0_return_estimate", next_state_value=next_state_value, reward=reward, terminated=terminated)
     return _one_step(gamma, next_state_value, reward, terminated)
 
 
@@ -219,9 +213,7 @@ def td_lambda_return_estimate(
     """
     name = "td_lambda_return_estimate"
     done, terminated = _ends(name, done, terminated)
-    _same_shapes(
-        name, next_state_value=next_state_value, reward=reward, done=done, terminated=terminated
-    )
+    _same_shapes(name, next_state_value=next_state_value, reward=reward, done=done, terminated=terminated)
     if rolling_gamma is not None and not isinstance(gamma, Tensor):
         raise ValueError(
             describe(
@@ -233,9 +225,7 @@ def td_lambda_return_estimate(
             )
         )
     if rolling_gamma is False:
-        return _own_gamma_return(
-            gamma, lmbda, next_state_value, reward, done, terminated, time_dim=time_dim
-        )
+        return _own_gamma_return(gamma, lmbda, next_state_value, reward, done, terminated, time_dim=time_dim)
     follows = _cut_last(done, time_dim).to(reward.dtype) * lmbda  # how far G_{t+1} counts
     alone = (1 - follows) * next_state_value  # what V' adds to it
     x = _one_step(gamma, alone, reward, terminated)
@@ -318,9 +308,7 @@ def td1_advantage_estimate(
     time_dim: int = -2,
 ) -> Tensor:
     """Discounted return to the end of the episode minus ``state_value``."""
-    target = td1_return_estimate(
-        gamma, next_state_value, reward, done, terminated, rolling_gamma, time_dim=time_dim
-    )
+    target = td1_return_estimate(gamma, next_state_value, reward, done, terminated, rolling_gamma, time_dim=time_dim)
     return target - state_value
 
 
@@ -438,15 +426,14 @@ def vtrace_advantage_estimate(
     decay = (gamma * c).masked_fill(done, 0.0)
     correction = discounted_scan(decay, delta, time_dim)  # v_t - V_t
     # v_{t+1} = V'_t + (v_{t+1} - V_{t+1}) holds also where V'_t is not the value of the next row
-    following = _next_row(correction, time_dim).masked_fill(done, 0.0)
-    target = _one_step(gamma, next_state_value + following, reward, terminated)
+    moved = correction.movedim(time_dim, 0)
+    later = torch.cat([moved[1:], torch.zeros_like(moved[:1])]).movedim(0, time_dim).masked_fill(done, 0.0)
+    target = _one_step(gamma, next_state_value + later, reward, terminated)
     advantage = rho * (target - state_value)
     return advantage, correction + state_value
 
 
-def _one_step(
-    gamma: float | Tensor, next_value: Tensor, reward: Tensor, terminated: Tensor
-) -> Tensor:
+def _one_step(gamma: float | Tensor, next_value: Tensor, reward: Tensor, terminated: Tensor) -> Tensor:
     """Return ``r + gamma (1 - e) V'``; what is said to follow an end may be anything, even NaN."""
     ahead = next_value.masked_fill(terminated, 0.0)
     if isinstance(gamma, Tensor):
@@ -460,12 +447,6 @@ def _at_most(ratio: Tensor, threshold: float | Tensor) -> Tensor:
     return ratio.clamp_max(threshold)
 
 
-def _next_row(x: Tensor, time_dim: int) -> Tensor:
-    """Return ``x_{t+1}`` at ``t``, zero at the end."""
-    x = x.movedim(time_dim, 0)
-    return torch.cat([x[1:], torch.zeros_like(x[:1])]).movedim(0, time_dim)
-
-
 def _cut_last(done: Tensor, time_dim: int) -> Tensor:
     """Say where a step is followed by another of its episode: not where done, nor at the end."""
     follows = (~done).movedim(time_dim, 0)
@@ -476,9 +457,7 @@ def _ends(name: str, done: Tensor | None, terminated: Tensor | None) -> tuple[Te
     """Return both flags: a missing one is the other; what terminates is done."""
     if terminated is None:
         if done is None:
-            raise TypeError(
-                describe(name, "got neither terminated nor done", hint="Pass one of them.")
-            )
+            raise TypeError(describe(name, "got neither terminated nor done", hint="Pass one of them."))
         return done.bool(), done.bool()
     terminated = terminated.bool()
     return (terminated if done is None else done.bool() | terminated), terminated
@@ -486,9 +465,11 @@ def _ends(name: str, done: Tensor | None, terminated: Tensor | None) -> tuple[Te
 
 def _same_shapes(name: str, **tensors: Tensor) -> None:
     """Raise :class:`ShapeError`, naming each tensor's shape, unless all are of one shape."""
-    shapes = {key: list(tensor.shape) for key, tensor in tensors.items()}
-    first = next(iter(shapes.values()))
-    if any(shape != first for shape in shapes.values()):
+    first = next(iter(tensors.values())).shape
+    for tensor in tensors.values():
+        if tensor.shape == first:
+            continue
+        shapes = {key: list(tensor.shape) for key, tensor in tensors.items()}
         raise ShapeError(
             describe(
                 name,

@@ -1,4 +1,4 @@
-"""Files of `torch.save`, read without running code that stands in them."""
+"""Files of `torch.save`, read without running their code."""
 
 from __future__ import annotations
 
@@ -36,10 +36,7 @@ _DATA += [  # under the names of numpy 1 and numpy 2
     for name in ("_reconstruct", "scalar")
     for module in ("core", "_core")
 ]
-_DATA_NAMES = {
-    each[1] if isinstance(each, tuple) else f"{each.__module__}.{each.__qualname__}"
-    for each in _DATA
-}
+_DATA_NAMES = {each[1] if isinstance(each, tuple) else f"{each.__module__}.{each.__qualname__}" for each in _DATA}
 
 
 def container_name(kind: type) -> str:
@@ -160,7 +157,7 @@ def _globals(file: Source) -> list[str]:
     """Return the names ``module.name`` that a file wants to import, beyond those of torch."""
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(_rewound(file))
-    except Exception:  # whatever a file that is none makes of it: the load says so
+    except Exception:  # not a checkpoint of torch: loading it raises
         return []
     finally:
         _rewound(file)
@@ -170,16 +167,12 @@ def _globals(file: Source) -> list[str]:
 def _known(file: Source) -> list[type]:
     """Return the classes that a file names which are containers or enums of this program."""
     found = (_program_class(*name.rpartition(".")[::2]) for name in _globals(file))
-    return [kind for kind in found if kind is not None and _holds_data(kind)]
-
-
-def _holds_data(kind: type) -> bool:
-    return _is_container(kind) or issubclass(kind, Enum)
+    return [kind for kind in found if kind is not None and (_is_container(kind) or issubclass(kind, Enum))]
 
 
 def _program_class(module: str, name: str) -> type | None:
     """Return a class by the place where it was defined, if the program has imported that."""
-    found: Any = sys.modules.get(module)
+    found: object = sys.modules.get(module)
     for part in name.split("."):
         found = vars(found).get(part) if hasattr(found, "__dict__") else None
     return found if isinstance(found, type) else None

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from torchrl._core.processes import Launcher, WorkerProcess
+from torchrl._core.workers.process import Launcher, WorkerProcess
 
 
 def is_gone(pid, wait=5.0):

@@ -1,4 +1,4 @@
-"""Which rows of a batch take no further step, so that it does not matter what is chosen there."""
+"""Rows of a batch that have ended, in which any action may be chosen."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-_ENDED: ContextVar[Tensor | bool] = ContextVar("ended_rows", default=False)
+ENDED_ROWS: ContextVar[Tensor | bool] = ContextVar("ended_rows", default=False)
 
 
 @contextmanager
@@ -20,17 +20,17 @@ def ended_rows(flag: Tensor | bool) -> Iterator[None]:
         flag: True ``[*B, 1]`` where the episode has ended; or ``True`` for every row, where what is
             chosen is evaluated rather than carried out.
     """
-    token = _ENDED.set(flag)
+    token = ENDED_ROWS.set(flag)
     try:
         yield
     finally:
-        _ENDED.reset(token)
+        ENDED_ROWS.reset(token)
 
 
 def evaluating() -> AbstractContextManager[None]:
     """Let policies choose anything: terminal observations and padding are evaluated as well.
 
-    Compiled code looks at no mask and needs no permission.
+    Compiled code does not check masks.
     """
     return nullcontext() if torch.compiler.is_compiling() else ended_rows(True)
 
@@ -41,7 +41,7 @@ def without_choice(has_choice: Tensor) -> Tensor | None:
     Args:
         has_choice: Whether a mask allows anything, ``[*B, 1]``.
     """
-    ended = _ENDED.get()
+    ended = ENDED_ROWS.get()
     if ended is True or has_choice.all():
         return None
     stuck = ~has_choice

@@ -10,17 +10,17 @@ import torch
 from tensordict import TensorDictBase
 
 import torchrl
-from torchrl._core.capabilities import is_unchanged, supports
+from torchrl._core.records.capabilities import is_unchanged, supports
 from torchrl.envs import GymEnv, RewardScaling, SerialEnv, TransformedEnv
-from torchrl.envs.rollout import Stepper
+from torchrl.envs.stepping.rollout import Stepper
 from torchrl.modules import QValueActor
-from torchrl.testing.mocks import EntrywiseCountingEnv
+from torchrl.testing.mocks import FlatCountingEnv
 
-CAPABILITIES = ["entrywise", "postponable", "resets_rows_alone", "reads_action_only"]
+CAPABILITIES = ["supports_flat_records", "deferrable", "partial_reset_safe", "reads_action_only"]
 
 
 class Reads:
-    entrywise = True
+    supports_flat_records = True
     limit = 3
 
     def read(self):
@@ -54,7 +54,7 @@ class BelowOverrides(Overrides):
 
 
 class DeclaresAgain(Overrides):
-    entrywise = True
+    supports_flat_records = True
 
 
 class Mixin:
@@ -67,7 +67,7 @@ class WithMixin(Mixin, Inherits):
 
 
 class Unfinished(ABC):
-    entrywise = True
+    supports_flat_records = True
 
     @abstractmethod
     def read(self): ...
@@ -79,7 +79,7 @@ class Finished(Unfinished):
 
 
 class DeclaresWhenFinished(Finished):
-    entrywise = True
+    supports_flat_records = True
 
 
 class ReadsOtherwise(DeclaresWhenFinished):
@@ -88,11 +88,11 @@ class ReadsOtherwise(DeclaresWhenFinished):
 
 
 class Denies(Inherits):
-    entrywise = False
+    supports_flat_records = False
 
 
 class Asks(Inherits):
-    entrywise = property(lambda self: self.more == 1)
+    supports_flat_records = property(lambda self: self.more == 1)
 
 
 @pytest.mark.parametrize(
@@ -113,20 +113,20 @@ class Asks(Inherits):
     ],
 )
 def test_a_capability_is_inherited_until_something_is_overridden(kind, expected):
-    assert supports(kind(), "entrywise") is expected
+    assert supports(kind(), "supports_flat_records") is expected
 
 
 def test_an_instance_may_withdraw_and_not_claim():
     inherits, overrides = Inherits(), Overrides()
-    inherits.entrywise, overrides.entrywise = False, True
-    assert not supports(inherits, "entrywise")
-    assert not supports(overrides, "entrywise")
+    inherits.supports_flat_records, overrides.supports_flat_records = False, True
+    assert not supports(inherits, "supports_flat_records")
+    assert not supports(overrides, "supports_flat_records")
 
 
 def test_a_class_is_unchanged_until_something_is_overridden():
-    assert is_unchanged(Inherits(), Reads)
-    assert not is_unchanged(Overrides(), Reads)
-    assert not is_unchanged(Mixin(), Reads)
+    assert is_unchanged(Inherits, Reads)
+    assert not is_unchanged(Overrides, Reads)
+    assert not is_unchanged(Mixin, Reads)
 
 
 def declaring_classes():
@@ -137,11 +137,7 @@ def declaring_classes():
         except ImportError:
             continue  # of a package that is not installed
         for kind in content.values():
-            if (
-                inspect.isclass(kind)
-                and kind.__module__ == module.name
-                and not inspect.isabstract(kind)
-            ):
+            if inspect.isclass(kind) and kind.__module__ == module.name and not inspect.isabstract(kind):
                 for name in CAPABILITIES:
                     if kind.__dict__.get(name, False) is True:
                         yield pytest.param(kind, name, id=f"{kind.__name__}-{name}")
@@ -206,23 +202,19 @@ def played(env, scaling, actor):
     ],
     ids=["trivial", "environment", "transform", "policy"],
 )
-def test_flat_records_are_kept_by_trivial_subclasses(
-    env, scaling, actor, flat, batched, monkeypatch
-):
+def test_flat_records_are_kept_by_trivial_subclasses(env, scaling, actor, flat, batched, monkeypatch):
     used = []
-    run = Stepper._run_entries
-    monkeypatch.setattr(Stepper, "_run_entries", lambda *args: used.append(1) or run(*args))
+    run = Stepper._run_flat
+    monkeypatch.setattr(Stepper, "_run_flat", lambda *args: used.append(1) or run(*args))
     make = lambda kind: (
-        (OwnSerial if kind is OwnGym else SerialEnv)(2, lambda: kind("CartPole-v1"))
-        if batched
-        else kind("CartPole-v1")
+        (OwnSerial if kind is OwnGym else SerialEnv)(2, lambda: kind("CartPole-v1")) if batched else kind("CartPole-v1")
     )
     found = played(make(env), scaling, actor)
     assert bool(used) is (flat or (batched and scaling is RewardScaling and actor is QValueActor))
     assert (found == played(make(GymEnv), RewardScaling, QValueActor)).all()
 
 
-class ForgetsRows(EntrywiseCountingEnv):
+class ForgetsRows(FlatCountingEnv):
     """Resets more rows than it is asked to."""
 
     def _reset(self, tensordict, **kwargs):
@@ -230,11 +222,11 @@ class ForgetsRows(EntrywiseCountingEnv):
 
 
 def test_a_reset_that_is_overridden_is_not_trusted_with_other_rows():
-    class Alone(EntrywiseCountingEnv):
-        resets_rows_alone = True
+    class Alone(FlatCountingEnv):
+        partial_reset_safe = True
 
     class Careless(Alone):
         _reset = ForgetsRows._reset
 
-    assert supports(Alone(), "resets_rows_alone")
-    assert not supports(Careless(), "resets_rows_alone")
+    assert supports(Alone(), "partial_reset_safe")
+    assert not supports(Careless(), "partial_reset_safe")

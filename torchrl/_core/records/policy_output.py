@@ -1,4 +1,4 @@
-"""What a policy returned, written into the record that it was called with."""
+"""The output of a policy, written into the record that it was called with."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torchrl._core.errors import describe
 
 
-def with_output(record: TensorDictBase, output: Any, policy: object) -> TensorDictBase:
-    """Return ``record`` with what a policy returned; what it did not return stays.
+def with_output(record: TensorDictBase, output: object, policy: object) -> TensorDictBase:
+    """Return ``record`` with the output of a policy; other entries are kept.
 
-    A policy may write into the record and return it, which costs nothing here, or return the
-    entries that it computed alone: in a tensordict of any batch size, or in a dictionary.
+    A policy may write into the record and return it, or return the entries that it computed alone:
+    in a tensordict of any batch size, or in a dictionary.
 
     Args:
         record: The root ``[*B]`` that the policy was called with; updated in place.
-        output: What the policy returned.
+        output: Return value of the policy.
         policy: The policy, or its name, for the error.
 
     Raises:
@@ -34,7 +34,7 @@ def with_output(record: TensorDictBase, output: Any, policy: object) -> TensorDi
 
 
 def output_entries(output: Any, policy: object) -> TensorDictBase:
-    """Return what a policy returned as a tensordict.
+    """Return the output of a policy as a tensordict.
 
     Args:
         output: A tensordict, a tensorclass or a dictionary.
@@ -62,7 +62,7 @@ def output_entries(output: Any, policy: object) -> TensorDictBase:
 
 
 def policy_name(policy: object) -> str:
-    """Return how messages call a policy: by the name of its function, or of its class.
+    """Return the name of a policy in messages: that of its function, or of its class.
 
     >>> policy_name(lambda td: td), policy_name(print), policy_name(dict())
     ('policy', 'print', 'dict')

@@ -11,9 +11,9 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from torchrl._core import direct
-from torchrl._core.direct import call, call_in_turn, is_intercepted
-from torchrl._core.plan import plan
+from torchrl._core.records import torch_private as direct
+from torchrl._core.records.policies import compile_policy
+from torchrl._core.records.torch_private import call, call_in_turn, is_intercepted
 from torchrl.modules import MLP, Actor, NoisyLinear
 
 
@@ -55,9 +55,7 @@ HOOKS: dict[str, Callable[[nn.Module, list], object]] = {
     "forward": lambda m, heard: m.register_forward_hook(lambda *_: heard.append(1)),
     "before": lambda m, heard: m.register_forward_pre_hook(lambda *_: heard.append(1)),
     "backward": lambda m, heard: m.register_full_backward_hook(lambda *_: heard.append(1)),
-    "before backward": lambda m, heard: m.register_full_backward_pre_hook(
-        lambda *_: heard.append(1)
-    ),
+    "before backward": lambda m, heard: m.register_full_backward_pre_hook(lambda *_: heard.append(1)),
 }
 
 
@@ -87,7 +85,7 @@ def test_hooks_on_all_modules_are_heard() -> None:
 def test_a_hook_inside_a_planned_policy_is_heard() -> None:
     net, heard = MLP(4, 2, num_cells=[3]), []
     policy = Actor(net)
-    assert plan(policy) is not None
+    assert compile_policy(policy) is not None
     net[1].register_forward_hook(lambda *_: heard.append(1))  # after the first plan, too
     policy(TensorDict(observation=torch.zeros(4)))
     assert heard == [1]
@@ -110,9 +108,7 @@ def test_a_call_of_its_own_counts() -> None:
 
 
 @pytest.mark.parametrize("kind", [nn.Linear, nn.Sequential])
-def test_a_forward_replaced_for_a_whole_class_counts(
-    kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_forward_replaced_for_a_whole_class_counts(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     net, value = network(), torch.randn(4)
     was, before = kind.forward, net(value)
     monkeypatch.setattr(kind, "forward", lambda self, x: was(self, x) + 1)

@@ -12,15 +12,15 @@ from tensordict.nn import (
     TensorDictModule,
     TensorDictModuleBase,
     TensorDictSequential,
-    interaction_type,
     set_interaction_type,
     set_skip_existing,
 )
+from tensordict.nn.probabilistic import interaction_type
 from torch import nn
 
-from torchrl._core.entries import Entries
 from torchrl._core.errors import MissingKeyError, ShapeError
-from torchrl._core.plan import input_keys, inputs_of, plan
+from torchrl._core.records.flat_record import FlatRecord
+from torchrl._core.records.policies import compile_policy, input_keys, inputs_of
 
 
 def linear(read="a", write="b", **kwargs):
@@ -30,7 +30,7 @@ def linear(read="a", write="b", **kwargs):
 class Supporting(TensorDictModuleBase):
     """Writes the name of the exploration type that it sees, as a number."""
 
-    entrywise = True
+    supports_flat_records = True
 
     def __init__(self):
         super().__init__()
@@ -47,7 +47,7 @@ class Supporting(TensorDictModuleBase):
 class Drawing(ProbabilisticTensorDictModule):
     """A draw on flat records."""
 
-    entrywise = True
+    supports_flat_records = True
 
     def forward(self, tensordict, **kwargs):
         self._run(tensordict)
@@ -67,8 +67,8 @@ class MeanOf(torch.distributions.Normal):
 
 
 def assert_equal(policy, **inputs):
-    td, entries = TensorDict(inputs), Entries(inputs)
-    plan(policy)(entries)
+    td, entries = TensorDict(inputs), FlatRecord(inputs)
+    compile_policy(policy)(entries)
     expected = policy(td)
     assert set(entries) == set(expected.keys(True, True))
     for key, value in entries.items():
@@ -92,23 +92,21 @@ def test_outputs_of_every_kind():
     for out_keys in (["b", "c"], ["b", "_"], ["_", ("n", "c")]):
         assert_equal(TensorDictModule(two, ["a"], out_keys), a=torch.randn(3))
     assert_equal(TensorDictModule(lambda a: {"b": a + 1}, ["a"], ["b"]), a=torch.randn(3))
-    assert_equal(
-        TensorDictModule(lambda a: TensorDict(b=a, c=a), ["a"], ["c", "b"]), a=torch.randn(3)
-    )
+    assert_equal(TensorDictModule(lambda a: TensorDict(b=a, c=a), ["a"], ["c", "b"]), a=torch.randn(3))
     assert_equal(TensorDictModule(lambda a: a + 1, ["a"], ["_"]), a=torch.randn(3))
     assert_equal(TensorDictModule(lambda a: nn.Parameter(a), ["a"], ["b"]), a=torch.randn(3))
     assert_equal(TensorDictModule(lambda: torch.ones(2), [], ["b"]), a=torch.randn(3))
 
 
 def test_inputs_that_are_no_tensors_are_unwrapped():
-    entries = Entries(a=NonTensorData("left"))
-    plan(TensorDictModule(lambda a: torch.tensor(len(a)), ["a"], ["b"]))(entries)
+    entries = FlatRecord(a=NonTensorData("left"))
+    compile_policy(TensorDictModule(lambda a: torch.tensor(len(a)), ["a"], ["b"]))(entries)
     assert entries["b"] == 4
 
 
 def test_too_few_or_too_many_outputs_are_named():
     with pytest.raises(RuntimeError, match=r"returned 2 tensors for out_keys \['b'\]"):
-        plan(TensorDictModule(lambda a: (a, a), ["a"], ["b"]))(Entries(a=torch.ones(1)))
+        compile_policy(TensorDictModule(lambda a: (a, a), ["a"], ["b"]))(FlatRecord(a=torch.ones(1)))
 
 
 class Changed(TensorDictModule):
@@ -152,7 +150,7 @@ def compiled():
 
 def withdrawn():
     module = Supporting()
-    module.entrywise = False
+    module.supports_flat_records = False
     return module
 
 
@@ -175,49 +173,45 @@ UNPLANNED = {
     "a method": lambda: linear(method="forward"),
     "a strict module": lambda: linear(strict=True),
     "a part without": lambda: TensorDictSequential(linear(), lambda td: td),
-    "selected outputs of a sequence": lambda: TensorDictSequential(
-        linear(), linear("b", "c"), selected_out_keys=["c"]
-    ),
+    "selected outputs of a sequence": lambda: TensorDictSequential(linear(), linear("b", "c"), selected_out_keys=["c"]),
     "a tolerant sequence": lambda: TensorDictSequential(linear(), partial_tolerant=True),
     "a sequence not in place": lambda: TensorDictSequential(linear(), inplace=False),
     "an action that is there": lambda: drawing_sequence(linear(), linear("b", "x"), drawing()),
     "two draws": lambda: drawing_sequence(linear(), drawing(), drawing()),
     "no draw at the end": lambda: drawing_sequence(linear(), drawing(), linear("x", "y")),
-    "tensordict's own draw": lambda: ProbabilisticTensorDictModule(
-        ["b"], ["x"], distribution_class=MeanOf
-    ),
+    "tensordict's own draw": lambda: ProbabilisticTensorDictModule(["b"], ["x"], distribution_class=MeanOf),
 }
 
 
 @pytest.mark.parametrize("make", UNPLANNED.values(), ids=UNPLANNED.keys())
 def test_there_is_none_where_only_the_call_will_do(make):
-    assert plan(make()) is None
-    assert plan(TensorDictSequential(make())) is None
+    assert compile_policy(make()) is None
+    assert compile_policy(TensorDictSequential(make())) is None
 
 
 def test_there_is_none_while_modules_skip_what_exists():
     with set_skip_existing(True):
-        assert plan(linear()) is None
-    assert plan(linear()) is not None
+        assert compile_policy(linear()) is None
+    assert compile_policy(linear()) is not None
 
 
 def test_there_is_none_under_a_hook_on_every_module():
     handle = nn.modules.module.register_module_forward_hook(lambda *args: None)
     try:
-        assert plan(linear()) is None
+        assert compile_policy(linear()) is None
     finally:
         handle.remove()
 
 
 def test_a_callable_that_takes_flat_records_is_called():
     class Policy:
-        entrywise = True
+        supports_flat_records = True
 
         def __call__(self, td):
             td.set("action", torch.ones(2))
 
-    entries = Entries()
-    plan(Policy())(entries)
+    entries = FlatRecord()
+    compile_policy(Policy())(entries)
     assert entries["action"].equal(torch.ones(2))
 
 
@@ -236,18 +230,18 @@ def test_a_sequence_that_ends_in_a_draw():
 
 def test_parameters_are_read_at_each_call():
     module = linear()
-    run, entries = plan(module), Entries(a=torch.ones(3))
+    run, entries = compile_policy(module), FlatRecord(a=torch.ones(3))
     nn.init.zeros_(module.module.weight), nn.init.constant_(module.module.bias, 7.0)
     run(entries)
     assert (entries["b"] == 7).all()
 
 
 def test_errors_are_those_of_the_library():
-    run = plan(linear("obs", "b"))
+    run = compile_policy(linear("obs", "b"))
     with pytest.raises(MissingKeyError, match=r"TensorDictModule\(Linear\): entry 'obs'.*'obss'"):
-        run(Entries(obss=torch.ones(3)))
+        run(FlatRecord(obss=torch.ones(3)))
     with pytest.raises(ShapeError, match="'obs' has the wrong last dimension; expected 3, found 5"):
-        run(Entries(obs=torch.ones(5)))
+        run(FlatRecord(obs=torch.ones(5)))
     with pytest.raises(ShapeError, match="wrong last dimension"):
         run(TensorDict(obs=torch.ones(2, 5)))
 
@@ -261,11 +255,11 @@ def by_group(sequence=TensorDictSequential):
 @pytest.mark.parametrize("wrap", [lambda net: net, lambda net: TensorDictSequential(net)])
 def test_a_group_that_is_read_as_a_whole_has_no_plan(wrap):
     """A flat record has no groups, so that reading one would find an old one or none."""
-    assert plan(wrap(by_group())) is None
+    assert compile_policy(wrap(by_group())) is None
     whole_first = TensorDictSequential(
         TensorDictModule(lambda a: TensorDict(x=a), ["a"], ["group"]), linear(("group", "x"), "b")
     )
-    assert plan(wrap(whole_first)) is None
+    assert compile_policy(wrap(whole_first)) is None
 
 
 def test_input_keys_are_what_no_earlier_module_writes():

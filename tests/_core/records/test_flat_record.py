@@ -4,9 +4,9 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from torchrl._core.entries import Entries, stack_entries
+from torchrl._core.records.flat_record import FlatRecord, stack_flat_records
 
-RECORDS = [TensorDict, Entries]
+RECORDS = [TensorDict, FlatRecord]
 
 
 @pytest.mark.parametrize("make", RECORDS)
@@ -57,7 +57,7 @@ def test_stacking_equals_stacking_tensordicts(batch_size):
         }
         for _ in range(5)
     ]
-    stacked = stack_entries([Entries(s) for s in steps], torch.Size(batch_size), None)
+    stacked = stack_flat_records([FlatRecord(s) for s in steps], torch.Size(batch_size), None)
     plain = torch.stack([TensorDict(s, batch_size) for s in steps], len(batch_size))
     assert stacked.batch_size == plain.batch_size == (*batch_size, 5)
     assert set(stacked.keys(True, True)) == set(plain.keys(True, True))

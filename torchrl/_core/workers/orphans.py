@@ -1,7 +1,7 @@
-"""Processes and what they have started: how all of them are ended, also after their parent died.
+"""Killing process trees, also those whose parent has died.
 
-Run as a program, this file ends the processes whose numbers it reads, once its parent is gone. It
-needs nothing but a few modules of the standard library, and so starts within milliseconds.
+Run as a program, this file kills the processes whose numbers it reads once its parent has died. It
+imports only a few modules of the standard library, so that it starts within milliseconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-GRACE = 2.0  # seconds that processes get to end by themselves once their parent is gone
+GRACE = 2.0  # seconds in which processes may end by themselves once their parent has died
 
 
 def kill_tree(pid: int) -> None:
@@ -23,9 +23,9 @@ def kill_tree(pid: int) -> None:
         pid: Number of a process that runs or has not been waited for.
     """
     doomed = [pid]
-    for each in doomed:  # grows
+    for each in doomed:  # the list grows
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(each, signal.SIGSTOP)  # from here on it starts no further process
+            os.kill(each, signal.SIGSTOP)  # it starts no further process then
         doomed += [child for child, parent in _parents().items() if parent == each]
     for each in doomed:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -43,7 +43,7 @@ def _parents() -> dict[int, int]:
 
 
 def _stat(pid: int) -> list[bytes]:
-    """Return what ``/proc/PID/stat`` says behind the name of the program, nothing if it is gone."""
+    """Return the fields of ``/proc/PID/stat`` after the program name; nothing if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split()
@@ -52,7 +52,7 @@ def _stat(pid: int) -> list[bytes]:
 
 
 def _birth(pid: int) -> bytes | None:
-    """Return when a process began, which tells it from a later one of its number; or ``None``."""
+    """Return the start time of a process, which a later one of its number has not; or ``None``."""
     if os.path.exists("/proc/self/stat"):
         fields = _stat(pid)
         return fields[19] if fields and fields[0] not in (b"Z", b"X") else None
@@ -64,7 +64,7 @@ def _birth(pid: int) -> bytes | None:
 
 
 def main(parent: int) -> None:
-    """Read numbers of processes, one a line; end what is left of them once ``parent`` has died.
+    """Read numbers of processes, one on each line; kill them once ``parent`` has died.
 
     Args:
         parent: Number of the process that started this one and writes to its standard input.
@@ -73,7 +73,7 @@ def main(parent: int) -> None:
     text = b""
     poll = select.poll()
     poll.register(0, select.POLLIN)
-    with contextlib.suppress(AttributeError, OSError):  # an old system: looked at every second
+    with contextlib.suppress(AttributeError, OSError):  # an old system: checked every second
         poll.register(os.pidfd_open(parent), select.POLLIN)
     while True:
         ready = [file for file, _ in poll.poll(1000)]

@@ -8,8 +8,8 @@ import time
 import pytest
 import torch
 
-from torchrl._core import processes
-from torchrl._core.processes import Channel, Launcher, WorkerProcess, start_method, stop_all
+from torchrl._core.workers import process as processes
+from torchrl._core.workers.process import Channel, Launcher, WorkerProcess, start_method, stop_all
 
 
 @pytest.fixture
@@ -141,9 +141,7 @@ def test_how_a_worker_ended():
 def test_start_method(monkeypatch):
     assert start_method("fork") == "fork"
     set_by_user = ["spawn"]
-    monkeypatch.setattr(
-        processes.multiprocessing, "get_start_method", lambda allow_none: set_by_user[0]
-    )
+    monkeypatch.setattr(processes.multiprocessing, "get_start_method", lambda allow_none: set_by_user[0])
     assert start_method() == "spawn"
     assert start_method("fork") == "fork"
     set_by_user[0] = None

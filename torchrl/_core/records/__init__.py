@@ -1,0 +1,1 @@
+"""Records of one step, and policies compiled to functions of them."""

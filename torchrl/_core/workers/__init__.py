@@ -1,0 +1,1 @@
+"""Worker processes: one (``process``), many (``pool``), their messages, and shared memory."""
