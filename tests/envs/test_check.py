@@ -8,14 +8,12 @@ from tensordict import TensorDict
 
 from torchrl._core.errors import SpecError
 from torchrl.data import Bounded, Composite, Unbounded
-from torchrl.envs import EnvBase, GymEnv, check_env_specs
+from torchrl.envs import ActionDiscretizer, EnvBase, GymEnv, Transform, TransformedEnv, check_env_specs
 from torchrl.envs.utils import check_env_specs as old_path
 from torchrl.testing.mocks import CountingEnv, LyingEnv, MultiAgentEnv, StatelessEnv, TextEnv
 
 
-@pytest.mark.parametrize(
-    "env", [CountingEnv(), CountingEnv(batch_size=[2]), MultiAgentEnv(), TextEnv(batch_size=[2])]
-)
+@pytest.mark.parametrize("env", [CountingEnv(), CountingEnv(batch_size=[2]), MultiAgentEnv(), TextEnv(batch_size=[2])])
 def test_no_fault(env, caplog):
     with caplog.at_level(logging.INFO, "torchrl"):
         assert check_env_specs(env) is None
@@ -56,10 +54,7 @@ class Wrong(CountingEnv):
             Wrong({"extra": torch.zeros(1)}),
             r"\('next', 'extra'\): is in the data, but not in the specs; expected no such entry",
         ),
-        (
-            Wrong({"_extra": torch.zeros(1), "more": torch.zeros(1)}),
-            r"- entry 'more': is in the data",
-        ),
+        (Wrong({"_extra": torch.zeros(1), "more": torch.zeros(1)}), r"- entry 'more': is in the data"),
     ],
 )
 def test_faults(env, words):
@@ -101,9 +96,7 @@ class Late(CountingEnv):
 
 def test_the_mend_is_to_the_point():
     turned = Late(lambda td: td.set("observation", td["observation"].unsqueeze(0)))
-    with pytest.raises(
-        AssertionError, match=r"expected \(2,\), found \(1, 2\). Call reshape\(2,\)"
-    ):
+    with pytest.raises(AssertionError, match=r"expected \(2,\), found \(1, 2\). Call reshape\(2,\)"):
         check_env_specs(turned)
     renamed = Late(lambda td: td.rename_key_("observation", "observations"))
     with pytest.raises(
@@ -150,3 +143,20 @@ def test_a_state_that_is_no_observation_may_stand_under_next(nested):
             return TensorDict({"place": td["action"], key: wind, "reward": wind, "done": done})
 
     check_env_specs(Drift())
+
+
+class _Mine(Transform):
+    """Its steps are tensordicts: it does not declare that it takes flat records."""
+
+
+class _WritesIntoTheRoot(_Mine):
+    def _step(self, tensordict, next_tensordict):
+        tensordict.set("seen", tensordict["observation"] + 0)
+        return next_tensordict
+
+
+def test_a_transform_may_write_state_into_the_root_and_nothing_else():
+    recorded = ActionDiscretizer(5, out_action_key="choice")
+    check_env_specs(TransformedEnv(GymEnv("Pendulum-v1"), recorded).append_transform(_Mine()))
+    with pytest.raises(SpecError, match="returned earlier"):
+        check_env_specs(TransformedEnv(GymEnv("Pendulum-v1"), _WritesIntoTheRoot()))

@@ -97,9 +97,7 @@ def drawn(kind=ProbabilisticActor, dist=MaskedCategorical):
     keys = {"logits": "logits", "mask": "action_mask"}
     if kind is ProbabilisticActor:
         return kind(net, in_keys=keys, distribution_class=dist, return_log_prob=True)
-    draw = ProbabilisticTensorDictModule(
-        keys, ["action"], distribution_class=dist, return_log_prob=True
-    )
+    draw = ProbabilisticTensorDictModule(keys, ["action"], distribution_class=dist, return_log_prob=True)
     return ProbabilisticTensorDictSequential(net, draw)
 
 
@@ -109,9 +107,7 @@ def greedy(space="categorical"):
 
 def distributional(space="categorical"):
     net = nn.Sequential(nn.Linear(2, 4 * CHOICES), nn.Unflatten(-1, (4, CHOICES)))
-    return DistributionalQValueActor(
-        net, torch.linspace(0, 1, 4), action_space=space, action_mask_key="action_mask"
-    )
+    return DistributionalQValueActor(net, torch.linspace(0, 1, 4), action_space=space, action_mask_key="action_mask")
 
 
 def exploring():
@@ -224,9 +220,7 @@ def iql(dist, space):
 
 LOSSES = {
     "DQN": lambda dist, space: DQNLoss(greedy(space), action_space=space),
-    "double DQN": lambda dist, space: DQNLoss(
-        greedy(space), action_space=space, double_dqn=True, delay_value=True
-    ),
+    "double DQN": lambda dist, space: DQNLoss(greedy(space), action_space=space, double_dqn=True, delay_value=True),
     "distributional DQN": lambda dist, space: DistributionalDQNLoss(
         distributional(space), gamma=0.9, action_space=space
     ),

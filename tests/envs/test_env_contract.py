@@ -1,4 +1,4 @@
-"""Every environment obeys every law of torchrl.testing.env."""
+"""Every environment obeys every check of torchrl.testing.env."""
 
 import functools
 
@@ -36,12 +36,12 @@ from torchrl.envs import (
     TransformedEnv,
     VmasEnv,
 )
-from torchrl.envs.libs.catalogue import is_installed
+from torchrl.envs.wrapper import is_installed
 from torchrl.testing import mocks
-from torchrl.testing.env import LAWS, begin
+from torchrl.testing.env import CHECKS, make_seeded
 from torchrl.testing.mocks import (
     CountingEnv,
-    EntrywiseCountingEnv,
+    FlatCountingEnv,
     MaskedEnv,
     MultiAgentEnv,
     NestedEnv,
@@ -55,9 +55,7 @@ def everything(env):
     scaling = RewardScaling(1.0, 2.0, in_keys=env.reward_keys)
     for transform in (InitTracker(), RewardSum(), scaling):
         env.append_transform(transform)
-    return env.append_transform(
-        TensorDictPrimer(hidden=Unbounded((2,)), default_value=3.0, expand_specs=True)
-    )
+    return env.append_transform(TensorDictPrimer(hidden=Unbounded((2,)), default_value=3.0, expand_specs=True))
 
 
 def normalised(env):
@@ -73,14 +71,14 @@ ENVS = {
     "counting, grid": lambda: CountingEnv(batch_size=[2, 3]),
     "counting, device": lambda: CountingEnv(batch_size=[2], device="cpu"),
     "masked": lambda: MaskedEnv(),
-    "entrywise": lambda: EntrywiseCountingEnv(),
-    "entrywise, rows": lambda: EntrywiseCountingEnv(batch_size=[3], cut=4),
-    "entrywise, grid": lambda: EntrywiseCountingEnv(batch_size=[2, 2]),
-    "entrywise, one row": lambda: EntrywiseCountingEnv(batch_size=[1]),
-    "entrywise, transformed": lambda: everything(EntrywiseCountingEnv(horizon=9)),
-    "entrywise, rows, transformed": lambda: everything(EntrywiseCountingEnv(batch_size=[3])),
-    "entrywise, twice transformed": lambda: TransformedEnv(
-        everything(EntrywiseCountingEnv(batch_size=[3])), StepCounter(step_count_key="steps")
+    "supports_flat_records": lambda: FlatCountingEnv(),
+    "supports_flat_records, rows": lambda: FlatCountingEnv(batch_size=[3], cut=4),
+    "supports_flat_records, grid": lambda: FlatCountingEnv(batch_size=[2, 2]),
+    "supports_flat_records, one row": lambda: FlatCountingEnv(batch_size=[1]),
+    "supports_flat_records, transformed": lambda: everything(FlatCountingEnv(horizon=9)),
+    "supports_flat_records, rows, transformed": lambda: everything(FlatCountingEnv(batch_size=[3])),
+    "supports_flat_records, twice transformed": lambda: TransformedEnv(
+        everything(FlatCountingEnv(batch_size=[3])), StepCounter(step_count_key="steps")
     ),
     "nested": lambda: NestedEnv(),
     "nested, rows": lambda: NestedEnv(batch_size=[3]),
@@ -90,9 +88,7 @@ ENVS = {
     "agents on their own": lambda: MultiAgentEnv(root_done=False),
     "agents on their own, rows": lambda: MultiAgentEnv(root_done=False, batch_size=[3]),
     "agents, transformed": lambda: everything(MultiAgentEnv(batch_size=[2])),
-    "agents on their own, transformed": lambda: everything(
-        MultiAgentEnv(root_done=False, batch_size=[2])
-    ),
+    "agents on their own, transformed": lambda: everything(MultiAgentEnv(root_done=False, batch_size=[2])),
     "stateless": lambda: StatelessEnv(),
     "text": lambda: TextEnv(),
     "text, rows": lambda: TextEnv(batch_size=[3]),
@@ -110,11 +106,9 @@ ENVS = {
     "gym wrapper": lambda: GymWrapper(gym.make("MountainCar-v0", max_episode_steps=5)),
     "gym, transformed": lambda: everything(GymEnv("CartPole-v1")),
     "serial": lambda: SerialEnv(2, lambda: GymEnv("CartPole-v1")),
-    "serial, of rows, transformed": lambda: everything(
-        SerialEnv(2, lambda: CountingEnv(batch_size=[2]))
-    ),
+    "serial, of rows, transformed": lambda: everything(SerialEnv(2, lambda: CountingEnv(batch_size=[2]))),
     "serial, one of three": lambda: SerialEnv(3, lambda: GymEnv("CartPole-v1"))[1],
-    "parallel": lambda: ParallelEnv(2, [lambda: GymEnv("CartPole-v1")] * 3),
+    "parallel": lambda: ParallelEnv(2, [lambda: GymEnv("CartPole-v1")] * 4),
     "parallel, transformed inside": lambda: ParallelEnv(2, lambda: everything(CountingEnv())),
     "pool": lambda: AsyncEnvPool([CountingEnv] * 2),
     "cartpole": lambda: CartPoleEnv([2]),
@@ -122,30 +116,19 @@ ENVS = {
     "tictactoe": lambda: TicTacToeEnv(),
     "serial, agents": lambda: SerialEnv(2, MultiAgentEnv),
 }
-# What starts processes or simulates physics costs more, and is built once: a law resets and seeds.
+# What starts processes or simulates physics costs more, and is built once: a check resets and seeds.
 COSTLY = {
     "atari": ("ale_py", lambda: GymEnv("ALE/Pong-v5", max_num_frames_per_episode=24)),
     "box2d": ("Box2D", lambda: GymEnv("LunarLander-v3", max_episode_steps=5)),
     "toy text": ("", lambda: GymEnv("FrozenLake-v1", max_episode_steps=5)),
     "minigrid": ("minigrid", lambda: GymEnv("MiniGrid-Empty-5x5-v0", max_episode_steps=5)),
     "dm_control": ("dm_control", lambda: DMControlEnv("cartpole", "swingup", time_limit=0.05)),
-    "pettingzoo, at once": (
-        "pettingzoo",
-        lambda: PettingZooEnv("rps_v2", parallel=True, max_cycles=4),
-    ),
-    "pettingzoo, in turns": (
-        "pettingzoo",
-        lambda: PettingZooEnv("tictactoe_v3", parallel=False, use_mask=True),
-    ),
+    "pettingzoo, at once": ("pettingzoo", lambda: PettingZooEnv("rps_v2", parallel=True, max_cycles=4)),
+    "pettingzoo, in turns": ("pettingzoo", lambda: PettingZooEnv("tictactoe_v3", parallel=False, use_mask=True)),
     "vmas": ("vmas", lambda: VmasEnv("simple", num_envs=2, max_steps=4)),
     "vmas, agents that differ": (
         "vmas",
-        lambda: VmasEnv(
-            "simple_adversary",
-            num_envs=2,
-            max_steps=4,
-            group_map=MarlGroupMapType.ALL_IN_ONE_GROUP,
-        ),
+        lambda: VmasEnv("simple_adversary", num_envs=2, max_steps=4, group_map=MarlGroupMapType.ALL_IN_ONE_GROUP),
     ),
     "envpool": ("envpool", lambda: MultiThreadedEnv(2, "CartPole-v1", create_env_kwargs=SHORT)),
     "open_spiel": ("pyspiel", lambda: OpenSpielEnv("kuhn_poker")),
@@ -170,23 +153,23 @@ CASES += [costly(name) for name in COSTLY]
 
 
 @pytest.mark.filterwarnings(JAX_SAYS, SWIG_SAYS)
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("make", CASES)
-def test_law(make, law):
-    law(make)
+def test_contract(make, check):
+    check(make)
 
 
 @pytest.mark.filterwarnings(JAX_SAYS, SWIG_SAYS)
 @pytest.mark.parametrize("make", CASES)
 def test_episodes_end_on_the_way(make):
-    """Otherwise the laws say little."""
-    batch = begin(make).rollout(40, break_when_any_done=False)
+    """Otherwise the checks test little."""
+    batch = make_seeded(make).rollout(40, break_when_any_done=False)
     assert any(bool(batch["next"].get(key).any()) for key in make().done_keys)
 
 
 def test_every_public_environment_is_listed():
     """A wrapper of what is already built is a base of the class that builds."""
-    bases = {EnvBase, GymLikeEnv, ModelBasedEnvBase, TransformedEnv, torchrl.envs.DreamerEnv}
+    bases = {EnvBase, GymLikeEnv, ModelBasedEnvBase, TransformedEnv, torchrl.envs.AutoResetEnv, torchrl.envs.DreamerEnv}
     classes = [*vars(torchrl.envs).values(), *vars(mocks).values()]
     public = {c for c in classes if isinstance(c, type) and issubclass(c, EnvBase)} - bases
     public -= {mocks.LyingEnv, mocks.FlagsEnv}

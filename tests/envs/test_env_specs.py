@@ -29,7 +29,8 @@ class Bare(EnvBase):
 
 
 def test_a_reward_and_a_done_flag_need_no_specs():
-    env = Bare(batch_size=[2])
+    assert not Bare(batch_size=[2]).reward_keys  # it names nothing
+    env = Bare(batch_size=[2], state_spec=Composite(shape=[2]))
     assert env.reward_spec == Unbounded((2, 1), device="cpu")
     assert env.done_spec["done"] == Categorical(2, (2, 1), dtype=torch.bool, device="cpu")
     assert env.done_keys == ["done", "terminated"]
@@ -59,12 +60,7 @@ def test_rewards_and_flags_end_in_a_dimension_of_one():
 
 def test_every_done_has_a_terminated_beside_it():
     env = MultiAgentEnv()
-    assert set(env.done_keys) == {
-        "done",
-        "terminated",
-        ("agents", "done"),
-        ("agents", "terminated"),
-    }
+    assert set(env.done_keys) == {"done", "terminated", ("agents", "done"), ("agents", "terminated")}
     assert env.done_keys_groups[0] == ["done", "terminated"]
     assert env.reset_keys == ["_reset", ("agents", "_reset")]
     assert env.reward_key == ("agents", "reward")
@@ -72,20 +68,14 @@ def test_every_done_has_a_terminated_beside_it():
 
 
 def test_a_spec_without_the_batch_size_is_refused():
-    with pytest.raises(
-        ShapeError, match=r"'action' has a spec without .*starts with \(2,\), found \(3,\).*expand"
-    ):
+    with pytest.raises(ShapeError, match=r"'action' has a spec without .*starts with \(2,\), found \(3,\).*expand"):
         Bare(batch_size=[2], action_spec=Unbounded((3,)))
 
 
 def test_sides_hold_the_groups():
     env = CountingEnv(batch_size=[2])
     assert set(env.input_spec.keys()) == {"full_action_spec", "full_state_spec"}
-    assert set(env.output_spec.keys()) == {
-        "full_observation_spec",
-        "full_reward_spec",
-        "full_done_spec",
-    }
+    assert set(env.output_spec.keys()) == {"full_observation_spec", "full_reward_spec", "full_done_spec"}
     assert set(env.specs.keys()) == {"input_spec", "output_spec"}
     assert env.specs["input_spec", "full_action_spec", "action"] == env.action_spec
 

@@ -19,7 +19,7 @@ from torchrl.envs import (
     TransformedEnv,
 )
 from torchrl.testing.env import assert_same
-from torchrl.testing.mocks import CountingEnv, EntrywiseCountingEnv, MultiAgentEnv
+from torchrl.testing.mocks import CountingEnv, FlatCountingEnv, MultiAgentEnv
 
 
 def chosen(td):
@@ -48,13 +48,9 @@ def module(**kwargs):
 
 
 FORMS = {
-    "tensordict": lambda td: TensorDict(
-        action=chosen(td), value=2 * chosen(td), batch_size=td.batch_size
-    ),
+    "tensordict": lambda td: TensorDict(action=chosen(td), value=2 * chosen(td), batch_size=td.batch_size),
     "no batch size": lambda td: TensorDict(action=chosen(td), value=2 * chosen(td)),
-    "longer batch size": lambda td: TensorDict(
-        action=chosen(td), value=2 * chosen(td), batch_size=(*td.batch_size, 1)
-    ),
+    "longer batch size": lambda td: TensorDict(action=chosen(td), value=2 * chosen(td), batch_size=(*td.batch_size, 1)),
     "dictionary": lambda td: {"action": chosen(td), "value": 2 * chosen(td)},
     "tensorclass": lambda td: Choice(chosen(td), 2 * chosen(td), batch_size=td.batch_size),
     "selection": lambda td: in_place(td.copy()).select("action", "value"),
@@ -63,7 +59,7 @@ FORMS = {
     "copying module": module(inplace=False),
 }
 BASES = {
-    "single": EntrywiseCountingEnv,
+    "single": FlatCountingEnv,
     "rows": lambda: CountingEnv(batch_size=[3], cut=4),
     "serial": lambda: SerialEnv(2, CountingEnv),
 }
@@ -125,15 +121,12 @@ def test_nested_actions_join_the_entries_of_their_agents(form, batch_size):
 
     forms = {
         "nested": lambda td: TensorDict(
-            agents=TensorDict(action=action(td), batch_size=td["agents"].batch_size),
-            batch_size=td.batch_size,
+            agents=TensorDict(action=action(td), batch_size=td["agents"].batch_size), batch_size=td.batch_size
         ),
         "nested dictionary": lambda td: {"agents": {"action": action(td)}},
         "no batch size": lambda td: TensorDict({("agents", "action"): action(td)}),
     }
-    expected = MultiAgentEnv(batch_size=batch_size).rollout(
-        4, lambda td: td.set(("agents", "action"), action(td))
-    )
+    expected = MultiAgentEnv(batch_size=batch_size).rollout(4, lambda td: td.set(("agents", "action"), action(td)))
     found = MultiAgentEnv(batch_size=batch_size).rollout(4, forms[form])
     assert found["agents"].batch_size == expected["agents"].batch_size
     assert_same(found, expected)
@@ -193,10 +186,7 @@ def test_a_memory_under_next_is_read_at_the_next_step(kind):
         out = TensorDict(action=chosen(td), batch_size=td.batch_size)
         return out.set(("next", "memory"), td["memory"] + 1)
 
-    env = TransformedEnv(
-        kind(2, lambda: CountingEnv(99)),
-        TensorDictPrimer(memory=Unbounded((1,)), expand_specs=True),
-    )
+    env = TransformedEnv(kind(2, lambda: CountingEnv(99)), TensorDictPrimer(memory=Unbounded((1,)), expand_specs=True))
     batch = env.rollout(4, policy)
     env.close()
     assert batch["memory"].squeeze(-1).tolist() == [[0, 1, 2, 3]] * 2

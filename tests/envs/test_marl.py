@@ -41,12 +41,7 @@ def test_names_that_are_shared_are_refused():
 
 def test_groups_come_from_names_unless_they_are_given():
     default = group_by_name(["wolf_0", "dog", "wolf_10", "red_wolf_1", "_3"])
-    assert default == {
-        "wolf": ["wolf_0", "wolf_10"],
-        "dog": ["dog"],
-        "red_wolf": ["red_wolf_1"],
-        "_3": ["_3"],
-    }
+    assert default == {"wolf": ["wolf_0", "wolf_10"], "dog": ["dog"], "red_wolf": ["red_wolf_1"], "_3": ["_3"]}
     assert resolve_groups(None, NAMES, group_by_name(NAMES)) == group_by_name(NAMES)
     assert resolve_groups({"all": tuple(NAMES)}, NAMES, {}) == {"all": NAMES}
     kind = MarlGroupMapType.ALL_IN_ONE_GROUP

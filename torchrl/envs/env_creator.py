@@ -1,4 +1,4 @@
-"""Recipes for environments that travel to other processes."""
+"""Picklable constructors of environments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import cloudpickle
 
-from torchrl.envs.common import EnvBase
+from torchrl.envs.base import EnvBase
 from torchrl.envs.metadata import EnvMeta, build, meta_of
 from torchrl.envs.shared_statistics import SharedStatistics
 
@@ -19,9 +19,9 @@ class EnvCreator:
     Args:
         create_env_fn: Builds an environment.
         create_env_kwargs: Its keyword arguments.
-        share_memory: Let all environments made by this recipe, by its variants, and by copies of
-            them in other processes, update the running statistics of transforms such as
-            :class:`~torchrl.envs.VecNorm` together.
+        share_memory: Whether all environments of this constructor, its variants, and their copies
+            in other processes share the running statistics of transforms such as
+            :class:`~torchrl.envs.VecNorm`.
         kwargs: More of its keyword arguments.
 
     >>> from torchrl.envs import GymEnv
@@ -32,8 +32,8 @@ class EnvCreator:
 
     def __init__(
         self,
-        create_env_fn: Callable[..., Any],
-        create_env_kwargs: dict[str, Any] | None = None,
+        create_env_fn: Callable[..., EnvBase],
+        create_env_kwargs: dict[str, object] | None = None,
         share_memory: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -48,17 +48,15 @@ class EnvCreator:
                 "EnvCreator: expected a function that builds an environment, found "
                 f"{type(create_env_fn).__name__}. Write EnvCreator(lambda: env)."
             )
-        self.create_env_fn: Callable[..., Any] = create_env_fn
-        self.create_env_kwargs: dict[str, Any] = {**(create_env_kwargs or {}), **kwargs}
+        self.create_env_fn: Callable[..., EnvBase] = create_env_fn
+        self.create_env_kwargs: dict[str, object] = {**(create_env_kwargs or {}), **kwargs}
         self.share_memory: bool = share_memory
         self._meta: EnvMeta | None = None
-        # There before any environment is: it travels with copies that are made before the first.
-        self._statistics: SharedStatistics | None = (
-            (statistics or SharedStatistics()) if share_memory else None
-        )
+        # Created before any environment, so that copies of the constructor share it.
+        self._statistics: SharedStatistics | None = (statistics or SharedStatistics()) if share_memory else None
 
     def make_variant(self, **kwargs: Any) -> EnvCreator:
-        """Return a recipe with some arguments replaced."""
+        """Return a constructor with some arguments replaced."""
         return EnvCreator(self, kwargs, share_memory=self.share_memory)
 
     def __call__(self, **kwargs: Any) -> Any:
@@ -70,9 +68,9 @@ class EnvCreator:
 
     @property
     def meta_data(self) -> EnvMeta:
-        """Specs, batch size and device of the environment; one is built, and closed, to find out.
+        """Specs, batch size and device of the environment, read from one that is built and closed.
 
-        It is built once, and what was found travels along.
+        It is built once; copies keep the result.
 
         Raises:
             TypeError: if something else than an environment is built.
@@ -90,15 +88,24 @@ class EnvCreator:
         return cloudpickle.dumps((*made_of, self._meta, self._statistics))
 
     def __setstate__(self, state: bytes) -> None:
-        self.create_env_fn, self.create_env_kwargs, self.share_memory, *known = cloudpickle.loads(
-            state
-        )
+        self.create_env_fn, self.create_env_kwargs, self.share_memory, *known = cloudpickle.loads(state)
         self._meta, self._statistics = known
 
     def __repr__(self) -> str:
         return f"EnvCreator({self.create_env_fn}, {self.create_env_kwargs})"
 
 
-def env_creator(function: Callable[..., Any]) -> EnvCreator:
-    """Turn a constructor into a recipe; the decorator form of :class:`EnvCreator`."""
+def env_creator(function: Callable[..., EnvBase]) -> EnvCreator:
+    """Return an :class:`EnvCreator` of a function; its decorator form.
+
+    Args:
+        function: Builds an environment.
+
+    >>> from torchrl.envs import GymEnv
+    >>> @env_creator
+    ... def cartpole():
+    ...     return GymEnv("CartPole-v1")
+    >>> type(cartpole).__name__, cartpole().batch_size
+    ('EnvCreator', torch.Size([]))
+    """
     return EnvCreator(function)

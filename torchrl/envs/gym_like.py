@@ -11,9 +11,9 @@ import torch
 from tensordict import NonTensorData, TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.entries import Entries, as_constant
 from torchrl._core.errors import DTypeError, ShapeError, describe
 from torchrl._core.mdp import DONE_NAMES
+from torchrl._core.records.flat_record import FlatRecord, as_constant
 from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs.wrapper import EnvWrapper
 
@@ -80,13 +80,11 @@ class default_info_dict_reader:  # noqa: N801 - a public name
         return tensordict
 
 
-def as_tensor(value: Any) -> Tensor | None:
+def as_tensor(value: object) -> Tensor | None:
     """Return a number or an array of numbers as a tensor of its own; ``None`` for other things."""
     if isinstance(value, Tensor):
         return value
-    array = (
-        np.array(value) if isinstance(value, bool | int | float | np.generic | np.ndarray) else None
-    )
+    array = np.array(value) if isinstance(value, bool | int | float | np.generic | np.ndarray) else None
     if array is None or array.dtype.kind not in "biuf":
         return None
     return torch.from_numpy(array)
@@ -108,6 +106,29 @@ class GymLikeEnv(EnvWrapper):
 
     Writes: the observations, ``reward [*B, 1]``, ``terminated``, ``truncated`` and ``done``
         ``[*B, 1]``, and what the info readers add.
+
+    >>> from torchrl.data import Unbounded
+    >>> class Walk:
+    ...     def reset(self, seed=None):
+    ...         self.place = 0
+    ...         return np.zeros(1), {}
+    ...
+    ...     def step(self, action):
+    ...         self.place += 1
+    ...         return np.full(1, float(self.place)), 1.0, self.place == 3, False, {}
+    >>> class WalkEnv(GymLikeEnv):
+    ...     def _build_env(self, env):
+    ...         return env
+    ...
+    ...     def _make_specs(self, env):
+    ...         self.observation_spec = Unbounded(1)
+    ...         self.action_spec = Unbounded(1)
+    ...         self.reward_spec = Unbounded(1)
+    ...
+    ...     def _set_seed(self, seed):
+    ...         pass
+    >>> WalkEnv(env=Walk()).rollout(10)["next", "observation"].T
+    tensor([[1., 2., 3.]])
     """
 
     def __init__(self, *, frame_skip: int | None = None, **kwargs: Any) -> None:
@@ -133,8 +154,7 @@ class GymLikeEnv(EnvWrapper):
 
     def _make_flags(self) -> None:
         self._flags = tuple(
-            as_constant(torch.full((*self.batch_size, 1), flag, device=self.device))
-            for flag in (False, True)
+            as_constant(torch.full((*self.batch_size, 1), flag, device=self.device)) for flag in (False, True)
         )
 
     def _follow(self) -> None:
@@ -175,14 +195,14 @@ class GymLikeEnv(EnvWrapper):
 
     def _repeat_step(self, action: Any) -> tuple:
         """Take an action ``frame_skip`` times, or to the end of the episode; rewards add up."""
-        outcome = self._output_transform(self._call_step(action))
+        result = self._output_transform(self._call_step(action))
         for _ in range(self.frame_skip - 1):
-            _, total, *flags, _ = outcome
+            _, total, *flags, _ = result
             if any(flag if isinstance(flag, bool) else np.any(flag) for flag in flags):
                 break
             observation, reward, *rest = self._output_transform(self._call_step(action))
-            outcome = (observation, total + reward, *rest)
-        return outcome
+            result = (observation, total + reward, *rest)
+        return result
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         action = self.read_action(tensordict)
@@ -192,25 +212,29 @@ class GymLikeEnv(EnvWrapper):
         entries["done"] = self.read_flag(done)
         entries["terminated"] = self.read_flag(terminated)
         entries["truncated"] = self.read_flag(truncated)
+        if isinstance(tensordict, FlatRecord) and not self._info_readers:
+            return entries  # type: ignore[return-value]  # in the form of what was given
         return self._record(entries, info, tensordict)
 
     def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        rows = None if mask is None else mask.reshape(self.batch_size).numpy(force=True)
+        rows = None if mask is None else mask.reshape(self._batch_size).numpy(force=True)
         observation, info = self._reset_output_transform(self._call_reset(rows, **kwargs))
         return self._record(self.read_obs(observation), info, tensordict)
 
-    def _record(self, entries: Entries, info: dict, like: Any) -> Any:
-        """Return the entries in the form of the record that was handed in, info added."""
-        flat = isinstance(like, Entries)
+    def _record(self, entries: FlatRecord, info: dict, like: object) -> Any:
+        """Return the entries in the form of the record that was given, info added."""
+        flat = isinstance(like, FlatRecord)
         if flat and not self._info_readers:
             return entries
-        entries.update({key: entries[key].clone() for key in DONE_NAMES if key in entries})
-        record = TensorDict(dict(entries), self.batch_size, device=self.device)
+        for key in DONE_NAMES:
+            if key in entries:
+                entries[key] = entries[key].clone()
+        record = TensorDict(dict(entries), self._batch_size, device=self._device)
         for reader in self._info_readers:
             out = reader(info, record)
             record = record if out is None else out
-        return Entries(record.items(True, True)) if flat else record
+        return FlatRecord(record.items(True, True)) if flat else record
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -220,13 +244,10 @@ class GymLikeEnv(EnvWrapper):
         # A copy: the environment may edit what it is given.
         return self.full_action_spec[key].to_numpy(tensordict.get(key).clone())
 
-    def read_obs(self, observation: Any) -> Entries:
+    def read_obs(self, observation: object) -> FlatRecord:
         """Return the observations as tensors by key; a lone one is called ``observation``."""
-        if isinstance(observation, Mapping):
-            items = dict(observation)
-        else:
-            items = {self.observation_keys[0]: observation}
-        specs, entries = self.full_observation_spec, Entries()
+        items = dict(observation) if isinstance(observation, Mapping) else {self.observation_keys[0]: observation}
+        specs, entries = self.full_observation_spec, FlatRecord()
         for key, value in items.items():
             try:
                 entries[key] = specs[key].encode(value)
@@ -266,9 +287,19 @@ class GymLikeEnv(EnvWrapper):
             info_dict_reader = default_info_dict_reader(ignore_private=ignore_private)
         if isinstance(info_dict_reader, default_info_dict_reader) and info_dict_reader.is_open:
             self._probe(info_dict_reader)
+        return self._add_reader(info_dict_reader)
+
+    def _add_infos(self) -> None:
+        """Write the numbers in the infos, if there are any."""
+        reader = default_info_dict_reader()
+        self._probe(reader)
+        if reader.info_spec:
+            self._add_reader(reader)
+
+    def _add_reader(self, info_dict_reader: InfoReader) -> GymLikeEnv:
         self._info_readers.append(info_dict_reader)
         # The info of a partial reset speaks of the rows that are reset.
-        self.resets_rows_alone = False
+        self.partial_reset_safe = False
         spec = self.full_observation_spec.clone()
         for name, leaf in getattr(info_dict_reader, "info_spec", {}).items():
             spec[name] = leaf.to(self.device) if self.device is not None else leaf
@@ -281,7 +312,7 @@ class GymLikeEnv(EnvWrapper):
 
     def _probe(self, reader: default_info_dict_reader) -> None:
         """Show a reader the infos of a reset and of a random step; seeds stay as they were set."""
-        self.count_move()
+        self.bump_state_version()
         with torch.random.fork_rng(devices=[]), self._seeds_kept():
             _, info = self._reset_output_transform(self._call_reset(None))
             reader.infer(info, self.batch_size)
@@ -295,6 +326,6 @@ class GymLikeEnv(EnvWrapper):
         return nullcontext()
 
 
-def non_tensor(value: Any, batch_size: torch.Size) -> NonTensorData:
+def non_tensor(value: object, batch_size: torch.Size) -> NonTensorData:
     """Return any Python object as an entry."""
     return NonTensorData(value, batch_size=batch_size)

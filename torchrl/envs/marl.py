@@ -81,9 +81,7 @@ def group_by_name(agent_names: Sequence[str]) -> GroupMap:
 
 
 def resolve_groups(
-    group_map: MarlGroupMapType | Mapping[str, Sequence[str]] | None,
-    agent_names: Sequence[str],
-    default: GroupMap,
+    group_map: MarlGroupMapType | Mapping[str, Sequence[str]] | None, agent_names: Sequence[str], default: GroupMap
 ) -> GroupMap:
     """Return the agents of each group, as the caller wished or by default.
 
@@ -117,18 +115,12 @@ class Group:
     """
 
     def __init__(
-        self,
-        name: str,
-        agents: Sequence[str],
-        specs: Mapping[str, Sequence[Any]],
-        batch_size: torch.Size,
+        self, name: str, agents: Sequence[str], specs: Mapping[str, Sequence[Any]], batch_size: torch.Size
     ) -> None:
         self.name, self.agents = name, list(agents)
         self.batch_size, self.dim = batch_size, len(batch_size)
         self._each = {kind: list(each) for kind, each in specs.items()}
-        self.specs: dict[str, Any] = {
-            kind: torch.stack(list(each), self.dim) for kind, each in specs.items()
-        }
+        self.specs: dict[str, Any] = {kind: torch.stack(list(each), self.dim) for kind, each in specs.items()}
         # Agents that differ in one kind of entry differ as records.
         self.is_dense = not any(contains_lazy_spec(spec) for spec in self.specs.values())
 
@@ -139,10 +131,7 @@ class Group:
     def stack(self, records: Sequence[Mapping[Any, Any]]) -> TensorDictBase:
         """Return the group's record ``[*B, A]``, of the entries ``[*B, ...]`` of its agents."""
         if self.is_dense:
-            entries = {
-                key: torch.stack([record[key] for record in records], self.dim)
-                for key in records[0]
-            }
+            entries = {key: torch.stack([record[key] for record in records], self.dim) for key in records[0]}
             return TensorDict(entries, [*self.batch_size, len(records)])
         each = [TensorDict(dict(record), self.batch_size) for record in records]
         return LazyStackedTensorDict.lazy_stack(each, self.dim)
@@ -166,9 +155,7 @@ class Group:
             spec["action"].update_mask(torch.stack(list(masks), self.dim))
 
 
-def group_specs(
-    groups: Iterable[Group], kind: str, batch_size: torch.Size, **shared: Any
-) -> Composite:
+def group_specs(groups: Iterable[Group], kind: str, batch_size: torch.Size, **shared: Any) -> Composite:
     """Return one kind of spec of an environment: that of each group, and what all share."""
     entries: dict[Any, Any] = {group.name: group.specs[kind] for group in groups}
     return Composite(entries | shared, shape=batch_size)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from tensordict import NestedKey
 
-from torchrl._core.capabilities import supports
-from torchrl._core.entries import Groups
 from torchrl._core.errors import describe
+from torchrl._core.records.capabilities import supports
+from torchrl._core.records.flat_record import Groups
 from torchrl.data import Composite
-from torchrl.envs.common import EnvBase
-from torchrl.envs.spec_access import GROUPS, INPUTS, OUTPUTS, leaf_names, nested_groups
+from torchrl.envs.base import EnvBase
+from torchrl.envs.specs import GROUPS, INPUTS, OUTPUTS, leaf_names, nested_groups
 
 ROOTS = ("observation", "done")
 
@@ -29,7 +29,7 @@ class EnvMeta:
         device: Where it lives.
         reads_action_only: Whether a step reads nothing of the record but the action, and a reset
             nothing at all.
-        allow_done_after_reset: Whether its episodes may be over when they begin.
+        allow_done_after_reset: Whether its episodes may be over after a reset.
         action_masks: The entry that says which choices of an action are legal, by action.
         draws_from_spec: Whether any action of the spec may be a random action.
         event_flags: The flags that tell what happened in a step, and their value after a reset.
@@ -59,7 +59,7 @@ class EnvMeta:
         return [] if self.reads_action_only else self.names("observation", "state")
 
     @property
-    def outcome_names(self) -> list[NestedKey]:
+    def result_names(self) -> list[NestedKey]:
         """The entries that a step may write; what is only a state need not be among them."""
         return self.names(*OUTPUTS, "state")
 
@@ -86,12 +86,17 @@ class EnvMeta:
                 return spec[key]
         raise KeyError(key)
 
+    def layout(self) -> dict[str, dict[NestedKey, tuple[torch.Size, torch.dtype]]]:
+        """Return the shape and the dtype of each entry, by group."""
+        return {
+            group: {key: (spec[key].shape, spec[key].dtype) for key in leaf_names(spec)}
+            for group, spec in self.specs.items()
+        }
+
     def is_fixed(self) -> bool:
         """Return whether every entry is a tensor of one shape, so that it can have a row."""
         leaves = [spec[key] for spec in self.specs.values() for key in leaf_names(spec)]
-        return all(
-            leaf is not None and leaf.dtype is not None and -1 not in leaf.shape for leaf in leaves
-        )
+        return all(leaf is not None and leaf.dtype is not None and -1 not in leaf.shape for leaf in leaves)
 
 
 def meta_of(env: EnvBase) -> EnvMeta:

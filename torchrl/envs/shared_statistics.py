@@ -7,14 +7,15 @@ import os
 import pickle
 import struct
 import threading
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from torchrl._core.memory import ALIGNMENT, Memory, aligned
+from torchrl._core.errors import WorkerError
+from torchrl._core.records.torch_private import buffer_slots
+from torchrl._core.workers.shared_memory import ALIGNMENT, AnonymousFile, Memory, aligned
 
 Key = tuple[str, str, tuple[int, ...], torch.dtype]  # module, buffer, shape, dtype
 _SIZES = struct.Struct("qq")  # of an entry in all, and of its key
@@ -29,8 +30,8 @@ class SharedStatistics:
     that made it. As a context, it keeps other threads and processes from the statistics.
 
     Statistics are those of parts with an attribute ``is_shared``, as
-    :class:`~torchrl.envs.VecNorm` has. Parts that stand at the same place in their environments and
-    have buffers of the same shape share them.
+    :class:`~torchrl.envs.VecNorm` has. Parts at the same place in their environments, with
+    buffers of the same shape, share them.
     """
 
     # The memory: entries one after the other, each its two sizes, its key and its numbers.
@@ -39,19 +40,17 @@ class SharedStatistics:
     # any descriptor of that file, and a mapping of memory that is freed closes one.
 
     def __init__(self) -> None:
-        self._open(Memory(ALIGNMENT, "shared").file, Memory(1, "shared").file)
+        self._set_files(AnonymousFile(), AnonymousFile())
+        os.truncate(self._file, ALIGNMENT)
 
-    def _open(self, file: int | None, lock: int | None) -> None:
-        assert file is not None
-        assert lock is not None
-        self._file, self._lock = file, lock
-        for descriptor in (file, lock):
-            weakref.finalize(self, os.close, descriptor)
+    def _set_files(self, memory: AnonymousFile, lock: AnonymousFile) -> None:
+        self._files = memory, lock
+        self._file, self._lock = memory.number, lock.number
 
     def bind(self, env: Any) -> None:
         """Let an environment use these statistics in place of its own.
 
-        What no environment had before begins with the numbers of this one.
+        Statistics that no environment had before start with the values of this one.
         """
         own = list(_buffers(env))
         if not own:
@@ -63,14 +62,14 @@ class SharedStatistics:
                     places[key] = self._append(key, buffer)
             memory = Memory(self._num_bytes(), file=self._file)
         for part, name, key, buffer in own:
-            part._buffers[name] = memory.view(places[key], buffer.shape, buffer.dtype)
+            buffer_slots(part)[name] = memory.view(places[key], buffer.shape, buffer.dtype)
             part.is_shared, part.lock = True, part.lock or self
 
     def _num_bytes(self) -> int:
         return os.fstat(self._file).st_size
 
     def _places(self) -> Iterator[tuple[Key, int]]:
-        """Yield the key of each entry and where its numbers begin."""
+        """Yield the key of each entry and the offset of its numbers."""
         place = ALIGNMENT
         while True:
             size, key_size = _SIZES.unpack(self._read(place, _SIZES.size))
@@ -84,7 +83,7 @@ class SharedStatistics:
         return os.pread(self._file, num_bytes, place).ljust(num_bytes, b"\0")
 
     def _append(self, key: Key, value: Tensor) -> int:
-        """Add an entry; return where its numbers begin."""
+        """Add an entry; return the offset of its numbers."""
         place, name = ALIGNMENT, pickle.dumps(key)
         for _ in self._places():
             place += _SIZES.unpack(self._read(place, _SIZES.size))[0]
@@ -109,14 +108,13 @@ class SharedStatistics:
     def __getstate__(self) -> dict[str, Any]:
         with self:
             values = self._read(0, self._num_bytes())
-        paths = [f"/proc/{os.getpid()}/fd/{file}" for file in (self._file, self._lock)]
-        return {"paths": paths, "values": values}
+        return {"addresses": [file.address() for file in self._files], "values": values}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         try:
-            self._open(*(os.open(path, os.O_RDWR) for path in state["paths"]))
-        except OSError:  # the process that made it is gone; what it knew goes on
-            self._open(Memory(len(state["values"]), "shared").file, Memory(1, "shared").file)
+            self._set_files(*(AnonymousFile.open(*address) for address in state["addresses"]))
+        except WorkerError:  # the process that made it has ended: a copy of its numbers
+            self._set_files(AnonymousFile(), AnonymousFile())
             os.pwrite(self._file, state["values"], 0)
 
 
@@ -124,6 +122,6 @@ def _buffers(env: Any) -> Iterator[tuple[Any, str, Key, Tensor]]:
     """Yield each buffer that can be shared: its part, its name, its key and itself."""
     for module, part in env.named_modules():
         if hasattr(part, "is_shared") and hasattr(part, "lock") and not part.is_shared:
-            for name, buffer in part._buffers.items():
+            for name, buffer in buffer_slots(part).items():
                 if buffer is not None:
                     yield part, name, (module, name, tuple(buffer.shape), buffer.dtype), buffer

@@ -10,8 +10,8 @@ from torchrl._core.exploration import (
 from torchrl._core.mdp import step_mdp, terminated_or_truncated
 from torchrl.data import RandomPolicy, make_composite_from_td
 from torchrl.envs.check import check_env_specs
-from torchrl.envs.libs.catalogue import get_available_libraries
 from torchrl.envs.marl import MarlGroupMapType, check_marl_grouping
+from torchrl.envs.wrapper import get_available_libraries
 
 __all__ = [
     "ExplorationType",

@@ -42,8 +42,8 @@ def test_a_partial_reset_leaves_the_others_where_they_are(env):
     after = env.reset(root)["observation"]
     assert torch.equal(after[[0, 2]], before[[0, 2]])
     assert not torch.equal(after[1], before[1])
-    following = env.rand_step(root)["next", "observation"]
-    torch.testing.assert_close(following[:, 0], after[:, 0] + 0.02 * after[:, 1])
+    next_root = env.rand_step(root)["next", "observation"]
+    torch.testing.assert_close(next_root[:, 0], after[:, 0] + 0.02 * after[:, 1])
     # Two steps were taken before, so the others end two steps earlier.
     ends = env.rollout(9, auto_reset=False, tensordict=env.step_mdp(root))["next", "done"]
     assert ends.shape[1] == 1

@@ -71,9 +71,7 @@ def test_mistakes_are_told():
     root = env.step_mdp(env.step(root))
     with pytest.raises(SpecError, match=r"illegal move of player_1; expected one of .* found 4"):
         env.step(root.set(("agents", "action"), torch.tensor([4, 4])))
-    with pytest.raises(
-        ValueError, match=r"knows no game 'tic_tac_to'\. Did you mean 'tic_tac_toe'"
-    ):
+    with pytest.raises(ValueError, match=r"knows no game 'tic_tac_to'\. Did you mean 'tic_tac_toe'"):
         OpenSpielEnv("tic_tac_to")
     with pytest.raises(TypeError, match=r"a pyspiel.Game or a pyspiel.State, found str"):
         OpenSpielWrapper("chess")

@@ -66,10 +66,7 @@ class Turns(pettingzoo.AECEnv):
         self.moves = []
 
     def observation_space(self, agent):
-        return spaces.Dict(
-            observation=spaces.Box(0, 99, (2,), np.float32),
-            action_mask=spaces.Box(0, 1, (3,), np.int8),
-        )
+        return spaces.Dict(observation=spaces.Box(0, 99, (2,), np.float32), action_mask=spaces.Box(0, 1, (3,), np.int8))
 
     def action_space(self, agent):
         return spaces.Discrete(3)
@@ -137,7 +134,7 @@ def test_without_a_mask_the_first_end_is_the_end():
     batch = PettingZooWrapper(Relay()).rollout(9)
     assert len(batch) == 1
     assert batch["next", "done"].all()
-    with pytest.raises(ValueError, match=r"agents that left while the others go on.*runner_0"):
+    with pytest.raises(ValueError, match=r"agents that left while the others continue.*runner_0"):
         PettingZooWrapper(Relay(), done_on_any=False).rollout(9)
 
 
@@ -154,9 +151,7 @@ def test_seeds_are_used_once():
 @pytest.mark.parametrize("categorical", [True, False])
 def test_groups_are_as_wished(categorical):
     groups = {"lone": ["runner_1"], "pair": ["runner_2", "runner_0"]}
-    env = PettingZooWrapper(
-        Relay(), group_map=groups, use_mask=True, categorical_actions=categorical
-    )
+    env = PettingZooWrapper(Relay(), group_map=groups, use_mask=True, categorical_actions=categorical)
     check_env_specs(env, break_when_any_done="both")
     assert env.rollout(9)["pair", "mask"][1].tolist() == [True, False]
     each = PettingZooWrapper(Relay(2), group_map=MarlGroupMapType.ONE_GROUP_PER_AGENT)
@@ -164,9 +159,7 @@ def test_groups_are_as_wished(categorical):
 
 
 def test_the_state_of_all_is_at_the_root():
-    env = PettingZooEnv(
-        "knights_archers_zombies_v11", parallel=True, return_state=True, use_mask=True, max_cycles=3
-    )
+    env = PettingZooEnv("knights_archers_zombies_v11", parallel=True, return_state=True, use_mask=True, max_cycles=3)
     assert sorted(env.group_map) == ["archer", "knight"]
     batch = env.rollout(2)
     assert torch.equal(batch[1]["state"], batch[0]["next", "state"])
@@ -206,13 +199,8 @@ def test_it_is_the_game_move_by_move():
         mover = raw.possible_agents.index(raw.agent_selection)
         assert row["player", "mask"].tolist() == [mover == 0, mover == 1]
         seen = raw.observe(raw.agent_selection)
-        assert np.array_equal(
-            row["player", "observation", "observation"][mover], seen["observation"]
-        )
-        assert (
-            row["player", "action_mask"][mover].tolist()
-            == seen["action_mask"].astype(bool).tolist()
-        )
+        assert np.array_equal(row["player", "observation", "observation"][mover], seen["observation"])
+        assert row["player", "action_mask"][mover].tolist() == seen["action_mask"].astype(bool).tolist()
         raw.step(int(row["player", "action"][mover]))
         rewards = [raw.rewards[agent] for agent in raw.possible_agents]
         assert row["next", "player", "reward"].flatten().tolist() == rewards
@@ -221,9 +209,7 @@ def test_it_is_the_game_move_by_move():
 
 @pytest.mark.parametrize("categorical", [True, False])
 def test_random_moves_are_legal_behind_transforms(categorical):
-    game = PettingZooEnv(
-        "tictactoe_v3", parallel=False, use_mask=True, categorical_actions=categorical
-    )
+    game = PettingZooEnv("tictactoe_v3", parallel=False, use_mask=True, categorical_actions=categorical)
     env = TransformedEnv(TransformedEnv(game, RewardSum()), StepCounter())
     for seed in range(5):
         env.set_seed(seed)

@@ -82,10 +82,7 @@ def test_agents_that_differ_share_a_group():
 
 def test_groups_by_name():
     tag = VmasEnv("simple_tag", num_envs=1)
-    assert {group: len(agents) for group, agents in tag.group_map.items()} == {
-        "adversary": 3,
-        "agent": 1,
-    }
+    assert {group: len(agents) for group, agents in tag.group_map.items()} == {"adversary": 3, "agent": 1}
     assert tag.rollout(2)["next", "adversary", "reward"].shape == (1, 2, 3, 1)
     assert list(VmasEnv("simple", num_envs=1).group_map) == ["agents"]
 
@@ -126,3 +123,12 @@ def test_what_is_no_simulator_is_refused():
 def test_a_scenario_that_there_is_not():
     with pytest.raises(ValueError, match=r"VmasEnv: knows no scenario 'balanc'.*'balance'"):
         VmasEnv("balanc", num_envs=2)
+
+
+def test_specs_of_one_world_under_their_old_names():
+    env = VmasEnv("balance", num_envs=2, n_agents=3)
+    assert env.unbatched_action_spec["agents", "action"] == env.full_action_spec_unbatched["agents", "action"]
+    assert env.unbatched_action_spec["agents", "action"].shape == (3, 2)
+    assert env.unbatched_observation_spec["agents", "observation"].shape[0] == 3
+    assert env.unbatched_reward_spec["agents", "reward"].shape == (3, 1)
+    assert env.unbatched_done_spec["done"].shape == (1,)

@@ -27,9 +27,7 @@ def world_model(ends=False):
         TensorDictModule(lambda obs: obs.sum(-1, True), ["observation"], ["reward"]),
     ]
     if ends:
-        parts.append(
-            TensorDictModule(lambda obs: obs[..., :1] > 0, ["observation"], ["terminated"])
-        )
+        parts.append(TensorDictModule(lambda obs: obs[..., :1] > 0, ["observation"], ["terminated"]))
     return TensorDictSequential(*parts)
 
 
@@ -98,10 +96,14 @@ def test_parameters_and_buffers_of_others():
     assert torch.equal(Dream(model).step(td.copy())["next", "observation"], own)
 
 
-def test_a_model_without_reward_says_so():
+def test_a_model_without_reward():
     model = TensorDictModule(Move(), ["observation", "action"], ["observation"])
+    dream = Dream(model)
+    assert "reward" not in dream.rollout(2)["next"]
+    assert not dream.reward_keys
+    dream.reward_spec = Unbounded((1,))
     with pytest.raises(MissingKeyError, match="'reward' is not in what _step"):
-        Dream(model).rollout(1)
+        dream.rollout(1)
 
 
 def test_seed():

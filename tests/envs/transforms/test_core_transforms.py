@@ -1,4 +1,4 @@
-"""The transforms that nearly every environment wears: laws, counters, sums of rewards."""
+"""Common transforms: contract checks, counters, sums of rewards."""
 
 import pytest
 import torch
@@ -19,13 +19,8 @@ from torchrl.envs import (
     TransformedEnv,
     check_env_specs,
 )
-from torchrl.testing.env import LAWS, assert_same
-from torchrl.testing.mocks import (
-    CountingEnv,
-    EntrywiseCountingEnv,
-    MultiAgentEnv,
-    StatelessEnv,
-)
+from torchrl.testing.env import CHECKS, assert_same
+from torchrl.testing.mocks import CountingEnv, FlatCountingEnv, MultiAgentEnv, StatelessEnv
 from torchrl.testing.transform import World
 
 TRANSFORMS = {
@@ -43,16 +38,10 @@ TRANSFORMS = {
     "norm, elsewhere": lambda: ObservationNorm(
         torch.zeros(2), torch.ones(2), in_keys=["observation"], out_keys=["scaled"]
     ),
-    "norm, way in": lambda: ObservationNorm(
-        1.0, 2.0, in_keys=[], in_keys_inv=["action"], out_keys_inv=["wide"]
-    ),
+    "norm, way in": lambda: ObservationNorm(1.0, 2.0, in_keys=[], in_keys_inv=["action"], out_keys_inv=["wide"]),
     "cast": lambda: DTypeCastTransform(torch.float32, torch.float64),
-    "cast one": lambda: DTypeCastTransform(
-        torch.float32, torch.float64, in_keys=["reward"], out_keys=["exact"]
-    ),
-    "cast, way in": lambda: DTypeCastTransform(
-        torch.float32, torch.float64, in_keys=[], in_keys_inv=["action"]
-    ),
+    "cast one": lambda: DTypeCastTransform(torch.float32, torch.float64, in_keys=["reward"], out_keys=["exact"]),
+    "cast, way in": lambda: DTypeCastTransform(torch.float32, torch.float64, in_keys=[], in_keys_inv=["action"]),
     "double": lambda: DoubleToFloat(),
     "primer": lambda: TensorDictPrimer(hidden=Unbounded((2,))),
     "primer, constant": lambda: TensorDictPrimer(
@@ -63,8 +52,8 @@ TRANSFORMS = {
     "function": lambda: Compose(lambda td: td.set("observation", td["observation"] + 1)),
 }
 BASES = {
-    "single": lambda: EntrywiseCountingEnv(),
-    "rows": lambda: EntrywiseCountingEnv(batch_size=[3], cut=5),
+    "single": lambda: FlatCountingEnv(),
+    "rows": lambda: FlatCountingEnv(batch_size=[3], cut=5),
     "free": lambda: StatelessEnv(),
 }
 CLASSES = (
@@ -77,11 +66,11 @@ def test_the_list_is_complete():
     assert {type(make()) for make in TRANSFORMS.values()} == set(CLASSES)
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("make", TRANSFORMS.values(), ids=TRANSFORMS)
 @pytest.mark.parametrize("base", ["single", "rows"])
-def test_environments_seen_through_it_obey_the_laws(base, make, law):
-    law(lambda: TransformedEnv(BASES[base](), make()))
+def test_the_transformed_environment_passes_the_contract_checks(base, make, check):
+    check(lambda: TransformedEnv(BASES[base](), make()))
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -160,11 +149,9 @@ class Named(World):
         return super()._observed() | {self.name: self.added.clone()}
 
 
-@pytest.mark.parametrize(
-    "env", [Named("step_count"), Named("step_count", torch.bool), Named(("step_count", "x"))]
-)
+@pytest.mark.parametrize("env", [Named("step_count"), Named("step_count", torch.bool), Named(("step_count", "x"))])
 def test_what_counts_no_steps_is_not_overwritten(env):
-    with pytest.raises(SpecError, match=r"'step_count' is an observation .*step_count_key="):
+    with pytest.raises(SpecError, match=r"'step_count' is another observation .*step_count_key="):
         TransformedEnv(env, StepCounter())
     batch = TransformedEnv(env, StepCounter(step_count_key="n")).rollout(3)
     assert torch.equal(batch[env.name], env.added.unsqueeze(1).expand(2, 3, 1))
@@ -190,8 +177,8 @@ def test_a_count_has_steps():
 
 
 @pytest.mark.parametrize("transform", [StepCounter(), InitTracker()])
-def test_a_lone_record_cannot_be_counted(transform):
-    with pytest.raises(RuntimeError, match=r"cannot be applied to a lone record; append it"):
+def test_a_single_record_cannot_be_counted(transform):
+    with pytest.raises(RuntimeError, match=r"cannot be applied to a single record. Append it"):
         transform(TensorDict(done=torch.zeros(1, dtype=torch.bool)))
 
 

@@ -4,22 +4,14 @@ import torch
 from tensordict import TensorDict
 
 from torchrl.data import Bounded, Composite, Unbounded
-from torchrl.envs import (
-    DoubleToFloat,
-    TransformedEnv,
-    check_env_specs,
-)
-from torchrl.testing.mocks import (
-    CountingEnv,
-)
+from torchrl.envs import DoubleToFloat, TransformedEnv, check_env_specs
+from torchrl.testing.mocks import CountingEnv
 
 
 class Double(CountingEnv):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.observation_spec = Composite(
-            observation=Unbounded((2,), dtype=torch.float64), plain=Unbounded((1,))
-        )
+        self.observation_spec = Composite(observation=Unbounded((2,), dtype=torch.float64), plain=Unbounded((1,)))
         self.action_spec = Bounded(-1, 1, (1,), dtype=torch.float64)
 
     def _step(self, tensordict):

@@ -19,7 +19,7 @@ from torchrl.envs import (
     TicTacToeEnv,
     TransformedEnv,
 )
-from torchrl.envs.transforms.env import choices
+from torchrl.envs.transforms.transformed_env import choices
 
 CHOICES = 4
 
@@ -66,9 +66,7 @@ class OwnDraw(MaskedEnv):
 WRAPPED = {
     "bare": lambda env: env,
     "counted": lambda env: TransformedEnv(env, StepCounter()),
-    "twice": lambda env: TransformedEnv(
-        TransformedEnv(env, StepCounter(step_count_key="n")), StepCounter()
-    ),
+    "twice": lambda env: TransformedEnv(TransformedEnv(env, StepCounter(step_count_key="n")), StepCounter()),
     "driven": lambda env: TransformedEnv(env, Compose(FrameSkipTransform(1), StepCounter())),
 }
 
@@ -117,8 +115,7 @@ class Shown(MaskedEnv):
     def __init__(self):
         super().__init__()
         self.observation_spec = Composite(
-            count=Unbounded((1,), dtype=torch.int64),
-            allowed=Categorical(2, (CHOICES,), dtype=torch.bool),
+            count=Unbounded((1,), dtype=torch.int64), allowed=Categorical(2, (CHOICES,), dtype=torch.bool)
         )
 
     def _at(self, count):

@@ -61,11 +61,7 @@ class Track(EnvBase):
         place = tensordict["place"] + tensordict["action"].unsqueeze(-1)
         over = (place > 100).flatten(len(self.batch_size)).any(-1, True)
         return TensorDict(
-            place=place,
-            other=-place,
-            reward=place[..., 0, :1].float(),
-            terminated=over,
-            batch_size=self.batch_size,
+            place=place, other=-place, reward=place[..., 0, :1].float(), terminated=over, batch_size=self.batch_size
         )
 
 
@@ -89,9 +85,7 @@ TRANSFORMS = {
     "squeezed": lambda: SqueezeTransform(-2, in_keys=PLACE, in_keys_inv=PLACE),
     "permuted": lambda: PermuteTransform((-1, -2), PLACE, None, PLACE),
     "stacked": lambda: Stack(["place", "other"], "both", "both", ["place", "other"], dim=-1),
-    "function": lambda: UnaryTransform(
-        PLACE, None, PLACE, None, fn=lambda x: x.exp(), inv_fn=lambda x: x.log()
-    ),
+    "function": lambda: UnaryTransform(PLACE, None, PLACE, None, fn=lambda x: x.exp(), inv_fn=lambda x: x.log()),
     "module": lambda: Compose(
         RenameTransform(PLACE, ["twice"]),
         UnaryTransform(["twice"], None, fn=lambda x: 2 * x),

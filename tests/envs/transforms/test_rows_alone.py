@@ -4,7 +4,7 @@ import gymnasium
 import pytest
 import torch
 
-from torchrl._core.entries import is_entrywise
+from torchrl._core.records.flat_record import takes_flat_records
 from torchrl.collectors import Collector
 from torchrl.envs import (
     Compose,
@@ -24,10 +24,7 @@ CHAINS = {
     "limited": lambda: Compose(StepCounter(max_steps=11), RewardSum()),
     "merged": lambda: Compose(StepCounter(), InitTracker(), RewardSum()),
     "scaled": lambda: Compose(
-        RewardScaling(1.0, 2.0),
-        ObservationNorm(0.0, 2.0, in_keys=["observation"]),
-        RewardSum(),
-        StepCounter(),
+        RewardScaling(1.0, 2.0), ObservationNorm(0.0, 2.0, in_keys=["observation"]), RewardSum(), StepCounter()
     ),
 }
 
@@ -55,7 +52,7 @@ def by_hand(batch):
 
 @pytest.mark.parametrize("storing_device", [None, "cpu"], ids=["entries", "tensordicts"])
 def test_counts_and_sums_follow_each_row(env, storing_device):
-    assert is_entrywise(env)
+    assert takes_flat_records(env)
     batch = env.rollout(STEPS, break_when_any_done=False, storing_device=storing_device)
     ends = batch["next", "done"].squeeze(-1)
     assert ends.any(1).all()
@@ -78,9 +75,7 @@ def test_batches_of_a_collector_go_on_where_the_last_ended(env):
 
 def test_an_episode_of_cartpole_is_worth_its_length():
     """The same against gymnasium itself: each step of CartPole is worth one."""
-    env = TransformedEnv(
-        GymEnv("CartPole-v1", num_envs=NUM_ENVS), Compose(StepCounter(), RewardSum())
-    )
+    env = TransformedEnv(GymEnv("CartPole-v1", num_envs=NUM_ENVS), Compose(StepCounter(), RewardSum()))
     batch = env.rollout(STEPS, break_when_any_done=False)
     assert gymnasium.spec("CartPole-v1").max_episode_steps == 500
     assert (batch["next", "episode_reward"] == batch["next", "step_count"]).all()

@@ -8,14 +8,7 @@ from tensordict import NonTensorStack, TensorDict, is_non_tensor
 from tensordict.nn import TensorDictModule
 
 from torchrl._core.errors import MissingKeyError, ShapeError
-from torchrl.data import (
-    Bounded,
-    Composite,
-    LazyTensorStorage,
-    NonTensor,
-    ReplayBuffer,
-    Unbounded,
-)
+from torchrl.data import Bounded, Composite, LazyTensorStorage, NonTensor, ReplayBuffer, Unbounded
 from torchrl.envs import (
     ActionDiscretizer,
     BatchSizeTransform,
@@ -41,8 +34,8 @@ from torchrl.envs import (
     UnsqueezeTransform,
 )
 from torchrl.envs.transforms.functional import rgb_to_grayscale
-from torchrl.testing.env import assert_same, begin
-from torchrl.testing.mocks import EntrywiseCountingEnv, MultiAgentEnv, StatelessEnv
+from torchrl.testing.env import assert_same, make_seeded
+from torchrl.testing.mocks import FlatCountingEnv, MultiAgentEnv, StatelessEnv
 from torchrl.testing.transform import World
 
 ON = {"break_when_any_done": False}
@@ -68,13 +61,13 @@ def test_sums_of_agents_begin_anew_with_their_level(root_done):
 
 @pytest.mark.parametrize("make", [RewardSum, lambda **kw: TargetReturn(9.0, **kw)])
 def test_rows_that_are_told_begin_anew(make):
-    keys = {"reset_keys": ["begin"]} if make is RewardSum else {"reset_key": "begin"}
+    keys = {"reset_keys": ["make_seeded"]} if make is RewardSum else {"reset_key": "make_seeded"}
     transform = make(**keys)
-    env = TransformedEnv(EntrywiseCountingEnv(9, batch_size=[3]), transform)
+    env = TransformedEnv(FlatCountingEnv(9, batch_size=[3]), transform)
     name = transform.out_keys[0]
     root = env.step_mdp(env.rollout(3)[:, -1])
     before = root[name].clone()
-    root["begin"] = torch.tensor([[True], [False], [True]])
+    root["make_seeded"] = torch.tensor([[True], [False], [True]])
     after = env.reset(root)[name]
     fresh = 0.0 if make is RewardSum else 9.0
     assert (after[[0, 2]] == fresh).all()
@@ -91,7 +84,7 @@ def test_what_cannot_be_summed_is_named():
     with pytest.raises(MissingKeyError, match="'rewart' is read but absent"):
         RewardSum(["rewart"])(data)
     with pytest.raises(MissingKeyError, match="'done' is read but absent"):
-        RewardSum()(data.exclude(("next", "done")))
+        RewardSum()(data.exclude(("next", "done")).reshape(-1))
 
 
 def test_returns_wanted_in_an_environment_of_any_batch_size():
@@ -119,7 +112,7 @@ def test_processes_number_their_episodes_together():
 
 
 def test_several_episodes_share_a_number():
-    env = TransformedEnv(EntrywiseCountingEnv(2), TrajCounter(repeats=3))
+    env = TransformedEnv(FlatCountingEnv(2), TrajCounter(repeats=3))
     found = env.rollout(14, **ON)["traj_count"].squeeze(-1)
     assert found.tolist() == [0] * 6 + [1] * 6 + [2] * 2
     with pytest.raises(ValueError, match="repeats must be at least 1, found 0"):
@@ -155,7 +148,7 @@ def test_a_function_makes_the_first_root_of_a_batch():
 def test_a_chunk_has_a_name_of_its_own():
     def rollout(**names):
         key = names.get("chunk_key", "action")
-        env = begin(lambda: TransformedEnv(World((2,)), MultiAction(num_actions=2, **names)))
+        env = make_seeded(lambda: TransformedEnv(World((2,)), MultiAction(num_actions=2, **names)))
         assert env.action_keys == [key]
         root = env.reset()
         torch.manual_seed(1)
@@ -212,10 +205,7 @@ def test_functions_of_text():
     assert UnaryTransform(["text"], ["n"], fn=size)(record)["n"].tolist() == [2, 3]
     kinds = []
     raw = UnaryTransform(
-        ["text"],
-        ["n"],
-        fn=lambda x: kinds.append(is_non_tensor(x)) or size(x.tolist()),
-        use_raw_nontensor=True,
+        ["text"], ["n"], fn=lambda x: kinds.append(is_non_tensor(x)) or size(x.tolist()), use_raw_nontensor=True
     )
     assert raw(record)["n"].tolist() == [2, 3]
     assert kinds == [True]
@@ -264,12 +254,7 @@ def test_a_buffer_of_single_frames_hands_out_stacks(padding):
     data["episode"] += 100 * torch.arange(2).reshape(2, 1, 1)
     expected = stack()(data.clone())
     transform, sampler = stack().make_rb_transform_and_sampler(batch, traj_key="episode")
-    buffer = ReplayBuffer(
-        storage=LazyTensorStorage(100),
-        sampler=sampler,
-        transform=transform,
-        batch_size=batch * frames,
-    )
+    buffer = ReplayBuffer(storage=LazyTensorStorage(100), sampler=sampler, transform=transform, batch_size=batch)
     buffer.extend(data.reshape(-1))
     sample = buffer.sample()
     assert sample.shape == (batch,)

@@ -1,4 +1,4 @@
-"""Every transform obeys every law of torchrl.testing.transform."""
+"""Every transform passes every contract check of torchrl.testing.transform."""
 
 import inspect
 
@@ -8,7 +8,8 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 
 import torchrl.envs
-from torchrl.data import Unbounded
+from torchrl._core.errors import ShapeError
+from torchrl.data import Composite, Unbounded
 from torchrl.envs import (
     ActionDiscretizer,
     ActionMask,
@@ -43,6 +44,7 @@ from torchrl.envs import (
     GrayScale,
     Hash,
     InitTracker,
+    LastRewardPrimer,
     LineariseRewards,
     ModuleTransform,
     MujocoPreprocessing,
@@ -93,16 +95,16 @@ from torchrl.envs import (
     VecNormV2,
     gSDENoise,
 )
-from torchrl.testing import transform as laws
+from torchrl.testing import transform as checks
 from torchrl.testing.env import (
     assert_same,
     check_fake_step_is_like_a_real_one,
     check_flat_records_change_nothing,
     check_keeps_to_its_specs,
-    check_next_is_the_following_root,
+    check_next_is_the_root_of_the_next_step,
     check_partial_reset_touches_nothing_else,
 )
-from torchrl.testing.transform import LAWS, World
+from torchrl.testing.transform import CHECKS, World
 
 OBS, DOUBLE, NESTED = ["observation"], ["double"], [("agents", "state")]
 
@@ -131,11 +133,12 @@ TRANSFORMS = {
     "init tracker": InitTracker,
     "observation norm": lambda: ObservationNorm(1.0, 2.0, OBS),
     "observation norm, nested": lambda: ObservationNorm(1.0, 2.0, NESTED, standard_normal=True),
-    "primer": lambda: TensorDictPrimer(
-        hidden=Unbounded((2,)), default_value=3.0, expand_specs=True
-    ),
+    "primer": lambda: TensorDictPrimer(hidden=Unbounded((2,)), default_value=3.0, expand_specs=True),
     "primer, early": lambda: TensorDictPrimer(
         hidden=Unbounded((2,)), random=True, expand_specs=True, call_before_env_reset=True
+    ),
+    "primer, last reward": lambda: LastRewardPrimer(
+        Composite(hidden=Unbounded((2,)), last_reward=Unbounded((1,))), "last_reward", expand_specs=True
     ),
     "primer, noise": lambda: gSDENoise(state_dim=3, action_dim=2),
     "dtype cast": lambda: DTypeCastTransform(torch.uint8, torch.float32, ["pixels"]),
@@ -187,17 +190,13 @@ TRANSFORMS = {
     "clip": lambda: ClipTransform(OBS, None, ["action"], low=-0.5, high=0.5),
     "flatten action": lambda: FlattenAction(-1, -1),
     "cat frames": lambda: CatFrames(3, -1, OBS),
-    "cat frames, constant": lambda: CatFrames(
-        3, -1, OBS, ["stack"], padding="constant", mask_key="real"
-    ),
+    "cat frames, constant": lambda: CatFrames(3, -1, OBS, ["stack"], padding="constant", mask_key="real"),
     "cat frames, then changed": lambda: Compose(
         ToTensorImage(), CatFrames(4, -3), ObservationNorm(1.0, 2.0, ["pixels"])
     ),
     "time max pool": lambda: TimeMaxPool(OBS, T=3),
     "frame skip": lambda: FrameSkipTransform(2),
-    "frame skip, inside out": lambda: Compose(
-        StepCounter(), CatFrames(3, -1, OBS), FrameSkipTransform(2), RewardSum()
-    ),
+    "frame skip, inside out": lambda: Compose(StepCounter(), CatFrames(3, -1, OBS), FrameSkipTransform(2), RewardSum()),
     "multi action": lambda: MultiAction(num_actions=2),
     "multi action, a chunk": lambda: MultiAction(num_actions=2, chunk_key="chunk"),
     "multi action, summed": lambda: MultiAction(num_actions=2, stack_rewards=False),
@@ -206,12 +205,8 @@ TRANSFORMS = {
     ),
     "no-ops": lambda: Compose(StepCounter(), NoopResetEnv(3)),
     "no-ops, all": lambda: NoopResetEnv(2, random=False),
-    "skip": lambda: Compose(
-        StepCounter(), ConditionalSkip(lambda td: td["observation"][..., :1] > 0.6)
-    ),
-    "policy switch": lambda: ConditionalPolicySwitch(
-        push, lambda td: td["observation"][..., :1] > 0.6
-    ),
+    "skip": lambda: Compose(StepCounter(), ConditionalSkip(lambda td: td["observation"][..., :1] > 0.6)),
+    "policy switch": lambda: ConditionalPolicySwitch(push, lambda td: td["observation"][..., :1] > 0.6),
     "drivers, then changed": lambda: Compose(
         NoopResetEnv(2),
         FrameSkipTransform(2),
@@ -251,7 +246,7 @@ ELSEWHERE = {
     Reward2GoTransform: "of buffers",
     BurnInTransform: "of buffers",
     RandomCropTensorDict: "of buffers",
-    NextObservationDelta: "of buffers",
+    NextObservationDelta: "omits entries of batches that steps have",
     NextStateReconstructor: "of buffers",
     PolicyAgeFilter: "of buffers",
     PopArt: "of buffers",
@@ -270,7 +265,7 @@ ELSEWHERE = {
 
 EXCUSED = {
     # All rows share their memory, or they draw for all rows at once.
-    laws.check_partial_reset_leaves_memory_alone: {
+    checks.check_partial_reset_leaves_memory_alone: {
         "vecnorm",
         "return norm",
         "rnd",
@@ -281,7 +276,7 @@ EXCUSED = {
         "no-ops",
     },
     # All rows share their memory, or are drawn at once.
-    laws.check_rows_that_stand_still_keep_their_memory: {
+    checks.check_masked_rows_keep_their_memory: {
         "vecnorm",
         "return norm",
         "rnd",
@@ -289,41 +284,43 @@ EXCUSED = {
         "random crop",
         "discretizer, random",
     },
+    # Its positive dimensions count the rows of a buffer.
+    checks.check_serves_a_buffer: {"flatten, nested"},
     # What was played is recorded by the environment that the transform belongs to.
-    laws.check_composed_is_alone: {"discretizer, recorded"},
+    checks.check_composed_is_alone: {"discretizer, recorded"},
 }
 SEEN_THROUGH = (
     check_keeps_to_its_specs,
     check_flat_records_change_nothing,
     check_fake_step_is_like_a_real_one,
-    check_next_is_the_following_root,
+    check_next_is_the_root_of_the_next_step,
     check_partial_reset_touches_nothing_else,
 )
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_laws_in_a_batch(name):
-    excused = {law for law, names in EXCUSED.items() if name in names}
-    for law in LAWS:
-        if law not in excused:
-            law(TRANSFORMS[name], lambda: World((4,)))
+def test_checks_in_a_batch(name):
+    excused = {check for check, names in EXCUSED.items() if name in names}
+    for check in CHECKS:
+        if check not in excused:
+            check(TRANSFORMS[name], lambda: World((4,)))
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_laws_of_environments_in_a_batch(name):
-    for law in SEEN_THROUGH:
-        law(lambda: TransformedEnv(World((4,)), TRANSFORMS[name]()))
+def test_checks_of_environments_in_a_batch(name):
+    for check in SEEN_THROUGH:
+        check(lambda: TransformedEnv(World((4,)), TRANSFORMS[name]()))
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
-def test_laws_without_a_batch(name):
-    for law in SEEN_THROUGH[:2]:
-        law(lambda: TransformedEnv(World(), TRANSFORMS[name]()))
+def test_checks_without_a_batch(name):
+    for check in SEEN_THROUGH[:2]:
+        check(lambda: TransformedEnv(World(), TRANSFORMS[name]()))
 
 
 # They draw at random, take all rows together, or record in the environment that they belong to.
 TOGETHER = {
-    *EXCUSED[laws.check_partial_reset_leaves_memory_alone],
+    *EXCUSED[checks.check_partial_reset_leaves_memory_alone],
     "primer, early",
     "primer, noise",
     "random truncation",
@@ -357,16 +354,12 @@ def test_around_a_batch_is_inside_of_it(name):
 
 @pytest.mark.parametrize("batch_size", [(), (4,)], ids=["one", "batch"])
 @pytest.mark.parametrize("make", DISCRETE.values(), ids=DISCRETE)
-def test_laws_with_discrete_actions(make, batch_size):
-    laws.check_transform(make, lambda: World(batch_size, discrete=True))
+def test_checks_with_discrete_actions(make, batch_size):
+    checks.check_transform(make, lambda: World(batch_size, discrete=True))
 
 
 def test_every_public_transform_is_listed():
-    public = {
-        value
-        for value in vars(torchrl.envs).values()
-        if inspect.isclass(value) and issubclass(value, Transform)
-    }
+    public = {value for value in vars(torchrl.envs).values() if inspect.isclass(value) and issubclass(value, Transform)}
     parts = [make() for make in (*TRANSFORMS.values(), *DISCRETE.values())]
     listed = {type(part) for part in parts}
     listed |= {type(part) for whole in parts if isinstance(whole, Compose) for part in whole}
@@ -387,9 +380,9 @@ class Leaky(StepCounter):
         return next_tensordict.set("step_count", torch.full((4, 1), self.calls))
 
 
-def test_laws_find_a_transform_whose_memory_is_not_in_its_state():
+def test_checks_find_a_transform_whose_memory_is_not_in_its_state():
     with pytest.raises(AssertionError, match="step_count"):
-        laws.check_state_is_carried_over(Leaky, lambda: World((4,)))
+        checks.check_state_is_carried_over(Leaky, lambda: World((4,)))
 
 
 class Amnesiac(CatFrames):
@@ -399,11 +392,9 @@ class Amnesiac(CatFrames):
         return None
 
 
-def test_laws_find_a_transform_that_resets_too_many_rows():
+def test_checks_find_a_transform_that_resets_too_many_rows():
     with pytest.raises(AssertionError, match="observation"):
-        laws.check_partial_reset_leaves_memory_alone(
-            lambda: Amnesiac(3, -1, OBS), lambda: World((4,))
-        )
+        checks.check_partial_reset_leaves_memory_alone(lambda: Amnesiac(3, -1, OBS), lambda: World((4,)))
 
 
 class Restless(CatFrames):
@@ -417,14 +408,92 @@ class Restless(CatFrames):
         return next_tensordict
 
 
-def test_laws_find_a_transform_that_moves_rows_that_stand_still():
+def test_checks_find_a_transform_that_moves_masked_rows():
     with pytest.raises(AssertionError, match="observation"):
-        laws.check_rows_that_stand_still_keep_their_memory(
-            lambda: Restless(3, -1, OBS), lambda: World((4,))
-        )
+        checks.check_masked_rows_keep_their_memory(lambda: Restless(3, -1, OBS), lambda: World((4,)))
 
 
 def test_atari_preprocessing_is_a_composition_of_listed_transforms():
     known = {type(make()) for make in TRANSFORMS.values()} | set(ELSEWHERE)
     known |= {FireReset, NoopResetEnv, GrayScale, Resize}
     assert {type(part) for part in AtariPreprocessing()} <= known
+
+
+class Forgetful(Transform):
+    """Halves the observation and does not derive the spec."""
+
+    def __init__(self):
+        super().__init__(OBS)
+
+    def _apply_transform(self, value):
+        return value[..., :1]
+
+
+class Unpromised(Transform):
+    """Writes an entry without a spec."""
+
+    def _call(self, tensordict):
+        return tensordict.set("more", tensordict.get("observation"))
+
+
+class Silent(Transform):
+    """Returns nothing."""
+
+    def _step(self, tensordict, next_tensordict):
+        next_tensordict.set("observation", next_tensordict.get("observation"))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_transform_that_forgets_its_spec_is_named(place, nested):
+    parts = [StepCounter(), RewardSum()]
+    parts.insert(place, Forgetful())
+    if nested:
+        parts.append(FrameSkipTransform(2))
+    env = TransformedEnv(World(), Compose(*parts))
+    with pytest.raises(ShapeError, match=r"^Forgetful.*'observation'.*\(3,\).*\(1,\)"):
+        env.rollout(2)
+
+
+def test_a_transform_that_returns_nothing_is_named():
+    env = TransformedEnv(World(), Compose(StepCounter(), Silent()))
+    with pytest.raises(TypeError, match=r"^Silent"):
+        env.rollout(2)
+
+
+def test_checks_name_a_transform_that_writes_what_has_no_spec():
+    with pytest.raises(AssertionError, match=r"(?s)^Unpromised.*outputs_are_in_the_specs"):
+        checks.check_transform(Unpromised)
+
+
+class Centred(Transform):
+    """Subtracts the centre of the action space, which it reads from its parent."""
+
+    def __init__(self):
+        super().__init__(["observation"])
+
+    def transform_observation_spec(self, observation_spec):
+        space = self.parent.action_spec
+        self.__dict__["centre"] = (space.high + space.low).mean() / 2
+        return super().transform_observation_spec(observation_spec)
+
+    def _apply_transform(self, value):
+        return value - self.centre
+
+
+def test_a_transform_that_reads_the_action_spec_of_its_parent():
+    checks.check_transform(Centred, skip=["serves_a_buffer"])
+
+
+def test_statistics_are_measured_in_a_nested_composition():
+    norm = ObservationNorm(in_keys=OBS)
+    scale = RewardScaling(0.0, 2.0, OBS)
+    env = TransformedEnv(World(), Compose(Compose(scale), Compose(norm)))
+    torch.manual_seed(0)
+    norm.init_stats(12)
+    alone = ObservationNorm(in_keys=OBS)
+    TransformedEnv(TransformedEnv(World(), scale.clone()), alone)
+    torch.manual_seed(0)
+    alone.init_stats(12)
+    torch.testing.assert_close(norm.loc, alone.loc)
+    assert env.rollout(2)["observation"].isfinite().all()

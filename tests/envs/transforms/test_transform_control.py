@@ -11,14 +11,7 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 
 from torchrl._core.errors import MissingKeyError, ResetError, ShapeError, SpecError
-from torchrl.data import (
-    Categorical,
-    Composite,
-    LazyTensorStorage,
-    OneHot,
-    ReplayBuffer,
-    Unbounded,
-)
+from torchrl.data import Categorical, Composite, LazyTensorStorage, OneHot, ReplayBuffer, Unbounded
 from torchrl.envs import (
     ActionDiscretizer,
     ActionMask,
@@ -93,7 +86,7 @@ def test_no_ops_of_a_partial_reset_leave_the_other_rows_where_they_are():
 
 
 def test_no_ops_that_end_an_episode_begin_another(monkeypatch):
-    monkeypatch.setattr("torchrl.envs.transforms.resets._TRIALS", 7)
+    monkeypatch.setattr("torchrl.envs.transforms.episode.resets._TRIALS", 7)
     env = TransformedEnv(World((2,)), Compose(StepCounter(), NoopResetEnv(2)))
     env.append_transform(TerminateTransform(lambda td: td["step_count"] >= 2))
     assert not env.reset()["done"].any()
@@ -104,10 +97,7 @@ def test_no_ops_that_end_an_episode_begin_another(monkeypatch):
 
 def test_no_ops_in_a_gymnasium_vector_environment():
     vector = gymnasium.make_vec(
-        "CartPole-v1",
-        3,
-        vectorization_mode="sync",
-        vector_kwargs={"autoreset_mode": "Disabled"},
+        "CartPole-v1", 3, vectorization_mode="sync", vector_kwargs={"autoreset_mode": "Disabled"}
     )
     env = TransformedEnv(GymWrapper(vector), StepCounter())
     env.append_transform(NoopResetEnv(5))
@@ -144,7 +134,7 @@ def test_several_actions_are_played_up_to_the_end():
     assert out["next", "step_count"].squeeze(-1).tolist() == [3, 4]
     played = (out["next", "reward"] != 0).squeeze(-1)
     assert played.tolist() == [[True] * 3 + [False] * 2, [True] * 4 + [False]]
-    with pytest.raises(ShapeError, match="does not hold as many actions as it should"):
+    with pytest.raises(ShapeError, match="has another number of actions than num_actions"):
         env.step(env.reset().set("action", torch.zeros(2, 3, 2)))
 
 
@@ -158,9 +148,7 @@ def test_several_actions_equal_single_steps():
 
 def test_rows_that_skip_stand_still():
     env = TransformedEnv(World((4,)), StepCounter())
-    env.append_transform(
-        ConditionalSkip(lambda td: torch.tensor([[True], [False], [True], [False]]))
-    )
+    env.append_transform(ConditionalSkip(lambda td: torch.tensor([[True], [False], [True], [False]])))
     batch = env.rollout(3)
     assert batch["next", "step_count"][:, -1].squeeze(-1).tolist() == [0, 3, 0, 3]
     assert (batch["next", "reward"][[0, 2]] == 0).all()
@@ -263,18 +251,14 @@ def test_a_life_is_an_episode_and_a_game_is_reset_when_it_is_over():
 
 
 def test_atari_preprocessing():
-    env = TransformedEnv(
-        GymWrapper(Game()), AtariPreprocessing(noop_max=3, pixels_key="observation")
-    )
+    env = TransformedEnv(GymWrapper(Game()), AtariPreprocessing(noop_max=3))
     check_env_specs(env, break_when_any_done="both")
     batch = env.rollout(40, break_when_any_done=False)
-    key = "observation"
+    key = "pixels"
     assert batch[key].shape == (40, 4, 84, 84)
     assert batch[key].dtype == torch.float32
     # The last two of four frames are black and bright: their maximum is bright.
-    torch.testing.assert_close(
-        batch["next", key][5:, -1].mean(), torch.tensor(200 / 255), atol=1e-2, rtol=0
-    )
+    torch.testing.assert_close(batch["next", key][5:, -1].mean(), torch.tensor(200 / 255), atol=1e-2, rtol=0)
     assert batch["next", "reward"].unique().tolist() == [1.0]
 
 
@@ -427,7 +411,7 @@ def test_stretches_are_contiguous_and_real():
         assert out["mask"].all()
         starts.add(out["x"][0, 0].item())
     assert starts == set(range(7))
-    with pytest.raises(ValueError, match="at least 5 steps, found one of 4"):
+    with pytest.raises(ValueError, match="at least 5 steps, found 4"):
         RandomCropTensorDict(5, mask_key="mask")(data)
 
 
@@ -471,12 +455,8 @@ MISTAKES = {
     "intervals": (lambda: ActionDiscretizer(3, "act"), MissingKeyError, "'action'"),
     "truncation": (lambda: RandomTruncationTransform(1, 2), MissingKeyError, "'step_count'"),
     "multi-step": (lambda: MultiStepTransform(3, 0.9), ValueError, "append it to a replay buffer"),
-    "crop": (lambda: Crop(50, in_keys=["pixels"]), ShapeError, "cannot cut 50 x 50 pixels"),
-    "cat": (
-        lambda: CatTensors(["observation", "agents"]),
-        MissingKeyError,
-        "'agents' is read but absent",
-    ),
+    "crop": (lambda: Crop(50, in_keys=["pixels"]), ShapeError, "cannot be cropped to 50 x 50"),
+    "cat": (lambda: CatTensors(["observation", "agents"]), MissingKeyError, "'agents' is read but absent"),
     "future": (lambda: CatFrames(2, -1, ["observation"], future=True), ValueError, "for replay"),
     "life": (EpisodicLife, MissingKeyError, "'end-of-life'"),
 }
@@ -493,7 +473,7 @@ WRONG_ARGUMENTS = {
     "frame skip": (lambda: FrameSkipTransform(0), "at least 1, found 0"),
     "frames": (lambda: CatFrames(2, 0), "negative dim"),
     "padding": (lambda: CatFrames(2, -1, padding="zeros"), "'same' or 'constant'"),
-    "no-ops": (lambda: NoopResetEnv(0), "at least 1, found 0"),
+    "no-ops": (lambda: NoopResetEnv(-1), "must not be negative, found -1"),
     "multi-step": (lambda: MultiStepTransform(0, 0.9), "at least 1, found 0"),
     "horizon": (lambda: RandomTruncationTransform(3, 2), "min_horizon <= max_horizon"),
     "unsqueeze": (lambda: UnsqueezeTransform(1), "expected a negative dimension"),
@@ -513,7 +493,7 @@ def test_a_wrong_argument_is_told(name):
 def test_what_follows_an_environment_refuses_a_lone_record():
     record = TensorDict(reward=torch.ones(1), done=torch.zeros(1, dtype=torch.bool))
     for transform in (TrajCounter(), RandomTruncationTransform(1, 2), EndOfLifeTransform()):
-        with pytest.raises(RuntimeError, match="append it to"):
+        with pytest.raises(RuntimeError, match=r"cannot be applied to a single record. Append"):
             transform(record)
 
 
@@ -579,13 +559,9 @@ class Lives(EnvBase):
         super().__init__(batch_size=batch_size)
         self.frame, self.lost, batch = 0, lost, self.batch_size
         flag = Categorical(2, shape=(*batch, 1), dtype=torch.bool)
-        self.observation_spec = Composite(
-            frame=Unbounded((*batch, 1)), success=flag.clone(), shape=batch
-        )
+        self.observation_spec = Composite(frame=Unbounded((*batch, 1)), success=flag.clone(), shape=batch)
         self.action_spec = OneHot(2, (*batch, 2))
-        self.done_spec = Composite(
-            done=flag.clone(), terminated=flag.clone(), truncated=flag.clone(), shape=batch
-        )
+        self.done_spec = Composite(done=flag.clone(), terminated=flag.clone(), truncated=flag.clone(), shape=batch)
 
     def lives(self):
         return 5 - sum(self.frame >= frame for frame in self.lost)
@@ -615,7 +591,7 @@ class Lives(EnvBase):
 LOST = [(9, 19, 30, 41, 53), (11, 12, 27, 38, 49)]
 BATCHES = {
     "serial": lambda makers: SerialEnv(2, makers),
-    "parallel": lambda makers: ParallelEnv(2, makers, mp_start_method="fork"),
+    "parallel": lambda makers: ParallelEnv(len(makers), makers, mp_start_method="fork"),
     "one worker": lambda makers: ParallelEnv(1, makers, mp_start_method="fork"),
     "threads": AsyncEnvPool,
     "processes": lambda makers: AsyncEnvPool(makers, backend="multiprocessing"),
@@ -707,7 +683,7 @@ def test_each_game_of_a_vector_environment_has_lives_of_its_own(kind, mode, skip
 
 def test_one_number_of_lives_for_several_games_is_refused():
     env = TransformedEnv(Lives(batch_size=(3,)), end_of_life())
-    with pytest.raises(ShapeError, match="is not told the lives of each game"):
+    with pytest.raises(ShapeError, match="needs the lives of each game"):
         env.reset()
 
 

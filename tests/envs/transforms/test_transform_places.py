@@ -38,9 +38,7 @@ from torchrl.testing.env import assert_same
 from torchrl.testing.transform import World
 
 CHAINS = {
-    "flat": lambda: Compose(
-        StepCounter(2), RewardSum(), ObservationNorm(1.0, 2.0, ["observation"]), ToTensorImage()
-    ),
+    "flat": lambda: Compose(StepCounter(2), RewardSum(), ObservationNorm(1.0, 2.0, ["observation"]), ToTensorImage()),
     "frames": lambda: CatFrames(3, -1, ["observation"]),
     "driven": lambda: Compose(StepCounter(), FrameSkipTransform(2)),
     "many": lambda: Compose(

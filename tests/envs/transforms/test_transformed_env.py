@@ -19,11 +19,7 @@ from torchrl.envs import (
     TransformedEnv,
     check_env_specs,
 )
-from torchrl.testing.mocks import (
-    CountingEnv,
-    NestedEnv,
-    StatelessEnv,
-)
+from torchrl.testing.mocks import CountingEnv, NestedEnv, StatelessEnv
 
 
 class Shout(Transform):
@@ -163,9 +159,7 @@ def test_transforms_follow_train_and_eval():
 
 
 def test_nested_names():
-    env = TransformedEnv(
-        NestedEnv(batch_size=[2]), ObservationNorm(1.0, 2.0, in_keys=[("body", "pose")])
-    )
+    env = TransformedEnv(NestedEnv(batch_size=[2]), ObservationNorm(1.0, 2.0, in_keys=[("body", "pose")]))
     check_env_specs(env)
     assert (env.reset()["body", "pose"][:, 0] == 1).all()
 
@@ -184,9 +178,7 @@ TWICE = {
     "composed within each other": lambda t: Compose(Compose(StepCounter(), t), t),
     "appended to a composition": lambda t: Compose(t).append(t),
     "inserted into a composition": lambda t: Compose(InitTracker(), t).insert(0, t),
-    "in environments within each other": lambda t: TransformedEnv(
-        TransformedEnv(CountingEnv(), t), t
-    ),
+    "in environments within each other": lambda t: TransformedEnv(TransformedEnv(CountingEnv(), t), t),
     "assigned": lambda t: setattr(TransformedEnv(CountingEnv(), t), "transform", Compose(t)),
     "appended to a buffer": lambda t: ReplayBuffer(transform=t).append_transform(t),
     "composed in a buffer": lambda t: ReplayBuffer(transform=Compose(t, t)),

@@ -25,9 +25,7 @@ def two_episodes():
     """Return two episodes of three steps each."""
     done = torch.tensor([0, 0, 1, 0, 0, 1], dtype=torch.bool).unsqueeze(-1)
     reward = torch.arange(1.0, 7.0).unsqueeze(-1)
-    after = TensorDict(
-        reward=reward, done=done, terminated=done.clone(), x=reward + 1, batch_size=[6]
-    )
+    after = TensorDict(reward=reward, done=done, terminated=done.clone(), x=reward + 1, batch_size=[6])
     rows = TensorDict(t=torch.arange(6), episode=torch.arange(6) // 3, x=reward.clone(), next=after)
     return rows.auto_batch_size_(1)
 

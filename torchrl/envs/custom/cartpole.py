@@ -1,4 +1,4 @@
-"""A pole on a cart, many at once, in plain torch."""
+"""Cart-pole in plain torch, batched."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.devices import check_devices
-from torchrl._core.entries import Entries
+from torchrl._core.records.flat_record import FlatRecord
 from torchrl.data import Categorical, Composite, OneHot, TensorSpec, Unbounded
-from torchrl.envs.common import EnvBase
-from torchrl.envs.spec_access import flag_spec
+from torchrl.envs.base import EnvBase
+from torchrl.envs.specs import flag_specs
 
 GRAVITY, MASS_CART, MASS_POLE, HALF_LENGTH, FORCE, DT = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 MAX_POSITION, MAX_ANGLE = 2.4, 12 * math.pi / 180
@@ -24,15 +24,14 @@ _MASS, _MOMENT = MASS_CART + MASS_POLE, MASS_POLE * HALF_LENGTH
 class CartPoleEnv(EnvBase):
     """Keep a pole upright by pushing its cart left and right.
 
-    A batch of poles costs hardly more than one. The state is in the record, so any root can be
-    stepped from.
+    A batch costs hardly more than one pole. The state is in the record, so any root can be stepped.
 
     Args:
         batch_size: Number of poles, ``[*B]``.
         max_steps: Truncate an episode after this many steps.
         categorical_action_encoding: Actions are integers instead of one-hot vectors.
-        seed: Of the first states.
-        device: Where it computes.
+        seed: Seed of the first states.
+        device: Device of the computation.
 
     Reads: ``action [*B, 2]`` (left, right), ``observation [*B, 4]`` and ``step_count [*B, 1]``.
     Writes: ``observation`` (position in m, m/s, angle in radians, radians/s), ``step_count``,
@@ -48,7 +47,7 @@ class CartPoleEnv(EnvBase):
     tensor(20000.)
     """
 
-    entrywise = True
+    supports_flat_records = True
 
     def __init__(
         self,
@@ -76,10 +75,7 @@ class CartPoleEnv(EnvBase):
             action = Categorical(2, shape=batch, dtype=torch.int64, device=where)
         self.action_spec = action
         self.reward_spec = Unbounded((*batch, 1), device=where)
-        flag = flag_spec((*batch, 1), where)
-        self.done_spec = Composite(
-            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=batch
-        )
+        self.done_spec = flag_specs(batch, where)
         self._generator = torch.Generator(where)
         self.set_seed(int(torch.randint(2**31, ())) if seed is None else seed)
 
@@ -89,9 +85,9 @@ class CartPoleEnv(EnvBase):
         else:
             self._generator.manual_seed(seed)
 
-    def _record(self, like: Any, **entries: Tensor) -> Any:
-        if isinstance(like, Entries):
-            return Entries(entries)
+    def _record(self, like: object, **entries: Tensor) -> Any:
+        if isinstance(like, FlatRecord):
+            return FlatRecord(entries)
         return TensorDict(entries, self.batch_size, device=self.device)
 
     def _reset(  # type: ignore[override]  # takes no options
@@ -132,7 +128,7 @@ def dynamics(state: Tensor, right: Tensor) -> Tensor:
 
     Args:
         state: Position, velocity, angle, angular velocity, ``[*B, 4]``.
-        right: Which way, ``[*B]``.
+        right: Whether to push right, ``[*B]``.
     """
     x, x_dot, theta, theta_dot = state.unbind(-1)
     force = (2 * right - 1) * FORCE

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from torchrl._core.devices import check_devices
 from torchrl.data import Bounded, Composite, Unbounded
-from torchrl.envs.common import EnvBase
+from torchrl.envs.base import EnvBase
 
 PARAMS = {"max_speed": 8.0, "max_torque": 2.0, "dt": 0.05, "g": 10.0, "m": 1.0, "l": 1.0}
-_FIRST_ANGLE, _FIRST_SPEED = math.pi, 1.0  # bounds of what an episode begins with
+_FIRST_ANGLE, _FIRST_SPEED = math.pi, 1.0  # bounds of the first state
 
 
 class PendulumEnv(EnvBase):
@@ -28,8 +28,7 @@ class PendulumEnv(EnvBase):
     Episodes have no end.
 
     Args:
-        td_params: What :meth:`gen_params` returns, with other values perhaps; used by a reset that
-            is not handed any.
+        td_params: Parameters, as returned by :meth:`gen_params`; used by a reset without any.
         seed: Of the first states.
         device: Where it computes.
 
@@ -83,9 +82,7 @@ class PendulumEnv(EnvBase):
         for name in PARAMS:
             constants[name] = Unbounded(())
         self.observation_spec = Composite(
-            th=Bounded(-math.pi, math.pi, ()),
-            thdot=Bounded(-speed, speed, ()),
-            params=constants,
+            th=Bounded(-math.pi, math.pi, ()), thdot=Bounded(-speed, speed, ()), params=constants
         )
         self.state_spec = self.observation_spec.clone()
         self.action_spec = Bounded(-torque, torque, (1,))

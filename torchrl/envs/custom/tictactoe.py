@@ -1,4 +1,4 @@
-"""Tic-tac-toe in plain torch: two players, turns, and moves that are not allowed."""
+"""Tic-tac-toe in plain torch: two players, turns, illegal moves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from torchrl._core.devices import check_devices
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
-from torchrl.envs.common import EnvBase
+from torchrl.envs.base import EnvBase
 
 EMPTY = -1
 _LINES = [[0, 1, 2], [3, 4, 5], [6, 7, 8], [0, 3, 6], [1, 4, 7], [2, 5, 8], [0, 4, 8], [2, 4, 6]]
@@ -21,15 +21,15 @@ class TicTacToeEnv(EnvBase):
 
     Players take turns; each step is a move of the one whose turn it is. The winner gets 1 and the
     other -1; a draw is worth nothing. A move to a field that is taken ends the game: it costs its
-    player 1 and gives the other nothing; ``mask`` says which fields are free, and
-    :meth:`rand_action` heeds it. The state is in the record, and any batch size will do.
+    player 1 and gives the other nothing; ``mask`` is true for free fields, and
+    :meth:`rand_action` uses it. The state is in the record, and any batch size will do.
 
     Args:
         single_player: Player 1 moves at random, within the step of player 0.
-        device: Where it computes.
+        device: Device of the computation.
 
     Reads: ``action [*B]`` (field, 0 to 8, row by row), ``board [*B, 3, 3]`` and ``turn [*B, 1]``.
-    Writes: ``board`` (0, 1 for the player who was there, -1 for nobody), ``turn`` (who moves next),
+    Writes: ``board`` (0 or 1 for the player, -1 for empty), ``turn`` (the next player),
         ``mask [*B, 9]`` (free fields), ``("player0", "reward") [*B, 1]``,
         ``("player1", "reward") [*B, 1]`` and ``done [*B, 1]``.
 
@@ -43,9 +43,7 @@ class TicTacToeEnv(EnvBase):
 
     batch_locked = False
 
-    def __init__(
-        self, *, single_player: bool = False, device: torch.device | str | int | None = None
-    ) -> None:
+    def __init__(self, *, single_player: bool = False, device: torch.device | str | int | None = None) -> None:
         check_devices(self, device=device)
         super().__init__(device=device)
         self.single_player = single_player
@@ -89,7 +87,7 @@ class TicTacToeEnv(EnvBase):
         board, turn = tensordict.get("board").flatten(-2), tensordict.get("turn")
         field = tensordict.get("action").unsqueeze(-1)  # [*B, 1]
         board, reward, done = self._move(board, turn, field)  # reward is that of the one who moved
-        other = -reward.clamp_min(0.0)  # a win is a loss; a false move is nobody's gain
+        other = -reward.clamp_min(0.0)  # the other loses; an illegal move gains nothing
         first, second = torch.where(turn == 0, reward, other), torch.where(turn == 1, reward, other)
         turn = 1 - turn
         if self.single_player:
@@ -99,22 +97,19 @@ class TicTacToeEnv(EnvBase):
             second = torch.where(done, second, won)
             turn, done = torch.where(done, turn, 1 - turn), done | over
         shape = tensordict.batch_size
-        following = self._root(board.unflatten(-1, (3, 3)), turn, shape)
-        following.set(("player0", "reward"), first)
-        following.set(("player1", "reward"), second)
-        return following.set("terminated", done)
+        next_root = self._root(board.unflatten(-1, (3, 3)), turn, shape)
+        next_root.set(("player0", "reward"), first)
+        next_root.set(("player1", "reward"), second)
+        return next_root.set("terminated", done)
 
     def _move(self, board: Tensor, turn: Tensor, field: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the board ``[*B, 9]``, what the player gets and whether the game is over."""
         free = board.gather(-1, field) == EMPTY
         board = torch.where(free, board.scatter(-1, field, turn), board)
-        won = self._has_line(board, turn) & free
+        lines = board[..., self._lines] == turn.unsqueeze(-1)  # [*B, 8, 3]
+        won = lines.all(-1).any(-1, keepdim=True) & free
         full = (board != EMPTY).all(-1, keepdim=True)
         return board, won.float() - (~free).float(), won | full | ~free
-
-    def _has_line(self, board: Tensor, turn: Tensor) -> Tensor:
-        lines = board[..., self._lines]  # [*B, 8, 3]
-        return (lines == turn.unsqueeze(-1)).all(-1).any(-1, keepdim=True)
 
     def _random_field(self, board: Tensor) -> Tensor:
         """Return a free field ``[*B, 1]`` of each board; any field of a full one."""
@@ -123,7 +118,7 @@ class TicTacToeEnv(EnvBase):
 
     @property
     def action_masks(self) -> dict[NestedKey, NestedKey]:
-        """The entry that says which fields are free."""
+        """The entry that masks taken fields."""
         return {"action": "mask"}
 
     def rand_action(self, tensordict: TensorDictBase | None = None) -> TensorDictBase:

@@ -1,4 +1,4 @@
-"""Specs of arrays in the manner of ``dm_env``, which other libraries speak too."""
+"""Specs of arrays in the format of ``dm_env``, which other libraries use, too."""
 
 from __future__ import annotations
 
@@ -10,20 +10,12 @@ import torch
 from tensordict import NestedKey
 
 from torchrl._core.errors import describe
-from torchrl.data import (
-    Bounded,
-    Categorical,
-    MultiCategorical,
-    MultiOneHot,
-    OneHot,
-    TensorSpec,
-    Unbounded,
-)
+from torchrl.data import Bounded, Categorical, MultiCategorical, MultiOneHot, OneHot, TensorSpec, Unbounded
 from torchrl.envs.libs.gym.spaces import torch_dtype
 
 
 def array_leaves(spec: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the path and the array of each leaf of nested specs; a lone one has no path.
+    """Yield the path and the array of each leaf of nested specs; a single array has no path.
 
     >>> from dm_env.specs import Array
     >>> [path for path, _ in array_leaves({"arm": {"angle": Array((), float)}})]
@@ -32,14 +24,14 @@ def array_leaves(spec: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[
     if "Array" in _kinds(spec):
         yield path, spec
         return
-    # Jumanji's specs are mappings that keep to themselves.
+    # Jumanji's specs hold their children in a private mapping.
     children = spec if isinstance(spec, Mapping) else getattr(spec, "_specs", {})
     for name, child in children.items():
         yield from array_leaves(child, (*path, name))
 
 
 def key_of(path: tuple[str, ...]) -> NestedKey:
-    """Return the entry of a leaf; a lone one is called ``observation``."""
+    """Return the key of a leaf; that of a single array is ``observation``."""
     return path if len(path) > 1 else path[0] if path else "observation"
 
 
@@ -61,7 +53,7 @@ def action_spec(array: Any, *, categorical: bool = False) -> TensorSpec:
     """Return the spec of an array of actions.
 
     Args:
-        array: What the library says of it.
+        array: The spec of the library.
         categorical: Encode choices as integers instead of one-hot vectors.
 
     Raises:
@@ -98,7 +90,7 @@ def _check(array: Any, what: str) -> None:
                 f"there is no spec for this {what}",
                 expected="an array of numbers",
                 found=array,
-                hint="Wrap the environment in one that offers an array.",
+                hint="Wrap the environment in one with an array.",
             )
         )
 

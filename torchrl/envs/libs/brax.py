@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchrl._core.entries import Entries
 from torchrl._core.errors import describe
 from torchrl._core.optional import require_package
+from torchrl._core.records.flat_record import FlatRecord
 from torchrl.data import Bounded, Composite, Unbounded
-from torchrl.envs.libs.catalogue import Catalogue
 from torchrl.envs.libs.jax_env import JaxEnv
-from torchrl.envs.spec_access import flag_spec
-from torchrl.envs.wrapper import take_options, unknown_name, wrong_kind
+from torchrl.envs.specs import flag_specs
+from torchrl.envs.wrapper import Catalogue, take_options, unknown_name, wrong_kind
 
 
 def _names() -> list[str]:
@@ -42,19 +41,19 @@ class BraxWrapper(JaxEnv):
         ValueError: if it resets itself or has rows of its own.
 
     Source: Freeman et al., 2021, https://arxiv.org/abs/2106.13281.
+
+    >>> import brax.envs
+    >>> env = BraxWrapper(brax.envs.get_environment("fast"), batch_size=[4])
+    >>> env.rollout(3).shape
+    torch.Size([4, 3])
     """
 
-    entrywise = True
-    resets_rows_alone = True
+    supports_flat_records = True
+    partial_reset_safe = True
     reads_action_only = True
     libname = "brax"
     git_url = "https://github.com/google/brax"
-    available_envs = Catalogue(_names)
-
-    def __init__(self, env: Any = None, **kwargs: Any) -> None:
-        if env is not None:
-            kwargs["env"] = env
-        super().__init__(**kwargs)
+    available_envs = Catalogue(_names, "brax")
 
     def _build_env(self, env: Any = None) -> Any:
         envs = require_package("brax.envs", needed_by=self, extra="brax")
@@ -69,8 +68,7 @@ class BraxWrapper(JaxEnv):
                         "vectorises and resets on its own, which keeps the last observations",
                         expected="an environment of one row that does not reset itself",
                         found=type(layer).__name__,
-                        hint="Build it with brax.envs.create(..., auto_reset=False) and pass "
-                        "batch_size= here.",
+                        hint="Build it with brax.envs.create(..., auto_reset=False) and pass batch_size= here.",
                     )
                 )
             layer = layer.env
@@ -81,16 +79,12 @@ class BraxWrapper(JaxEnv):
         size = env.observation_size
         named = size if isinstance(size, Mapping) else {"observation": size}
         specs: dict[Any, Any] = {
-            name: Unbounded((*batch, *np.atleast_1d(n).tolist()), device=device)
-            for name, n in named.items()
+            name: Unbounded((*batch, *np.atleast_1d(n).tolist()), device=device) for name, n in named.items()
         }
         self.observation_spec = Composite(specs, shape=batch)
         self.action_spec = Bounded(-1.0, 1.0, (*batch, env.action_size), device=device)
         self.reward_spec = Unbounded((*batch, 1), device=device)
-        flags = ("done", "terminated", "truncated")
-        self.done_spec = Composite(
-            {name: flag_spec((*batch, 1), device) for name in flags}, shape=batch
-        )
+        self.done_spec = flag_specs(batch, device)
         self._compile()
 
     def _start(self, key: Any) -> Any:
@@ -99,8 +93,8 @@ class BraxWrapper(JaxEnv):
     def _advance(self, state: Any, action: Any) -> Any:
         return self._env.step(state, action)
 
-    def _read(self, state: Any) -> Entries:
-        entries = Entries()
+    def _read(self, state: Any) -> FlatRecord:
+        entries = FlatRecord()
         seen = state.obs if isinstance(state.obs, Mapping) else {"observation": state.obs}
         for name, value in seen.items():
             entries[name] = self._tensor(value, self.full_observation_spec[name])
@@ -129,17 +123,12 @@ class BraxEnv(BraxWrapper):
     True
     """
 
-    entrywise = True
-    resets_rows_alone = True
+    supports_flat_records = True
+    partial_reset_safe = True
     reads_action_only = True
 
     def __init__(
-        self,
-        env_name: str,
-        *,
-        episode_length: int | None = None,
-        action_repeat: int = 1,
-        **kwargs: Any,
+        self, env_name: str, *, episode_length: int | None = None, action_repeat: int = 1, **kwargs: Any
     ) -> None:
         if action_repeat != 1 and episode_length is None:
             raise ValueError("BraxEnv: action_repeat needs an episode_length.")
@@ -153,9 +142,3 @@ class BraxEnv(BraxWrapper):
         if self.env_name not in envs._envs:
             raise unknown_name(self, "environment", self.env_name, envs._envs)
         return super()._build_env(envs.create(self.env_name, auto_reset=False, **options))
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(env={self.env_name}, batch_size={self.batch_size}, "
-            f"device={self.device})"
-        )

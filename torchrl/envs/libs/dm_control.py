@@ -1,4 +1,4 @@
-"""The environments of dm_control, and any other that speaks ``dm_env``."""
+"""Environments of dm_control and others with the interface of ``dm_env``."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import numpy as np
 import torch
 from tensordict import NestedKey
 
-from torchrl._core.entries import Entries
 from torchrl._core.errors import ResetError, describe
 from torchrl._core.optional import require_package
+from torchrl._core.records.flat_record import FlatRecord, Record
 from torchrl.data import Bounded, Categorical, Composite, OneHot, Unbounded
 from torchrl.envs.gym_like import GymLikeEnv
 from torchrl.envs.libs.array_specs import action_spec, array_leaves, key_of, observation_spec
-from torchrl.envs.libs.catalogue import Catalogue
-from torchrl.envs.spec_access import flag_spec
-from torchrl.envs.wrapper import take_options, wrong_kind
+from torchrl.envs.specs import flag_specs
+from torchrl.envs.wrapper import Catalogue, take_options, wrong_kind
 
-_HEIGHT, _WIDTH = 240, 320  # of a frame, where nothing else is asked for
+_HEIGHT, _WIDTH = 240, 320  # of a frame, by default
 
 
 def _tasks() -> list[tuple[str, list[str]]]:
@@ -49,7 +48,7 @@ class DMControlWrapper(GymLikeEnv):
 
     Raises:
         TypeError: if ``env`` is no ``dm_env.Environment``, or has a spec that is no array.
-        ResetError: from ``set_seed``, if the environment shows no source of chance.
+        ResetError: from ``set_seed``, if the environment has no random generator.
 
     >>> from dm_control import suite
     >>> env = DMControlWrapper(suite.load("cartpole", "balance"))
@@ -57,15 +56,15 @@ class DMControlWrapper(GymLikeEnv):
     torch.Size([2, 3])
     """
 
-    entrywise = True
+    supports_flat_records = True
     reads_action_only = True
     libname = "dm_control"
     git_url = "https://github.com/google-deepmind/dm_control"
-    available_envs = Catalogue(_tasks)
+    available_envs = Catalogue(_tasks, "dm_control")
 
     def __init__(
         self,
-        env: Any = None,
+        env: object = None,
         *,
         from_pixels: bool = False,
         pixels_only: bool = True,
@@ -78,11 +77,19 @@ class DMControlWrapper(GymLikeEnv):
         self._pixels_only = from_pixels and pixels_only
         self._render_kwargs = {"camera_id": camera_id, **(render_kwargs or {})}
         self._categorical = categorical_action_encoding
-        if env is not None:
-            kwargs["env"] = env
-        super().__init__(**kwargs)
+        super().__init__(env=env, **kwargs)
 
-    def _build_env(self, env: Any = None) -> Any:
+    @property
+    def from_pixels(self) -> bool:
+        """Whether rendered frames are written, as ``pixels``."""
+        return self._from_pixels
+
+    @property
+    def pixels_only(self) -> bool:
+        """Whether frames are all that is observed."""
+        return self._pixels_only
+
+    def _build_env(self, env: object = None) -> object:
         dm_env = require_package("dm_env", needed_by=self, extra="dm_control")
         if not isinstance(env, dm_env.Environment):
             raise wrong_kind(self, env, "a dm_env.Environment", "DMControlEnv")
@@ -90,7 +97,7 @@ class DMControlWrapper(GymLikeEnv):
             raise TypeError(
                 describe(
                     self,
-                    "can see pixels only where there is physics to render",
+                    "can render pixels only where there is physics to render",
                     found=type(env).__name__,
                     hint="Leave from_pixels out.",
                 )
@@ -100,7 +107,7 @@ class DMControlWrapper(GymLikeEnv):
     def _make_specs(self, env: Any) -> None:
         device = self.device or torch.device("cpu")
         observation = Composite()
-        self._readers: list[tuple[NestedKey, Callable[[Any], Any]]] = []
+        self._readers: list[tuple[NestedKey, Callable[[object], object]]] = []
         for path, array in () if self._pixels_only else array_leaves(env.observation_spec()):
             key = key_of(path)
             observation[key] = observation_spec(array)
@@ -113,8 +120,7 @@ class DMControlWrapper(GymLikeEnv):
         action = action_spec(env.action_spec(), categorical=self._categorical)
         self.action_spec = action.to(device)
         self.reward_spec = Unbounded((1,), device=device)
-        names = ("done", "terminated", "truncated")
-        self.done_spec = Composite({name: flag_spec((1,), device) for name in names})
+        self.done_spec = flag_specs(self.batch_size, device)
 
     # --- stepping --------------------------------------------------------------------------------
 
@@ -127,7 +133,7 @@ class DMControlWrapper(GymLikeEnv):
     def _reset_output_transform(self, reset_out: Any) -> tuple:
         return reset_out.observation, {}
 
-    def _call_reset(self, mask: np.ndarray | None, **kwargs: Any) -> Any:
+    def _call_reset(self, mask: np.ndarray | None, **kwargs: object) -> Any:
         return self._env.reset(**kwargs)
 
     def _set_seed(self, seed: int | None) -> None:
@@ -138,7 +144,7 @@ class DMControlWrapper(GymLikeEnv):
             raise ResetError(
                 describe(
                     self,
-                    "cannot be seeded: the environment shows no source of chance",
+                    "cannot be seeded: the environment has no random generator",
                     expected="a numpy RandomState, env.task.random or env.random_state",
                     found=type(source).__name__,
                     hint="Give the environment its seed where it is built.",
@@ -146,16 +152,16 @@ class DMControlWrapper(GymLikeEnv):
             )
         source.seed(seed)
 
-    def read_action(self, tensordict: Any) -> Any:
+    def read_action(self, tensordict: Record) -> Any:
         """Return the action as the environment takes it."""
         spec, action = self.full_action_spec["action"], tensordict.get("action")
         if isinstance(spec, OneHot | Categorical):
             return spec.to_numpy(action)
         return np.array(action.numpy(force=True))  # a copy: a task may edit its action
 
-    def read_obs(self, observation: Any) -> Entries:
+    def read_obs(self, observation: object) -> FlatRecord:
         """Return the observations as tensors by key."""
-        entries = Entries()
+        entries = FlatRecord()
         for key, read in self._readers:
             entries[key] = read(observation)
         if self._from_pixels:
@@ -173,7 +179,7 @@ class DMControlEnv(DMControlWrapper):
     Args:
         env_name: Its domain.
         task_name: The task in it.
-        environment_kwargs: Handed to ``suite.load``: ``flat_observation``, ``control_timestep``
+        environment_kwargs: Passed to ``suite.load``: ``flat_observation``, ``control_timestep``
             and so on.
         visualize_reward: Colour the rendered scene by the reward.
         kwargs: Those of :class:`DMControlWrapper`; all others go to the task (``random``,
@@ -186,7 +192,7 @@ class DMControlEnv(DMControlWrapper):
     torch.float64
     """
 
-    entrywise = True
+    supports_flat_records = True
     reads_action_only = True
 
     def __init__(
@@ -197,11 +203,11 @@ class DMControlEnv(DMControlWrapper):
         from_pixels: bool = False,
         pixels_only: bool = True,
         camera_id: int | str = 0,
-        render_kwargs: Mapping[str, Any] | None = None,
+        render_kwargs: Mapping[str, object] | None = None,
         categorical_action_encoding: bool = False,
-        environment_kwargs: Mapping[str, Any] | None = None,
+        environment_kwargs: Mapping[str, object] | None = None,
         visualize_reward: bool = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         self.env_name, self.task_name = env_name, task_name
         ours = take_options(kwargs, "frame_skip")
@@ -219,7 +225,7 @@ class DMControlEnv(DMControlWrapper):
             **ours,
         )
 
-    def _build_env(self, **kwargs: Any) -> Any:  # type: ignore[override]  # makes one
+    def _build_env(self, **kwargs: object) -> object:  # type: ignore[override]  # makes one
         suite = require_package("dm_control.suite", needed_by=self, extra="dm_control")
         domain, task = kwargs["domain_name"], kwargs["task_name"]
         known = suite.TASKS_BY_DOMAIN
@@ -242,7 +248,7 @@ class DMControlEnv(DMControlWrapper):
         )
 
 
-def _reader(path: tuple[str, ...], array: Any, shape: torch.Size) -> Callable[[Any], Any]:
+def _reader(path: tuple[str, ...], array: Any, shape: torch.Size) -> Callable[[object], object]:
     """Return how one observation is read out of all of them."""
 
     def read(observation: Any) -> Any:

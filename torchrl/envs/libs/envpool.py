@@ -9,15 +9,12 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
-import torch
 
-from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl._core.optional import require_package
-from torchrl.envs.libs.catalogue import Catalogue
 from torchrl.envs.libs.gym.env import GymWrapper
-from torchrl.envs.libs.gym.vector import said_of
-from torchrl.envs.wrapper import unknown_name, wrong_kind
+from torchrl.envs.libs.gym.vector import attribute_of
+from torchrl.envs.wrapper import Catalogue, unknown_name, wrong_kind
 
 
 def _tasks() -> list[str]:
@@ -28,19 +25,14 @@ def _tasks() -> list[str]:
 class MultiThreadedEnvWrapper(GymWrapper):
     """Presents a pool of EnvPool, one row an environment.
 
-    The pool itself would begin a new episode at the step after an end, whose action it drops. Here
-    rows begin anew when they are told to: partial resets touch no other row, and what a step
-    returns is always of the episode that its action belongs to.
+    A pool starts a new episode in the step after an end and drops the action of that step. Here
+    ``reset()`` resets rows: partial resets touch no other row, and a step always returns entries of
+    the episode of its action.
 
     Args:
         env: A pool of ``envpool.make_gymnasium`` that answers in lockstep (``batch_size`` equal to
             ``num_envs``).
-        categorical_action_encoding: Encode discrete actions and observations as integers instead of
-            one-hot vectors.
-        frame_skip: Number of times each action is repeated.
-        device: Device of what is returned.
-        allow_done_after_reset: Accept an episode that is over when it begins.
-        spec_locked: Refuse edits inside the specs.
+        kwargs: Those of :class:`~torchrl.envs.GymWrapper`.
 
     Reads: ``action``, as in :class:`~torchrl.envs.GymWrapper`.
     Writes: ``observation``, or one entry for each child of a ``Dict`` space; ``reward [N, 1]``;
@@ -56,37 +48,15 @@ class MultiThreadedEnvWrapper(GymWrapper):
     torch.Size([2, 3])
     """
 
-    entrywise = True
-    resets_rows_alone = True
+    supports_flat_records = True
+    partial_reset_safe = True
     reads_action_only = True
+    _writes_infos = False
     libname = "envpool"
     git_url = "https://github.com/sail-sg/envpool"
-    available_envs = Catalogue(_tasks)
+    available_envs = Catalogue(_tasks, "envpool")
 
-    def __init__(
-        self,
-        env: Any = None,
-        *,
-        categorical_action_encoding: bool = False,
-        frame_skip: int | None = None,
-        device: torch.device | str | int | None = None,
-        allow_done_after_reset: bool = False,
-        spec_locked: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        check_devices(self, device=device)
-        if env is not None:
-            kwargs["env"] = env
-        super().__init__(
-            categorical_action_encoding=categorical_action_encoding,
-            frame_skip=frame_skip,
-            device=device,
-            allow_done_after_reset=allow_done_after_reset,
-            spec_locked=spec_locked,
-            **kwargs,
-        )
-
-    def _build_env(self, env: Any = None, **kwargs: Any) -> Any:
+    def _build_env(self, env: object = None, **kwargs: object) -> object:
         if not hasattr(env, "config") or not hasattr(env, "single_action_space"):
             expected = "a pool of envpool.make_gymnasium"
             raise wrong_kind(self, env, expected, "MultiThreadedEnv")
@@ -103,21 +73,21 @@ class MultiThreadedEnvWrapper(GymWrapper):
             )
         return super()._build_env(env, **kwargs)
 
-    def _make_driver(self, env: Any) -> PoolDriver:
+    def _make_driver(self, env: object) -> PoolDriver:
         return PoolDriver(env)
 
-    def _call_reset(self, mask: np.ndarray | None, **kwargs: Any) -> tuple:
-        outcome = super()._call_reset(mask, **kwargs)
+    def _call_reset(self, mask: np.ndarray | None, **kwargs: object) -> tuple:
+        result = super()._call_reset(mask, **kwargs)
         self._env = self._driver.env  # a pool with new seeds is a new pool
-        return outcome
+        return result
 
     @property
     def repeats_per_step(self) -> int:
-        """How often a step takes its action: the games of a pool repeat it, too."""
+        """Number of times that a step takes its action, with the repeats of the pool."""
         return self.frame_skip * int(self._env.config.get("frame_skip", 1))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the pool behind, whose threads cannot travel; what arrives begins anew."""
+    def __getstate__(self) -> dict[str, object]:
+        """Drop the pool, whose threads cannot be pickled; the copy starts new episodes."""
         state = self.__dict__.copy()
         state["_env"] = state["_driver"] = None
         state["_recipe"] = _recipe(self._env)
@@ -136,7 +106,7 @@ class MultiThreadedEnv(MultiThreadedEnvWrapper):
     Args:
         num_workers: Number of copies, batch size ``[num_workers]``.
         env_name: The task, such as ``"Pong-v5"``.
-        create_env_kwargs: Handed to ``envpool.make_gymnasium``: ``num_threads``,
+        create_env_kwargs: Passed to ``envpool.make_gymnasium``: ``num_threads``,
             ``max_episode_steps`` and so on.
         kwargs: Those of :class:`MultiThreadedEnvWrapper`.
 
@@ -148,34 +118,23 @@ class MultiThreadedEnv(MultiThreadedEnvWrapper):
     tensor([1, 1, 1])
     """
 
-    entrywise = True
-    resets_rows_alone = True
+    supports_flat_records = True
+    partial_reset_safe = True
     reads_action_only = True
 
     def __init__(
-        self,
-        num_workers: int,
-        env_name: str,
-        *,
-        create_env_kwargs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
+        self, num_workers: int, env_name: str, *, create_env_kwargs: Mapping[str, object] | None = None, **kwargs: Any
     ) -> None:
         self.env_name, self.num_workers = env_name, num_workers
         super().__init__(task_id=env_name, pool=dict(create_env_kwargs or {}), **kwargs)
 
-    def _build_env(self, task_id: str, pool: dict[str, Any]) -> Any:  # type: ignore[override]  # makes one
+    def _build_env(self, task_id: str, pool: dict[str, object]) -> object:  # type: ignore[override]  # makes one
         envpool = require_package("envpool", needed_by=self, extra="envpool")
         if task_id not in self.available_envs:
             raise unknown_name(self, "task", task_id, self.available_envs)
         with _quiet():
             env = envpool.make_gymnasium(task_id, num_envs=self.num_workers, **pool)
         return super()._build_env(env)
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(env={self.env_name}, batch_size={self.batch_size}, "
-            f"device={self.device})"
-        )
 
 
 class PoolDriver:
@@ -190,17 +149,17 @@ class PoolDriver:
         self.num_envs: int = env.num_envs
         with _quiet():
             self._dtype = getattr(env.single_action_space, "dtype", None)
-            self._observation: Any = env.observation_space.sample()  # replaced at the first reset
+            self._observation = env.observation_space.sample()  # replaced at the first reset
         self._held: np.ndarray | None = None
-        self._info: dict[str, Any] = {}  # the last that each row said
+        self._info: dict[str, object] = {}  # of each row
 
-    def step(self, action: Any, repeat: int = 1) -> tuple:
+    def step(self, action: object, repeat: int = 1) -> tuple:
         """Step all rows that are not held, ``repeat`` times or to their end; rewards add up."""
         live = np.ones(self.num_envs, bool) if self._held is None else ~self._held
         self._held = None
         total = np.zeros(self.num_envs, np.float32)
         terminated, truncated = np.zeros((2, self.num_envs), bool)
-        infos: dict[str, Any] = {}
+        infos: dict[str, object] = {}
         action = np.asarray(action, self._dtype)
         for _ in range(repeat):
             ids = np.flatnonzero(live).astype(np.int32)
@@ -219,12 +178,12 @@ class PoolDriver:
         """Leave ``rows [N]`` out of the next step."""
         self._held = rows
 
-    def reset(self, mask: np.ndarray | None, *, seed: Any = None) -> tuple:
+    def reset(self, mask: np.ndarray | None, *, seed: int | None = None) -> tuple:
         """Reset the rows of ``mask [N]``, or all; return observations ``[N, ...]`` and info.
 
         Args:
             mask: The rows.
-            seed: One seed a row; the pool is built anew for them.
+            seed: One seed for each row; the pool is built again with them.
         """
         if seed is not None:
             self.env = _recipe(self.env, seed)()
@@ -237,11 +196,11 @@ class PoolDriver:
         return self._observation, _rows_of(info, ids, self.num_envs, {})
 
     def read_attribute(self, path: str) -> Any:
-        """Return what the rows last said by the name at the end of ``path``, ``[N, ...]``."""
-        return said_of(self.env, self._info, path)
+        """Return the last infos of the rows with the last name of ``path``, ``[N, ...]``."""
+        return attribute_of(self.env, self._info, path)
 
 
-def _recipe(pool: Any, seeds: Any = None) -> Callable[[], Any]:
+def _recipe(pool: Any, seeds: Any = None) -> Callable[[], object]:
     """Return what builds a pool like another, with seeds of its own."""
     kind, spec_kind, config = type(pool), type(pool.spec), deepcopy(dict(pool.config))
     if seeds is not None:
@@ -266,7 +225,7 @@ def _put(before: Any, ids: np.ndarray, rows: Any, num: int) -> Any:
 
 
 def _rows_of(info: Mapping, ids: np.ndarray, num: int, before: Mapping) -> dict[str, Any]:
-    """Return what the info says row by row, as arrays ``[N, ...]``; zero where it says nothing."""
+    """Return the infos of the rows as arrays ``[N, ...]``; zero where there is none."""
     spread = {}
     for name, value in info.items():
         if isinstance(value, np.ndarray) and len(value) == len(ids) and name != "env_id":
@@ -279,7 +238,7 @@ def _rows_of(info: Mapping, ids: np.ndarray, num: int, before: Mapping) -> dict[
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what gymnasium says of the bounds of a pool's spaces: they are doubles cast down."""
+    """Silence the warning of gymnasium that the bounds of a pool are doubles cast down."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield

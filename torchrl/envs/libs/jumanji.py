@@ -5,18 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from tensordict import NestedKey
 from torch import Tensor
 
-from torchrl._core.entries import Entries
 from torchrl._core.optional import require_package
-from torchrl.data import Composite, MultiOneHot, OneHot, TensorSpec, Unbounded
+from torchrl._core.records.flat_record import FlatRecord
+from torchrl.data import Composite, TensorSpec, Unbounded
 from torchrl.envs.libs.array_specs import action_spec, array_leaves, key_of, observation_spec
-from torchrl.envs.libs.catalogue import Catalogue
+from torchrl.envs.libs.gym.spaces import choice_index
 from torchrl.envs.libs.jax_env import JaxEnv
-from torchrl.envs.spec_access import flag_spec
-from torchrl.envs.wrapper import take_options, unknown_name, wrong_kind
+from torchrl.envs.specs import flag_specs
+from torchrl.envs.wrapper import Catalogue, take_options, unknown_name, wrong_kind
 
 _LAST = 2  # the step_type of dm_env at the end of an episode
 
@@ -47,22 +46,23 @@ class JumanjiWrapper(JaxEnv):
         TypeError: if ``env`` is no such environment.
 
     Source: Bonnet et al., 2023, https://arxiv.org/abs/2306.09884.
+
+    >>> import jumanji
+    >>> env = JumanjiWrapper(jumanji.make("Snake-v1"), batch_size=[4])
+    >>> env.reset().shape
+    torch.Size([4])
     """
 
-    entrywise = True
-    resets_rows_alone = True
+    supports_flat_records = True
+    partial_reset_safe = True
     reads_action_only = True
     libname = "jumanji"
     git_url = "https://github.com/instadeepai/jumanji"
-    available_envs = Catalogue(_names)
+    available_envs = Catalogue(_names, "jumanji")
 
-    def __init__(
-        self, env: Any = None, *, categorical_action_encoding: bool = False, **kwargs: Any
-    ) -> None:
+    def __init__(self, env: Any = None, *, categorical_action_encoding: bool = False, **kwargs: Any) -> None:
         self._categorical = categorical_action_encoding
-        if env is not None:
-            kwargs["env"] = env
-        super().__init__(**kwargs)
+        super().__init__(env=env, **kwargs)
 
     def _build_env(self, env: Any = None) -> Any:
         jumanji = require_package("jumanji", needed_by=self, extra="jumanji")
@@ -83,10 +83,7 @@ class JumanjiWrapper(JaxEnv):
         self.observation_spec = observation
         self.action_spec = self._rows(action_spec(env.action_spec, categorical=self._categorical))
         self.reward_spec = self._rows(Unbounded(tuple(env.reward_spec.shape) or (1,)))
-        flags = ("done", "terminated", "truncated")
-        self.done_spec = Composite(
-            {name: flag_spec((*batch, 1), self.device) for name in flags}, shape=batch
-        )
+        self.done_spec = flag_specs(batch, self.device)
         self._compile()
 
     def _rows(self, spec: TensorSpec) -> TensorSpec:
@@ -100,19 +97,14 @@ class JumanjiWrapper(JaxEnv):
         return self._env.step(state[0], action)
 
     def _native(self, action: Tensor) -> np.ndarray:
-        spec = self.full_action_spec["action"]
-        if isinstance(spec, OneHot):
-            action = action.long().argmax(-1)
-        elif isinstance(spec, MultiOneHot):
-            parts = action.split([int(n) for n in spec.nvec], -1)
-            action = torch.stack([part.long().argmax(-1) for part in parts], -1)
+        action = choice_index(action, self.full_action_spec["action"])
         shape, dtype = self._env.action_spec.shape, self._env.action_spec.dtype
         array = action.numpy(force=True).astype(dtype, copy=False)
         return array.reshape((*((-1,) if self.batch_size else ()), *shape))
 
-    def _read(self, state: Any) -> Entries:
+    def _read(self, state: Any) -> FlatRecord:
         step = state[1]
-        entries = Entries()
+        entries = FlatRecord()
         for key, path in self._paths:
             value = step.observation
             for name in path:
@@ -156,18 +148,14 @@ class JumanjiEnv(JumanjiWrapper):
     True
     """
 
-    entrywise = True
-    resets_rows_alone = True
+    supports_flat_records = True
+    partial_reset_safe = True
     reads_action_only = True
 
-    def __init__(
-        self, env_name: str, *, categorical_action_encoding: bool = False, **kwargs: Any
-    ) -> None:
+    def __init__(self, env_name: str, *, categorical_action_encoding: bool = False, **kwargs: Any) -> None:
         self.env_name = env_name
         ours = take_options(kwargs, "jit")
-        super().__init__(
-            categorical_action_encoding=categorical_action_encoding, options=kwargs, **ours
-        )
+        super().__init__(categorical_action_encoding=categorical_action_encoding, options=kwargs, **ours)
 
     def _build_env(self, options: dict[str, Any]) -> Any:  # type: ignore[override]  # makes one
         jumanji = require_package("jumanji", needed_by=self, extra="jumanji")
@@ -175,9 +163,3 @@ class JumanjiEnv(JumanjiWrapper):
         if self.env_name not in known:
             raise unknown_name(self, "environment", self.env_name, known)
         return super()._build_env(jumanji.make(self.env_name, **options))
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(env={self.env_name}, batch_size={self.batch_size}, "
-            f"device={self.device})"
-        )

@@ -1,4 +1,4 @@
-"""OpenSpiel: games, with turns or without, with chance or without."""
+"""OpenSpiel games, sequential or simultaneous, with or without chance."""
 
 from __future__ import annotations
 
@@ -12,19 +12,10 @@ from torch import Tensor
 
 from torchrl._core.errors import SpecError, describe
 from torchrl._core.optional import require_package
-from torchrl.data import (
-    Bounded,
-    Categorical,
-    Composite,
-    NonTensor,
-    OneHot,
-    TensorSpec,
-    Unbounded,
-)
-from torchrl.envs.libs.catalogue import Catalogue
+from torchrl.data import Bounded, Categorical, Composite, NonTensor, OneHot, TensorSpec, Unbounded
 from torchrl.envs.marl import Group, MarlGroupMapType, group_specs, resolve_groups
-from torchrl.envs.spec_access import flag_spec
-from torchrl.envs.wrapper import EnvWrapper, take_options, unknown_name, wrong_kind
+from torchrl.envs.specs import flag_specs
+from torchrl.envs.wrapper import Catalogue, EnvWrapper, take_options, unknown_name, wrong_kind
 
 
 def _games() -> list[str]:
@@ -39,7 +30,7 @@ class OpenSpielWrapper(EnvWrapper):
     is decided within the step.
 
     Args:
-        env: A ``pyspiel.Game``, or a ``pyspiel.State`` from which every episode then begins.
+        env: A ``pyspiel.Game``, or a ``pyspiel.State`` from which every episode starts.
         group_map: The players of each group, or a :class:`~torchrl.envs.utils.MarlGroupMapType`;
             one group ``"agents"`` if ``None``.
         categorical_actions: Encode actions as integers instead of one-hot vectors.
@@ -71,7 +62,7 @@ class OpenSpielWrapper(EnvWrapper):
 
     libname = "open_spiel"
     git_url = "https://github.com/google-deepmind/open_spiel"
-    available_envs = Catalogue(_games)
+    available_envs = Catalogue(_games, "pyspiel")
 
     def __init__(
         self,
@@ -86,9 +77,7 @@ class OpenSpielWrapper(EnvWrapper):
         self.return_state = return_state
         self._wished_groups = group_map
         self._chance = np.random.RandomState()
-        if env is not None:
-            kwargs["env"] = env
-        super().__init__(**kwargs)
+        super().__init__(env=env, **kwargs)
 
     def _build_env(self, env: Any = None) -> Any:
         spiel = require_package("pyspiel", needed_by=self, extra="open_spiel")
@@ -99,9 +88,7 @@ class OpenSpielWrapper(EnvWrapper):
         kind = self.game.get_type()
         self._sees = kind.provides_observation_tensor
         if not (self._sees or kind.provides_information_state_tensor):
-            raise TypeError(
-                describe(self, "needs a game whose players see numbers", found=kind.short_name)
-            )
+            raise TypeError(describe(self, "needs a game whose players see numbers", found=kind.short_name))
         return self._begin()
 
     # --- specs -----------------------------------------------------------------------------------
@@ -114,15 +101,12 @@ class OpenSpielWrapper(EnvWrapper):
         self.group_map = resolve_groups(self._wished_groups, self.players, default)
         n = game.num_distinct_actions()
         choice: TensorSpec = (
-            Categorical(n, shape=(), dtype=torch.int64)
-            if self.categorical_actions
-            else OneHot(n, dtype=torch.int64)
+            Categorical(n, shape=(), dtype=torch.int64) if self.categorical_actions else OneHot(n, dtype=torch.int64)
         )
         size = len(self._seen_by(0))
         specs = {
             "observation": Composite(
-                observation=Unbounded((size,)),
-                action_mask=Categorical(2, shape=(n,), dtype=torch.bool),
+                observation=Unbounded((size,)), action_mask=Categorical(2, shape=(n,), dtype=torch.bool)
             ),
             "action": Composite(action=choice),
             "reward": Composite(reward=Unbounded((1,))),
@@ -131,15 +115,13 @@ class OpenSpielWrapper(EnvWrapper):
             Group(name, agents, {k: [spec] * len(agents) for k, spec in specs.items()}, batch)
             for name, agents in self.group_map.items()
         ]
-        shared: dict[str, TensorSpec] = {
-            "current_player": Bounded(-4, game.num_players() - 1, (), dtype=torch.int64)
-        }
+        shared: dict[str, TensorSpec] = {"current_player": Bounded(-4, game.num_players() - 1, (), dtype=torch.int64)}
         if self.return_state:
             shared["state"] = NonTensor(shape=(), example_data=env.serialize())
         self.observation_spec = group_specs(self._groups, "observation", batch, **shared)
         self.action_spec = group_specs(self._groups, "action", batch)
         self.reward_spec = group_specs(self._groups, "reward", batch)
-        self.done_spec = Composite({n: flag_spec((1,), None) for n in ("done", "terminated")})
+        self.done_spec = flag_specs(batch, None, ("done", "terminated"))
 
     # --- reset and step --------------------------------------------------------------------------
 
@@ -148,7 +130,7 @@ class OpenSpielWrapper(EnvWrapper):
 
     @property
     def action_masks(self) -> dict[NestedKey, NestedKey]:
-        """The entry that says which moves of a group are legal."""
+        """The entry that masks the illegal moves of each group."""
         return {(group.name, "action"): (group.name, "action_mask") for group in self._groups}
 
     def _begin(self) -> Any:
@@ -211,7 +193,7 @@ class OpenSpielWrapper(EnvWrapper):
             raise SpecError(
                 describe(
                     self,
-                    f"was handed an illegal move of player_{player}",
+                    f"got an illegal move of player_{player}",
                     expected=f"one of {legal}",
                     found=move,
                     hint="Let the policy heed the group's action_mask.",

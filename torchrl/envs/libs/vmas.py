@@ -15,14 +15,11 @@ from torch import Tensor
 from torchrl._core.devices import check_devices
 from torchrl._core.errors import ResetError, describe
 from torchrl._core.optional import require_package
-from torchrl.data import Composite, MultiOneHot, OneHot, TensorSpec, Unbounded
-from torchrl.envs.libs.catalogue import Catalogue
-from torchrl.envs.libs.gym.spaces import spec_from_space
+from torchrl.data import Composite, TensorSpec, Unbounded
+from torchrl.envs.libs.gym.spaces import choice_index, spec_from_space
 from torchrl.envs.marl import Group, MarlGroupMapType, group_by_name, group_specs, resolve_groups
-from torchrl.envs.spec_access import flag_spec
-from torchrl.envs.wrapper import EnvWrapper, take_options, unknown_name, wrong_kind
-
-FLAGS = ("done", "terminated", "truncated")
+from torchrl.envs.specs import flag_specs
+from torchrl.envs.wrapper import Catalogue, EnvWrapper, take_options, unknown_name, wrong_kind
 
 
 def _scenarios() -> list[str]:
@@ -67,11 +64,11 @@ class VmasWrapper(EnvWrapper):
 
     libname = "vmas"
     git_url = "https://github.com/proroklab/VectorizedMultiAgentSimulator"
-    available_envs = Catalogue(_scenarios)
+    available_envs = Catalogue(_scenarios, "vmas")
 
     def __init__(
         self,
-        env: Any = None,
+        env: object = None,
         *,
         categorical_actions: bool = True,
         group_map: MarlGroupMapType | Mapping[str, Sequence[str]] | None = None,
@@ -79,11 +76,9 @@ class VmasWrapper(EnvWrapper):
     ) -> None:
         self.categorical_actions = categorical_actions
         self._wished_groups = group_map
-        if env is not None:
-            kwargs["env"] = env
-        super().__init__(**kwargs)
+        super().__init__(env=env, **kwargs)
 
-    def _build_env(self, env: Any = None) -> Any:
+    def _build_env(self, env: object = None) -> object:
         simulator = require_package("vmas.simulator.environment", needed_by=self, extra="marl")
         if not isinstance(env, simulator.Environment):
             raise wrong_kind(self, env, "what vmas.make_env returns without wrapper=", "VmasEnv")
@@ -101,28 +96,19 @@ class VmasWrapper(EnvWrapper):
         names, batch = [agent.name for agent in env.agents], self.batch_size
         self.group_map = resolve_groups(self._wished_groups, names, _default_groups(names))
         infos = [env.scenario.info(agent) for agent in env.agents]
-        specs = {
-            agent.name: self._agent_specs(env, agent, info)
-            for agent, info in zip(env.agents, infos, strict=True)
-        }
+        specs = {agent.name: self._agent_specs(env, agent, info) for agent, info in zip(env.agents, infos, strict=True)}
         self._over = torch.zeros(batch, dtype=torch.bool, device=self.device)
         self._order = {name: i for i, name in enumerate(names)}
         self._groups = [
-            Group(
-                group,
-                agents,
-                {kind: [specs[name][kind] for name in agents] for kind in specs[names[0]]},
-                batch,
-            )
+            Group(group, agents, {kind: [specs[name][kind] for name in agents] for kind in specs[names[0]]}, batch)
             for group, agents in self.group_map.items()
         ]
         self.observation_spec = group_specs(self._groups, "observation", batch)
         self.action_spec = group_specs(self._groups, "action", batch)
         self.reward_spec = group_specs(self._groups, "reward", batch)
-        flags = {name: flag_spec((*batch, 1), self.device) for name in FLAGS}
-        self.done_spec = Composite(flags, shape=batch)
+        self.done_spec = flag_specs(batch, self.device)
 
-    def _agent_specs(self, env: Any, agent: Any, info: Mapping[str, Tensor]) -> dict[str, Any]:
+    def _agent_specs(self, env: Any, agent: object, info: Mapping[str, Tensor]) -> dict[str, Any]:
         i = env.agents.index(agent)
         seen = Composite(observation=self._expand(spec_from_space(env.observation_space[i])))
         if info:
@@ -154,39 +140,32 @@ class VmasWrapper(EnvWrapper):
     def _set_seed(self, seed: int | None) -> None:
         self._env.seed(int(torch.randint(2**31, ())) if seed is None else seed)
 
-    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: object) -> TensorDictBase:
         env = self._env
         mask = None if tensordict is None else tensordict.get("_reset", None)
-        self._over = (
-            torch.zeros_like(self._over) if mask is None else self._over & ~mask.squeeze(-1)
-        )
+        self._over = torch.zeros_like(self._over) if mask is None else self._over & ~mask.squeeze(-1)
         if mask is None:
             env.reset(return_observations=False, **kwargs)
         else:
             for row in mask.reshape(-1).nonzero().flatten().tolist():
                 env.reset_at(row, return_observations=False)
         observations, infos = env.get_from_scenario(
-            get_observations=True,
-            get_rewards=False,
-            get_infos=True,
-            get_dones=False,
-            dict_agent_names=False,
+            get_observations=True, get_rewards=False, get_infos=True, get_dones=False, dict_agent_names=False
         )
         # What infos say after a reset is about the step before it.
         return self._record(observations, [_zeros(info) for info in infos])
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         self._refuse_to_hold(tensordict.get("_step", None))
-        actions: list[Any] = [None] * len(self._order)
+        actions: list[object] = [None] * len(self._order)
         for group in self._groups:
             for name, record in zip(group.agents, group.unbind(tensordict), strict=True):
                 spec = group.agent_spec("action", name)["action"]
-                actions[self._order[name]] = _native(record.get("action"), spec)
+                action = choice_index(record.get("action"), spec)  # [N] or [N, n]
+                actions[self._order[name]] = action.unsqueeze(-1) if action.ndim == 1 else action
         observations, rewards, terminated, truncated, infos = self._env.step(actions)
         if isinstance(observations, Mapping):  # as the scenario's dict_spaces has it
-            observations, rewards, infos = (
-                list(table.values()) for table in (observations, rewards, infos)
-            )
+            observations, rewards, infos = (list(table.values()) for table in (observations, rewards, infos))
         record = self._record(observations, infos, rewards)
         self._over = terminated | truncated
         record.set("terminated", terminated.unsqueeze(-1))
@@ -208,9 +187,7 @@ class VmasWrapper(EnvWrapper):
                 )
             )
 
-    def _record(
-        self, observations: Sequence[Any], infos: Sequence[Any], rewards: Any = None
-    ) -> TensorDictBase:
+    def _record(self, observations: Sequence[Any], infos: Sequence[Any], rewards: Any = None) -> TensorDictBase:
         record = TensorDict({}, self.batch_size, device=self.device)
         for group in self._groups:
             entries = []
@@ -254,7 +231,7 @@ class VmasEnv(VmasWrapper):
 
     def __init__(
         self,
-        scenario: Any,
+        scenario: object,
         *,
         num_envs: int,
         continuous_actions: bool = True,
@@ -263,7 +240,7 @@ class VmasEnv(VmasWrapper):
         seed: int | None = None,
         group_map: MarlGroupMapType | Mapping[str, Sequence[str]] | None = None,
         device: torch.device | str | int | None = None,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         check_devices(self, device=device)
         self.scenario_name = scenario if isinstance(scenario, str) else repr(scenario)
@@ -284,7 +261,7 @@ class VmasEnv(VmasWrapper):
             **ours,
         )
 
-    def _build_env(self, options: dict[str, Any]) -> Any:  # type: ignore[override]  # makes one
+    def _build_env(self, options: dict[str, object]) -> object:  # type: ignore[override]  # makes one
         vmas = require_package("vmas", needed_by=self, extra="marl")
         scenario, known = options["scenario"], self.available_envs
         if isinstance(scenario, str) and scenario not in known:
@@ -306,25 +283,14 @@ def _default_groups(names: Sequence[str]) -> dict[str, list[str]]:
     return groups
 
 
-def _native(action: Tensor, spec: TensorSpec) -> Tensor:
-    """Return an action of an agent as the simulator takes it, ``[N, n]``."""
-    if isinstance(spec, OneHot):
-        action = action.long().argmax(-1)
-    elif isinstance(spec, MultiOneHot):
-        parts = action.split([int(n) for n in spec.nvec], -1)
-        action = torch.stack([part.long().argmax(-1) for part in parts], -1)
-    return action.unsqueeze(-1) if action.ndim == 1 else action
-
-
 def _column(value: Tensor) -> Tensor:
     """Give numbers ``[N]`` the dimension that entries have."""
     return value.unsqueeze(-1) if value.ndim == 1 else value
 
 
-def _zeros(info: Mapping[str, Any]) -> dict[str, Any]:
+def _zeros(info: Mapping[str, Any]) -> dict[str, object]:
     return {
-        name: _zeros(value) if isinstance(value, Mapping) else torch.zeros_like(value)
-        for name, value in info.items()
+        name: _zeros(value) if isinstance(value, Mapping) else torch.zeros_like(value) for name, value in info.items()
     }
 
 

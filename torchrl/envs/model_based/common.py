@@ -1,4 +1,4 @@
-"""A world model as an environment."""
+"""Base class of environments whose dynamics are a world model."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 
 from torchrl._core.devices import check_devices
-from torchrl.envs.common import EnvBase
+from torchrl.envs.base import EnvBase
 
 
 class ModelBasedEnvBase(EnvBase):
-    """Steps in the imagination of a world model.
+    """Steps a world model.
 
-    Gradients flow through its steps, and any batch size will do. Name the specs in ``__init__`` and
-    write ``_reset``, which says where imagined episodes begin.
+    Gradients flow through its steps, and records may have any batch size. Set the specs in
+    ``__init__`` and write ``_reset``, which returns the first state of an imagined episode.
 
     Args:
-        world_model: Reads a root and an action and writes, at the same names, what follows: the
-            observations, the reward and, if episodes can end, their flags.
+        world_model: Reads a root and an action and writes the next observations, under the same
+            names, the reward and, if episodes can end, their flags.
         params: Its parameters, instead of its own; may be changed in place between steps.
         buffers: Its buffers, likewise.
-        device: Where it computes.
-        batch_size: Number of imagined processes; any if empty.
+        device: Device of the computation.
+        batch_size: Batch size of the imagined episodes; any if empty.
         run_type_checks: Validate every step against the specs, not the first alone.
-        allow_done_after_reset: Accept an episode that is over when it begins.
+        allow_done_after_reset: Accept an episode that has ended at its start.
 
     Hooks:
-        _reset: ``td | None -> td``; where imagination begins.
+        _reset: ``td | None -> td``; the first states.
 
-    Reads: what the model reads.
-    Writes: what the specs name; flags that the model does not write stay down.
+    Reads: the in_keys of the model.
+    Writes: the entries of the specs; flags that the model does not write are false.
 
     >>> from tensordict import TensorDict
     >>> from tensordict.nn import TensorDictModule, TensorDictSequential
@@ -87,17 +87,11 @@ class ModelBasedEnvBase(EnvBase):
         return weights.to_module(self.world_model)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        flags = [key for group in self.plan.groups for key in group.keys]
+        flags = [key for group in self.compiled_specs.groups for key in group.keys]
         with self._weights():
             imagined = self.world_model(tensordict.exclude("next", *self.reward_keys, *flags))
         names = (*self.observation_keys, *self.reward_keys, *flags)
-        following = imagined.select(*names, strict=False)
-        for group in self.plan.groups:
-            if all(following.get(key, None) is None for key in group.keys):
-                shape = self.plan.expected(group.shape, following)
-                down = torch.zeros(shape, dtype=torch.bool, device=group.device)
-                following.set(group.done, down)
-        return following
+        return imagined.select(*names, strict=False)
 
     def _set_seed(self, seed: int | None) -> None:
         """Seed torch itself: a model draws from its default generator."""

@@ -1,9 +1,8 @@
-"""The latent environment of Dreamer: states are what a recurrent world model imagines."""
+"""The latent environment of Dreamer: states of a recurrent world model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from tensordict import TensorDictBase
@@ -12,14 +11,14 @@ from tensordict.nn import TensorDictModuleBase
 from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl.data import Composite, Unbounded
-from torchrl.envs.common import EnvBase
+from torchrl.envs.base import EnvBase
 from torchrl.envs.model_based.common import ModelBasedEnvBase
 
 
 class DreamerEnv(ModelBasedEnvBase):
     """An environment whose observations are ``state`` and ``belief`` of a world model.
 
-    An episode begins from the latent state that ``reset`` is handed; what it is not handed is zero.
+    An episode starts from the latent state in the argument of ``reset``; absent entries are zero.
 
     Args:
         world_model: Reads ``state``, ``belief`` and ``action``, writes the next ``state`` and
@@ -68,22 +67,32 @@ class DreamerEnv(ModelBasedEnvBase):
         )
 
     def set_specs_from_env(self, env: EnvBase) -> None:
-        """Take over the actions and rewards of a real environment."""
+        """Copy the specs of actions and rewards of a real environment."""
         for name in ("full_action_spec", "full_reward_spec"):
             spec = getattr(env, f"{name}_unbatched").to(self.device)
             setattr(self, name, spec.expand(*self.batch_size, *spec.shape))
 
-    def decode_obs(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write what the latent states of ``tensordict`` would look like.
+    def decode_obs(self, tensordict: TensorDictBase, compute_latents: bool = False) -> TensorDictBase:
+        """Write the decoded observations of the latent states of ``tensordict``.
+
+        Args:
+            tensordict: Latent states.
+            compute_latents: Run the world model first; a missing action is zero.
 
         Raises:
             ValueError: without a decoder.
         """
         if self.obs_decoder is None:
             raise ValueError(describe(self, "has no obs_decoder", hint="Give it one."))
+        if compute_latents:
+            for key in self.action_keys:
+                if tensordict.get(key, None) is None:
+                    spec = self.full_action_spec[key]
+                    tensordict.set(key, spec.zero(tensordict.batch_size[len(self.batch_size) :]))
+            tensordict = self.world_model(tensordict)
         return self.obs_decoder(tensordict)
 
-    def _reset(self, tensordict: TensorDictBase | None, **_: Any) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None, **_: object) -> TensorDictBase:
         spec = self.observation_spec
         if tensordict is not None and not self.batch_size:
             spec = spec.expand(tensordict.batch_size)

@@ -1,65 +1,55 @@
-"""Transforms: changes to what environments emit and accept, and replay buffers hand out."""
+"""Transforms of what environments return and accept, and of what replay buffers store and sample.
 
-from torchrl.envs.transforms.action import (
-    ActionDiscretizer,
-    ActionMask,
-    ActionScaling,
-    ClipTransform,
-    DiscreteActionProjection,
-    FlattenAction,
+By what they change: ``observation``, ``reward``, ``action``, ``episode`` (resets, ends, counts) and
+``buffer``; ``casting`` (dtypes, devices), ``elementwise`` (functions of the user) and ``presets``.
+"""
+
+from torchrl.envs.transforms.action.discrete import ActionDiscretizer, ActionMask, DiscreteActionProjection
+from torchrl.envs.transforms.action.repeat import (
+    ConditionalPolicySwitch,
+    ConditionalSkip,
+    FrameSkipTransform,
+    MultiAction,
 )
-from torchrl.envs.transforms.atari import (
-    AtariPreprocessing,
-    EndOfLifeTransform,
-    EpisodicLife,
+from torchrl.envs.transforms.action.scaling import ActionScaling, ClipTransform, FlattenAction
+from torchrl.envs.transforms.base import Transform, _apply_to_composite, _apply_to_composite_inv, _set_missing_tolerance  # noqa: F401 - of the API
+from torchrl.envs.transforms.buffer.compact import NextObservationDelta, NextStateReconstructor, PolicyAgeFilter
+from torchrl.envs.transforms.buffer.trajectories import (
+    BurnInTransform,
+    MultiStepTransform,
+    RandomCropTensorDict,
+    Reward2GoTransform,
 )
-from torchrl.envs.transforms.autoreset import (
-    AutoResetEnv,
-    AutoResetTransform,
-    VecGymEnvTransform,
-)
-from torchrl.envs.transforms.base import Transform
-from torchrl.envs.transforms.batch_size import BatchSizeTransform
-from torchrl.envs.transforms.compact import (
-    NextObservationDelta,
-    NextStateReconstructor,
-    PolicyAgeFilter,
-)
-from torchrl.envs.transforms.compose import Compose
-from torchrl.envs.transforms.device import (
+from torchrl.envs.transforms.casting import (
+    BatchSizeTransform,
     DeviceCastTransform,
+    DoubleToFloat,
+    DTypeCastTransform,
     FiniteTensorDictCheck,
     PinMemoryTransform,
 )
-from torchrl.envs.transforms.dtype import (
-    DoubleToFloat,
-    DTypeCastTransform,
+from torchrl.envs.transforms.compose import Compose
+from torchrl.envs.transforms.elementwise import ModuleTransform, UnaryTransform
+from torchrl.envs.transforms.episode.autoreset import AutoResetEnv, AutoResetTransform, VecGymEnvTransform
+from torchrl.envs.transforms.episode.last_reward import LastRewardPrimer
+from torchrl.envs.transforms.episode.resets import FireReset, NoopResetEnv, TensorDictPrimer, gSDENoise
+from torchrl.envs.transforms.episode.termination import (
+    EndOfLifeTransform,
+    EpisodicLife,
+    RandomTruncationTransform,
+    TerminateTransform,
 )
-from torchrl.envs.transforms.env import TransformedEnv
-from torchrl.envs.transforms.episode import (
-    InitTracker,
-    StepCounter,
-)
-from torchrl.envs.transforms.functions import (
-    Hash,
-    ModuleTransform,
-    RNDTransform,
-    UnaryTransform,
-)
-from torchrl.envs.transforms.history import (
-    CatFrames,
-    TimeMaxPool,
-)
-from torchrl.envs.transforms.keys import (
+from torchrl.envs.transforms.episode.tracking import InitTracker, RewardSum, StepCounter, Timer, TrajCounter
+from torchrl.envs.transforms.observation.history import CatFrames, TimeMaxPool
+from torchrl.envs.transforms.observation.keys import (
     ExcludeTransform,
     FlattenTensorDict,
     RemoveEmptySpecs,
     RenameTransform,
     SelectTransform,
 )
-from torchrl.envs.transforms.mujoco import MujocoPreprocessing
-from torchrl.envs.transforms.normalization import ObservationNorm
-from torchrl.envs.transforms.pixels import (
+from torchrl.envs.transforms.observation.normalization import ObservationNorm, RunningMeanStd, VecNorm, VecNormV2
+from torchrl.envs.transforms.observation.pixels import (
     CenterCrop,
     Crop,
     GrayScale,
@@ -68,28 +58,7 @@ from torchrl.envs.transforms.pixels import (
     Resize,
     ToTensorImage,
 )
-from torchrl.envs.transforms.popart import PopArt
-from torchrl.envs.transforms.primer import TensorDictPrimer, gSDENoise
-from torchrl.envs.transforms.replay import (
-    BurnInTransform,
-    MultiStepTransform,
-    RandomCropTensorDict,
-    Reward2GoTransform,
-)
-from torchrl.envs.transforms.resets import FireReset, NoopResetEnv
-from torchrl.envs.transforms.return_norm import ReturnNorm
-from torchrl.envs.transforms.reward import (
-    BinarizeReward,
-    LineariseRewards,
-    RewardClipping,
-    RewardScaling,
-    RewardSum,
-    SignTransform,
-    SuccessReward,
-    TargetReturn,
-)
-from torchrl.envs.transforms.running_stats import RunningMeanStd
-from torchrl.envs.transforms.shape import (
+from torchrl.envs.transforms.observation.shape import (
     CatTensors,
     ExpandAs,
     FlattenObservation,
@@ -98,20 +67,18 @@ from torchrl.envs.transforms.shape import (
     Stack,
     UnsqueezeTransform,
 )
-from torchrl.envs.transforms.stepping import (
-    ConditionalPolicySwitch,
-    ConditionalSkip,
-    FrameSkipTransform,
-    MultiAction,
+from torchrl.envs.transforms.observation.text import Hash, Tokenizer
+from torchrl.envs.transforms.presets import AtariPreprocessing, MujocoPreprocessing
+from torchrl.envs.transforms.reward.scaling import (
+    BinarizeReward,
+    PopArt,
+    ReturnNorm,
+    RewardClipping,
+    RewardScaling,
+    SignTransform,
 )
-from torchrl.envs.transforms.text import Tokenizer
-from torchrl.envs.transforms.tracking import (
-    RandomTruncationTransform,
-    TerminateTransform,
-    Timer,
-    TrajCounter,
-)
-from torchrl.envs.transforms.vecnorm import VecNorm, VecNormV2
+from torchrl.envs.transforms.reward.shaping import LineariseRewards, RNDTransform, SuccessReward, TargetReturn
+from torchrl.envs.transforms.transformed_env import TransformedEnv
 
 __all__ = [
     "ActionDiscretizer",
@@ -148,6 +115,7 @@ __all__ = [
     "GrayScale",
     "Hash",
     "InitTracker",
+    "LastRewardPrimer",
     "LineariseRewards",
     "ModuleTransform",
     "MujocoPreprocessing",

@@ -1,70 +1,119 @@
-"""The base of transforms: one change to what an environment emits or accepts."""
+"""Base class of transforms of what an environment returns and accepts."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache, partial, wraps
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor, nn
 
+from torchrl._core.attributes import module_attribute
 from torchrl._core.errors import MissingKeyError, describe, nearest
 from torchrl._core.keys import as_keys, leaf_keys
+from torchrl._core.records.flat_record import Record
 from torchrl.data import Composite, TensorSpec
-from torchrl.envs.postponed import Image, Postponed
-from torchrl.envs.spec_access import leaf_names
+from torchrl.envs.specs import GROUPS, INPUTS, OUTPUTS, leaf_names
+from torchrl.envs.stepping.deferred import Deferred, ElementwiseDeferred
+from torchrl.envs.transforms.inner_env_info import InnerEnvInfo, R, Reset, Step
 
 if TYPE_CHECKING:
-    from torchrl.envs.transforms.env import TransformedEnv
+    from torchrl.envs.transforms.transformed_env import TransformedEnv
+
+Keys = Sequence[NestedKey] | None
+SpecHook = Callable[[Any, Any], Any]
+State = dict[str, Any]  # extra state of a module
 
 
 class Transform(nn.Module):
-    """One change, entry by entry.
+    """Base of transforms of what an environment returns and accepts.
 
-    The same object serves an environment (:class:`TransformedEnv`), a replay buffer
-    (:meth:`forward` on what is sampled, :meth:`inv` on what is stored) and as a module.
+    The same object transforms an environment (:class:`TransformedEnv`), a replay buffer
+    (:meth:`forward` on samples, :meth:`inv` on what is stored), and is a module. Outputs of the
+    environment pass forward, from ``in_keys`` to ``out_keys``; its inputs pass through the inverse,
+    from ``out_keys_inv`` to ``in_keys_inv``.
 
     Args:
-        in_keys: Entries read on the way out of the environment.
-        out_keys: Where their images are written; in place if ``None``.
-        in_keys_inv: Entries written on the way in: the environment's own names.
-        out_keys_inv: Entries read on the way in: the names seen from outside; the same if ``None``.
+        in_keys: Entries read by the forward pass.
+        out_keys: Where the forward pass writes; in place if ``None``.
+        in_keys_inv: Entries of the environment that the inverse writes.
+        out_keys_inv: Entries that the inverse reads: their names outside; the same if ``None``.
 
-    Hooks (each defaults to "no change"):
-        _apply_transform: tensor ``[*B, *S] -> [*B, *S']``, on the way out.
-        _inv_apply_transform: tensor ``[*B, *S'] -> [*B, *S]``, on the way in.
-        _transform_spec, _inv_transform_spec: the spec seen from outside, given the inner one.
-        _reset: ``(td, td_reset) -> td_reset``, for a transform that remembers; ``td`` is what
-            reset() was given, or ``None``.
-        _step: ``(td, next_td) -> next_td``, likewise.
+    Attributes:
+        inner: The :class:`InnerEnvInfo` of the environment in front of this transform: its batch
+            size, rewards, flags and actions. Set when the specs are derived.
+        parent: The environment seen through the transforms before this one, with its specs.
+        evaluating: Whether ``eval()`` was called: running statistics are not updated then.
 
-    Two more, for a transform that steps or resets the environment inside more or less than once:
-        _around_step: ``(step, td) -> next_td``, where ``step`` is that of the environment inside.
-        _around_reset: ``(reset, step, td) -> root``, likewise.
+    Hooks (each changes nothing by default). For each entry:
+        _apply_transform: tensor ``[*B, *S] -> [*B, *S']``, forward.
+        _inv_apply_transform: tensor ``[*B, *S'] -> [*B, *S]``, inverse.
+        _transform_spec, _inv_transform_spec: spec outside, given the inner one.
+    For the whole record, which may be a tensordict or a flat record:
+        _call: ``td -> td``, forward, in steps and resets.
+        _inv_call: ``td -> td``, inverse, on a shallow copy.
+        _step: ``(td, next_td) -> next_td``; ``td`` is the root of the step.
+        _reset: ``(td, td_reset) -> td_reset``; ``td`` is the argument of ``reset()`` or ``None``.
+        _around_step: ``(step, td) -> next_td``; calls the ``step`` of the inner environment itself,
+            any number of times.
+        _around_reset: ``(reset, step, td) -> root``; likewise.
+        _inv_reset: ``td -> td``, inverse of the argument of ``reset()``; see
+            :meth:`inverts_at_reset`.
+        forward, inv: the same two passes outside of an environment.
+    For the specs:
+        transform_specs: ``{group: Composite} -> {group: Composite}``, all five groups at once, for
+            a transform that adds entries or keeps what it finds in the specs.
+        transform_<group>_spec: ``Composite -> Composite``, one group; called with the spec of one
+            entry, it returns that of the entry written.
+        transform_output_spec, transform_input_spec: ``Composite -> Composite``, the groups of one
+            side as ``full_<group>_spec``.
+        transform_env_batch_size, transform_env_device: those of the environment outside.
+    For what else depends on the class:
+        action_masks, entries_touched, event_flags, inverts_at_reset, deferred.
+        get_extra_state, set_extra_state: memory that a state dict keeps.
 
-    Code written for whole records overrides ``_call`` and ``_inv_call`` (``td -> td``), and
-    ``transform_<group>_spec`` (``Composite -> Composite``) for a group of specs. A class whose
-    hooks touch records only by ``get`` and ``set`` says ``entrywise = True`` and costs less. One
-    whose ``_reset`` leaves rows that are not reset as they were says ``resets_rows_alone = True``;
-    one that has no hook on the way out but an ``_apply_transform`` that makes each number of the
-    one at its place says ``postponable = True``, and is applied to many steps at once where no
-    other part reads each.
+    Capabilities (class attributes, inherited until a subclass overrides a method that they cover):
+        supports_flat_records: Hooks touch records only by the methods of a flat record (``get``,
+            ``set``, ``pop``, ``update``, ``copy``), so that steps need no tensordict.
+        partial_reset_safe: ``_reset`` returns rows that are not reset unchanged.
+        deferrable: What a step writes can be written into many steps at once, where nothing else
+            reads it in between; see :meth:`deferred`.
+        enable_inv_on_reset: The argument of ``reset()`` passes through ``_inv_call``, although
+            there are no ``in_keys_inv``.
+        asks_environment: A hook reads attributes of the running environment.
+        missing_tolerance: Absent entries are skipped; otherwise they are an error.
+        omitted_next: Entries that batches of steps have at the root only, not under ``"next"``.
+        follows_steps: Its output depends on earlier steps: a single record is refused. By default
+            (``None``) that of a class with a ``_step`` and none of the hooks that a single record
+            passes through.
 
-    What ``reset()`` is given passes the way in, too, where that concerns more than actions: the
-    environment inside is given a state in its own names, scale and dtype. A class that has no
-    ``in_keys_inv`` but an ``_inv_call`` of its own says ``enable_inv_on_reset = True`` for that.
+    >>> from torchrl.envs import GymEnv, TransformedEnv
+    >>> class Negate(Transform):
+    ...     def _apply_transform(self, value):
+    ...         return -value
+    >>> env = TransformedEnv(GymEnv("CartPole-v1"), Negate(["reward"]))
+    >>> env.rollout(3)["next", "reward"].T
+    tensor([[-1., -1., -1.]])
     """
 
-    entrywise: Any = False
-    resets_rows_alone = False
-    postponable = False
+    supports_flat_records: Any = False
+    follows_steps: bool | None = None
+    evaluating = False
+    omitted_next: Sequence[NestedKey] = ()
+    partial_reset_safe = False
+    deferrable = False
     missing_tolerance = False
     enable_inv_on_reset = False
-    # Whether a hook asks the environment itself, which then must stand where the record does.
     asks_environment = False
+    inner: InnerEnvInfo
     _container: Any
+
+    def __getattr__(self, name: str) -> Any:
+        return module_attribute(self, name)
 
     def __init__(
         self,
@@ -84,14 +133,13 @@ class Transform(nn.Module):
         ):
             if len(ins) != len(outs):
                 raise ValueError(
-                    f"{type(self).__name__}: expected as many {name} as keys read, found {outs} "
-                    f"for {ins}."
+                    f"{type(self).__name__}: expected as many {name} as keys read, found {outs} for {ins}."
                 )
         self.__dict__["_container"] = None
 
     @property
     def action_masks(self) -> dict[NestedKey, NestedKey]:
-        """The entry of the root that says which choices of an action are legal, by action."""
+        """The entry of the root that masks the illegal choices of each action."""
         return {}
 
     # --- data ------------------------------------------------------------------------------------
@@ -109,12 +157,8 @@ class Transform(nn.Module):
         return self._map(tensordict, self.out_keys_inv, self.in_keys_inv, self._inv_apply_transform)
 
     def _map(
-        self,
-        record: Any,
-        sources: list[NestedKey],
-        destinations: list[NestedKey],
-        function: Callable[[Tensor], Tensor],
-    ) -> Any:
+        self, record: R, sources: list[NestedKey], destinations: list[NestedKey], function: Callable[[Tensor], Tensor]
+    ) -> R:
         for source, destination in zip(sources, destinations, strict=True):
             value = record.get(source, None)
             if value is not None:
@@ -126,12 +170,10 @@ class Transform(nn.Module):
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         return self._call(next_tensordict)
 
-    def _reset(
-        self, tensordict: TensorDictBase | None, tensordict_reset: TensorDictBase
-    ) -> TensorDictBase:
-        return self._tolerantly(self._call, tensordict_reset)
+    def _reset(self, tensordict: TensorDictBase | None, tensordict_reset: TensorDictBase) -> TensorDictBase:
+        return self._call_tolerantly(self._call, tensordict_reset)
 
-    def _tolerantly(self, hook: Callable[[Any], Any], record: Any) -> Any:
+    def _call_tolerantly(self, hook: Callable[[R], R], record: R) -> R:
         """Call a hook on a record of a reset, which has neither reward nor action."""
         tolerance, self.__dict__["missing_tolerance"] = self.missing_tolerance, True
         try:
@@ -139,53 +181,68 @@ class Transform(nn.Module):
         finally:
             self.__dict__["missing_tolerance"] = tolerance
 
-    def _around_step(self, step: Any, tensordict: Any) -> Any:
+    def _around_step(self, step: Step, tensordict: TensorDictBase) -> TensorDictBase:
         return self._step(tensordict, step(self._inv_call(tensordict.copy())))
 
-    def _around_reset(self, reset: Any, step: Any, tensordict: Any) -> Any:
+    def _around_reset(self, reset: Reset, step: Step, tensordict: TensorDictBase | None) -> TensorDictBase:
         return self._reset(tensordict, reset(tensordict))
 
-    def _inv_reset(self, tensordict: Any) -> Any:
-        """Apply the way in to a copy of what reset() was given; entries may be absent."""
-        return self._tolerantly(self._inv_call, tensordict.copy())
+    def _inv_reset(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Apply the inverse to a copy of the argument of ``reset()``; entries may be absent."""
+        return self._call_tolerantly(self._inv_call, tensordict.copy())
 
     def inverts_at_reset(self, actions: Collection[NestedKey]) -> bool:
-        """Return whether what reset() is given passes the way in: it concerns more than actions.
+        """Return whether the argument of ``reset()`` passes through the inverse.
+
+        It does where the inverse writes more than actions: the environment gets a state in its own
+        names, scale and dtype.
 
         Args:
-            actions: Names of the actions of the environment inside.
+            actions: Names of the actions of the inner environment.
         """
         return self.enable_inv_on_reset or any(key not in actions for key in self.in_keys_inv)
 
     @property
     def drives(self) -> bool:
-        """Whether this transform itself steps or resets the environment inside."""
+        """Whether this transform itself steps or resets the inner environment."""
         kind = type(self)
         own = kind._around_step, kind._around_reset
         return own != (Transform._around_step, Transform._around_reset)
 
     @property
     def invertible(self) -> bool:
-        """Whether anything is changed on the way in."""
+        """Whether the inverse changes anything."""
         kind = type(self)
         own = kind._inv_call, kind.inv
         return bool(self.in_keys_inv) or own != (Transform._inv_call, Transform.inv)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Apply to a record on its way out of an environment or of a replay buffer."""
+        """Transform the output of an environment or a sample of a replay buffer.
+
+        Raises:
+            NotImplementedError: for a transform that follows the steps of an environment.
+        """
+        follows = self.follows_steps
+        if self.drives or (self._only_steps() if follows is None else follows):
+            raise NotImplementedError(
+                describe(
+                    self,
+                    "follows the steps of an environment and cannot be applied to a single record",
+                    hint="Append it to the environment that collects the data. A transform that does serve single "
+                    "records sets follows_steps = False.",
+                )
+            )
         return self._call(tensordict)
 
     def inv(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Apply to a copy of a record on its way into an environment or a replay buffer."""
+        """Transform a copy of the input of an environment or of a replay buffer."""
         return self._inv_call(tensordict.copy())
 
-    def _read(
-        self, record: Any, *, tolerant: bool | None = None
-    ) -> Iterator[tuple[NestedKey, NestedKey, Any]]:
+    def _read(self, record: Record, *, tolerant: bool | None = None) -> Iterator[tuple[NestedKey, NestedKey, Any]]:
         """Yield key read, key written and value of each entry of ``in_keys``.
 
         Raises:
-            MissingKeyError: for an absent entry, unless such are passed over.
+            MissingKeyError: for an absent entry, unless ``tolerant``.
         """
         if tolerant is None:
             tolerant = self.missing_tolerance
@@ -200,12 +257,18 @@ class Transform(nn.Module):
         present = leaf_keys(record) if isinstance(record, TensorDictBase) else list(record)
         return missing_key(self, key, present)
 
-    # --- what it does, for those who arrange transforms ------------------------------------------
+    # --- what the steps of an environment depend on ----------------------------------------------
 
     @classmethod
+    @cache
     def overrides(cls, *hooks: str) -> bool:
-        """Return whether the class has a hook of its own."""
+        """Return whether the class overrides any of these hooks."""
         return any(getattr(cls, hook) is not getattr(Transform, hook) for hook in hooks)
+
+    @classmethod
+    def _only_steps(cls) -> bool:
+        """Return whether the class changes steps, and nothing of a single record."""
+        return cls.overrides("_step") and not cls.overrides("_call", "_apply_transform", "_inv_call", "inv")
 
     def entries_touched(self) -> set[NestedKey] | None:
         """Return the entries that a step or a reset reads or writes; ``None`` if unknown."""
@@ -214,20 +277,23 @@ class Transform(nn.Module):
         return {*self.in_keys, *self.out_keys, *self.in_keys_inv, *self.out_keys_inv}
 
     def event_flags(self) -> dict[NestedKey, bool]:
-        """Return the flags written that tell what happened in a step: ``{key: value at a reset}``.
+        """Return the flags of events in a step that are written: ``{key: value at a reset}``.
 
-        A transform that takes several steps as one raises such a flag if any of them did.
+        A transform that joins several steps to one sets such a flag if any of them did.
         """
         return {}
 
-    def postponed(self) -> list[Postponed]:
-        """Return what writes, after many steps, all that they and their resets would have written.
+    def deferred(self) -> list[Deferred]:
+        """Return what writes the entries of many steps and their resets at once, after them.
 
-        Asked of a class that is ``postponable``: here, images of which each number follows from
-        the one at its place. Nothing, if this instance has to act at each step.
+        Called if the class is ``deferrable``. By default elementwise functions of other entries:
+        each number depends only on the number at its place. Return an empty list if this instance
+        must run at each step.
         """
-        pairs = zip(self.in_keys, self.out_keys, strict=True)
-        return [Image(key, source, self._apply_transform) for source, key in pairs]
+        found: list[Deferred] = []
+        for source, key in zip(self.in_keys, self.out_keys, strict=True):
+            found.append(ElementwiseDeferred(key, source, self._apply_transform))
+        return found
 
     # --- specs -----------------------------------------------------------------------------------
 
@@ -255,39 +321,157 @@ class Transform(nn.Module):
         return specs
 
     def transform_observation_spec(self, observation_spec: Composite) -> Composite:
-        """Return the observation specs seen through this transform."""
-        return self._forward_specs(observation_spec)
+        """Return the observation specs outside, given the inner ones."""
+        return self._outer_group("observation", observation_spec)
 
     def transform_reward_spec(self, reward_spec: Composite) -> Composite:
-        """Return the reward specs seen through this transform."""
-        return self._forward_specs(reward_spec)
+        """Return the reward specs outside, given the inner ones."""
+        return self._outer_group("reward", reward_spec)
 
     def transform_done_spec(self, done_spec: Composite) -> Composite:
-        """Return the specs of the end flags seen through this transform."""
-        return self._forward_specs(done_spec)
+        """Return the specs of the end flags outside, given the inner ones."""
+        return self._outer_group("done", done_spec)
 
     def transform_action_spec(self, action_spec: Composite) -> Composite:
-        """Return the action specs seen through this transform."""
-        return self._inverse_specs(action_spec)
+        """Return the action specs outside, given the inner ones."""
+        return self._outer_group("action", action_spec)
 
     def transform_state_spec(self, state_spec: Composite) -> Composite:
-        """Return the state specs seen through this transform."""
-        return self._inverse_specs(state_spec)
+        """Return the state specs outside, given the inner ones."""
+        return self._outer_group("state", state_spec)
+
+    def transform_output_spec(self, output_spec: Composite) -> Composite:
+        """Return ``full_observation_spec``, ``full_reward_spec`` and ``full_done_spec`` outside."""
+        return self._outer_side(output_spec, OUTPUTS)
+
+    def transform_input_spec(self, input_spec: Composite) -> Composite:
+        """Return ``full_action_spec`` and ``full_state_spec`` outside."""
+        return self._outer_side(input_spec, INPUTS)
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
-        """Return the five groups of specs seen through this transform.
+        """Return the five groups of specs outside, given the inner ones.
 
         Args:
-            specs: ``observation``, ``reward``, ``done``, ``action`` and ``state``, free to be
-                changed.
+            specs: ``observation``, ``reward``, ``done``, ``action`` and ``state``; may be changed
+                in place.
 
         Raises:
             MissingKeyError: if an entry that is read is in none of them.
         """
         self._check_keys(specs)
         for group in specs:
-            specs[group] = getattr(self, f"transform_{group}_spec")(specs[group])
+            hook = self._mapped_group if group == self._called_group else getattr(self, f"transform_{group}_spec")
+            with self._calling(group):
+                specs[group] = hook(specs[group])
         return specs
+
+    _called_group = ""  # whose method calls transform_specs()
+    _inner_specs: dict[str, Composite] | None = None  # during derive_specs()
+
+    @contextmanager
+    def _calling(self, group: str) -> Iterator[None]:
+        before, self.__dict__["_called_group"] = self._called_group, group
+        try:
+            yield
+        finally:
+            self.__dict__["_called_group"] = before
+
+    def _mapped_group(self, spec: Composite) -> Composite:
+        """Return the specs of a group with those of the entries written."""
+        return (self._inverse_specs if self._called_group in INPUTS else self._forward_specs)(spec)
+
+    def _outer_group(self, group: str, spec: Composite) -> Composite:
+        """Return the specs of a group outside, or the spec of one entry."""
+        if not isinstance(spec, Composite):
+            source, destination = self._first_pair(group in INPUTS)
+            found = self._outer_group(group, Composite({source: spec}))
+            return found[destination] if destination in found.keys(True) else spec
+        if self._called_group == group or not self.overrides("transform_specs"):
+            with self._calling(group):
+                return self._mapped_group(spec)
+        with self._calling(group):
+            return self._outer_groups({group: spec})[group]
+
+    def _first_pair(self, inverse: bool) -> tuple[NestedKey, NestedKey]:
+        """Return the names inside and outside of the first entry."""
+        inner, outer = (self.in_keys_inv, self.out_keys_inv) if inverse else (self.in_keys, self.out_keys)
+        return (inner[0], outer[0]) if inner and outer else ("entry", "entry")
+
+    def _outer_side(self, side: Composite, groups: Sequence[str]) -> Composite:
+        names = {group: f"full_{group}_spec" for group in groups if f"full_{group}_spec" in side}
+        outer = self._outer_groups({group: side[name] for group, name in names.items()})
+        for group, name in names.items():
+            side[name] = outer[group]
+        return side
+
+    def _outer_groups(self, given: dict[str, Composite]) -> dict[str, Composite]:
+        """Return groups of specs outside; the others are those of the environment, or empty."""
+        known, env = self._inner_specs, None
+        if known is None:
+            env = self.parent
+            known = {} if env is None else env._get_specs()
+        empty = Composite(shape=next(iter(given.values())).shape)
+        specs = {g: given[g] if g in given else known.get(g, empty).clone().unlock_() for g in GROUPS}
+        if self._inner_specs is not None:
+            return self.transform_specs(specs)
+        if env is not None:
+            try:
+                return self.transform_specs(specs)
+            finally:
+                self._changed()  # the environment derives its own specs again
+        tolerant = [part for part in self.leaves() if not part.missing_tolerance]
+        self.__dict__["inner"] = InnerEnvInfo(specs)
+        for part in self.leaves():  # entries of the other groups are absent
+            part.__dict__.update(missing_tolerance=True, _given_groups=tuple(given))
+        try:
+            return self._derived(specs)
+        finally:
+            del self.__dict__["inner"]
+            for part in self.leaves():
+                del part.__dict__["_given_groups"]
+            for part in tolerant:
+                part.set_missing_tolerance(False)
+
+    _given_groups: Sequence[str] = ()  # of specs that are derived without an environment
+
+    def _derived(self, specs: dict[str, Composite]) -> dict[str, Composite]:
+        """Return the groups of specs outside; without an environment, groups that are not given may lack."""
+        try:
+            return self.transform_specs(specs)
+        except KeyError:
+            outputs = {*self.in_keys} - {*self.in_keys_inv, *self.out_keys_inv}
+            reads = (self.in_keys_inv if group in INPUTS else outputs for group in self._given_groups)
+            if not self._given_groups or any(reads):
+                raise
+            return specs
+
+    def derive_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
+        """Set :attr:`inner` and return the five groups of specs outside."""
+        self.__dict__["inner"] = InnerEnvInfo(specs)
+        if self.overrides("transform_output_spec", "transform_input_spec"):
+            specs = self._derive_by_side(specs)
+        else:
+            specs = self._derived(specs)
+        self.__dict__["_promised"] = {g: dict(specs[g].items(True, True)) for g in OUTPUTS}
+        return specs
+
+    def _derive_by_side(self, specs: dict[str, Composite]) -> dict[str, Composite]:
+        self.__dict__["_inner_specs"] = specs
+        outer, empty = {}, Composite(shape=specs["done"].shape)
+        try:
+            for hook, groups in ((self.transform_output_spec, OUTPUTS), (self.transform_input_spec, INPUTS)):
+                side = Composite({f"full_{g}_spec": specs[g].clone() for g in groups}, shape=specs["done"].shape)
+                side = hook(side)
+                outer.update({g: side.get(f"full_{g}_spec", empty.clone()) for g in groups})
+        finally:
+            del self.__dict__["_inner_specs"]
+        return outer
+
+    def leaves(self) -> list[Transform]:
+        """Return this transform, or the transforms of a composition in order."""
+        return [self]
+
+    _promised: dict[str, dict[NestedKey, TensorSpec]]
 
     def _check_keys(self, specs: dict[str, Composite]) -> None:
         if self.missing_tolerance:
@@ -298,14 +482,14 @@ class Transform(nn.Module):
                 raise missing_key(self, key, sorted(known, key=str))
 
     def transform_env_device(self, device: torch.device | None) -> torch.device | None:
-        """Return the device of an environment seen through this transform."""
+        """Return the device of the environment outside."""
         return device
 
     def transform_env_batch_size(self, batch_size: torch.Size) -> torch.Size:
-        """Return the batch size of an environment seen through this transform."""
+        """Return the batch size of the environment outside."""
         return batch_size
 
-    # --- place -----------------------------------------------------------------------------------
+    # --- container -------------------------------------------------------------------------------
 
     @property
     def container(self) -> Any:
@@ -313,10 +497,10 @@ class Transform(nn.Module):
         return self._container
 
     def set_container(self, container: Any) -> None:
-        """Take a place in an environment or a :class:`Compose`.
+        """Set the environment or :class:`Compose` that holds this transform.
 
         Raises:
-            ValueError: if the transform has a place already, be it in the same container.
+            ValueError: if the transform is in a container already, be it the same one.
         """
         if self._container is not None:
             raise ValueError(
@@ -324,24 +508,37 @@ class Transform(nn.Module):
                     self,
                     "belongs to an environment or a Compose already",
                     found=f"a {type(self._container).__name__}",
-                    hint="One object keeps the memory of one place: add transform.clone() instead.",
+                    hint="A transform keeps the state of one environment: add a clone() instead.",
                 )
             )
         self.__dict__["_container"] = container
 
+    def _changed(self) -> None:
+        """Discard what the environment derived from its transforms."""
+        container = self._container
+        while isinstance(container, Transform):
+            container = container._container
+        if container is not None:
+            container.empty_cache()
+
     def reset_parent(self) -> None:
-        """Leave the environment or :class:`Compose`."""
+        """Unset the environment or :class:`Compose`."""
         self.__dict__["_container"] = None
 
     @property
     def parent(self) -> TransformedEnv | None:
-        """The environment seen through the transforms before this one; ``None`` without an env."""
+        """The environment seen through the transforms before this one; ``None`` without one."""
         if self._container is None:
             return None
         return self._container.before(self)
 
+    @property
+    def _env_dims(self) -> int:
+        """Number of batch dimensions of the environment, which positive dimensions skip; 0 without one."""
+        return len(self.inner.batch_size) if self._container is not None and "inner" in self.__dict__ else 0
+
     def _environment(self) -> Any:
-        """Return the environment that this transform and those beside it stand around.
+        """Return the base environment.
 
         Raises:
             RuntimeError: if there is none.
@@ -354,23 +551,36 @@ class Transform(nn.Module):
         return env.base_env
 
     def clone(self) -> Transform:
-        """Return a copy that has no place yet."""
-        container, self.__dict__["_container"] = self._container, None
-        try:
-            return copy.deepcopy(self)
-        finally:
-            self.__dict__["_container"] = container
+        """Return a copy without a container that shares buffers, parameters and modules.
+
+        The normalisation of an evaluation environment follows that of the training environment
+        so; ``copy.deepcopy`` shares nothing.
+        """
+        new = copy.copy(self)
+        for name, value in new.__dict__.items():
+            if isinstance(value, dict | list | set):
+                new.__dict__[name] = copy.copy(value)
+        new.__dict__["_container"] = None
+        return new
+
+    def train(self, mode: bool = True) -> Transform:
+        """Set the mode; running statistics are not updated in that of evaluation."""
+        self.__dict__["evaluating"] = not mode
+        return super().train(mode)
 
     def set_missing_tolerance(self, mode: bool = False) -> Transform:
-        """Choose whether an absent entry is passed over; otherwise it is an error."""
+        """Choose whether an absent entry is skipped; otherwise it is an error."""
         self.__dict__["missing_tolerance"] = mode
         return self
 
     def init(self, tensordict: TensorDictBase) -> None:
-        """Prepare for data like ``tensordict``; nothing by default."""
+        """Prepare for data like ``tensordict``; does nothing by default."""
 
     def close(self) -> None:
-        """Release what the transform holds; nothing by default."""
+        """Release resources; does nothing by default."""
+
+    def dump(self, suffix: str | None = None) -> object:
+        """Write what was recorded, under a name with a suffix; does nothing by default."""
 
     def extra_repr(self) -> str:
         """Show the keys."""
@@ -379,7 +589,7 @@ class Transform(nn.Module):
 
 
 class CallableTransform(Transform):
-    """A plain function of a record, as a transform of what comes out.
+    """A function of a record as a transform of outputs.
 
     Args:
         function: ``td -> td``.
@@ -393,20 +603,85 @@ class CallableTransform(Transform):
         return self.function(tensordict)
 
 
-def free_dims(record: Any, batch: torch.Size) -> torch.Size:
-    """Return the batch dimensions of a record that its environment leaves free."""
+@contextmanager
+def _set_missing_tolerance(transform: Transform, mode: bool) -> Iterator[Transform]:
+    """Let a transform skip absent entries, or not, in a block."""
+    before = transform.missing_tolerance
+    try:
+        yield transform.set_missing_tolerance(mode)
+    finally:
+        transform.set_missing_tolerance(before)
+
+
+def _apply_to_composite(function: SpecHook) -> SpecHook:
+    """Let a method that transforms the spec of one entry transform those of ``in_keys``.
+
+    For ``transform_observation_spec`` and its kin: called with a :class:`~torchrl.data.Composite`,
+    the decorated method writes the specs of ``out_keys``.
+
+    >>> from torchrl.data import Unbounded
+    >>> class Wide(Transform):
+    ...     @_apply_to_composite
+    ...     def transform_observation_spec(self, spec):
+    ...         return Unbounded((9,))
+    >>> Wide(["a"], ["b"]).transform_observation_spec(Composite(a=Unbounded((3,))))["b"].shape
+    torch.Size([9])
+    """
+
+    @wraps(function)
+    def transform(self: Transform, spec: TensorSpec) -> TensorSpec:
+        return _mapped(spec, self.in_keys, self.out_keys, partial(function, self))
+
+    return transform
+
+
+def _apply_to_composite_inv(function: SpecHook) -> SpecHook:
+    """Let a method that transforms the spec of one entry transform those of ``in_keys_inv``."""
+
+    @wraps(function)
+    def transform(self: Transform, spec: TensorSpec) -> TensorSpec:
+        return _mapped(spec, self.in_keys_inv, self.out_keys_inv, partial(function, self))
+
+    return transform
+
+
+def _mapped(
+    spec: TensorSpec, sources: Keys, destinations: Keys, function: Callable[[TensorSpec], TensorSpec]
+) -> TensorSpec:
+    if not isinstance(spec, Composite):
+        return function(spec)
+    present = leaf_names(spec)
+    for source, destination in zip(sources or (), destinations or (), strict=True):
+        if source in present:
+            spec[destination] = function(spec[source].clone())
+    return spec
+
+
+def time_dim(tensordict: TensorDictBase) -> int:
+    """Return the dimension that is named ``"time"``, or else the last one.
+
+    >>> from tensordict import TensorDict
+    >>> time_dim(TensorDict(batch_size=[3, 4], names=["time", None])), time_dim(TensorDict(batch_size=[3, 4]))
+    (0, 1)
+    """
+    names = tensordict.names
+    return names.index("time") if "time" in names else tensordict.ndim - 1
+
+
+def free_dims(record: Record, batch: torch.Size) -> torch.Size:
+    """Return the batch dimensions of a record beyond those of its environment."""
     found = getattr(record, "batch_size", batch)
     return found[: len(found) - len(batch)]
 
 
-def missing_key(transform: object, key: NestedKey, present: Sequence[Any]) -> MissingKeyError:
-    """Return the error of a transform that reads an entry which is not there."""
+def missing_key(transform: object, key: NestedKey, present: Sequence[NestedKey]) -> MissingKeyError:
+    """Return the error of a transform that reads an absent entry."""
     return MissingKeyError(
         describe(
             transform,
             "is read but absent",
             key=key,
-            expected="one of the entries at hand",
+            expected="one of the entries present",
             found=list(present),
             hint=f"{nearest(key, present)} Name the right entry in in_keys, or call "
             "set_missing_tolerance(True).".strip(),

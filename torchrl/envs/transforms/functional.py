@@ -1,6 +1,6 @@
-"""What transforms compute, as functions of tensors.
+"""Functions of tensors that transforms compute.
 
-Shapes: ``*B`` any batch dimensions, ``T`` time, ``C, H, W`` channels, height, width of an image.
+Shapes: ``*B`` any batch dimensions, ``T`` time, ``C, H, W`` channels, height and width of an image.
 """
 
 from __future__ import annotations
@@ -13,6 +13,16 @@ from torch.nn.functional import interpolate
 
 from torchrl._core.errors import ShapeError, describe
 
+
+def affine(x: Tensor, loc: Tensor, scale: Tensor, *, standard_normal: bool) -> Tensor:
+    """Return ``x * scale + loc``, or ``(x - loc) / scale`` if ``standard_normal``.
+
+    >>> affine(torch.tensor(3.0), torch.tensor(1.0), torch.tensor(2.0), standard_normal=True)
+    tensor(1.)
+    """
+    return (x - loc) / scale if standard_normal else torch.addcmul(loc, x, scale)
+
+
 _LUMA = (0.2989, 0.587, 0.114)  # ITU-R BT.601, rounded as image libraries round it
 
 
@@ -21,7 +31,7 @@ def rgb_to_grayscale(img: Tensor, num_output_channels: int = 1) -> Tensor:
 
     Args:
         img: ``[*B, 3, H, W]``.
-        num_output_channels: 1, or 3 equal ones.
+        num_output_channels: 1, or 3 equal channels.
 
     Raises:
         ShapeError: if the image does not have three channels.
@@ -36,7 +46,7 @@ def rgb_to_grayscale(img: Tensor, num_output_channels: int = 1) -> Tensor:
                 "needs three channels",
                 expected="[*B, 3, H, W]",
                 found=tuple(img.shape),
-                hint="Put ToTensorImage() before, if the channels come last.",
+                hint="Append ToTensorImage() before, if the channels come last.",
             )
         )
     red, green, blue = img.unbind(-3)
@@ -46,15 +56,15 @@ def rgb_to_grayscale(img: Tensor, num_output_channels: int = 1) -> Tensor:
 
 
 def resize(img: Tensor, height: int, width: int, interpolation: str = "bilinear") -> Tensor:
-    """Return an image at another size.
+    """Return an image of another size.
 
     Args:
         img: ``[*B, C, H, W]``; integers are rounded.
         height: New height, pixels.
         width: New width, pixels.
-        interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"`` (both without aliasing), or
-            ``"area"``: each pixel is the mean of the area that it covers, which is what the field
-            uses for Atari games.
+        interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"`` (both antialiased), or
+            ``"area"``: each pixel is the mean of the area that it covers, as is usual for Atari
+            games.
 
     >>> resize(torch.arange(4.0).view(1, 2, 2), 1, 1, "area")
     tensor([[[1.5000]]])
@@ -70,7 +80,7 @@ def resize(img: Tensor, height: int, width: int, interpolation: str = "bilinear"
         flat = interpolate(flat, (height, width), mode="nearest")
     else:
         flat = interpolate(flat, (height, width), mode=interpolation, antialias=True)
-    if interpolation != "bicubic":  # a mean lies between its terms, but for rounding
+    if interpolation != "bicubic":  # a mean lies between its terms, apart from rounding
         flat = flat.clamp(*bounds)
     if not img.is_floating_point():
         flat = flat.round_().clamp_(0, torch.iinfo(img.dtype).max).to(img.dtype)
@@ -104,12 +114,12 @@ def cat_frames(
         tensor: ``[*B, T, *S]``.
         N: Number of frames.
         dim: Dimension of ``S`` along which to concatenate, negative.
-        padding: What stands in for frames before the beginning: ``"same"`` the first frame, or
+        padding: Frames before the start: ``"same"`` for the first frame, or
             ``"constant"``.
         padding_value: The constant.
         time_dim: Where ``T`` is, negative if ``*B`` is not empty.
         done_mask: ``[*B, T]``: true at the last frame of each trajectory.
-        future: Concatenate with those that follow, the nearest first, instead.
+        future: Concatenate with the later frames, the nearest first, instead.
 
     >>> cat_frames(torch.arange(3.0).view(3, 1), 2, -1, time_dim=0)
     tensor([[0., 0.],
@@ -124,14 +134,9 @@ def cat_frames(
 
 
 def windows(
-    tensor: Tensor,
-    num_frames: int,
-    time_dim: int,
-    done_mask: Tensor | None = None,
-    *,
-    future: bool = False,
+    tensor: Tensor, num_frames: int, time_dim: int, done_mask: Tensor | None = None, *, future: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return the frames that each step sees, and which of them lie in its trajectory.
+    """Return the window of frames of each step, and which of them are in its trajectory.
 
     Args:
         tensor: ``[*B, T, *S]``.
@@ -157,7 +162,7 @@ def windows(
 def frame_indices(
     steps: int, num_frames: int, done: Tensor | None = None, *, future: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return which frames each step sees.
+    """Return the indices of the window of frames of each step.
 
     Args:
         steps: Number of steps ``T``.
@@ -178,8 +183,8 @@ def frame_indices(
     else:
         ones = (1,) * (done.ndim - 1)
         step = step.to(done.device).reshape(-1, *ones).expand(done.shape)
-        begins = torch.cat([torch.ones_like(done[:1]), done[:-1]])
-        first = torch.where(begins, step, 0).cummax(0).values.unsqueeze(1)  # [T, 1, *B]
+        starts = torch.cat([torch.ones_like(done[:1]), done[:-1]])
+        first = torch.where(starts, step, 0).cummax(0).values.unsqueeze(1)  # [T, 1, *B]
         ends = torch.where(done, step, steps - 1)
         last = ends.flip(0).cummin(0).values.flip(0).unsqueeze(1)
         index = step.unsqueeze(1) + reach.to(done.device).reshape(1, -1, *ones)  # [T, N, *B]

@@ -11,13 +11,15 @@ from torchrl.envs import (
     GymEnv,
     GymWrapper,
     ParallelEnv,
+    SerialEnv,
+    ToTensorImage,
     TransformedEnv,
     check_env_specs,
     default_info_dict_reader,
     gym_backend,
     set_gym_backend,
 )
-from torchrl.envs.common import next_seed
+from torchrl.envs.base import next_seed
 from torchrl.envs.libs.gym import GymEnv as SamePlace
 
 
@@ -127,9 +129,7 @@ def test_what_we_lack_is_looked_up_inside():
 
 def test_a_dict_observation_is_an_entry_each():
     class Goal(gym.Env):
-        observation_space = spaces.Dict(
-            observation=spaces.Box(0, 1, (2,)), goal=spaces.Box(0, 1, (1,), np.float64)
-        )
+        observation_space = spaces.Dict(observation=spaces.Box(0, 1, (2,)), goal=spaces.Box(0, 1, (1,), np.float64))
         action_space = spaces.Box(-1, 1, (1,), np.float64)
 
         def reset(self, *, seed=None, options=None):
@@ -375,8 +375,8 @@ def test_backends():
         return GymEnv("CartPole-v1")
 
     assert isinstance(make(), GymEnv)
-    with pytest.raises(ValueError, match=r"expected one of \['gymnasium'\], found 'gym'"):
-        set_gym_backend("gym")
+    with pytest.raises(ValueError, match=r"expected one of \['gymnasium', 'gym'\], found 'gymnast'"):
+        set_gym_backend("gymnast")
 
 
 def test_workers_of_an_environment_by_name():
@@ -417,11 +417,154 @@ class Old(gym.Env):
 
 
 def test_environments_of_the_old_gym_are_told_apart():
-    with pytest.raises(
-        TypeError, match=r"from reset\(\).*\(observation, info\), found ndarray.*V21"
-    ):
+    with pytest.raises(TypeError, match=r"from reset\(\).*\(observation, info\), found ndarray.*V21"):
         GymWrapper(Old()).reset()
     env = Old()
     env.tells = True
     with pytest.raises(TypeError, match=r"from step\(\).*truncated, info\), found 4 values.*V21"):
         GymWrapper(env).rollout(2)
+
+
+# --- images, numbers, infos ----------------------------------------------------------------------
+
+
+class Screen(gym.Env):
+    """Shows an image, or what the space says."""
+
+    action_space = gym.spaces.Discrete(3)
+
+    def __init__(self, shape=(8, 10, 3), low=0, high=255, dtype=np.uint8):
+        self.observation_space = gym.spaces.Box(low, high, shape, dtype)
+        self.shape, self.dtype = shape, dtype
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(self.shape, self.dtype), {}
+
+    def step(self, action):
+        return np.full(self.shape, 7, self.dtype), 1.0, False, False, {}
+
+
+@pytest.mark.parametrize("shape", [(8, 10, 3), (5, 7, 3)])
+@pytest.mark.parametrize("rows", [0, 2])
+def test_an_image_is_called_pixels(shape, rows):
+    raw = gym.vector.SyncVectorEnv([lambda: Screen(shape)] * rows) if rows else Screen(shape)
+    env = GymWrapper(raw)
+    lead = (rows,) if rows else ()
+    assert env.observation_keys == ["pixels"]
+    assert env.from_pixels
+    assert env.pixels_only
+    batch = TransformedEnv(env, ToTensorImage()).rollout(3)
+    assert batch["pixels"].shape == (*lead, 3, 3, *shape[:2])
+    assert torch.allclose(batch["next", "pixels"], torch.tensor(7 / 255))
+
+
+@pytest.mark.parametrize(
+    "raw", [Screen((8, 10, 1)), Screen((8, 3)), Screen(high=254), Screen(low=1), Screen((3, 8, 10))]
+)
+def test_other_arrays_are_observations(raw):
+    env = GymWrapper(raw)
+    assert env.observation_keys == ["observation"]
+    assert not env.from_pixels
+
+
+def test_images_of_rows_in_buffers():
+    for kind in (SerialEnv, ParallelEnv):
+        env = kind(2, lambda: GymWrapper(Screen()))
+        batch = env.rollout(4)
+        assert batch["pixels"].shape == (2, 4, 8, 10, 3)
+        assert (batch["next", "pixels"] == 7).all()
+        env.close()
+
+
+class Number(gym.Env):
+    """Returns a number where its space has a dimension of 1."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,))
+    action_space = gym.spaces.Box(-1, 1, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        return 0.0, {}
+
+    def step(self, action):
+        return np.float32(0.5), 1.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: GymWrapper(Number()),
+        lambda: SerialEnv(2, lambda: GymWrapper(Number())),
+        lambda: GymWrapper(gym.vector.SyncVectorEnv([Number] * 2)),
+    ],
+)
+def test_a_number_gets_the_dimension_of_its_space(make):
+    env = make()
+    batch = env.rollout(3)
+    assert batch["observation"].shape == (*env.batch_size, 3, 1)
+    assert (batch["next", "observation"] == 0.5).all()
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+def test_no_number_of_environments_is_one(name):
+    env = GymEnv(name, num_envs=0)
+    assert env.batch_size == ()
+    assert env.rollout(2)["next", "reward"].shape == (2, 1)
+    with pytest.raises(ValueError, match="counts environments, found -1"):
+        GymEnv(name, num_envs=-1)
+    assert env.from_pixels is False
+    assert env.pixels_only is False
+
+
+class Meter(gym.Env):
+    """Tells the square of its count."""
+
+    observation_space = gym.spaces.Box(-99, 99, (1,))
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.n = 0
+        return np.zeros(1, np.float32), {"square": np.zeros(1), "count": 0, "word": "none"}
+
+    def step(self, action):
+        self.n += 1
+        info = {"square": np.full(1, float(self.n**2)), "count": self.n, "word": "some"}
+        return np.full(1, self.n, np.float32), 1.0, self.n >= 3, False, info
+
+
+@pytest.mark.parametrize("mode", list(gym.vector.AutoresetMode))
+@pytest.mark.parametrize("kind", ["SyncVectorEnv", "AsyncVectorEnv"])
+def test_infos_of_rows_are_written(kind, mode):
+    env = GymWrapper(getattr(gym.vector, kind)([Meter, Meter], autoreset_mode=mode))
+    assert set(env.observation_keys) == {"observation", "square", "count"}
+    batch = env.rollout(4, break_when_any_done=False)
+    assert batch["next", "square"][0].flatten().tolist() == [1.0, 4.0, 9.0, 1.0]
+    assert batch["next", "count"][1].flatten().tolist() == [1, 2, 3, 1]
+    assert batch["count"][1].flatten().tolist() == [0, 1, 2, 0]
+    env.close()
+
+
+def test_rows_without_infos_cost_nothing():
+    env = GymEnv("CartPole-v1", num_envs=2)
+    assert env.observation_keys == ["observation"]
+    assert not env._info_readers
+
+
+# --- the older package ---------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("num_envs", [None, 2])
+def test_environments_of_gym(num_envs):
+    old = pytest.importorskip("gym", minversion="0.26")
+    for backend in ("gym", old):
+        with set_gym_backend(backend):
+            assert gym_backend() is old
+            env = GymEnv("CartPole-v1", num_envs=num_envs)
+            assert isinstance(env._env.unwrapped, old.Env)
+            env.set_seed(0)
+            batch = env.rollout(40, break_when_any_done=False)
+            assert batch["next", "done"].any()
+    assert gym_backend() is gym
+    ours = GymEnv("CartPole-v1", num_envs=num_envs)
+    assert env.observation_spec["observation"].shape == ours.observation_spec["observation"].shape
+    assert env.action_spec == ours.action_spec

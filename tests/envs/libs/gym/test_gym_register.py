@@ -19,23 +19,17 @@ from torchrl.data import (
     OneHot,
     Unbounded,
 )
-from torchrl.envs import GymEnv, GymWrapper, StepCounter, check_env_specs
+from torchrl.envs import EnvBase, GymEnv, GymWrapper, StepCounter, check_env_specs
 from torchrl.envs.libs.gym import space_from_spec
 from torchrl.envs.libs.gym.register import _to_numpy, _to_tensor
-from torchrl.testing.mocks import (
-    CountingEnv,
-    MultiAgentEnv,
-    NestedEnv,
-    StatelessEnv,
-    TextEnv,
-)
+from torchrl.testing.mocks import CountingEnv, MultiAgentEnv, NestedEnv, StatelessEnv, TextEnv
 
 
 @pytest.fixture
 def register():
     """Register environments for the length of a test."""
     before = set(gym.envs.registry)
-    yield lambda cls, id="Ours-v0", **kwargs: cls.register_gym(id, **kwargs)
+    yield lambda cls, id="Ours-v0", **kwargs: cls.register_gym(id, **{"to_numpy": True, **kwargs})
     for id in set(gym.envs.registry) - before:
         del gym.envs.registry[id]
 
@@ -189,3 +183,44 @@ def test_what_gymnasium_has_no_form_for_is_refused(cls, kwargs, words, register)
     register(cls, **kwargs)
     with pytest.raises(SpecError, match=words):
         gym.make("Ours-v0")
+
+
+class Plain(CountingEnv):
+    """A :class:`CountingEnv` with a nested observation."""
+
+    def __init__(self, start=0, **kwargs):
+        super().__init__(**kwargs)
+        self.start = start
+        self.observation_spec["far"] = Composite(left=Unbounded((2,)))
+
+    def _record(self, entries, like):
+        return super()._record(entries, like).set(("far", "left"), torch.full((2,), float(self.start)))
+
+
+@pytest.mark.parametrize("backend", [None, "gymnasium", gym])
+@pytest.mark.parametrize("to_numpy", [None, True, False])
+def test_observations_are_arrays_or_tensors(to_numpy, backend, register):
+    options = {} if to_numpy is None else {"to_numpy": to_numpy}
+    name = f"ToNumpy{to_numpy}{str(backend)[:3]}-v0".replace("<", "")
+    Plain.register_gym(name, transform=StepCounter(), start=3, backend=backend, **options)
+    env = gym.make(name)
+    kind = np.ndarray if to_numpy else torch.Tensor
+    seen, _ = env.reset()
+    for observation in (seen, env.step(env.action_space.sample())[0]):
+        for value in (observation["observation"], observation["far"]["left"], observation["step_count"]):
+            assert isinstance(value, kind)
+        assert float(observation["far"]["left"][0]) == 3.0
+    gym.registry.pop(name)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_registration_in_gym():
+    old = pytest.importorskip("gym", minversion="0.26")
+    EnvBase.register_gym("Older-v0", entry_point=Plain, backend="gym", start=2)
+    env = old.make("Older-v0", disable_env_checker=True)
+    assert isinstance(env.unwrapped, old.Env)
+    assert isinstance(env.observation_space, old.spaces.Dict)
+    assert env.reset()[0]["far"]["left"][0] == 2.0
+    assert "Older-v0" not in gym.registry
+    with pytest.raises(ValueError, match="expected one of"):
+        Plain.register_gym("Never-v0", backend="gymnast")

@@ -30,9 +30,7 @@ SPACES = {
     "box, image": lambda: spaces.Box(0, 255, (4, 3, 1), np.uint8),
     "box, double": lambda: spaces.Box(-np.inf, np.inf, (2, 2), np.float64),
     "box, half": lambda: spaces.Box(-1, 1, (2,), np.float16),
-    "box, half bounded": lambda: spaces.Box(
-        np.array([0, -np.inf], np.float32), np.array([np.inf, 1], np.float32)
-    ),
+    "box, half bounded": lambda: spaces.Box(np.array([0, -np.inf], np.float32), np.array([np.inf, 1], np.float32)),
     "box, int8": lambda: spaces.Box(-3, 3, (2,), np.int8),
     "box, int16": lambda: spaces.Box(-3, 3, (2,), np.int16),
     "box, int32": lambda: spaces.Box(-3, 3, (2,), np.int32),
@@ -45,9 +43,7 @@ SPACES = {
     "multi-discrete": lambda: spaces.MultiDiscrete([2, 3]),
     "multi-discrete, start": lambda: spaces.MultiDiscrete([2, 3], start=[1, -2]),
     "multi-discrete, matrix": lambda: spaces.MultiDiscrete([[2, 3], [4, 5]]),
-    "multi-discrete, matrix, start": lambda: spaces.MultiDiscrete(
-        [[2, 3], [4, 5]], start=[[1, 2], [3, 4]]
-    ),
+    "multi-discrete, matrix, start": lambda: spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[1, 2], [3, 4]]),
     "multi-discrete, one": lambda: spaces.MultiDiscrete([4]),
     "multi-binary": lambda: spaces.MultiBinary(4),
     "multi-binary, matrix": lambda: spaces.MultiBinary((2, 3)),
@@ -56,9 +52,7 @@ SPACES = {
         a=spaces.Dict(b=spaces.Discrete(2), c=spaces.MultiBinary(2)), d=spaces.Box(0, 1, (1,))
     ),
     "tuple": lambda: spaces.Tuple([spaces.Discrete(2), spaces.Box(-1, 1, (2,))]),
-    "tuple in dict": lambda: spaces.Dict(
-        a=spaces.Tuple([spaces.Discrete(2), spaces.Dict(x=spaces.Box(0, 1, (1,)))])
-    ),
+    "tuple in dict": lambda: spaces.Dict(a=spaces.Tuple([spaces.Discrete(2), spaces.Dict(x=spaces.Box(0, 1, (1,)))])),
     "text": lambda: spaces.Text(5),
     "sequence": lambda: spaces.Sequence(spaces.Discrete(3)),
     "sequence of arrays": lambda: spaces.Sequence(spaces.Box(0, 1, (2,))),

@@ -20,7 +20,7 @@ def agrees_with_gymnasium(name, steps, **kwargs):
     seen, _ = raw.reset(seed=3)
     for row in batch.unbind(0):
         if isinstance(seen, np.ndarray):
-            assert np.array_equal(row["observation"].numpy(), seen)
+            assert np.array_equal(row["pixels" if ours.from_pixels else "observation"].numpy(), seen)
         else:
             assert row["observation"].item() == seen
         seen, reward, terminated, truncated, _ = raw.step(row["action"].item())
@@ -33,8 +33,8 @@ def agrees_with_gymnasium(name, steps, **kwargs):
 def test_atari_comes_with_its_games():
     pytest.importorskip("ale_py", reason="ale_py is not installed")
     batch = agrees_with_gymnasium("ALE/Pong-v5", 6)
-    assert batch["observation"].dtype is torch.uint8
-    assert batch["observation"].shape == (6, 210, 160, 3)
+    assert batch["pixels"].dtype is torch.uint8
+    assert batch["pixels"].shape == (6, 210, 160, 3)
     env = GymEnv("ALE/Breakout-v5", obs_type="ram")
     env.set_info_dict_reader(default_info_dict_reader(["lives"]))
     assert env.reset()["lives"] == 5

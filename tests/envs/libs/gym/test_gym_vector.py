@@ -11,7 +11,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from torchrl._core.errors import ResetError
 from torchrl.envs import GymEnv, GymWrapper, InitTracker, StepCounter, TransformedEnv
-from torchrl.envs.common import next_seed
+from torchrl.envs.base import next_seed
 from torchrl.envs.libs.gym.vector import stack_infos
 
 
@@ -65,9 +65,9 @@ def by_hand(make, seed, actions):
     observation, _ = env.reset(seed=seed)
     steps = []
     for action in actions:
-        following, reward, terminated, truncated, _ = env.step(action)
-        steps.append((observation, following, reward, terminated, truncated))
-        observation = env.reset()[0] if terminated or truncated else following
+        next_root, reward, terminated, truncated, _ = env.step(action)
+        steps.append((observation, next_root, reward, terminated, truncated))
+        observation = env.reset()[0] if terminated or truncated else next_root
     return steps
 
 
@@ -84,9 +84,7 @@ def same(record, observation):
 def assert_rows_are_single(batch, make, seed, decode):
     for b, row_seed in enumerate(chain(seed, batch.shape[0])):
         steps = by_hand(make, row_seed, [decode(a) for a in batch["action"][b]])
-        for record, (before, after, reward, terminated, truncated) in zip(
-            batch[b], steps, strict=True
-        ):
+        for record, (before, after, reward, terminated, truncated) in zip(batch[b], steps, strict=True):
             lone = not isinstance(before, dict)
             assert same(record["observation"] if lone else record, before)
             assert same(record["next", "observation"] if lone else record["next"], after)
@@ -173,7 +171,7 @@ def test_a_row_can_wait_in_the_middle_of_its_episode():
 def test_an_environment_that_steps_as_a_whole_refuses_to_hold_a_row():
     env = GymWrapper(OtherSyncVectorEnv([ROWS["cartpole"]] * 2))
     root = env.rand_action(env.reset()).set("_step", torch.tensor([[True], [False]]))
-    with pytest.raises(ResetError, match=r"cannot hold back rows \[1\], whose episodes go on"):
+    with pytest.raises(ResetError, match=r"cannot leave out rows \[1\], whose episodes continue"):
         env.step(root)
 
 
@@ -303,7 +301,7 @@ def test_last_observations_that_are_not_shown_are_filled(fill, caplog):
     assert len(last) == 5
     assert last.isnan().all() if np.isnan(fill) else (last == fill).all()
     assert batch["observation"][..., 0].tolist() == [[0, 1, 0, 1, 0, 1], [0, 1, 2, 0, 1, 2]]
-    assert caplog.text.count("Silent does not show the last observations of episodes") == 1
+    assert caplog.text.count("Silent does not return the last observations of episodes") == 1
 
 
 def test_rows_that_reset_themselves_a_step_late_are_refused():

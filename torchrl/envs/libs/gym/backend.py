@@ -1,4 +1,4 @@
-"""Which gym-like package builds the environments."""
+"""The package that builds gym environments."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from typing import Any
 
 from torchrl._core.optional import require_package
 
-_BACKENDS = ("gymnasium",)
+BACKENDS = ("gymnasium", "gym")
 _active: list[str] = ["gymnasium"]
 
 
 def gym_backend(submodule: str | None = None) -> ModuleType:
     """Return the active gym-like package, or one of its submodules.
+
+    Args:
+        submodule: Its name, such as ``"spaces"``; the package itself if ``None``.
 
     >>> gym_backend("spaces").__name__
     'gymnasium.spaces'
@@ -25,10 +28,11 @@ def gym_backend(submodule: str | None = None) -> ModuleType:
 
 
 class set_gym_backend:  # noqa: N801 - a public name
-    """Choose the gym-like package; a context manager and a decorator, with ``set()`` for good.
+    """Choose the gym-like package; a context manager and a decorator, with ``set()`` permanently.
 
     Args:
-        backend: The package, or its name; ``"gymnasium"`` is the one there is.
+        backend: The package, or its name: ``"gymnasium"`` or, from version 0.26 on, ``"gym"``. It
+            is imported when an environment is built.
 
     Raises:
         ValueError: for another package.
@@ -40,15 +44,15 @@ class set_gym_backend:  # noqa: N801 - a public name
 
     def __init__(self, backend: str | ModuleType) -> None:
         name = backend if isinstance(backend, str) else backend.__name__
-        if name not in _BACKENDS:
+        if name not in BACKENDS:
             raise ValueError(
-                f"set_gym_backend: expected one of {list(_BACKENDS)}, found {name!r}. Environments "
-                "of the old gym package run through gymnasium's GymV26Environment-v0."
+                f"set_gym_backend: expected one of {list(BACKENDS)}, found {name!r}. Environments "
+                "of an older gym run through gymnasium's GymV21Environment-v0."
             )
         self.backend = name
 
     def set(self) -> None:
-        """Make it hold until further notice."""
+        """Use it until the next call."""
         _active[-1] = self.backend
 
     def __enter__(self) -> set_gym_backend:
@@ -58,9 +62,9 @@ class set_gym_backend:  # noqa: N801 - a public name
     def __exit__(self, *exc: object) -> None:
         _active.pop()
 
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def __call__(self, function: Callable[..., object]) -> Callable[..., object]:
         @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> Any:
             with set_gym_backend(self.backend):
                 return function(*args, **kwargs)
 

@@ -11,23 +11,21 @@ import numpy as np
 import torch
 from tensordict import TensorDictBase
 
-from torchrl._core.entries import Entries
 from torchrl._core.optional import require_package
+from torchrl._core.records.capabilities import is_unchanged
+from torchrl._core.records.flat_record import FlatRecord
 from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
-from torchrl.envs.common import next_seed
+from torchrl.envs.base import next_seed
 from torchrl.envs.gym_like import GymLikeEnv
-from torchrl.envs.libs.catalogue import Catalogue
 from torchrl.envs.libs.gym.backend import gym_backend
+from torchrl.envs.libs.gym.row_stepper import Rows, RowStepper
 from torchrl.envs.libs.gym.spaces import kind_of, leaf_readers, record_writer, spec_from_space
 from torchrl.envs.libs.gym.vector import SAME_STEP, driver_of, render_rows
-from torchrl.envs.spec_access import flag_spec, leaf_names
+from torchrl.envs.specs import flag_specs, leaf_names
+from torchrl.envs.wrapper import Catalogue
 
 # Names that gymnasium learns when a package is imported, and the extra that brings it.
-_BROUGHT = {
-    "ALE/": ("ale_py", "atari"),
-    "MiniGrid-": ("minigrid", "minigrid"),
-    "BabyAI-": ("minigrid", "minigrid"),
-}
+_BROUGHT = {"ALE/": ("ale_py", "atari"), "MiniGrid-": ("minigrid", "minigrid"), "BabyAI-": ("minigrid", "minigrid")}
 
 
 def _ids() -> list[str]:
@@ -42,22 +40,25 @@ class GymWrapper(GymLikeEnv):
         categorical_action_encoding: Encode discrete actions and observations as integers instead of
             one-hot vectors.
         from_pixels: Write the rendered frame, ``pixels [*B, H, W, C]`` of bytes; the environment
-            must have been built with ``render_mode="rgb_array"``.
+            must have been built with ``render_mode="rgb_array"``. The attribute is also true where
+            the observation itself is an image.
         pixels_only: Leave the other observations out.
         convert_actions_to_numpy: Hand actions over as numpy arrays and Python numbers; otherwise as
             the tensors that they are.
-        missing_obs_value: Stands in for the last observation of an episode, where a vector
-            environment that resets its rows on its own does not show it; 0 for integers.
+        missing_obs_value: The last observation of an episode, where a vector environment that
+            resets its own rows does not return it; 0 for integers.
         frame_skip: Number of times each action is repeated.
         device: Device of what is returned.
         batch_size: Must be that of the environment, ``[N]`` for a vector environment; found if
             ``None``.
-        allow_done_after_reset: Accept an episode that is over when it begins.
+        allow_done_after_reset: Accept an episode that is over at its start.
         spec_locked: Refuse edits inside the specs.
 
     Reads: ``action``, or one entry for each child of a ``Dict`` action space.
-    Writes: ``observation``, or one entry for each child of a ``Dict`` observation space;
-        ``reward [*B, 1]``, ``terminated``, ``truncated`` and ``done`` ``[*B, 1]``.
+    Writes: ``observation``, or one entry for each child of a ``Dict`` observation space, or
+        ``pixels`` if the space is that of colour images, ``[*B, H, W, 3]`` from 0 to 255;
+        ``reward [*B, 1]``, ``terminated``, ``truncated`` and ``done`` ``[*B, 1]``; for a vector
+        environment the numbers in its infos, which are found in a reset and a random step.
 
     Raises:
         TypeError: if ``env`` is not an environment of gymnasium, or has a space without a spec.
@@ -68,16 +69,17 @@ class GymWrapper(GymLikeEnv):
     torch.Size([2, 3])
     """
 
-    entrywise = True
-    resets_rows_alone = True
+    supports_flat_records = True
+    partial_reset_safe = True
     reads_action_only = True
     libname = "gymnasium"
     available_envs = Catalogue(_ids)
     _pixels_only_default = False
+    _writes_infos = True  # of a vector environment
 
     def __init__(
         self,
-        env: Any = None,
+        env: object = None,
         categorical_action_encoding: bool = False,
         *,
         from_pixels: bool = False,
@@ -89,19 +91,27 @@ class GymWrapper(GymLikeEnv):
         self._missing_obs_value = missing_obs_value
         self._categorical = categorical_action_encoding
         self._from_pixels = from_pixels
-        self._pixels_only = from_pixels and (
-            self._pixels_only_default if pixels_only is None else pixels_only
-        )
+        self._pixels_only = from_pixels and (self._pixels_only_default if pixels_only is None else pixels_only)
         self._to_numpy = convert_actions_to_numpy
-        self._seeds: Any = None  # of the next reset
+        self._seeds: object = None  # of the next reset
         self._driver: Any = None  # of a vector environment
-        if env is not None:
-            kwargs["env"] = env
-        super().__init__(**kwargs)
+        super().__init__(env=env, **kwargs)
+        if self._driver is not None and self._writes_infos:
+            self._add_infos()
+
+    @property
+    def from_pixels(self) -> bool:
+        """Whether images are written, as ``pixels``."""
+        return self._from_pixels or self._lone_name() == "pixels"
+
+    @property
+    def pixels_only(self) -> bool:
+        """Whether images are all that is observed."""
+        return self._pixels_only or self._lone_name() == "pixels"
 
     # --- construction ----------------------------------------------------------------------------
 
-    def _build_env(self, env: Any = None, **kwargs: Any) -> Any:
+    def _build_env(self, env: Any = None, **kwargs: object) -> object:
         if kwargs:
             raise TypeError(
                 f"{type(self).__name__} takes no arguments {sorted(kwargs)}; those of the "
@@ -129,10 +139,10 @@ class GymWrapper(GymLikeEnv):
                 )
         return env
 
-    def _make_driver(self, env: Any) -> Any:
+    def _make_driver(self, env: object) -> object:
         return driver_of(env, self._missing_obs_value)
 
-    def _make_specs(self, env: Any) -> None:
+    def _make_specs(self, env: object) -> None:
         batch, device = self.batch_size, self.device or "cpu"
         action_space, space = self._spaces()
         action = spec_from_space(action_space, categorical=self._categorical, device=device)
@@ -141,16 +151,13 @@ class GymWrapper(GymLikeEnv):
         if not self._pixels_only:
             observation = spec_from_space(space, categorical=self._categorical, device=device)
             if kind_of(space) != "Dict":
-                observation = Composite(observation=observation)
+                observation = Composite({self._lone_name(): observation})
         if self._from_pixels:
             observation["pixels"] = self._pixel_spec(device)
         self.observation_spec = _expand(observation, batch)
         self.action_spec = _expand(Composite(action=action) if lone else action, batch)
         self.reward_spec = Unbounded((*batch, 1), device=device)
-        flag = flag_spec((*batch, 1), device)
-        self.done_spec = Composite(
-            done=flag, terminated=flag.clone(), truncated=flag.clone(), shape=batch
-        )
+        self.done_spec = flag_specs(batch, device)
         self._refuse_shared_names()
         self._make_readers()
 
@@ -161,14 +168,19 @@ class GymWrapper(GymLikeEnv):
             return env.single_action_space, env.single_observation_space
         return env.action_space, env.observation_space
 
+    def _lone_name(self) -> str:
+        """Return what an observation that is no ``Dict`` is called: ``"pixels"`` if it is an image."""
+        _, space = self._spaces()
+        if self._from_pixels or kind_of(space) != "Box" or len(space.shape) != 3 or space.shape[-1] != 3:
+            return "observation"
+        return "pixels" if (space.low == 0).all() and (space.high == 255).all() else "observation"
+
     def _make_readers(self) -> None:
         """Decide how actions are written and observations read; again after a move."""
         action_space, _ = self._spaces()
         self._write_action = record_writer(
             action_space,
-            spec_from_space(
-                action_space, categorical=self._categorical, device=self.device or "cpu"
-            ),
+            spec_from_space(action_space, categorical=self._categorical, device=self.device or "cpu"),
             batched=self._driver is not None,
             path=() if kind_of(action_space) == "Dict" else ("action",),
         )
@@ -181,7 +193,7 @@ class GymWrapper(GymLikeEnv):
             spec_from_space(space, categorical=self._categorical),
             batched=self._driver is not None,
             device=self.device,
-            path=() if kind_of(space) == "Dict" else ("observation",),
+            path=() if kind_of(space) == "Dict" else (self._lone_name(),),
         )
 
     def _refuse_shared_names(self) -> None:
@@ -193,7 +205,7 @@ class GymWrapper(GymLikeEnv):
                 "a gymnasium wrapper."
             )
 
-    def _pixel_spec(self, device: Any) -> TensorSpec:
+    def _pixel_spec(self, device: torch.device | str | int | None) -> TensorSpec:
         self._env.reset() if self._driver is None else self._driver.reset(None)
         frame = self._render()
         shape = frame.shape[len(self.batch_size) :]
@@ -204,12 +216,14 @@ class GymWrapper(GymLikeEnv):
 
     # --- stepping --------------------------------------------------------------------------------
 
-    def _repeat_step(self, action: Any) -> tuple:
-        if self._driver is None:
-            return super()._repeat_step(action)
-        return self._output_transform(self._driver.step(action, self.frame_skip))
+    def _repeat_step(self, action: object) -> tuple:
+        if self._driver is not None:
+            return self._output_transform(self._driver.step(action, self.frame_skip))
+        if self.frame_skip == 1:
+            return self._output_transform(self._call_step(action))
+        return super()._repeat_step(action)
 
-    def _call_step(self, action: Any) -> tuple:
+    def _call_step(self, action: object) -> tuple:
         return self._env.step(action) if self._driver is None else self._driver.step(action)
 
     def _call_reset(self, mask: np.ndarray | None, **kwargs: Any) -> tuple:
@@ -222,16 +236,36 @@ class GymWrapper(GymLikeEnv):
             return self._driver.reset(mask, **kwargs)
         return self._env.reset(**kwargs)
 
-    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        mask = tensordict.get("_step", None)
-        if mask is not None and self._driver is not None:
-            self._driver.hold(~mask.reshape(-1).numpy(force=True))
-        return super()._step(tensordict)
+    def row_stepper(self, inputs: Rows, result: Rows, root: Rows) -> RowStepper | None:
+        """Return what steps this environment on rows of batched memory, without tensors.
+
+        Args:
+            inputs: Rows that a step reads.
+            result: Rows that a step writes.
+            root: Rows that a reset writes.
+
+        Returns: ``None`` where it would not compute exactly the same: for vector environments,
+            pixels, dictionaries, repeated frames, and subclasses that override a method.
+        """
+        is_plain = (
+            is_unchanged(type(self), GymEnv if isinstance(self, GymEnv) else GymWrapper)
+            and "_step" not in vars(self)  # nothing observes the calls, as a profile does
+            and self._driver is None
+            and not self._info_readers
+            and self.frame_skip == 1
+            and not self._from_pixels
+            and self._to_numpy
+            and (self.device is None or self.device.type == "cpu")
+            and list(result) == [self._lone_name(), "reward", "done", "terminated", "truncated"]
+            and list(inputs) == ["action"]
+            and type(self._env.observation_space).__name__ == "Box"
+        )
+        return RowStepper(self, inputs, result, root) if is_plain else None
 
     def _set_seed(self, seed: int | None) -> None:
         self._seeds = None if seed is None else self._row_seeds(seed)
 
-    def _row_seeds(self, seed: Any) -> Any:
+    def _row_seeds(self, seed: int | None) -> object:
         """Return a seed for each row, if there are rows."""
         if not isinstance(seed, int | np.integer):
             return seed
@@ -248,13 +282,13 @@ class GymWrapper(GymLikeEnv):
         yield
         self._seeds = seeds
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         state = self.__dict__.copy()
-        for name in ("_readers", "_write_action"):  # functions, made anew
+        for name in ("_readers", "_write_action"):  # functions, made again
             state.pop(name, None)
         return state
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         super().__setstate__(state)
         self._make_readers()
 
@@ -264,12 +298,12 @@ class GymWrapper(GymLikeEnv):
 
     def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
         """Seed the environment, each row with a seed of its own; return the seed that follows."""
-        following = super().set_seed(seed, static_seed=static_seed)
-        if static_seed or following is None:
-            return following
+        next_root = super().set_seed(seed, static_seed=static_seed)
+        if static_seed or next_root is None:
+            return next_root
         for _ in range(self.batch_size.numel() - 1):
-            following = next_seed(following)
-        return following
+            next_root = next_seed(next_root)
+        return next_root
 
     def read_attribute(self, path: str) -> Any:
         """Return an attribute; that of each row, if there are rows."""
@@ -278,14 +312,18 @@ class GymWrapper(GymLikeEnv):
         return self._driver.read_attribute(path)
 
     def read_action(self, tensordict: TensorDictBase) -> Any:
-        """Return the action as the environment takes it."""
+        """Return the action as the environment takes it; note the rows that do not step."""
+        if self._driver is not None:
+            mask = tensordict.get("_step", None)
+            if mask is not None:
+                self._driver.hold(~mask.reshape(-1).numpy(force=True))
         if not self._to_numpy:
             return tensordict.get(self.action_key).clone()
         return self._write_action(tensordict)
 
-    def read_obs(self, observation: Any) -> Entries:
+    def read_obs(self, observation: object) -> FlatRecord:
         """Return the observations as tensors by key."""
-        entries = Entries()
+        entries = FlatRecord()
         for key, read in self._readers:
             entries[key] = read(observation)
         if self._from_pixels:
@@ -300,7 +338,7 @@ class GymEnv(GymWrapper):
     Args:
         env_name: Its id; ``"module:Name-v0"`` imports the module first.
         num_envs: Number of copies run as one vector environment, batch size ``[num_envs]``; a
-            single environment without batch size if ``None``.
+            single environment without batch size if 0 or ``None``.
         num_workers: Build a :class:`~torchrl.envs.ParallelEnv` with so many workers instead, each
             with an environment of these arguments.
         vectorization_mode: ``"sync"`` steps the copies one after the other, ``"async"`` in a
@@ -319,8 +357,8 @@ class GymEnv(GymWrapper):
     torch.Size([3, 5])
     """
 
-    entrywise = True
-    resets_rows_alone = True
+    supports_flat_records = True
+    partial_reset_safe = True
     reads_action_only = True
     _pixels_only_default = True
 
@@ -328,9 +366,7 @@ class GymEnv(GymWrapper):
         """Make an environment, or several in workers."""
         if num_workers is None:
             return super().__new__(cls, *args, **kwargs)
-        from torchrl.envs.batched_envs import ParallelEnv
-
-        return ParallelEnv(num_workers, partial(cls, *args, **kwargs))
+        return cls.make_parallel(partial(cls, *args, **kwargs), num_envs=num_workers)
 
     def __init__(
         self,
@@ -352,7 +388,7 @@ class GymEnv(GymWrapper):
         )
 
     def _build_env(  # type: ignore[override]  # makes one
-        self, env_name: str, num_envs: int | None, vectorization_mode: str, **kwargs: Any
+        self, env_name: str, num_envs: int | None, vectorization_mode: str, **kwargs: object
     ) -> Any:
         gym = gym_backend()
         for prefix, (package, extra) in _BROUGHT.items():
@@ -360,10 +396,13 @@ class GymEnv(GymWrapper):
                 require_package(package, needed_by=f"GymEnv({env_name!r})", extra=extra)
         if self._from_pixels:
             kwargs.setdefault("render_mode", "rgb_array")
-        if num_envs is None:
+        if not num_envs:
             return super()._build_env(gym.make(env_name, **kwargs))
-        if num_envs < 1:
-            raise ValueError(f"GymEnv: num_envs must be at least 1, found {num_envs}.")
+        if num_envs < 0:
+            raise ValueError(f"GymEnv: num_envs counts environments, found {num_envs}.")
+        if gym.__name__ == "gym" and vectorization_mode == "sync":  # its rows are stepped one by one
+            rows = [partial(gym.make, env_name, **kwargs)] * num_envs
+            return super()._build_env(gym.vector.SyncVectorEnv(rows))
         if not hasattr(gym.vector, "AutoresetMode"):
             raise ImportError("GymEnv: num_envs needs gymnasium 1.1: pip install 'gymnasium>=1.1'")
         env = gym.make_vec(
@@ -379,12 +418,6 @@ class GymEnv(GymWrapper):
     def lib(self) -> Any:
         """The package that builds the environments."""
         return gym_backend()
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(env={self.env_name}, batch_size={self.batch_size}, "
-            f"device={self.device})"
-        )
 
 
 def _expand(spec: TensorSpec, batch: torch.Size) -> TensorSpec:

@@ -1,31 +1,24 @@
-"""Environments of ours, offered to everyone through gymnasium's registry."""
+"""Registration of our environments in gymnasium."""
 
 from __future__ import annotations
 
 import string
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from tensordict import NestedKey, TensorDict, is_leaf_nontensor
+from tensordict import NestedKey, TensorDict, TensorDictBase, is_leaf_nontensor
 from torch import Tensor
 
 from torchrl._core.errors import SpecError, describe
 from torchrl._core.keys import as_keys
-from torchrl.data import (
-    Binary,
-    Categorical,
-    Composite,
-    MultiCategorical,
-    MultiOneHot,
-    NonTensor,
-    OneHot,
-    TensorSpec,
-)
-from torchrl.envs.libs.gym.backend import gym_backend
-from torchrl.envs.spec_access import leaf_names
+from torchrl.data import Binary, Categorical, Composite, MultiCategorical, MultiOneHot, NonTensor, OneHot, TensorSpec
+from torchrl.envs.libs.gym.backend import gym_backend, set_gym_backend
+from torchrl.envs.libs.gym.spaces import choice_index
+from torchrl.envs.specs import leaf_names
 
 _MAX_TEXT = 4096
 
@@ -72,15 +65,12 @@ def space_from_spec(spec: TensorSpec) -> Any:
     return _box(spaces, spec)
 
 
-def _box(spaces: Any, spec: TensorSpec) -> Any:
+def _box(spaces: Any, spec: TensorSpec) -> object:
     dtype = torch.empty((), dtype=spec.dtype).numpy().dtype
     if spec.dtype is torch.bool:
         return spaces.Box(0, 1, tuple(spec.shape), np.bool_)
-    space: Any = spec.space
-    low, high = (
-        np.broadcast_to(end.numpy(force=True), spec.shape).astype(dtype)
-        for end in (space.low, space.high)
-    )
+    space = spec.space
+    low, high = (np.broadcast_to(end.numpy(force=True), spec.shape).astype(dtype) for end in (space.low, space.high))
     if dtype.kind == "f":  # where a spec has no bound it names the largest number
         limit = np.finfo(dtype)
         low = np.where(low <= limit.min, -np.inf, low).astype(dtype)
@@ -88,25 +78,17 @@ def _box(spaces: Any, spec: TensorSpec) -> Any:
     return spaces.Box(low, high, tuple(spec.shape), dtype)
 
 
-def _to_numpy(value: Any, spec: TensorSpec, space: Any) -> Any:
+def _to_numpy(value: Any, spec: TensorSpec, space: Any) -> object:
     """Return a value of a spec in the form that its space contains."""
     if isinstance(spec, Composite):
-        return {
-            str(name): _to_numpy(value.get(name), leaf, space[str(name)])
-            for name, leaf in spec.items()
-        }
+        return {str(name): _to_numpy(value.get(name), leaf, space[str(name)]) for name, leaf in spec.items()}
     if isinstance(spec, NonTensor):
         return value.data
-    if isinstance(spec, OneHot):
-        value = value.long().argmax(-1)
-    elif isinstance(spec, MultiOneHot):
-        parts = value.split([int(n) for n in spec.nvec], -1)
-        value = torch.stack([part.long().argmax(-1) for part in parts], -1)
-    array = value.numpy(force=True).astype(space.dtype)
+    array = choice_index(value, spec).numpy(force=True).astype(space.dtype)
     return array[()] if type(space).__name__ == "Discrete" else array.copy()
 
 
-def _to_tensor(value: Any, spec: TensorSpec) -> Any:
+def _to_tensor(value: Any, spec: TensorSpec) -> object:
     """Return a value of a space as one of its spec."""
     if isinstance(spec, Composite):
         entries = {name: _to_tensor(value[str(name)], leaf) for name, leaf in spec.items()}
@@ -131,25 +113,28 @@ def _lone(spec: Composite, name: str | None = None) -> TensorSpec:
 
 
 @cache
-def _view_class() -> type:
+def _view_class(backend: str) -> type:
     """Return the class of environments that :func:`register_gym` registers.
 
-    It derives from a class of gymnasium, which is not imported before it is needed.
+    It derives from a class of the backend, which is not imported before it is needed.
     """
+    with set_gym_backend(backend):
+        base: Any = gym_backend().Env
 
-    class GymnasiumView(gym_backend().Env):  # type: ignore[misc]  # known when it runs
-        """One of our environments, speaking numpy.
+    class GymnasiumView(base):
+        """One of our environments, with the interface of gymnasium.
 
         Args:
             env: The environment, without batch dimensions.
             info_keys: Observations that go into the info instead.
+            to_numpy: Return arrays; else tensors.
         """
 
-        metadata: dict[str, Any] = {"render_modes": []}
+        metadata: dict[str, object] = {"render_modes": []}
 
-        def __init__(self, env: Any, info_keys: Sequence[NestedKey]) -> None:
+        def __init__(self, env: Any, info_keys: Sequence[NestedKey], to_numpy: bool) -> None:
             _check(env)
-            self.env = env
+            self.env, self._to_numpy = env, to_numpy
             self.render_mode = None
             self._info_keys = as_keys(list(info_keys))
             observation = env.full_observation_spec.clone().unlock_()
@@ -157,49 +142,42 @@ def _view_class() -> type:
                 del observation[key]
             self._observation = _lone(observation, "observation")
             self._action = _lone(env.full_action_spec)
-            self.observation_space = space_from_spec(self._observation)
-            self.action_space = space_from_spec(self._action)
+            with set_gym_backend(backend):
+                self.observation_space = space_from_spec(self._observation)
+                self.action_space = space_from_spec(self._action)
             self._root: Any = None
             self._known = {*leaf_names(observation), *env.done_keys, *env.reward_keys}
             self._known |= {*env.action_keys}
 
         def _outputs(self, record: Any) -> tuple[Any, dict]:
-            spec, value = self._observation, record
-            if not isinstance(spec, Composite):
-                value = record.get("observation")
-            info = {}
-            for key in record.keys(True, True, is_leaf=is_leaf_nontensor):
-                name = key if isinstance(key, str) else ".".join(key)
-                if key not in self._known and not name.startswith("_"):
-                    entry = record.get(key)
-                    is_tensor = isinstance(entry, Tensor)
-                    info[name] = entry.numpy(force=True).copy() if is_tensor else entry.tolist()
-            return _to_numpy(value, spec, self.observation_space), info
+            spec = self._observation
+            value = record if isinstance(spec, Composite) else record.get("observation")
+            info = _infos(record, self._known, self._to_numpy)
+            if self._to_numpy:
+                return _to_numpy(value, spec, self.observation_space), info
+            return (value.select(*leaf_names(spec)).to_dict() if isinstance(spec, Composite) else value), info
 
         def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple:
-            """Begin an episode; ``options`` are the keywords of our reset."""
+            """Start an episode; ``options`` are the keywords of our reset."""
             super().reset(seed=seed)
             if seed is not None:
                 self.env.set_seed(seed)
             self._root = self.env.reset(**(options or {}))
             return self._outputs(self._root)
 
-        def step(self, action: Any) -> tuple:
+        def step(self, action: object) -> tuple:
             """Take a step."""
             value = _to_tensor(action, self._action)
             if isinstance(self._action, Composite):
                 root = self._root.update(value)
             else:
                 root = self._root.set(self.env.action_key, value)
-            following = self.env.step(root).get("next")
+            next_root = self.env.step(root).get("next")
             self._root = self.env.step_mdp(root)
-            group = self.env.plan.groups[0]
-            done, terminated = (
-                bool(following.get(group.done)),
-                bool(following.get(group.terminated)),
-            )
-            observation, info = self._outputs(following)
-            reward = float(following.get(self.env.reward_key))
+            group = self.env.compiled_specs.groups[0]
+            done, terminated = (bool(next_root.get(group.done)), bool(next_root.get(group.terminated)))
+            observation, info = self._outputs(next_root)
+            reward = float(next_root.get(self.env.reward_key))
             return observation, reward, terminated, done and not terminated, info
 
         def close(self) -> None:
@@ -209,16 +187,26 @@ def _view_class() -> type:
     return GymnasiumView
 
 
-def _has_one_flag(env: Any) -> bool:
-    groups = env.plan.groups
-    return len(groups) == 1 and groups[0].shape.numel() == 1
+def _infos(record: TensorDictBase, known: Collection[NestedKey], to_numpy: bool) -> dict[str, Any]:
+    """Return the entries of a step that are not known; dots join nested names."""
+    info: dict[str, Any] = {}
+    for key in record.keys(True, True, is_leaf=is_leaf_nontensor):
+        name = key if isinstance(key, str) else ".".join(key)
+        if key not in known and not name.startswith("_"):
+            entry = record.get(key)
+            if not isinstance(entry, Tensor):
+                info[name] = entry.tolist()
+            else:
+                info[name] = entry.numpy(force=True).copy() if to_numpy else entry
+    return info
 
 
 def _check(env: Any) -> None:
+    flags = env.compiled_specs.groups
     facts = (
         (not env.batch_size, "batch size", "no batch dimensions", tuple(env.batch_size)),
         (len(env.reward_keys) == 1, "rewards", "one reward", env.reward_keys),
-        (_has_one_flag(env), "end flags", "one done flag", env.done_keys),
+        (len(flags) == 1 and flags[0].shape.numel() == 1, "end flags", "one done flag", env.done_keys),
     )
     for holds, what, expected, found in facts:
         if not holds:
@@ -238,45 +226,62 @@ def register_gym(
     id: str,
     *,
     transform: Any = None,
-    info_keys: Sequence[NestedKey] = (),
+    info_keys: Sequence[NestedKey] | None = (),
+    backend: str | ModuleType | None = None,
+    to_numpy: bool = False,
     reward_threshold: float | None = None,
     nondeterministic: bool = False,
     max_episode_steps: int | None = None,
     order_enforce: bool = True,
     disable_env_checker: bool = False,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> None:
     """Register environments under a name of gymnasium.
 
-    ``gymnasium.make(id)`` then gives an environment that takes and returns numpy arrays. What a
-    step writes beside observation, reward and end flags is in its info; dots join nested names.
+    ``gymnasium.make(id)`` then gives an environment that takes and returns what gymnasium does, or tensors. What a step
+    writes beside observation, reward and end flags is in its info; dots join nested names.
 
     Args:
         make: Builds the environment.
         id: Its name, such as ``"Walk-v0"``.
         transform: Seen through it; each environment gets a copy of its own.
         info_keys: Observations that go into the info instead.
+        backend: The package to register with, see :class:`set_gym_backend`; the active one if
+            ``None``.
+        to_numpy: Return observations and infos as arrays, as programs written for gymnasium expect;
+            else as the tensors of the environment, without gymnasium's checker, which refuses them.
         reward_threshold: Mean return at which the task counts as solved.
         nondeterministic: Whether the environment differs between runs of one seed.
         max_episode_steps: Truncate episodes after this many steps.
         order_enforce: Refuse a step before the first reset.
         disable_env_checker: Skip gymnasium's checker.
         kwargs: Default keyword arguments of ``make``; those of ``gymnasium.make`` add to them.
+
+    >>> import gymnasium
+    >>> from torchrl.testing.mocks import CountingEnv
+    >>> register_gym(CountingEnv, "Count-v0", to_numpy=True, horizon=5)
+    >>> env = gymnasium.make("Count-v0")
+    >>> _ = env.reset()
+    >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+    >>> observation.shape, observation.dtype
+    ((2,), dtype('float32'))
     """
 
-    def build(**given: Any) -> Any:
+    def build(**given: object) -> Any:
         env = make(**given)
         if transform is not None:
             env = env.append_transform(getattr(transform, "clone", lambda: transform)())
-        return _view_class()(env, info_keys)
+        return _view_class(chosen.backend)(env, info_keys or (), to_numpy)
 
-    gym_backend().register(
-        id=id,
-        entry_point=build,
-        kwargs=kwargs,
-        reward_threshold=reward_threshold,
-        nondeterministic=nondeterministic,
-        max_episode_steps=max_episode_steps,
-        order_enforce=order_enforce,
-        disable_env_checker=disable_env_checker,
-    )
+    chosen = set_gym_backend(gym_backend() if backend is None else backend)
+    with chosen:
+        gym_backend("envs.registration").register(
+            id=id,
+            entry_point=build,
+            kwargs=kwargs,
+            reward_threshold=reward_threshold,
+            nondeterministic=nondeterministic,
+            max_episode_steps=max_episode_steps,
+            order_enforce=order_enforce,
+            disable_env_checker=disable_env_checker or not to_numpy,
+        )

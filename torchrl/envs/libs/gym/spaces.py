@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,19 @@ def register_gym_spec_conversion(space_type: type) -> Callable[[Conversion], Con
 
     The function gets the space and the keywords ``categorical`` and ``device``, and returns a spec
     whose ``encode`` and ``to_numpy`` speak the values of the space.
+
+    Args:
+        space_type: The class; subclasses without a conversion of their own are converted in this way too.
+
+    >>> import gymnasium
+    >>> class Percent(gymnasium.spaces.Box):
+    ...     def __init__(self):
+    ...         super().__init__(0, 100)
+    >>> @register_gym_spec_conversion(Percent)
+    ... def convert(space, categorical=False, device=None):
+    ...     return Bounded(0, 100, space.shape, device=device)
+    >>> spec_from_space(Percent()).space.high
+    tensor([100.])
     """
 
     def decorate(function: Conversion) -> Conversion:
@@ -45,7 +58,7 @@ def register_gym_spec_conversion(space_type: type) -> Callable[[Conversion], Con
 
 
 def spec_from_space(
-    space: Any, *, categorical: bool = False, device: torch.device | str | None = "cpu"
+    space: object, *, categorical: bool = False, device: torch.device | str | None = "cpu"
 ) -> TensorSpec:
     """Return the spec of a Gymnasium space.
 
@@ -72,18 +85,18 @@ def spec_from_space(
     return _CONVERSIONS[kind](space, categorical, device)
 
 
-def _own_conversion(space: Any) -> Conversion | None:
+def _own_conversion(space: object) -> Conversion | None:
     return next((made for known, made in _registered.items() if isinstance(space, known)), None)
 
 
-def kind_of(space: Any) -> str:
+def kind_of(space: object) -> str:
     """Return the name of the class of spaces that we know a space by; empty for another's."""
     if _own_conversion(space) is not None:
         return ""
     return next((c.__name__ for c in type(space).__mro__ if c.__name__ in _CONVERSIONS), "")
 
 
-def _box(space: Any, categorical: bool, device: Any) -> TensorSpec:
+def _box(space: Any, categorical: bool, device: torch.device | str | int | None) -> TensorSpec:
     dtype = torch_dtype(space.dtype)
     if dtype is torch.bool:
         return Categorical(2, shape=space.shape, dtype=dtype, device=device)
@@ -93,24 +106,24 @@ def _box(space: Any, categorical: bool, device: Any) -> TensorSpec:
     return Bounded(low, high, shape=space.shape, dtype=dtype, device=device)
 
 
-def _discrete(space: Any, categorical: bool, device: Any) -> TensorSpec:
+def _discrete(space: Any, categorical: bool, device: torch.device | str | int | None) -> TensorSpec:
     if categorical:
         return Categorical(int(space.n), shape=(), dtype=torch.int64, device=device)
     return OneHot(int(space.n), dtype=torch.int64, device=device)
 
 
-def _multi_discrete(space: Any, categorical: bool, device: Any) -> TensorSpec:
+def _multi_discrete(space: Any, categorical: bool, device: torch.device | str | int | None) -> TensorSpec:
     nvec = torch.as_tensor(space.nvec).flatten().tolist()
     if categorical:
         return MultiCategorical(nvec, dtype=torch.int64, device=device, remove_singleton=False)
     return MultiOneHot(nvec, dtype=torch.int64, device=device)
 
 
-def _multi_binary(space: Any, categorical: bool, device: Any) -> TensorSpec:
+def _multi_binary(space: Any, categorical: bool, device: torch.device | str | int | None) -> TensorSpec:
     return Binary(int(space.shape[-1]), shape=space.shape, dtype=torch.int8, device=device)
 
 
-def _composite(space: Any, categorical: bool, device: Any) -> TensorSpec:
+def _composite(space: object, categorical: bool, device: Any) -> TensorSpec:
     return Composite(
         {
             name: spec_from_space(child, categorical=categorical, device=device)
@@ -119,13 +132,13 @@ def _composite(space: Any, categorical: bool, device: Any) -> TensorSpec:
     )
 
 
-def _object(space: Any, categorical: bool, device: Any) -> TensorSpec:
+def _object(space: Any, categorical: bool, device: torch.device | str | int | None) -> TensorSpec:
     probe = copy.deepcopy(space)
     probe.seed(0)  # ours, so that the space itself draws what it would have drawn
     return NonTensor(shape=(), device=device, example_data=probe.sample())
 
 
-_CONVERSIONS: dict[str, Callable[[Any, bool, Any], TensorSpec]] = {
+_CONVERSIONS: dict[str, Callable[[object, bool, Any], TensorSpec]] = {
     "Box": _box,
     "Discrete": _discrete,
     "MultiDiscrete": _multi_discrete,
@@ -140,6 +153,16 @@ _CONVERSIONS: dict[str, Callable[[Any, bool, Any], TensorSpec]] = {
 }
 
 
+def choice_index(action: Tensor, spec: TensorSpec) -> Tensor:
+    """Return the index of a one-hot choice, or of each of several; other actions as they are."""
+    if isinstance(spec, OneHot):
+        return action.long().argmax(-1)
+    if isinstance(spec, MultiOneHot):
+        parts = action.split([int(n) for n in spec.nvec], -1)
+        return torch.stack([part.long().argmax(-1) for part in parts], -1)
+    return action
+
+
 def torch_dtype(dtype: Any) -> torch.dtype:
     """Return the torch dtype of a numpy dtype.
 
@@ -149,11 +172,11 @@ def torch_dtype(dtype: Any) -> torch.dtype:
     return torch.from_numpy(np.empty(0, _STAND_INS.get(np.dtype(dtype), dtype))).dtype
 
 
-# Torch does not compute with these: another dtype stands in; a bound beyond it is its greatest.
+# Torch does not compute with these: another dtype replaces them; larger bounds are clipped to its greatest.
 _STAND_INS = {np.dtype(np.uint64): np.dtype(np.int64)}
 
 
-def _as_tensor(array: Any, dtype: Any) -> Tensor:
+def _as_tensor(array: np.ndarray, dtype: Any) -> Tensor:
     """Return a copy of an array as a tensor: a simulator may reuse its buffer."""
     array, stand_in = np.array(array, dtype), _STAND_INS.get(np.dtype(dtype))
     if stand_in is not None:
@@ -161,11 +184,11 @@ def _as_tensor(array: Any, dtype: Any) -> Tensor:
     return torch.from_numpy(array)
 
 
-Reader = Callable[[Any], Any]
+Reader = Callable[[Any], object]
 
 
 def leaf_readers(
-    space: Any, spec: TensorSpec, *, batched: bool, device: Any, path: tuple[str, ...]
+    space: object, spec: TensorSpec, *, batched: bool, device: Any, path: tuple[str, ...]
 ) -> list[tuple[NestedKey, Reader]]:
     """Return, for each leaf of a space, its key and how to read its tensor out of a sample.
 
@@ -174,21 +197,24 @@ def leaf_readers(
         spec: Its spec, without batch dimensions, on the CPU.
         batched: Whether samples carry one leading dimension, environments.
         device: Where the entries go; ``None`` for the CPU, and for objects of no device.
-        path: Where the space stands in the record.
+        path: Key of the space in the record.
     """
     children = _children(space)
     if children is None:
         key = path[0] if len(path) == 1 else path
         return [(key, _reader(space, spec, key, batched=batched, device=device))]
-    options = {"batched": batched, "device": device}
-    return [
-        (key, _descend(index, read))
-        for name, (index, child) in children.items()
-        for key, read in leaf_readers(child, spec[name], path=(*path, name), **options)
-    ]
+    leaves: list[tuple[NestedKey, Reader]] = []
+    for name, (index, child) in children.items():
+        for leaf, read in leaf_readers(child, spec[name], batched=batched, device=device, path=(*path, name)):
+
+            def read_part(sample: Mapping[object, object], index: object = index, read: Reader = read) -> object:
+                return read(sample[index])
+
+            leaves.append((leaf, read_part))
+    return leaves
 
 
-def _children(space: Any) -> dict[str, tuple[Any, Any]] | None:
+def _children(space: Any) -> dict[str, tuple[object, object]] | None:
     kind = kind_of(space)
     if kind == "Dict":
         return {key: (key, child) for key, child in space.spaces.items()}
@@ -197,11 +223,9 @@ def _children(space: Any) -> dict[str, tuple[Any, Any]] | None:
     return None
 
 
-def _descend(index: Any, read: Reader) -> Reader:
-    return lambda sample: read(sample[index])
-
-
-def _reader(space: Any, spec: TensorSpec, key: NestedKey, *, batched: bool, device: Any) -> Reader:
+def _reader(
+    space: Any, spec: TensorSpec, key: NestedKey, *, batched: bool, device: torch.device | str | int | None
+) -> Reader:
     move = device is not None and torch.device(device).type != "cpu"
 
     def finish(tensor: Tensor) -> Tensor:
@@ -215,31 +239,45 @@ def _reader(space: Any, spec: TensorSpec, key: NestedKey, *, batched: bool, devi
         start, n, one_hot = int(space.start), int(space.n), isinstance(spec, OneHot)
         eye = torch.eye(n, dtype=spec.dtype)
 
-        def choice(sample: Any) -> Tensor:
+        def choice(sample: object) -> Tensor:
             index = np.asarray(sample, np.int64) - start
             return finish(eye[index] if one_hot else torch.from_numpy(np.array(index)))
 
         return choice
     if kind == "MultiDiscrete":
-        starts, dims = np.asarray(space.start), space.nvec.ndim
+        starts, dims = np.asarray(getattr(space, "start", 0)), space.nvec.ndim
 
-        def choices(sample: Any) -> Tensor:
+        def choices(sample: object) -> Tensor:
             index = np.asarray(sample, np.int64) - starts
             index = index.reshape(*index.shape[: index.ndim - dims], -1)
-            return finish(
-                spec.encode(index) if isinstance(spec, MultiOneHot) else torch.from_numpy(index)
-            )
+            return finish(spec.encode(index) if isinstance(spec, MultiOneHot) else torch.from_numpy(index))
 
         return choices
     dtype = space.dtype if kind in ("Box", "MultiBinary") else None
     if dtype is None:
         return lambda sample: finish(spec.encode(sample))
     stand_in = _STAND_INS.get(np.dtype(dtype), dtype)
-    # A simulator may reuse its buffer, hence the copy.
-    return lambda sample: finish(torch.from_numpy(copy_array(sample, stand_in, key)))
+    if space.shape and np.prod(space.shape) == 1:  # it may be returned without its dimensions
+        shape = (-1, *space.shape) if batched else space.shape
+
+        def number(sample: object) -> Tensor:
+            array = copy_array(sample, stand_in, key)
+            return finish(torch.from_numpy(array.reshape(shape) if array.ndim == int(batched) else array))
+
+        return number
+
+    def numbers(sample: object) -> Tensor:
+        # A simulator may reuse its buffer, hence the copy.
+        if type(sample) is np.ndarray and sample.dtype == stand_in:
+            tensor = torch.from_numpy(sample.copy())
+        else:
+            tensor = torch.from_numpy(copy_array(sample, stand_in, key))
+        return tensor.to(device) if move else tensor
+
+    return numbers
 
 
-def copy_array(sample: Any, dtype: np.dtype, key: NestedKey) -> np.ndarray:
+def copy_array(sample: object, dtype: np.dtype, key: NestedKey) -> np.ndarray:
     """Return a copy of what a simulator shows, as an array of the dtype of its entry.
 
     Raises:
@@ -266,15 +304,15 @@ def copy_array(sample: Any, dtype: np.dtype, key: NestedKey) -> np.ndarray:
 
 
 def record_writer(
-    space: Any, spec: TensorSpec, *, batched: bool, path: tuple[str, ...] = ()
-) -> Callable[[Any], Any]:
+    space: object, spec: TensorSpec, *, batched: bool, path: tuple[str, ...] = ()
+) -> Callable[[Any], object]:
     """Return how the actions of a record become what ``step`` of the foreign environment takes.
 
     Args:
         space: The action space of one environment.
         spec: Its spec, without batch dimensions.
         batched: Whether actions carry one leading dimension, environments.
-        path: Where the space stands in the record; a lone action is called ``action``.
+        path: Key of the space in the record; a lone action is called ``action``.
     """
     children = _children(space)
     if children is None:
@@ -290,7 +328,7 @@ def record_writer(
     return lambda record: {name: write(record) for name, write in parts.items()}
 
 
-def _writer(space: Any, spec: TensorSpec, batched: bool) -> Callable[[Any], Any]:
+def _writer(space: Any, spec: TensorSpec, batched: bool) -> Callable[[Any], object]:
     kind = kind_of(space)
     if isinstance(spec, NonTensor):
         return lambda action: tuple(action.tolist()) if batched else action.tolist()
@@ -304,7 +342,7 @@ def _writer(space: Any, spec: TensorSpec, batched: bool) -> Callable[[Any], Any]
             return lambda action: action.numpy(force=True) + start
         return lambda action: int(action) + start
     if kind == "MultiDiscrete":
-        shape, starts = space.nvec.shape, np.asarray(space.start)
+        shape, starts = space.nvec.shape, np.asarray(getattr(space, "start", 0))
 
         def choices(action: Tensor) -> np.ndarray:
             if isinstance(spec, MultiOneHot):

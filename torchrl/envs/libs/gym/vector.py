@@ -1,7 +1,6 @@
-"""Gymnasium's vector environments: three ways of resetting themselves, one way of being used.
+"""Steps and resets of gymnasium's vector environments in their three autoreset modes.
 
-Whatever the mode, a step returns the true last observation of each episode, and rows begin anew
-when they are told to, not before.
+In each mode a step returns the true last observation of each episode, and ``reset()`` resets rows.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 
 from torchrl._core.errors import ResetError
 from torchrl._core.log import logger
-from torchrl._core.optional import require_package
+from torchrl.envs.libs.gym.backend import BACKENDS, gym_backend
 from torchrl.envs.libs.gym.spaces import kind_of
 
 DISABLED, NEXT_STEP, SAME_STEP = "Disabled", "NextStep", "SameStep"
@@ -25,8 +24,8 @@ class VectorDriver:
 
     Args:
         env: A ``gymnasium.vector.VectorEnv``.
-        missing: Stands in for the last observation of an episode where the environment resets its
-            rows in the step that ends them and does not show it; 0 for integers.
+        missing: Value of the last observation of an episode where the environment resets its rows
+            in the step that ends them and does not return it; 0 for integers.
 
     Raises:
         TypeError: if the environment resets its rows on its own at the next step and offers no way
@@ -34,12 +33,13 @@ class VectorDriver:
     """
 
     def __init__(self, env: Any, missing: float = float("nan")) -> None:
-        self.env, self._missing, self._is_told = env, missing, False
+        self.env, self._missing, self._has_warned = env, missing, False
         self.num_envs: int = env.num_envs
         mode = env.metadata.get("autoreset_mode", None)
         self.mode = getattr(mode, "value", mode) or NEXT_STEP
-        kinds = {c.__name__ for c in type(env.unwrapped).__mro__}
-        takes_mask = kinds & {"SyncVectorEnv", "AsyncVectorEnv"} or self.mode == DISABLED
+        vector = gym_backend("vector")
+        kinds = vector.SyncVectorEnv, vector.AsyncVectorEnv
+        takes_mask = isinstance(env.unwrapped, kinds) or self.mode == DISABLED
         shares = getattr(env.unwrapped, "shared_memory", True)
         if self.mode == NEXT_STEP and not (takes_mask and shares):
             raise TypeError(
@@ -48,40 +48,41 @@ class VectorDriver:
                 "gymnasium.make_vec(..., vectorization_mode='sync', "
                 "vector_kwargs={'autoreset_mode': 'Disabled'})."
             )
-        self.takes_mask = bool(takes_mask)
-        self._fresh: Any = None  # observations of rows that have reset themselves
+        self.takes_mask = takes_mask
+        self._fresh: object = None  # observations of rows that have reset themselves
         self._fresh_rows = np.zeros(self.num_envs, bool)
         self._over = np.zeros(self.num_envs, bool)
-        self._unseen = np.zeros(self.num_envs, bool)  # rows in episodes that nobody asked for
-        self._info: dict = {}  # the last that each row said, in the episode of its last step
-        self._fresh_info: dict = {}  # that of rows that have reset themselves
+        self._unseen = np.zeros(self.num_envs, bool)  # rows in episodes that were not requested
+        self._info: dict = {}  # of each row, in the episode of its last step
+        self._fresh_info: dict = {}  # of rows that have reset themselves
 
-    def step(self, action: Any, repeat: int = 1) -> tuple:
+    def step(self, action: object, repeat: int = 1) -> tuple:
         """Step all rows, ``repeat`` times or to their end; rewards add up.
 
         The observation is that of the episode that the action belongs to.
         """
-        outcome = self._step(action)
+        result = self._step(action)
         for _ in range(repeat - 1):
-            over = outcome[2] | outcome[3]
+            over = result[2] | result[3]
             if over.all():
                 break
             if over.any():
                 self.hold(over)
-            outcome = self._go_on(outcome, self._step(action), over)
-        self._over = outcome[2] | outcome[3]
-        self._info = outcome[4]
+            result = self._go_on(result, self._step(action), over)
+        self._over = result[2] | result[3]
+        self._info = result[4]
         if self.mode == SAME_STEP and self._over.any():
-            self._fresh_info = outcome[4]
-            self._info = _merged(outcome[4].get("final_info", {}), outcome[4], self._over)
-        return outcome
+            self._fresh_info = result[4]
+            self._info = _merged(result[4].get("final_info", {}), result[4], self._over)
+            return *result[:4], self._info
+        return result
 
     def read_attribute(self, path: str) -> Any:
-        """Return what the rows last said by the name at the end of ``path``, ``[N, ...]``."""
-        return said_of(self.env, self._info, path)
+        """Return the last infos of the rows with the last name of ``path``, ``[N, ...]``."""
+        return attribute_of(self.env, self._info, path)
 
     def _go_on(self, before: tuple, after: tuple, over: np.ndarray) -> tuple:
-        """Return the outcome of two steps in a row; rows that were ``over`` took one."""
+        """Return the result of two successive steps; rows that were ``over`` took one."""
         observation = _with_rows(self.env.single_observation_space, after[0], before[0], over)
         reward = before[1] + np.where(over, 0, after[1])
         flags = (np.where(over, b, a) for b, a in zip(before[2:4], after[2:4], strict=True))
@@ -92,7 +93,7 @@ class VectorDriver:
             info[name] = _pick(over, known, value) if rows else value
         return observation, reward, *flags, info
 
-    def _step(self, action: Any) -> tuple:
+    def _step(self, action: object) -> tuple:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._over = terminated | truncated
         if self.mode == SAME_STEP:
@@ -106,20 +107,20 @@ class VectorDriver:
                 observation = _with_rows(space, observation, final, self._over)
         return observation, reward, terminated, truncated, info
 
-    def _unknown(self, observation: Any) -> Any:
-        """Return what stands in for observations ``[N, ...]`` that are not shown."""
-        if self._is_told:
+    def _unknown(self, observation: object) -> object:
+        """Return the fill values of observations ``[N, ...]`` that are not returned."""
+        if self._has_warned:
             return self._filled(observation)
         logger.warning(
-            "%s does not show the last observations of episodes (info['final_obs']); they are "
-            "filled with %s. What bootstraps from them learns nothing true.",
+            "%s does not return the last observations of episodes (info['final_obs']); they are "
+            "filled with %s. Values that are bootstrapped from them are wrong.",
             type(self.env.unwrapped).__name__,
             self._missing,
         )
-        self._is_told = True
+        self._has_warned = True
         return self._filled(observation)
 
-    def _filled(self, observation: Any) -> Any:
+    def _filled(self, observation: Any) -> object:
         if isinstance(observation, Mapping):
             return {key: self._filled(value) for key, value in observation.items()}
         if isinstance(observation, tuple):
@@ -128,18 +129,18 @@ class VectorDriver:
         return np.full_like(observation, self._missing if floating else 0)
 
     def hold(self, rows: np.ndarray) -> None:
-        """Prepare for a step whose outcome in ``rows [N]`` will be thrown away.
+        """Prepare for a step whose result in ``rows [N]`` is discarded.
 
-        Rows that are over may not be stepped, so they begin an episode that nobody will see.
+        Rows that have ended cannot be stepped, so they start an episode that is not returned.
 
         Raises:
-            ResetError: if a row is in the middle of an episode: it cannot be made to wait.
+            ResetError: if a row is in the middle of an episode: it cannot be left out.
         """
         live = rows & ~self._over & ~self._unseen
         if live.any():
             raise ResetError(
                 f"GymWrapper: {type(self.env.unwrapped).__name__} steps all rows at once and "
-                f"cannot hold back rows {np.flatnonzero(live).tolist()}, whose episodes go on. "
+                f"cannot leave out rows {np.flatnonzero(live).tolist()}, whose episodes continue. "
                 "Build it with vectorization_mode='sync'."
             )
         self._unseen |= rows
@@ -148,18 +149,18 @@ class VectorDriver:
             self.env.reset(options={"reset_mask": over})
             self._over &= ~over
 
-    def reset(self, mask: np.ndarray | None, **kwargs: Any) -> tuple:
+    def reset(self, mask: np.ndarray | None, **kwargs: object) -> tuple:
         """Reset the rows of ``mask [N]``, or all; return observations ``[N, ...]`` and info."""
         self._unseen &= False if mask is None else ~mask
-        outcome = self._reset(mask, **kwargs)
+        result = self._reset(mask, **kwargs)
         rows = np.ones(self.num_envs, bool) if mask is None else mask
-        self._info = _merged(outcome[1] or self._fresh_info, self._info, rows)
-        return outcome
+        self._info = _merged(result[1] or self._fresh_info, self._info, rows)
+        return result
 
     def _reset(self, mask: np.ndarray | None, **kwargs: Any) -> tuple:
         if mask is None:
             if self.mode == SAME_STEP and self._fresh_rows.all() and not kwargs:
-                return self._fresh, {}  # all rows have just begun anew; once is enough
+                return self._fresh, {}  # all rows have been reset in the last step
             self._fresh_rows = self._over = np.zeros(self.num_envs, bool)
             return self.env.reset(**kwargs)
         if self.mode == SAME_STEP:
@@ -175,9 +176,9 @@ class VectorDriver:
 
 
 class RowDriver:
-    """Steps and resets the rows of a ``gymnasium.vector.SyncVectorEnv`` itself, whatever its mode.
+    """Steps and resets the rows of a ``gymnasium.vector.SyncVectorEnv`` in any mode.
 
-    That is the same as its own ``step`` without autoreset, at half the cost.
+    Equal to its own ``step`` without autoreset, at half the cost.
 
     Args:
         env: The vector environment.
@@ -187,34 +188,34 @@ class RowDriver:
         self.env, self.rows = env, env.envs
         self.num_envs: int = env.num_envs
         self._make_converters()
-        self._observations: list[Any] = [None] * self.num_envs
+        self._observations: list[object] = [None] * self.num_envs
         self._held: np.ndarray | None = None
 
     def _make_converters(self) -> None:
         self._join = _joiner(self.env.single_observation_space, self.num_envs)
         self._split = _splitter(self.env.single_action_space, self.env.action_space)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {k: v for k, v in self.__dict__.items() if k not in ("_join", "_split")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._make_converters()
 
-    def step(self, action: Any, repeat: int = 1) -> tuple:
+    def step(self, action: object, repeat: int = 1) -> tuple:
         """Step all rows that are not held, ``repeat`` times or to their end; rewards add up."""
         actions = self._split(action)
         if self._held is None and repeat == 1:
-            outcomes = [row.step(a) for row, a in zip(self.rows, actions, strict=True)]
+            results = [row.step(a) for row, a in zip(self.rows, actions, strict=True)]
         else:
-            outcomes = [self._step_row(i, a, repeat) for i, a in enumerate(actions)]
+            results = [self._step_row(i, a, repeat) for i, a in enumerate(actions)]
             self._held = None
-        observations, rewards, terminated, truncated, infos = zip(*outcomes, strict=True)
+        observations, rewards, terminated, truncated, infos = zip(*results, strict=True)
         self._observations = list(observations)
         ends = np.array(terminated), np.array(truncated)
         return self._join(observations), np.array(rewards), *ends, stack_infos(infos)
 
-    def _step_row(self, i: int, action: Any, repeat: int) -> tuple:
+    def _step_row(self, i: int, action: object, repeat: int) -> tuple:
         if self._held is not None and self._held[i]:
             return self._observations[i], 0.0, False, False, {}
         total = 0.0
@@ -238,9 +239,7 @@ class RowDriver:
         """Leave ``rows [N]`` out of the next step."""
         self._held = rows
 
-    def reset(
-        self, mask: np.ndarray | None, *, seed: Any = None, options: dict | None = None
-    ) -> tuple:
+    def reset(self, mask: np.ndarray | None, *, seed: Any = None, options: dict | None = None) -> tuple:
         """Reset the rows of ``mask [N]``, or all; return observations ``[N, ...]`` and info."""
         infos: list[dict] = [{}] * self.num_envs
         for i in range(self.num_envs) if mask is None else np.flatnonzero(mask):
@@ -260,8 +259,8 @@ def _merged(new: Mapping, old: Mapping, rows: np.ndarray) -> dict:
     return merged
 
 
-def said_of(env: Any, info: Mapping, path: str) -> Any:
-    """Return an attribute of a vector environment, or what its rows said by its last name.
+def attribute_of(env: Any, info: Mapping, path: str) -> Any:
+    """Return an attribute of a vector environment, or the entry of its infos of the last name.
 
     Raises:
         AttributeError: if there is neither.
@@ -272,23 +271,23 @@ def said_of(env: Any, info: Mapping, path: str) -> Any:
     if found is None:
         found = info.get(name)
     if found is None:
-        raise AttributeError(
-            f"{type(env.unwrapped).__name__} has no attribute {path!r}, and its infos no {name!r}"
-        )
+        raise AttributeError(f"{type(env.unwrapped).__name__} has no attribute {path!r}, and its infos no {name!r}")
     return found() if callable(found) else found
 
 
-def driver_of(env: Any, missing: float = float("nan")) -> VectorDriver | RowDriver:
+def driver_of(env: object, missing: float = float("nan")) -> VectorDriver | RowDriver:
     """Return what steps and resets a vector environment row by row; see :class:`VectorDriver`."""
-    return RowDriver(env) if type(env).__name__ == "SyncVectorEnv" else VectorDriver(env, missing)
+    kind = type(env)
+    is_plain = kind.__name__ == "SyncVectorEnv" and kind.__module__.partition(".")[0] in BACKENDS
+    return RowDriver(env) if is_plain else VectorDriver(env, missing)
 
 
-def _joiner(space: Any, num: int) -> Callable[[Any], Any]:
+def _joiner(space: Any, num: int) -> Callable[[object], object]:
     """Return how the observations of rows become one batch."""
     if type(space).__name__ in ("Box", "Discrete", "MultiDiscrete", "MultiBinary"):
         dtype = space.dtype
         return lambda rows: np.array(rows, dtype)
-    utils = require_package("gymnasium.vector.utils", needed_by="GymWrapper")
+    utils = gym_backend("vector.utils")
 
     def join(rows: Any) -> Any:
         return utils.concatenate(space, rows, utils.create_empty_array(space, num))
@@ -296,13 +295,13 @@ def _joiner(space: Any, num: int) -> Callable[[Any], Any]:
     return join
 
 
-def _splitter(single: Any, batched: Any) -> Callable[[Any], Any]:
+def _splitter(single: Any, batched: object) -> Callable[[Any], Any]:
     """Return how a batch of actions becomes those of rows."""
     if type(single).__name__ == "Discrete":
         return list  # of numpy's integers, which gymnasium checks faster than Python's
     if type(single).__name__ in ("Box", "MultiDiscrete", "MultiBinary"):
         return lambda action: [np.asarray(row) for row in action] if not single.shape else action
-    utils = require_package("gymnasium.vector.utils", needed_by="GymWrapper")
+    utils = gym_backend("vector.utils")
     return lambda action: utils.iterate(batched, action)
 
 
@@ -335,19 +334,15 @@ def _stack_numbers(values: list[Any]) -> np.ndarray | None:
     return np.array([zero if value is None else value for value in values])
 
 
-def _with_rows(space: Any, observation: Any, final: Any, rows: np.ndarray) -> Any:
+def _with_rows(space: Any, observation: Any, final: Any, rows: np.ndarray) -> object:
     """Return a copy of ``observation`` that has, in ``rows``, what ``final`` holds there."""
     kind = kind_of(space)
     if kind == "Dict":
         return {
-            key: _with_rows(child, observation[key], _child(final, key), rows)
-            for key, child in space.spaces.items()
+            key: _with_rows(child, observation[key], _child(final, key), rows) for key, child in space.spaces.items()
         }
     if kind == "Tuple":
-        return tuple(
-            _with_rows(child, observation[i], _child(final, i), rows)
-            for i, child in enumerate(space.spaces)
-        )
+        return tuple(_with_rows(child, observation[i], _child(final, i), rows) for i, child in enumerate(space.spaces))
     if isinstance(observation, tuple):  # one object a row
         return tuple(final[i] if rows[i] else sample for i, sample in enumerate(observation))
     merged = deepcopy(observation)
@@ -361,7 +356,7 @@ def _pick(rows: np.ndarray, chosen: np.ndarray, other: np.ndarray) -> np.ndarray
     return np.where(rows.reshape(-1, *(1,) * (other.ndim - 1)), chosen, other)
 
 
-def _child(final: Any, key: Any) -> Any:
+def _child(final: Any, key: Any) -> object:
     """Return one child of final observations, which come as one sample a row or as a mapping."""
     if isinstance(final, Mapping):
         return final[key]

@@ -1,5 +1,0 @@
-"""PettingZoo environments."""
-
-from torchrl.envs.libs.pettingzoo.env import PettingZooEnv, PettingZooWrapper
-
-__all__ = ["PettingZooEnv", "PettingZooWrapper"]

@@ -1,5 +1,0 @@
-"""Environments in batches, under another older path."""
-
-from torchrl._core.legacy import moved
-
-__getattr__ = moved(__name__, "torchrl.envs.batched_envs")
