@@ -7,13 +7,12 @@ from hypothesis import strategies as st
 from tensordict import NonTensorData, NonTensorStack, TensorDict
 
 from torchrl._core.errors import MissingKeyError, ShapeError
-from torchrl.data.trajectories import split_trajectories, traj_ids
+from torchrl.collectors.single import traj_ids
+from torchrl.data.trajectories import split_trajectories
 
 FLAGS = st.tuples(st.integers(1, 4), st.integers(1, 7)).flatmap(
     lambda shape: st.lists(
-        st.lists(st.booleans(), min_size=shape[1], max_size=shape[1]),
-        min_size=shape[0],
-        max_size=shape[0],
+        st.lists(st.booleans(), min_size=shape[1], max_size=shape[1]), min_size=shape[0], max_size=shape[0]
     )
 )
 
@@ -47,8 +46,8 @@ def batch_of(done, **entries):
     """A batch ``[B, T]`` whose observations count from 1."""
     done = torch.tensor(done)
     observation = torch.arange(1, done.numel() + 1).view(done.shape)
-    following = TensorDict(done=done.unsqueeze(-1), batch_size=done.shape)
-    return TensorDict(observation=observation, next=following, **entries, batch_size=done.shape)
+    next_root = TensorDict(done=done.unsqueeze(-1), batch_size=done.shape)
+    return TensorDict(observation=observation, next=next_root, **entries, batch_size=done.shape)
 
 
 def unpadded(pieces, mask_key="mask"):
@@ -60,20 +59,16 @@ class TestTrajIds:
     @given(FLAGS, st.integers(0, 1000))
     def test_equals_the_loop(self, done, gap):
         first, next_free = list(range(len(done))), len(done) + gap
-        ids, following, free = traj_ids(
-            torch.tensor(done).unsqueeze(-1), torch.tensor(first), next_free
-        )
-        assert (ids.tolist(), following.tolist(), free) == numbered_by_a_loop(
-            done, first, next_free
-        )
+        ids, next_root, free = traj_ids(torch.tensor(done).unsqueeze(-1), torch.tensor(first), next_free)
+        assert (ids.tolist(), next_root.tolist(), free) == numbered_by_a_loop(done, first, next_free)
 
     @given(FLAGS, FLAGS)
     def test_no_number_is_given_twice_across_batches(self, one, two):
         """Two batches of the same rows: as many numbers as trajectories begun."""
         two = [two[0]] * len(one)
         first = torch.arange(len(one))
-        ids_one, following, free = traj_ids(torch.tensor(one).unsqueeze(-1), first, len(one))
-        ids_two, _, end = traj_ids(torch.tensor(two).unsqueeze(-1), following, free)
+        ids_one, next_root, free = traj_ids(torch.tensor(one).unsqueeze(-1), first, len(one))
+        ids_two, _, end = traj_ids(torch.tensor(two).unsqueeze(-1), next_root, free)
         row_of = {}
         for ids in (ids_one, ids_two):
             for b, row in enumerate(ids.tolist()):
@@ -82,16 +77,16 @@ class TestTrajIds:
 
     def test_one_environment_without_batch(self):
         done = torch.tensor([True, False, True]).unsqueeze(-1)
-        ids, following, free = traj_ids(done, torch.tensor(4), 5)
+        ids, next_root, free = traj_ids(done, torch.tensor(4), 5)
         assert ids.tolist() == [4, 5, 5]
-        assert (following.item(), free) == (6, 7)
+        assert (next_root.item(), free) == (6, 7)
         assert ids.dtype == torch.int64
 
     def test_several_batch_dimensions(self):
         done = torch.rand(2, 3, 5, 1) < 0.4
-        ids, following, free = traj_ids(done, torch.arange(6).view(2, 3), 6)
+        ids, next_root, free = traj_ids(done, torch.arange(6).view(2, 3), 6)
         flat = numbered_by_a_loop(done.view(6, 5).tolist(), range(6), 6)
-        assert (ids.view(6, 5).tolist(), following.flatten().tolist(), free) == flat
+        assert (ids.view(6, 5).tolist(), next_root.flatten().tolist(), free) == flat
 
 
 class TestSplitTrajectories:
@@ -168,11 +163,7 @@ class TestSplitTrajectories:
         nested = split_trajectories(td, as_nested=as_nested)
         assert nested.batch_size == (3, -1)
         assert nested["observation"].layout == torch.jagged
-        assert [piece.tolist() for piece in nested["observation"].unbind()] == [
-            [1, 2],
-            [3],
-            [4, 5, 6],
-        ]
+        assert [piece.tolist() for piece in nested["observation"].unbind()] == [[1, 2], [3], [4, 5, 6]]
         assert "mask" not in nested
 
     def test_refuses_what_has_no_time(self):

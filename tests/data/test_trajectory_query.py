@@ -7,13 +7,7 @@ import torch
 from tensordict import TensorDict
 
 from torchrl._core.errors import MissingKeyError
-from torchrl.data import (
-    Trajectory,
-    TrajectoryPredicate,
-    filter_trajectories,
-    iter_trajectories,
-    traj,
-)
+from torchrl.data import Trajectory, TrajectoryPredicate, filter_trajectories, iter_trajectories, traj
 
 REWARD = torch.tensor([[1.0], [-2.0], [4.0]])
 STEPS = TensorDict(
@@ -71,9 +65,7 @@ def test_logic():
 def test_what_is_read_and_how_it_is_shown():
     asked = (traj.reward.sum() / traj.length > 0.5) & ~traj.truncated.any()
     assert asked.keys == [("next", "reward"), ("next", "truncated")]
-    assert repr(asked) == (
-        "TrajectoryPredicate((next.reward.sum() / length > 0.5) & (~(next.truncated.any())))"
-    )
+    assert repr(asked) == ("TrajectoryPredicate((next.reward.sum() / length > 0.5) & (~(next.truncated.any())))")
     assert (asked | TrajectoryPredicate(len)).keys is None
     assert repr(traj.reward[0]) == "TrajectoryValue(next.reward[0])"
     with pytest.raises(TypeError, match=r"is a question, not an answer. Combine with &"):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tensordict import NestedKey
 
+from torchrl._core.records.flat_record import Record
 from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.composite import Composite
-from torchrl.data.tensor_specs.lazy import contains_lazy_spec
+from torchrl.data.tensor_specs.stacked import contains_lazy_spec
 
 
 class RandomPolicy:
@@ -27,7 +26,7 @@ class RandomPolicy:
     tensor(1)
     """
 
-    entrywise = True
+    supports_flat_records = True
 
     def __init__(self, action_spec: TensorSpec, action_key: NestedKey = "action") -> None:
         self.action_spec, self.action_key = action_spec, action_key
@@ -40,7 +39,7 @@ class RandomPolicy:
         self._whole = isinstance(action_spec, Composite) and contains_lazy_spec(action_spec)
         self._draws = [] if self._whole else [(key, spec.rand) for key, spec in leaves.items()]
 
-    def __call__(self, tensordict: Any) -> Any:
+    def __call__(self, tensordict: Record) -> Record:
         """Write the action into ``tensordict`` and return it."""
         for key, draw in self._draws:
             tensordict.set(key, draw())

@@ -1,4 +1,4 @@
-"""Trajectories in flat data: number them as they are collected, and split them apart.
+"""Splitting trajectories that were collected one after the other.
 
 ``*B`` batch dimensions, ``T`` time, ``N`` pieces of trajectories, ``L`` steps of the longest piece.
 """
@@ -11,32 +11,6 @@ from torch import Tensor
 
 from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import next_key, require
-
-
-def traj_ids(done: Tensor, first: Tensor, next_free: int) -> tuple[Tensor, Tensor, int]:
-    """Number the trajectories of a batch; a new number follows each end, in order of time.
-
-    Args:
-        done: Ends of trajectories ``[*B, T, 1]``, bool: a reset follows.
-        first: Number ``[*B]`` of the trajectory that each row starts in.
-        next_free: The smallest number that is above every number given out so far.
-
-    Returns: the numbers ``[*B, T]`` of the steps, the numbers ``[*B]`` that the next batch starts
-    with, and its ``next_free``.
-
-    >>> done = torch.tensor([[0, 1, 0], [0, 0, 1]], dtype=torch.bool).unsqueeze(-1)
-    >>> ids, first, next_free = traj_ids(done, torch.tensor([0, 1]), 2)
-    >>> ids.tolist(), first.tolist(), next_free
-    ([[0, 0, 2], [1, 1, 1]], [2, 3], 4)
-    """
-    ended = done.any(-1)  # [*B, T]
-    by_time = ended.movedim(-1, 0)  # [T, *B]
-    rank = by_time.flatten().cumsum(0).view(by_time.shape).movedim(0, -1)  # [*B, T], from 1
-    current = first.unsqueeze(-1)  # [*B, 1]
-    # Numbers only grow along a row, so the largest so far is the one that holds.
-    after = torch.where(ended, next_free - 1 + rank, current).cummax(-1).values  # [*B, T]
-    ids = torch.cat([current, after[..., :-1]], -1)
-    return ids, after[..., -1], next_free + int(ended.sum())
 
 
 def split_trajectories(
@@ -106,10 +80,7 @@ def split_trajectories(
 
 
 def find_pieces(
-    td: TensorDictBase,
-    prefix: NestedKey | None,
-    trajectory_key: NestedKey | None,
-    done_key: NestedKey | None,
+    td: TensorDictBase, prefix: NestedKey | None, trajectory_key: NestedKey | None, done_key: NestedKey | None
 ) -> tuple[TensorDictBase, Tensor]:
     """Return the steps ``[S]`` in order of row and time, and where pieces start among them."""
     row = torch.arange(td.batch_size.numel(), device=td.device) // td.batch_size[-1]  # [S]
@@ -124,16 +95,12 @@ def find_pieces(
 
 
 def _number(
-    td: TensorDictBase,
-    prefix: NestedKey | None,
-    trajectory_key: NestedKey | None,
-    done_key: NestedKey | None,
+    td: TensorDictBase, prefix: NestedKey | None, trajectory_key: NestedKey | None, done_key: NestedKey | None
 ) -> Tensor:
     """Return a number ``[S]`` for each step that changes, within a row, where a trajectory does."""
     if trajectory_key is not None and done_key is not None:
         raise ValueError(
-            "split_trajectories: trajectory_key and done_key are two ways to find the same cuts; "
-            "pass one of them."
+            "split_trajectories: trajectory_key and done_key are two ways to find the same cuts; pass one of them."
         )
     found = _under(prefix, "traj_ids")
     if trajectory_key is None and done_key is None and td.get(found, None) is not None:

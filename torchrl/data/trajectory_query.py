@@ -1,4 +1,4 @@
-"""Questions about whole trajectories: ``traj.reward.sum() > 100``, and who answers yes.
+"""`TrajectoryPredicate`: conditions on trajectories, such as ``traj.reward.sum() > 100``.
 
 Legend: ``T`` steps of a trajectory, ``*F`` the feature shape of an entry.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase, tensorclass
@@ -15,9 +14,10 @@ from torch import Tensor
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import next_key, require
+from torchrl.data.replay_buffers.data_types import Data
 from torchrl.data.trajectories import find_pieces
 
-OUTCOMES = ("reward", "done", "terminated", "truncated")  # found under "next"
+NEXT_NAMES = ("reward", "done", "terminated", "truncated")  # found under "next"
 
 
 @tensorclass
@@ -43,11 +43,11 @@ class Trajectory:
 
 
 class TrajectoryPredicate:
-    """Says yes or no of a trajectory. ``&``, ``|`` and ``~`` make others of it.
+    """A condition on a trajectory, ``trajectory -> bool``; combine with ``&``, ``|`` and ``~``.
 
     Args:
         fn: ``steps [T] -> bool``.
-        description: How it is shown.
+        description: Text of the repr.
         keys: The entries that ``fn`` reads; any if ``None``.
 
     >>> long = TrajectoryPredicate(lambda steps: len(steps) > 9, "long", keys=[])
@@ -57,7 +57,7 @@ class TrajectoryPredicate:
 
     def __init__(
         self,
-        fn: Callable[[TensorDictBase], Any],
+        fn: Callable[[TensorDictBase], Data],
         description: str = "predicate",
         keys: Sequence[NestedKey] | None = None,
     ) -> None:
@@ -65,7 +65,7 @@ class TrajectoryPredicate:
         self.keys = None if keys is None else list(dict.fromkeys(keys))
 
     def __call__(self, trajectory: Trajectory | TensorDictBase) -> bool:
-        """Answer for a trajectory, or for its steps ``[T]``."""
+        """Return whether the condition holds for a trajectory, or for its steps ``[T]``."""
         return bool(self.fn(_steps(trajectory)))
 
     def __and__(self, other: TrajectoryPredicate) -> TrajectoryPredicate:
@@ -77,48 +77,43 @@ class TrajectoryPredicate:
     def __invert__(self) -> TrajectoryPredicate:
         return TrajectoryPredicate(lambda td: not self(td), f"~({self.description})", self.keys)
 
-    def _with(
-        self, other: TrajectoryPredicate, sign: str, fn: Callable[[TensorDictBase], bool]
-    ) -> TrajectoryPredicate:
+    def _with(self, other: TrajectoryPredicate, sign: str, fn: Callable[[TensorDictBase], bool]) -> TrajectoryPredicate:
         if not isinstance(other, TrajectoryPredicate):
             return NotImplemented
         words = f"({self.description}) {sign} ({other.description})"
-        return TrajectoryPredicate(fn, words, _union(self.keys, other.keys))
+        keys = None if self.keys is None or other.keys is None else [*self.keys, *other.keys]
+        return TrajectoryPredicate(fn, words, keys)
 
     def __bool__(self) -> bool:
-        raise TypeError(
-            describe(self, "is a question, not an answer", hint="Combine with &, | and ~.")
-        )
+        raise TypeError(describe(self, "is a question, not an answer", hint="Combine with &, | and ~."))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.description})"
 
 
 class TrajectoryValue:
-    """Something that can be computed of the steps of a trajectory.
+    """A value computed from the steps of a trajectory.
 
     Attributes and indices lead to entries; reductions, arithmetic and indices along time to other
     values; comparisons to a :class:`TrajectoryPredicate`. :data:`traj` is where it starts.
 
     Args:
         fn: ``steps [T] -> value``.
-        description: How it is shown.
+        description: Text of the repr.
         keys: The entries that ``fn`` reads.
     """
 
-    def __init__(
-        self, fn: Callable[[TensorDictBase], Any], description: str, keys: Sequence[NestedKey]
-    ) -> None:
+    def __init__(self, fn: Callable[[TensorDictBase], Data], description: str, keys: Sequence[NestedKey]) -> None:
         self._fn, self._description, self._keys = fn, description, list(keys)
 
-    def __call__(self, trajectory: Trajectory | TensorDictBase) -> Any:
+    def __call__(self, trajectory: Trajectory | TensorDictBase) -> Data:
         """Compute the value of a trajectory, or of its steps ``[T]``."""
         return self._fn(_steps(trajectory))
 
     def __getitem__(self, time: int | slice) -> TrajectoryValue:
         return self._then(lambda value: value[time], f"[{time}]")
 
-    def _then(self, fn: Callable[[Any], Any], words: str) -> TrajectoryValue:
+    def _then(self, fn: Callable[[Data], Data], words: str) -> TrajectoryValue:
         return TrajectoryValue(lambda td: fn(self(td)), self._description + words, self._keys)
 
     def _reduced(self, name: str) -> TrajectoryValue:
@@ -158,39 +153,39 @@ class TrajectoryValue:
         """Ask whether it is true everywhere."""
         return TrajectoryPredicate(self._reduced("all"), f"{self._description}.all()", self._keys)
 
-    def _with(self, other: Any, sign: str, fn: Callable[[Any, Any], Any]) -> TrajectoryValue:
+    def _with(self, other: object, sign: str, fn: Callable[[Data, Data], Data]) -> TrajectoryValue:
         if not isinstance(other, TrajectoryValue):
             return self._then(lambda value: fn(value, other), f" {sign} {other}")
         words = f"{self._description} {sign} {other._description}"
         keys = [*self._keys, *other._keys]
         return TrajectoryValue(lambda td: fn(self(td), other(td)), words, keys)
 
-    def __add__(self, other: Any) -> TrajectoryValue:
+    def __add__(self, other: object) -> TrajectoryValue:
         return self._with(other, "+", operator.add)
 
-    def __sub__(self, other: Any) -> TrajectoryValue:
+    def __sub__(self, other: object) -> TrajectoryValue:
         return self._with(other, "-", operator.sub)
 
-    def __mul__(self, other: Any) -> TrajectoryValue:
+    def __mul__(self, other: object) -> TrajectoryValue:
         return self._with(other, "*", operator.mul)
 
-    def __truediv__(self, other: Any) -> TrajectoryValue:
+    def __truediv__(self, other: object) -> TrajectoryValue:
         return self._with(other, "/", operator.truediv)
 
-    def _asked(self, other: Any, sign: str, fn: Callable[[Any, Any], Any]) -> TrajectoryPredicate:
+    def _asked(self, other: object, sign: str, fn: Callable[[Data, Data], Data]) -> TrajectoryPredicate:
         value = self._with(other, sign, fn)
         return TrajectoryPredicate(value, value._description, value._keys)
 
-    def __gt__(self, other: Any) -> TrajectoryPredicate:
+    def __gt__(self, other: object) -> TrajectoryPredicate:
         return self._asked(other, ">", operator.gt)
 
-    def __ge__(self, other: Any) -> TrajectoryPredicate:
+    def __ge__(self, other: object) -> TrajectoryPredicate:
         return self._asked(other, ">=", operator.ge)
 
-    def __lt__(self, other: Any) -> TrajectoryPredicate:
+    def __lt__(self, other: object) -> TrajectoryPredicate:
         return self._asked(other, "<", operator.lt)
 
-    def __le__(self, other: Any) -> TrajectoryPredicate:
+    def __le__(self, other: object) -> TrajectoryPredicate:
         return self._asked(other, "<=", operator.le)
 
     def __eq__(self, other: object) -> TrajectoryPredicate:  # type: ignore[override]  # a question, no answer
@@ -208,7 +203,7 @@ class TrajectoryValue:
 class _Start:
     """Where questions start: ``traj.reward``, ``traj["next", "observation"]``, ``traj.length``.
 
-    An attribute is the entry of that name, of the outcome of a step for rewards and ends.
+    An attribute is the entry of that name, under ``"next"`` for rewards and ends.
     """
 
     length = TrajectoryValue(len, "length", [])
@@ -224,18 +219,17 @@ class _Start:
     def __getattr__(self, name: str) -> TrajectoryValue:
         if name.startswith("__"):
             raise AttributeError(name)
-        return self[next_key(name) if name in OUTCOMES else name]
+        return self[next_key(name) if name in NEXT_NAMES else name]
 
     def __repr__(self) -> str:
         return "traj"
 
 
+#: Where conditions on trajectories start: ``traj.reward.sum() > 100`` is a :class:`TrajectoryPredicate`.
 traj = _Start()
 
 
-def iter_trajectories(
-    data: TensorDictBase, trajectory_key: NestedKey | None = None
-) -> Iterator[Trajectory]:
+def iter_trajectories(data: TensorDictBase, trajectory_key: NestedKey | None = None) -> Iterator[Trajectory]:
     """Yield the trajectories of a batch ``[*B, T]``, row after row.
 
     Args:
@@ -257,10 +251,7 @@ def iter_trajectories(
 
 
 def filter_trajectories(
-    data: TensorDictBase,
-    predicate: TrajectoryPredicate | None = None,
-    *,
-    trajectory_key: NestedKey | None = None,
+    data: TensorDictBase, predicate: TrajectoryPredicate | None = None, *, trajectory_key: NestedKey | None = None
 ) -> TensorDictBase:
     """Return the steps ``[N]`` of the trajectories of a batch ``[*B, T]`` that a predicate takes.
 
@@ -276,14 +267,9 @@ def filter_trajectories(
     tensor([0, 1])
     """
     every = iter_trajectories(data, trajectory_key)
-    taken: Any = [one.data for one in every if predicate is None or predicate(one)]
+    taken: list[Data] = [one.data for one in every if predicate is None or predicate(one)]
     return torch.cat(taken) if taken else data.reshape(-1)[:0]  # type: ignore[return-value]  # of its kind
 
 
-def _steps(trajectory: Any) -> TensorDictBase:
+def _steps(trajectory: Trajectory | TensorDictBase) -> TensorDictBase:
     return trajectory.data if isinstance(trajectory, Trajectory) else trajectory
-
-
-def _union(*lists: list[NestedKey] | None) -> list[NestedKey] | None:
-    known = [keys for keys in lists if keys is not None]
-    return [key for keys in known for key in keys] if len(known) == len(lists) else None

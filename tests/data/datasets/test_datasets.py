@@ -27,17 +27,13 @@ def steps(first, count):
     item = torch.arange(first, first + count)
     done = (item == first + count - 1).unsqueeze(-1)
     return TensorDict(
-        observation=item.float().unsqueeze(-1),
-        next=TensorDict(done=done, batch_size=[count]),
-        batch_size=[count],
+        observation=item.float().unsqueeze(-1), next=TensorDict(done=done, batch_size=[count]), batch_size=[count]
     )
 
 
 def test_a_dataset_is_written_read_and_not_changed(tmp_path):
     path = write_dataset(tmp_path / "some", [steps(0, 5), steps(5, 7)], 12, {"by": "me"})
-    dataset = BaseDatasetExperienceReplay(
-        data_path=path, batch_size=8, sampler=SliceSampler(slice_len=4)
-    )
+    dataset = BaseDatasetExperienceReplay(data_path=path, batch_size=8, sampler=SliceSampler(slice_len=4))
     assert len(dataset) == 12
     assert dataset.notes == {"by": "me"}
     assert (dataset[:] == torch.cat([steps(0, 5), steps(5, 7)])).all()
@@ -117,9 +113,7 @@ def walk(number, actions):
 @pytest.fixture(scope="module")
 def minari_home(tmp_path_factory):
     home = tmp_path_factory.mktemp("minari")
-    episodes = [
-        walk(i, actions) for i, actions in enumerate(([1, 1, 1], [0, 1, 0, 1], [1, 0, 1, 1]))
-    ]
+    episodes = [walk(i, actions) for i, actions in enumerate(([1, 1, 1], [0, 1, 0, 1], [1, 0, 1, 1]))]
     place = gymnasium.spaces.Box(-9, 9, (2,))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(home / "theirs"))
@@ -129,17 +123,13 @@ def minari_home(tmp_path_factory):
                 "walk/test-v0",
                 episodes,
                 action_space=gymnasium.spaces.Discrete(2),
-                observation_space=gymnasium.spaces.Dict(
-                    place=place, at=gymnasium.spaces.Discrete(9)
-                ),
+                observation_space=gymnasium.spaces.Dict(place=place, at=gymnasium.spaces.Discrete(9)),
             )
         yield home
 
 
 def test_a_minari_dataset_becomes_steps(minari_home):
-    dataset = MinariExperienceReplay(
-        "walk/test-v0", 8, root=minari_home / "ours", sampler=SliceSampler(slice_len=2)
-    )
+    dataset = MinariExperienceReplay("walk/test-v0", 8, root=minari_home / "ours", sampler=SliceSampler(slice_len=2))
     rows = dataset[:]
     assert rows["episode"].tolist() == [0] * 3 + [1] * 4 + [2] * 4
     assert rows["action"].tolist() == [1, 1, 1, 0, 1, 0, 1, 1, 0, 1, 1]
@@ -160,6 +150,15 @@ def test_a_minari_dataset_becomes_steps(minari_home):
     assert (sample["episode"].view(4, 2).diff(dim=1) == 0).all()
 
 
+def test_the_folder_of_a_minari_dataset_is_loaded_as_what_it_is(minari_home, tmp_path):
+    expected = MinariExperienceReplay("walk/test-v0", root=tmp_path / "by_name")[:]
+    folder = next(minari_home.rglob("walk/test-v0"))
+    found = load_dataset(folder, root=tmp_path / "by_folder")
+    assert isinstance(found, MinariExperienceReplay)
+    assert (found[:] == expected).all()
+    assert not list(folder.rglob("dataset.json"))
+
+
 def test_it_is_written_once_and_read_from_then_on(minari_home, monkeypatch):
     first = MinariExperienceReplay("walk/test-v0", root=minari_home / "mine")
     monkeypatch.setattr(minari, "load_dataset", None)
@@ -174,13 +173,27 @@ def test_a_dataset_that_is_not_here_is_not_fetched_unasked(minari_home):
 
 def test_force_fetches_anew(minari_home, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        minari,
-        "download_dataset",
-        lambda name, force_download: asked.append((name, force_download)),
-    )
+    monkeypatch.setattr(minari, "download_dataset", lambda name, force_download: asked.append((name, force_download)))
     MinariExperienceReplay("walk/test-v0", root=minari_home / "forced", download="force")
     assert asked == [("walk/test-v0", True)]
+
+
+def test_minaris_own_files_are_used_without_a_network(minari_home, monkeypatch):
+    dataset = MinariExperienceReplay(
+        "walk/test-v0", root=minari_home / "local", load_from_local_minari=True, split_trajs=True
+    )
+    assert dataset[:].batch_size == (3, 4)
+    assert dataset[:]["mask"].sum(1).tolist() == [3, 4, 4]
+    with pytest.raises(ValueError, match="fetches nothing"):
+        MinariExperienceReplay("walk/test-v0", load_from_local_minari=True, download="force")
+
+    def no_network(**_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(minari, "list_remote_datasets", no_network)
+    assert MinariExperienceReplay.available_datasets == dataset.available_datasets == ["walk/test-v0"]
+    monkeypatch.setattr(minari, "list_remote_datasets", lambda **_: {"other/one-v0": {}})
+    assert MinariExperienceReplay.available_datasets == ["other/one-v0", "walk/test-v0"]
 
 
 # --- by name -------------------------------------------------------------------------------------
@@ -190,19 +203,14 @@ def test_datasets_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "_makers", dict(registry._makers))
     path = write_dataset(tmp_path / "some", [steps(0, 5)], 5)
     assert len(load_dataset(f"file:{path}", batch_size=3).sample()) == 3
-    register_dataset(
-        "mine", lambda name, **kwargs: load_dataset(f"file:{tmp_path / name}", **kwargs)
-    )
-    buffer = OfflineToOnlineReplayBuffer(
-        "mine:some", online_capacity=9, sampler=SliceSampler(slice_len=4)
-    )
+    register_dataset("mine", lambda name, **kwargs: load_dataset(f"file:{tmp_path / name}", **kwargs))
+    buffer = OfflineToOnlineReplayBuffer("mine:some", online_capacity=9, sampler=SliceSampler(slice_len=4))
     assert buffer.sample(4)["observation"].flatten().diff().tolist() == [1.0] * 3
     with pytest.raises(ValueError, match=r"the prefix is taken, or none; .* replace=True"):
         register_dataset("mine", load_dataset)
     register_dataset("mine", load_dataset, replace=True)
-    with pytest.raises(
-        ValueError, match=r"expected \['file:...', 'minari:...', 'mine:...'\], found mini:x"
-    ):
+    known = r"'file:...', 'huggingface:...', 'minari:...', 'mine:...', 'parquet:...'\], found mini:x"
+    with pytest.raises(ValueError, match=known):
         load_dataset("mini:x")
     with pytest.raises(TypeError, match=r"unexpected arguments; found \['sampler'\]"):
         OfflineToOnlineReplayBuffer(steps(0, 5), online_capacity=9, sampler=None)
@@ -231,11 +239,7 @@ def test_a_dataset_that_was_recorded_again_is_read_again(tmp_path, monkeypatch):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             minari.create_dataset_from_buffers(
-                "hand/made-v0",
-                [episode],
-                env=None,
-                observation_space=box(shape=(2,)),
-                action_space=box(shape=(1,)),
+                "hand/made-v0", [episode], env=None, observation_space=box(shape=(2,)), action_space=box(shape=(1,))
             )
         assert rewards() == [reward]
         assert rewards() == [reward]

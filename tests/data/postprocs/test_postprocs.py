@@ -15,7 +15,7 @@ def batch(shape, seed, end=0.3):
     generator = torch.Generator().manual_seed(seed)
     terminated = torch.rand(*shape, 1, generator=generator) < end
     truncated = torch.rand(*shape, 1, generator=generator) < end / 2
-    following = TensorDict(
+    next_root = TensorDict(
         observation=torch.randn(*shape, 2, generator=generator),
         reward=torch.randn(*shape, 1, generator=generator),
         done=terminated | truncated,
@@ -23,7 +23,7 @@ def batch(shape, seed, end=0.3):
         truncated=truncated,
         batch_size=shape,
     )
-    return TensorDict(observation=torch.randn(*shape, 2), next=following, batch_size=shape)
+    return TensorDict(observation=torch.randn(*shape, 2), next=next_root, batch_size=shape)
 
 
 def by_hand(td, gamma, n, mask=None):
@@ -65,10 +65,8 @@ def test_multi_step_is_a_walk_ahead(seed, length, n, rows):
 
 def test_a_window_that_ends_on_a_terminal_step_does_not_bootstrap():
     done = torch.tensor([[False], [False], [True]])
-    following = TensorDict(
-        reward=torch.ones(3, 1), done=done, terminated=done, value=torch.full((3, 1), 100.0)
-    )
-    td = TensorDict(next=following, batch_size=[3]).auto_batch_size_(1)
+    next_root = TensorDict(reward=torch.ones(3, 1), done=done, terminated=done, value=torch.full((3, 1), 100.0))
+    td = TensorDict(next=next_root, batch_size=[3]).auto_batch_size_(1)
     out = MultiStep(0.5, 3)(td)
     target = out["next", "reward"] + out["gamma"] * out["nonterminal"] * out["next", "value"]
     assert target.flatten().tolist() == [1.75, 1.5, 1.0]

@@ -1,22 +1,17 @@
 """Saves: a loaded buffer goes on bit for bit; a save cut short does no harm."""
 
-import os
-import signal
-import subprocess
-import sys
+import itertools
+import multiprocessing
 import time
 
 import pytest
 import torch
 
 from torchrl._core.errors import ShapeError
-from torchrl.data import (
-    LazyTensorStorage,
-    ListStorage,
-    ReplayBuffer,
-    TensorDictPrioritizedReplayBuffer,
-)
+from torchrl.data import LazyTensorStorage, ListStorage, ReplayBuffer, TensorDictPrioritizedReplayBuffer
 from torchrl.testing.buffer import assert_same, assert_same_state, transitions
+
+FORK = multiprocessing.get_context("fork")
 
 
 def test_a_save_that_fails_leaves_the_last_good_one(tmp_path, monkeypatch):
@@ -42,30 +37,27 @@ def test_a_save_that_fails_leaves_the_last_good_one(tmp_path, monkeypatch):
     assert len([child for child in tmp_path.iterdir() if child.is_dir()]) == 1
 
 
-SAVER = """
-import sys, torch
-from torchrl.data import LazyTensorStorage, ReplayBuffer
-from torchrl.testing.buffer import transitions
-buffer = ReplayBuffer(storage=LazyTensorStorage(20_000))
-for step in range(10_000):
-    buffer.empty()
-    buffer.extend(transitions(step, 20_000))
-    buffer.dumps(sys.argv[1])
-    print(step, flush=True)
-"""
+def save_for_ever(folder, steps):
+    """Save other rows again and again, and send the number of each save."""
+    buffer = ReplayBuffer(storage=LazyTensorStorage(20_000))
+    for step in itertools.count():
+        buffer.empty()
+        buffer.extend(transitions(step, 20_000))
+        buffer.dumps(folder)
+        steps.send(step)
 
 
 @pytest.mark.slow
 def test_a_killed_save_leaves_the_last_good_one(tmp_path):
     for pause in (0.0, 0.05, 0.11):
-        saver = subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3):
-            done = int(saver.stdout.readline())
+        receiver, sender = FORK.Pipe(duplex=False)
+        saver = FORK.Process(target=save_for_ever, args=(tmp_path, sender))
+        saver.start()
+        sender.close()
+        done = [receiver.recv() for _ in range(3)][-1]
         time.sleep(pause)
-        os.kill(saver.pid, signal.SIGKILL)
-        saver.communicate()
+        saver.kill()
+        saver.join()
         buffer = ReplayBuffer(storage=LazyTensorStorage(20_000))
         buffer.loads(tmp_path)
         assert len(buffer) == 20_000
@@ -90,10 +82,7 @@ def test_an_empty_buffer_can_be_saved(tmp_path):
 
 
 def test_priorities_and_objects_travel(tmp_path):
-    buffers = [
-        TensorDictPrioritizedReplayBuffer(alpha=0.6, beta=0.4, storage=LazyTensorStorage(8))
-        for _ in range(2)
-    ]
+    buffers = [TensorDictPrioritizedReplayBuffer(alpha=0.6, beta=0.4, storage=LazyTensorStorage(8)) for _ in range(2)]
     buffers[0].extend(transitions(0, 11))
     buffers[0].dumps(tmp_path)
     buffers[1].loads(tmp_path)

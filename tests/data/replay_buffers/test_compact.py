@@ -12,20 +12,16 @@ from torchrl.data import CompactStorage, LazyMemmapStorage, LazyTensorStorage, R
 
 def steps(lengths, start=0.0):
     """Episodes of given lengths, one after the other; states are numbered, resets jump."""
-    states, following, done = [], [], []
+    states, next_root, done = [], [], []
     for length in lengths:
         run = start + torch.arange(length + 1.0)
         states.append(run[:-1])
-        following.append(run[1:])
+        next_root.append(run[1:])
         done.append(torch.arange(length) == length - 1)
         start += 100
-    state, after, done = torch.cat(states), torch.cat(following), torch.cat(done).unsqueeze(-1)
-    td = TensorDict(
-        observation=state.unsqueeze(-1) * torch.ones(3), reward=state, batch_size=[len(state)]
-    )
-    td["next"] = TensorDict(
-        observation=after.unsqueeze(-1) * torch.ones(3), done=done, batch_size=[len(state)]
-    )
+    state, after, done = torch.cat(states), torch.cat(next_root), torch.cat(done).unsqueeze(-1)
+    td = TensorDict(observation=state.unsqueeze(-1) * torch.ones(3), reward=state, batch_size=[len(state)])
+    td["next"] = TensorDict(observation=after.unsqueeze(-1) * torch.ones(3), done=done, batch_size=[len(state)])
     return td
 
 
@@ -107,15 +103,9 @@ def test_keys_say_what_is_derived():
 
 def test_rows_that_cannot_be_compact_are_refused():
     with pytest.raises(ShapeError, match=r"finds no entry at both places .*found \['a'\]"):
-        ReplayBuffer(storage=CompactStorage(LazyTensorStorage(9))).extend(
-            TensorDict(a=torch.zeros(3), batch_size=[3])
-        )
-    with pytest.raises(
-        ShapeError, match=r"expected \[\('next', 'observation'\), \('next', 'b'\)\]"
-    ):
-        ReplayBuffer(storage=CompactStorage(LazyTensorStorage(9), ["observation", "b"])).extend(
-            steps([2])
-        )
+        ReplayBuffer(storage=CompactStorage(LazyTensorStorage(9))).extend(TensorDict(a=torch.zeros(3), batch_size=[3]))
+    with pytest.raises(ShapeError, match=r"expected \[\('next', 'observation'\), \('next', 'b'\)\]"):
+        ReplayBuffer(storage=CompactStorage(LazyTensorStorage(9), ["observation", "b"])).extend(steps([2]))
     with pytest.raises(DTypeError, match=r"keeps tensordicts only; found Tensor"):
         ReplayBuffer(storage=CompactStorage(LazyTensorStorage(9))).extend(torch.zeros(3))
     buffer = ReplayBuffer(storage=CompactStorage(LazyTensorStorage(9)))

@@ -31,10 +31,7 @@ def make(kind, sampler, ndim):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "sampler", "ndim"),
-    [
-        (ReplayBuffer, RandomSampler, 1),
-        (TensorDictReplayBuffer, lambda: PrioritizedSampler(24, 1.0, 1.0), 2),
-    ],
+    [(ReplayBuffer, RandomSampler, 1), (TensorDictReplayBuffer, lambda: PrioritizedSampler(24, 1.0, 1.0), 2)],
 )
 def test_one_graph_does_the_same(kind, sampler, ndim):
     shape = [2] * (ndim - 1)
@@ -66,14 +63,7 @@ def test_one_graph_does_the_same(kind, sampler, ndim):
     assert len(first) == len(second) == 12 * ndim
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {"sampler": SamplerWithoutReplacement()},
-        {"storage": None},
-        {"prefetch": 2},
-    ],
-)
+@pytest.mark.parametrize("parts", [{"sampler": SamplerWithoutReplacement()}, {"storage": None}, {"prefetch": 2}])
 def test_what_cannot_be_one_operation_is_refused(parts):
     with pytest.raises(TypeError, match="compilable buffers draw samples of one size from tensors"):
         ReplayBuffer(**{"storage": LazyTensorStorage(3), **parts}, compilable=True)

@@ -38,7 +38,5 @@ def test_goes_on_where_it_stood():
 
 
 def test_at_least_one():
-    with pytest.raises(
-        ValueError, match="max_sample_count must be a whole number, 1 or more; found 0"
-    ):
+    with pytest.raises(ValueError, match="max_sample_count must be a whole number, 1 or more; found 0"):
         ConsumingSampler(0)

@@ -67,9 +67,7 @@ def test_an_entry_changes_everywhere(buffer):
 
 
 def test_several_entries_change_at_once(buffer):
-    changed = TensorDict(
-        observation=OBSERVATION, next=TensorDict(reward=torch.ones(8, 1)), batch_size=[8]
-    )
+    changed = TensorDict(observation=OBSERVATION, next=TensorDict(reward=torch.ones(8, 1)), batch_size=[8])
     expected = buffer[:].clone().update(changed)
     buffer.update_(changed[2:4], slice(2, 4))
     buffer.update_(changed)
@@ -110,9 +108,7 @@ def test_dictionaries_change_too():
 
 
 def test_priorities_stay_and_new_ends_count():
-    buffer = ReplayBuffer(
-        storage=LazyTensorStorage(9), sampler=PrioritizedSampler(9, 1.0, 1.0), batch_size=4
-    )
+    buffer = ReplayBuffer(storage=LazyTensorStorage(9), sampler=PrioritizedSampler(9, 1.0, 1.0), batch_size=4)
     buffer.extend(transitions(0, 9))
     buffer.update_priority(torch.arange(9), torch.arange(9.0))
     buffer.set_("observation", torch.zeros(9, 2, dtype=torch.float64))
@@ -132,9 +128,7 @@ def test_read_only_data_stay_as_they_are():
         lambda: buffer.set_at_("item", torch.tensor(0), 0),
         lambda: buffer.update_(rows),
         lambda: buffer.__setitem__(0, rows[0]),
-        lambda: buffer.update_if_present(
-            rows.set("index", rows["item"]).set("generation", rows["item"])
-        ),
+        lambda: buffer.update_if_present(rows.set("index", rows["item"]).set("generation", rows["item"])),
     ):
         with pytest.raises(RuntimeError, match="this buffer is read-only"):
             change()
@@ -149,10 +143,7 @@ def test_only_items_that_are_still_there_are_updated(kind, ndim):
     shape = [2] * (ndim - 1)
     make = RoundRobinWriter if kind is ReplayBuffer else TensorDictRoundRobinWriter
     buffer = kind(
-        storage=LazyTensorStorage(6 * ndim, ndim=ndim),
-        writer=make(track_generations=True),
-        dim_extend=0,
-        batch_size=40,
+        storage=LazyTensorStorage(6 * ndim, ndim=ndim), writer=make(track_generations=True), dim_extend=0, batch_size=40
     )
     first = 0
     for size in (4, 3, 6, 1, 20):
@@ -177,9 +168,7 @@ def test_only_items_that_are_still_there_are_updated(kind, ndim):
 
 def test_items_of_an_emptied_buffer_are_not_taken_for_new_ones():
     buffer = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(4),
-        writer=TensorDictRoundRobinWriter(track_generations=True),
-        batch_size=4,
+        storage=LazyTensorStorage(4), writer=TensorDictRoundRobinWriter(track_generations=True), batch_size=4
     )
     for size in (3, 4, 2):
         buffer.extend(transitions(0, size))

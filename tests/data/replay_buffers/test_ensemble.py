@@ -26,9 +26,7 @@ def parts():
     buffers = []
     for number, size in enumerate((5, 9, 2)):
         buffer = ReplayBuffer(storage=LazyTensorStorage(10))
-        rows = TensorDict(
-            which=torch.full((size,), number), item=torch.arange(size), batch_size=[size]
-        )
+        rows = TensorDict(which=torch.full((size,), number), item=torch.arange(size), batch_size=[size])
         buffer.extend(rows)
         buffers.append(buffer)
     return buffers
@@ -39,7 +37,9 @@ def test_from_all():
     sample, info = ensemble.sample(return_info=True)
     assert sample.batch_size == (3, 4)
     assert sample["which"].tolist() == [[0] * 4, [1] * 4, [2] * 4]
-    assert torch.equal(sample["item"], info["index"])
+    assert torch.equal(sample["item"], info["index"]["index"])
+    assert torch.equal(sample["which"], info["index"]["buffer_ids"])
+    assert torch.equal(sample["which"], sample["index", "buffer_ids"])
     assert info["buffer_ids"].tolist() == [0, 1, 2]
     assert len(ensemble) == 16
     assert ensemble[1, 3]["item"] == 3
@@ -57,10 +57,7 @@ def test_odds():
 
 def test_transform_and_collate():
     ensemble = ReplayBufferEnsemble(
-        *parts(),
-        sample_from_all=True,
-        collate_fn=torch.cat,
-        transform=lambda td: td.set("twice", 2 * td["which"]),
+        *parts(), sample_from_all=True, collate_fn=torch.cat, transform=lambda td: td.set("twice", 2 * td["which"])
     )
     sample = ensemble.sample(6)
     assert sample.batch_size == (6,)
@@ -69,9 +66,7 @@ def test_transform_and_collate():
 
 def test_goes_on_where_it_stood(tmp_path):
     def make(seed):
-        return ReplayBufferEnsemble(
-            *parts(), batch_size=6, generator=torch.Generator().manual_seed(seed)
-        )
+        return ReplayBufferEnsemble(*parts(), batch_size=6, generator=torch.Generator().manual_seed(seed))
 
     first, second, third = make(1), make(2), make(3)
     first.sample()
@@ -98,13 +93,9 @@ def test_refusals():
 
 def test_an_ensemble_is_made_of_storages_samplers_and_writers():
     storages = StorageEnsemble(
-        LazyTensorStorage(4),
-        LazyTensorStorage(4),
-        transforms=[None, lambda td: td.set("late", td["item"])],
+        LazyTensorStorage(4), LazyTensorStorage(4), transforms=[None, lambda td: td.set("late", td["item"])]
     )
-    samplers = SamplerEnsemble(
-        SamplerWithoutReplacement(shuffle=False), RandomSampler(), sample_from_all=True
-    )
+    samplers = SamplerEnsemble(SamplerWithoutReplacement(shuffle=False), RandomSampler(), sample_from_all=True)
     writers = WriterEnsemble(RoundRobinWriter(), TensorDictRoundRobinWriter())
     seen = []
     ensemble = ReplayBufferEnsemble(
@@ -138,9 +129,7 @@ def test_parts_of_an_ensemble_that_do_not_fit():
         ReplayBufferEnsemble(*parts(), collate_fns=[None] * 3)
     with pytest.raises(TypeError, match="the choice of buffers is that of the given samplers"):
         ReplayBufferEnsemble(
-            storages=StorageEnsemble(LazyTensorStorage(4)),
-            samplers=SamplerEnsemble(RandomSampler()),
-            p=[1.0],
+            storages=StorageEnsemble(LazyTensorStorage(4)), samplers=SamplerEnsemble(RandomSampler()), p=[1.0]
         )
 
 

@@ -31,9 +31,7 @@ def steps(lead, first, count):
     width = torch.Size(lead).numel()
     x = 1000 * torch.arange(width).view(*lead, 1) + torch.arange(first, first + count)
     after = TensorDict(x=x + 1, batch_size=x.shape)
-    return TensorDict(
-        x=x, deep=TensorDict(y=x.float(), batch_size=x.shape), next=after
-    ).auto_batch_size_(x.ndim)
+    return TensorDict(x=x, deep=TensorDict(y=x.float(), batch_size=x.shape), next=after).auto_batch_size_(x.ndim)
 
 
 def grid(storage, lead, kind=ReplayBuffer, **kwargs):

@@ -4,13 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from torchrl.data import (
-    HERReplayBuffer,
-    LazyMemmapStorage,
-    LazyTensorStorage,
-    ListStorage,
-    PrioritizedSampler,
-)
+from torchrl.data import HERReplayBuffer, LazyMemmapStorage, LazyTensorStorage, ListStorage, PrioritizedSampler
 from torchrl.testing.buffer import assert_same
 
 LENGTHS = [3, 1, 5, 4]  # the last one is still running
@@ -27,7 +21,7 @@ def steps():
     done = torch.cat([torch.arange(k) == k - 1 for k in LENGTHS]).unsqueeze(-1)
     done[-1] = False
     item = torch.arange(n)
-    outcome = TensorDict(
+    result = TensorDict(
         achieved_goal=torch.stack([item + 1, item + 1], -1).float(),
         desired_goal=torch.full((n, 2), -5.0),
         reward=torch.full((n, 1), -1.0),
@@ -41,7 +35,7 @@ def steps():
         episode=episode,
         achieved_goal=torch.stack([item, item], -1).float(),
         desired_goal=torch.full((n, 2), -5.0),
-        next=outcome,
+        next=result,
         batch_size=[n],
     )
 
@@ -100,9 +94,7 @@ def test_a_reward_function_may_say_where_episodes_end():
         reached = reward(td) == 0
         return reached.float(), reached
 
-    buffer = HERReplayBuffer(
-        rewards, her_ratio=0.5, strategy="final", storage=LazyTensorStorage(13)
-    )
+    buffer = HERReplayBuffer(rewards, her_ratio=0.5, strategy="final", storage=LazyTensorStorage(13))
     buffer.extend(steps())
     sample = buffer.sample(400)
     relabelled = source(sample) != -6
@@ -119,9 +111,7 @@ def test_goals_at_the_root_only():
     def root_reward(td):
         return (td["achieved_goal"] == td["desired_goal"]).all(-1, keepdim=True).float()
 
-    buffer = HERReplayBuffer(
-        root_reward, her_ratio=1.0, strategy="final", storage=LazyTensorStorage(13)
-    )
+    buffer = HERReplayBuffer(root_reward, her_ratio=1.0, strategy="final", storage=LazyTensorStorage(13))
     buffer.extend(data)
     sample = buffer.sample(50)
     last = torch.tensor([2, 3, 8, 12])[sample["episode"]]
@@ -155,9 +145,7 @@ def test_prefetched_samples_are_relabelled_the_same():
     samples = []
     for prefetch in (None, 3):
         generator = torch.Generator().manual_seed(0)
-        buffer = HERReplayBuffer(
-            reward, storage=LazyTensorStorage(13), prefetch=prefetch, generator=generator
-        )
+        buffer = HERReplayBuffer(reward, storage=LazyTensorStorage(13), prefetch=prefetch, generator=generator)
         buffer.extend(steps())
         samples.append(torch.stack([buffer.sample(8) for _ in range(5)]))
     assert_same(*samples)

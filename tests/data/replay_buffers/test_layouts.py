@@ -22,11 +22,7 @@ from torchrl.data import (
 )
 from torchrl.testing.buffer import assert_same, transitions
 
-LAYOUTS = {
-    "flat": (TED2Flat, Flat2TED),
-    "nested": (TED2Nested, Nested2TED),
-    "pieces": (H5Split, H5Combine),
-}
+LAYOUTS = {"flat": (TED2Flat, Flat2TED), "nested": (TED2Nested, Nested2TED), "pieces": (H5Split, H5Combine)}
 
 
 @pytest.mark.parametrize(("there", "back"), LAYOUTS.values(), ids=LAYOUTS)

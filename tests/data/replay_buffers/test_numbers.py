@@ -104,9 +104,7 @@ SPANS = [3, (0, 5), (3, 0), -1, (0, -1), 1.5, math.nan, (1, 1, 1)]
 
 
 @pytest.mark.parametrize("span", SPANS)
-@pytest.mark.parametrize(
-    "kind", [SliceSampler, SliceSamplerWithoutReplacement, StreamingSliceSampler]
-)
+@pytest.mark.parametrize("kind", [SliceSampler, SliceSamplerWithoutReplacement, StreamingSliceSampler])
 def test_a_span_leaves_a_step_of_a_slice(kind, span):
     with pytest.raises(ValueError, match="span"):
         kind(slice_len=3, span=span)

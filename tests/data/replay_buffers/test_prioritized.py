@@ -22,9 +22,7 @@ N = 20
 
 
 def buffer_of(priorities, alpha=0.7, beta=0.5, **kwargs):
-    buffer = PrioritizedReplayBuffer(
-        alpha=alpha, beta=beta, storage=LazyTensorStorage(len(priorities)), **kwargs
-    )
+    buffer = PrioritizedReplayBuffer(alpha=alpha, beta=beta, storage=LazyTensorStorage(len(priorities)), **kwargs)
     buffer.extend(torch.arange(len(priorities)))
     buffer.update_priority(torch.arange(len(priorities)), torch.as_tensor(priorities))
     return buffer
@@ -104,9 +102,7 @@ def test_slots_where_nothing_is_stored_are_left_alone():
 def test_priorities_are_finite_and_not_negative(value):
     buffer = buffer_of([1.0, 2.0])
     before = list(buffer._sampler._sum_tree)
-    with pytest.raises(
-        ValueError, match=r"must be finite and not negative.*Pass the absolute error"
-    ):
+    with pytest.raises(ValueError, match=r"must be finite and not negative.*Pass the absolute error"):
         buffer.update_priority([0, 1], torch.tensor([1.0, value]))
     assert list(buffer._sampler._sum_tree) == before
     with pytest.raises(IndexError, match=r"position out of range; expected \[0, 2\), found 2"):
@@ -149,9 +145,7 @@ def test_tensordict_buffer_reads_and_updates_priorities():
     assert buffer.write_count == 6
 
 
-@pytest.mark.parametrize(
-    ("reduction", "expected"), [("max", 9), ("min", 1), ("mean", 4), ("median", 2)]
-)
+@pytest.mark.parametrize(("reduction", "expected"), [("max", 9), ("min", 1), ("mean", 4), ("median", 2)])
 def test_priorities_of_items_with_time_are_reduced(reduction, expected):
     buffer = TensorDictPrioritizedReplayBuffer(
         alpha=1.0, beta=1.0, eps=0.0, reduction=reduction, storage=LazyTensorStorage(4)
@@ -179,9 +173,7 @@ def test_two_dimensions():
 
 
 def test_slices_in_a_batch_are_rated_item_by_item():
-    buffer = TensorDictPrioritizedReplayBuffer(
-        alpha=1.0, beta=1.0, eps=0.0, storage=LazyTensorStorage(6)
-    )
+    buffer = TensorDictPrioritizedReplayBuffer(alpha=1.0, beta=1.0, eps=0.0, storage=LazyTensorStorage(6))
     buffer.extend(steps(6))
     windows = buffer[:].view(2, 3).clone()
     buffer.update_tensordict_priority(windows.set("td_error", windows["a"] + 1.0))

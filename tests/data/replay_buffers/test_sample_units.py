@@ -25,11 +25,7 @@ def steps(lengths, lanes=1):
     done = torch.zeros(count, dtype=torch.bool)
     done[torch.tensor(lengths).cumsum(0) - 1] = True
     item = torch.arange(count).unsqueeze(-1) + 1000 * torch.arange(lanes)
-    td = TensorDict(
-        item=item,
-        next=dict(done=done.view(-1, 1, 1).expand(count, lanes, 1)),
-        batch_size=[count, lanes],
-    )
+    td = TensorDict(item=item, next=dict(done=done.view(-1, 1, 1).expand(count, lanes, 1)), batch_size=[count, lanes])
     return td if lanes > 1 else td.squeeze(-1)
 
 
@@ -41,15 +37,10 @@ def window(lengths, time, unit, oldest):
     if unit.episode_boundary == "include_reset":
         start, stop = oldest, ends[-1]
     times = range(
-        time - unit.burn_in * unit.dilation,
-        time + (unit.length + unit.bootstrap) * unit.dilation,
-        unit.dilation,
+        time - unit.burn_in * unit.dilation, time + (unit.length + unit.bootstrap) * unit.dilation, unit.dilation
     )
     valid = [start <= t < stop for t in times]
-    learning = [
-        v and time <= t < time + unit.length * unit.dilation
-        for t, v in zip(times, valid, strict=True)
-    ]
+    learning = [v and time <= t < time + unit.length * unit.dilation for t, v in zip(times, valid, strict=True)]
     if unit.episode_boundary == "stop":
         kept = [i for i, v in enumerate(valid) if v]
         return [times[i] for i in kept], [True] * len(kept), [learning[i] for i in kept]
@@ -139,9 +130,7 @@ def test_bad_windows_are_refused(arguments, words):
 
 
 def test_slices_are_windows_already():
-    buffer = ReplayBuffer(
-        storage=LazyTensorStorage(9), sampler=SliceSampler(slice_len=2), sample_unit=Sequence(2)
-    )
+    buffer = ReplayBuffer(storage=LazyTensorStorage(9), sampler=SliceSampler(slice_len=2), sample_unit=Sequence(2))
     buffer.extend(steps([4]))
     with pytest.raises(TypeError, match=r"SliceSampler draws slices, .* or no sample_unit"):
         buffer.sample(2)

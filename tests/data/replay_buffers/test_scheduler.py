@@ -29,12 +29,10 @@ def test_linear():
 
 
 def test_steps():
-    assert run(lambda s: StepScheduler(s, "beta", 0.5, 2), 5) == pytest.approx(
-        [0.4, 0.2, 0.2, 0.1, 0.1]
+    assert run(lambda s: StepScheduler(s, "beta", 0.5, 2), 5) == pytest.approx([0.4, 0.2, 0.2, 0.1, 0.1])
+    assert run(lambda s: StepScheduler(s, "beta", 0.25, mode="additive", max_value=1.0), 4) == pytest.approx(
+        [0.65, 0.9, 1.0, 1.0]
     )
-    assert run(
-        lambda s: StepScheduler(s, "beta", 0.25, mode="additive", max_value=1.0), 4
-    ) == pytest.approx([0.65, 0.9, 1.0, 1.0])
     assert run(lambda s: StepScheduler(s, "beta", 0.1, min_value=0.1), 2) == [0.1, 0.1]
     with pytest.raises(ValueError, match="mode 'multiplicative' or 'additive'"):
         run(lambda s: StepScheduler(s, "beta", mode="other"), 1)

@@ -101,9 +101,7 @@ def test_every_part_of_the_mass_finds_its_leaf(size):
     assert (found == np.repeat(np.arange(size), values)).all()
 
 
-@pytest.mark.parametrize(
-    "make_copy", [copy.deepcopy, lambda tree: pickle.loads(pickle.dumps(tree))]
-)
+@pytest.mark.parametrize("make_copy", [copy.deepcopy, lambda tree: pickle.loads(pickle.dumps(tree))])
 def test_a_copy_is_a_tree_of_its_own(make_copy):
     tree = SumTree(5000)
     tree.set(np.arange(5000), 1.0)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from torchrl._core.errors import MissingKeyError
+from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError
 from torchrl.data import (
     LazyMemmapStorage,
     LazyTensorStorage,
@@ -18,6 +18,7 @@ from torchrl.data import (
     ReplayBuffer,
     SliceSampler,
     SliceSamplerWithoutReplacement,
+    StreamingSliceSampler,
     TensorDictReplayBuffer,
     find_start_stop_traj,
 )
@@ -53,13 +54,9 @@ class World:
         item, episode, done = (torch.tensor(np.array(new)[..., i]) for i in range(3))
         size = item.shape
         done = done.bool().unsqueeze(-1)
-        following = TensorDict(
-            done=done, terminated=done.clone(), truncated=torch.zeros_like(done), batch_size=size
-        )
+        next_root = TensorDict(done=done, terminated=done.clone(), truncated=torch.zeros_like(done), batch_size=size)
         first = torch.ones(size, dtype=torch.bool).unsqueeze(-1)
-        return TensorDict(
-            item=item, episode=episode, is_init=~first, next=following, batch_size=size
-        )
+        return TensorDict(item=item, episode=episode, is_init=~first, next=next_root, batch_size=size)
 
     def episodes(self):
         """Items of each stored piece of an episode, in order."""
@@ -99,9 +96,7 @@ def check_slices(world, sample, length):
     st.lists(st.integers(1, 30), min_size=1, max_size=6),
     st.sampled_from(["done", "number"]),
 )
-def test_slices_lie_within_episodes_and_every_start_is_reached(
-    seed, capacity, lanes, length, sizes, way
-):
+def test_slices_lie_within_episodes_and_every_start_is_reached(seed, capacity, lanes, length, sizes, way):
     world = World(capacity, lanes, np.random.default_rng(seed))
     how = {"traj_key": "episode"} if way == "number" else {"end_key": ("next", "done")}
     ndim = 1 if lanes == 1 else 2
@@ -135,15 +130,14 @@ def stored(lengths, capacity=None, rows=None):
     episode = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
     done = torch.cat([torch.arange(n) == n - 1 for n in lengths]).unsqueeze(-1)
     n = len(episode)
-    flags = TensorDict(
-        done=done, terminated=done.clone(), truncated=torch.zeros_like(done), batch_size=[n]
-    )
+    flags = TensorDict(done=done, terminated=done.clone(), truncated=torch.zeros_like(done), batch_size=[n])
     return TensorDict(item=torch.arange(n), episode=episode, next=flags, batch_size=[n])
 
 
-def buffer_of(lengths, kind=TensorDictReplayBuffer, cls=SliceSampler, storage=None, **kwargs):
+def buffer_of(lengths, kind=TensorDictReplayBuffer, cls=SliceSampler, storage=None, batch_size=None, **kwargs):
     data = stored(lengths)
-    buffer = kind(storage=storage or LazyTensorStorage(len(data)), sampler=cls(**kwargs))
+    storage = storage or LazyTensorStorage(len(data))
+    buffer = kind(storage=storage, sampler=cls(**kwargs), batch_size=batch_size)
     buffer.extend(data)
     return buffer
 
@@ -172,7 +166,49 @@ def test_number_or_length_of_slices():
     with pytest.raises(TypeError, match="either num_slices or slice_len"):
         SliceSampler()
     with pytest.raises(TypeError, match="takes one way to find episodes"):
-        SliceSampler(slice_len=2, traj_key="a", end_key="b")
+        SliceSampler(slice_len=2, traj_key="a", ends=torch.zeros(3))
+    with pytest.raises(TypeError, match="takes one way to find episodes"):
+        SliceSampler(slice_len=2, end_key="a", end_keys=["b"])
+
+
+@pytest.mark.parametrize("with_numbers", [True, False])
+@pytest.mark.parametrize("keys", [{"end_key": "end"}, {"end_keys": ["end", "never"]}])
+@pytest.mark.parametrize("cls", [SliceSampler, SliceSamplerWithoutReplacement, StreamingSliceSampler])
+def test_numbers_are_used_where_they_are_stored_and_else_flags(cls, keys, with_numbers):
+    number = torch.tensor([0, 0, 0, 1, 1, 1])
+    flags = {"end": torch.tensor([False, False, True, False, False, True]), "never": torch.zeros(6, dtype=torch.bool)}
+    td = TensorDict(step=torch.arange(6), **flags, batch_size=[6])
+    if with_numbers:
+        td["number"], td["end"] = number, torch.zeros(6, dtype=torch.bool)
+    buffer = ReplayBuffer(
+        storage=LazyTensorStorage(6), sampler=cls(slice_len=3, traj_key="number", **keys), batch_size=3
+    )
+    buffer.extend(td)
+    assert {tuple(buffer.sample()["step"].tolist()) for _ in range(20)} == {(0, 1, 2), (3, 4, 5)}
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (6, 2, 1)])
+def test_more_than_one_flag_for_a_step_is_an_error(shape):
+    buffer = ReplayBuffer(storage=LazyTensorStorage(6), sampler=SliceSampler(slice_len=2, end_key="end"), batch_size=4)
+    buffer.extend(TensorDict(end=torch.zeros(shape, dtype=torch.bool), batch_size=[6]))
+    with pytest.raises(ShapeError, match="more than one flag for each step") as error:
+        buffer.sample()
+    assert isinstance(error.value, RuntimeError)
+
+
+@pytest.mark.parametrize("cls", [SliceSampler, SliceSamplerWithoutReplacement, StreamingSliceSampler])
+@pytest.mark.parametrize("flags", [{"compile": True}, {"use_gpu": True}, {"compile": {"mode": "default"}}])
+def test_flags_that_change_nothing_are_checked(cls, flags):
+    samples = []
+    for more in ({}, flags):
+        torch.manual_seed(0)
+        sampler = cls(slice_len=2, end_key="end", **more)
+        buffer = ReplayBuffer(storage=LazyTensorStorage(6), sampler=sampler, batch_size=4)
+        buffer.extend(TensorDict(step=torch.arange(6), end=torch.arange(6) % 3 == 2, batch_size=[6]))
+        samples.append(buffer.sample()["step"].tolist())
+    assert samples[0] == samples[1]
+    with pytest.raises(DTypeError, match="is a flag"):
+        cls(slice_len=2, **dict.fromkeys(flags, "maybe"))
 
 
 def test_shorter_slices_and_padding():
@@ -182,9 +218,7 @@ def test_shorter_slices_and_padding():
         sample = buffer.sample(4)
         lengths[len(sample)] += 1
         assert sample["item"].diff().eq(1).all()
-        assert sample["next", "truncated"].flatten().tolist() == [False] * (len(sample) - 1) + [
-            True
-        ]
+        assert sample["next", "truncated"].flatten().tolist() == [False] * (len(sample) - 1) + [True]
     assert set(lengths) == {2, 4}
     buffer = buffer_of([2, 9], slice_len=4, strict_length=False, pad_output=True)
     sample = buffer.sample(4 * 50).view(50, 4)
@@ -219,9 +253,7 @@ def test_flags_are_written_into_plain_samples_too():
     assert "index" not in sample
     buffer = buffer_of([6], slice_len=3, truncated_key=None)
     assert not buffer.sample(3)["next", "truncated"].any()
-    bare = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(6), sampler=SliceSampler(slice_len=3, traj_key="episode")
-    )
+    bare = TensorDictReplayBuffer(storage=LazyTensorStorage(6), sampler=SliceSampler(slice_len=3, traj_key="episode"))
     bare.extend(stored([6]).exclude("next"))
     assert bare.sample(3)["next", "truncated"].flatten().tolist() == [False, False, True]
 
@@ -233,9 +265,7 @@ def test_explicit_ends_and_numbers():
         {"trajectories": data["episode"]},
         {"end_keys": [("next", "done"), ("next", "truncated")]},
     ):
-        buffer = ReplayBuffer(
-            storage=LazyTensorStorage(7), sampler=SliceSampler(slice_len=3, **how)
-        )
+        buffer = ReplayBuffer(storage=LazyTensorStorage(7), sampler=SliceSampler(slice_len=3, **how))
         buffer.extend(data.clone())
         first = buffer.sample(300)["item"].view(-1, 3)[:, 0]
         assert set(first.tolist()) == {0, 3, 4}
@@ -282,9 +312,8 @@ def test_every_episode_once():
         assert [len(batch) for batch in batches] == [2, 2]
         assert sorted(itertools.chain(*batches)) == [0, 1, 3, 4]
     buffer = buffer_of(
-        [4, 5, 2, 6], cls=SliceSamplerWithoutReplacement, slice_len=3, drop_last=True, shuffle=False
+        [4, 5, 2, 6], cls=SliceSamplerWithoutReplacement, slice_len=3, drop_last=True, shuffle=False, batch_size=6
     )
-    buffer.batch_size = 6
     assert [batch["episode"][::3].tolist() for batch in buffer] == [[0, 1]]
     with pytest.raises(ValueError, match="drop_last leaves out the only batch"):
         buffer.sample(30)
@@ -321,9 +350,7 @@ def test_find_start_stop(seed, slots, lanes, at_capacity, with_cursor):
 
 
 def test_find_start_stop_by_number():
-    start, stop, length = find_start_stop_traj(
-        trajectory=torch.tensor([5, 5, 7, 7, 7, 5]), at_capacity=True
-    )
+    start, stop, length = find_start_stop_traj(trajectory=torch.tensor([5, 5, 7, 7, 7, 5]), at_capacity=True)
     assert start.tolist() == [[5], [2]]
     assert stop.tolist() == [[1], [4]]
     assert length.tolist() == [3, 3]

@@ -33,9 +33,7 @@ def test_stale_items_are_left_out():
     assert set(buffer.sample()["policy_version"].tolist()) == {3, 4}
     sampler.consumer_version = 9
     assert not buffer.can_sample()
-    with pytest.raises(
-        RuntimeError, match=r"fresh enough; expected .* at most 1, found at least 5"
-    ):
+    with pytest.raises(RuntimeError, match=r"fresh enough; expected .* at most 1, found at least 5"):
         buffer.sample()
     again = StalenessAwareSampler()
     again.load_state_dict(sampler.state_dict())

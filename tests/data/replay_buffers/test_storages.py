@@ -23,6 +23,7 @@ from torchrl.data import (
     ReplayBuffer,
     TensorStorage,
 )
+from torchrl.data.replay_buffers.lock import ProcessLock
 from torchrl.data.replay_buffers.storages.packed import FEW
 from torchrl.testing.buffer import transitions
 
@@ -44,9 +45,7 @@ def mixed(count, extra=(), seed=0):
     td = TensorDict(batch_size=[count])
     for i, dtype in enumerate([*DTYPES, *extra]):
         for shape in ((), (1,), (3,), (2, 3)):
-            value = torch.randint(
-                0, 2 if dtype is torch.bool else 100, (count, *shape), generator=generator
-            )
+            value = torch.randint(0, 2 if dtype is torch.bool else 100, (count, *shape), generator=generator)
             td[f"{i}", f"{len(shape)}{sum(shape)}"] = value.to(dtype)
     td["pixels"] = torch.randint(0, 255, (count, 3, 20, 20), generator=generator).to(torch.uint8)
     td["empty"] = torch.zeros(count, 0)
@@ -90,9 +89,7 @@ def test_rows_of_any_structure(make):
         torch.arange(n),
         {"a": torch.arange(n), "b": (torch.ones(n, 2), [torch.zeros(n)])},
         Point(torch.arange(n), {"z": torch.ones(n)}),
-        Step(
-            a=torch.arange(n), b=TensorDict(c=torch.ones(n, 2), batch_size=[n, 2]), batch_size=[n]
-        ),
+        Step(a=torch.arange(n), b=TensorDict(c=torch.ones(n, 2), batch_size=[n, 2]), batch_size=[n]),
     ]
     for rows in structures:
         buffer = ReplayBuffer(storage=make(8))
@@ -189,10 +186,7 @@ def test_indexing(make):
 def test_entry_reads_one_column():
     for make in (ListStorage, LazyTensorStorage):
         storage = make(4)
-        storage.set(
-            slice(0, 3),
-            TensorDict(a=torch.arange(3), b=TensorDict(c=torch.ones(3, 2)), batch_size=[3]),
-        )
+        storage.set(slice(0, 3), TensorDict(a=torch.arange(3), b=TensorDict(c=torch.ones(3, 2)), batch_size=[3]))
         assert storage.entry("a", slice(0, 3)).tolist() == [0, 1, 2]
         assert storage.entry(("b", "c"), torch.tensor([2])).shape == (1, 2)
         with pytest.raises(MissingKeyError, match=r"'d' is not"):
@@ -216,9 +210,7 @@ def test_memmap_files_are_reopened(tmp_path):
     again = ReplayBuffer(storage=LazyMemmapStorage(10, scratch_dir=tmp_path, existsok=True))
     assert again[:]["a"].tolist() == [10, 11, 12, 3, 4, 5, 6, 7, 8, 9]
     assert again.add(TensorDict(a=torch.tensor(13))) == 3
-    with pytest.raises(
-        ShapeError, match=r"has another size; expected .*\(11, 1\), found \(10, 1\)"
-    ):
+    with pytest.raises(ShapeError, match=r"has another size; expected .*\(11, 1\), found \(10, 1\)"):
         LazyMemmapStorage(11, scratch_dir=tmp_path, existsok=True)
 
 
@@ -233,12 +225,8 @@ def test_memmap_storages_below_one_folder_do_not_clash(tmp_path):
 @pytest.mark.parametrize("compact", [False, True])
 @pytest.mark.parametrize("before", [{}, {"existsok": True}, {"existsok": False}])
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_folder_that_is_taken_is_refused_before_anything_is_written(
-    tmp_path, before, alive, compact
-):
-    steps = TensorDict(
-        a=torch.arange(4), next=TensorDict(a=torch.arange(4) + 1, batch_size=[4]), batch_size=[4]
-    )
+def test_a_folder_that_is_taken_is_refused_before_anything_is_written(tmp_path, before, alive, compact):
+    steps = TensorDict(a=torch.arange(4), next=TensorDict(a=torch.arange(4) + 1, batch_size=[4]), batch_size=[4])
 
     def make(**kwargs):
         storage = LazyMemmapStorage(10, scratch_dir=tmp_path, **kwargs)
@@ -270,9 +258,7 @@ def test_a_folder_of_its_own_is_written_with_existsok_false(tmp_path):
     steps["next"] = steps + 1
     for number, wrap in enumerate((lambda storage: storage, CompactStorage)):
         folder = tmp_path / str(number)
-        buffer = ReplayBuffer(
-            storage=wrap(LazyMemmapStorage(10, scratch_dir=folder, existsok=False)), batch_size=3
-        )
+        buffer = ReplayBuffer(storage=wrap(LazyMemmapStorage(10, scratch_dir=folder, existsok=False)), batch_size=3)
         buffer.extend(steps)
         buffer.add(steps[0])
         assert len(buffer) == 5
@@ -318,9 +304,7 @@ class Disk:
 @pytest.mark.parametrize("how", ["extend", "add", "set", "load"])
 def test_a_full_disk_is_an_error_and_the_rows_before_are_whole(tmp_path, monkeypatch, how, compact):
     def row(i):
-        return TensorDict(
-            a=torch.full((512,), float(i)), next=TensorDict(a=torch.full((512,), i + 1.0))
-        )
+        return TensorDict(a=torch.full((512,), float(i)), next=TensorDict(a=torch.full((512,), i + 1.0)))
 
     disk = Disk(4 * 2048)
     monkeypatch.setattr("torchrl.data.replay_buffers.storages.memmap.reserve", disk)
@@ -348,7 +332,7 @@ def test_a_full_disk_is_an_error_and_the_rows_before_are_whole(tmp_path, monkeyp
     assert len(buffer) == rows
     assert buffer[:]["a"][:, 0].tolist() == list(range(rows))
     assert buffer[:]["next", "a"][:, 0].tolist() == list(range(1, rows + 1))
-    buffer.storage.repair()  # nothing was begun
+    buffer.storage.repair_after_crash()  # nothing was begun
     assert len(buffer) == rows
     disk.left = 1 << 20
     if how != "load":
@@ -391,6 +375,20 @@ for number in range(2):
     assert found["i"][found["who"] == number].tolist() == list(range(ROWS))
 assert found["index"].tolist() == list(range(2 * ROWS))
 """
+
+
+def test_the_first_write_of_delayed_parts_holds_the_lock_of_the_folder(tmp_path):
+    """Parts that are made under another lock would write their first rows beside other processes."""
+
+    def make():
+        return LazyMemmapStorage(10, scratch_dir=tmp_path, existsok=True)
+
+    buffer = ReplayBuffer(storage=make, delayed_init=True)
+    assert isinstance(buffer._writing(), ProcessLock)
+    copied = pickle.loads(pickle.dumps(ReplayBuffer(storage=ListStorage, delayed_init=True)))
+    assert not copied.initialized
+    copied.extend(TensorDict(a=torch.zeros(3), batch_size=[3]))
+    assert len(copied) == 3
 
 
 @pytest.mark.slow
@@ -462,9 +460,7 @@ def test_compression_of_ones_own():
         calls.append(len(data))
         return data[::-1]
 
-    buffer = ReplayBuffer(
-        storage=CompressedListStorage(4, compression_fn=pack, decompression_fn=lambda d: d[::-1])
-    )
+    buffer = ReplayBuffer(storage=CompressedListStorage(4, compression_fn=pack, decompression_fn=lambda d: d[::-1]))
     buffer.extend(["a", {"b": torch.ones(2)}])
     assert len(calls) == 2
     assert buffer[0] == "a"
@@ -472,6 +468,18 @@ def test_compression_of_ones_own():
     assert buffer.storage.nbytes == sum(calls)
     with pytest.raises(TypeError, match="both functions of a compression, or none"):
         CompressedListStorage(4, compression_fn=pack)
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_rows_on_a_device_are_copies_of_their_own(device):
+    batch = TensorDict(image=torch.zeros(100, 64, dtype=torch.uint8), batch_size=[100])
+    listed = ReplayBuffer(storage=ListStorage(100, device=device))
+    listed.extend(batch)
+    packed = CompressedListStorage(100, device=device or "cpu", compression_fn=bytes, decompression_fn=bytes)
+    ReplayBuffer(storage=packed).extend(batch)
+    assert packed.nbytes < 100 * 5000  # of one row, not of the batch for each row
+    batch["image"].fill_(1)
+    assert listed[7]["image"].sum() == 0
 
 
 @pytest.mark.parametrize("make", STORAGES.values(), ids=STORAGES)
@@ -496,11 +504,10 @@ def test_rows_come_in_many_shapes(make):
         buffer.empty()
 
 
-def test_text_in_a_tensordict_is_refused_by_storages_on_disk():
+@pytest.mark.parametrize("storage", [LazyMemmapStorage, ListStorage])
+def test_text_in_a_tensordict_is_kept(storage):
     row = TensorDict(a=torch.zeros(2), name="text")
-    with pytest.raises(DTypeError, match=r"'name' is no tensor"):
-        ReplayBuffer(storage=LazyMemmapStorage(3)).add(row)
-    keeps = ReplayBuffer(storage=ListStorage(3))
+    keeps = ReplayBuffer(storage=storage(3))
     keeps.add(row)
     assert keeps[0]["name"] == "text"
 

@@ -9,13 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensordict import TensorDict
 
-from torchrl.data import (
-    LazyTensorStorage,
-    ReplayBuffer,
-    SliceSampler,
-    StreamingSliceSampler,
-    TensorDictReplayBuffer,
-)
+from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler, StreamingSliceSampler, TensorDictReplayBuffer
 
 NO_MARKS = {"truncated_key": None, "init_key": None}
 
@@ -30,9 +24,7 @@ def steps(lengths, first=0, lanes=1):
     td = TensorDict(
         item=item,
         episode=episode.unsqueeze(-1).expand(count, lanes),
-        next=TensorDict(
-            done=done.view(-1, 1, 1).expand(count, lanes, 1), batch_size=[count, lanes]
-        ),
+        next=TensorDict(done=done.view(-1, 1, 1).expand(count, lanes, 1), batch_size=[count, lanes]),
         batch_size=[count, lanes],
     )
     return td if lanes > 1 else td.squeeze(-1)
@@ -75,7 +67,7 @@ def test_every_slice_comes_once_and_first(lengths, cuts, length, lanes, by):
         at += size
         while buffer.can_sample(length):
             sampler.sample(buffer.storage, 0)  # cuts what came in, draws nothing
-            if not len(sampler._waiting):
+            if not len(sampler._unsampled):
                 break
             items = buffer.sample(length)["item"].reshape(-1)
             seen[tuple(items.tolist())] += 1

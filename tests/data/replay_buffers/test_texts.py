@@ -7,7 +7,6 @@ import pytest
 import torch
 from tensordict import LazyStackedTensorDict, NonTensorData, NonTensorStack, TensorDict
 
-from torchrl.collectors.utils import split_trajectories
 from torchrl.data import (
     CompactStorage,
     CompressedListStorage,
@@ -25,15 +24,16 @@ from torchrl.data import (
     SliceSampler,
     TensorDictReplayBuffer,
 )
+from torchrl.data.trajectories import split_trajectories
 
 KEEPING = {
     "tensor": lambda: LazyTensorStorage(5),
+    "memmap": lambda: LazyMemmapStorage(5),
     "list": lambda: ListStorage(5),
     "compressed": lambda: CompressedListStorage(5),
     "lazy stack": lambda: LazyStackStorage(5),
 }
 REFUSING = {
-    "memmap": lambda: LazyMemmapStorage(5),
     "shared": lambda: LazyTensorStorage(5, shared_init=True),
     "compact": lambda: CompactStorage(LazyTensorStorage(5)),
 }
@@ -44,8 +44,8 @@ def notes(start, count=3):
     words = NonTensorStack(*(f"w{i}" for i in range(start, start + count)))
     after = NonTensorStack(*(f"w{i + 1}" for i in range(start, start + count)))
     x = torch.arange(start, start + count)
-    following = TensorDict(x=x + 1, note=after, batch_size=[count])
-    rows = TensorDict(x=x, note=words, next=following, episode=x // 3, batch_size=[count])
+    next_root = TensorDict(x=x + 1, note=after, batch_size=[count])
+    rows = TensorDict(x=x, note=words, next=next_root, episode=x // 3, batch_size=[count])
     return rows.set("task", NonTensorData("lift", batch_size=[count]))
 
 
@@ -121,14 +121,13 @@ def test_texts_are_restored_with_their_rows(storage, how, tmp_path):
     buffer.extend(notes(30, 1))
     check(other[:])
     check(buffer[:])
-    assert other[:]["x"].tolist() != buffer[:]["x"].tolist()
+    shared = storage == "memmap" and how in ("pickle", "copy")  # the same files
+    assert (other[:]["x"].tolist() == buffer[:]["x"].tolist()) == shared
 
 
 def test_a_file_refuses_objects_that_it_cannot_give_back(tmp_path):
     buffer = ReplayBuffer(storage=LazyTensorStorage(5))
-    buffer.extend(
-        TensorDict(x=torch.zeros(1), what=NonTensorData({1, 2}, batch_size=[1])).auto_batch_size_(1)
-    )
+    buffer.extend(TensorDict(x=torch.zeros(1), what=NonTensorData({1, 2}, batch_size=[1])).auto_batch_size_(1))
     with pytest.raises(TypeError, match="'what'"):
         buffer.dumps(tmp_path)
     assert buffer[0].get("what").data == {1, 2}
@@ -182,15 +181,11 @@ def test_texts_of_several_dimensions(ndim):
 
     def grid(first, steps):
         shape = [*lead, steps]
-        x = torch.arange(100 * torch.Size(lead).numel()).view(*lead, 100)[
-            ..., first : first + steps
-        ]
+        x = torch.arange(100 * torch.Size(lead).numel()).view(*lead, 100)[..., first : first + steps]
         words = NonTensorStack.from_list(words_of(x.tolist()))
         return TensorDict(x=x, note=words, batch_size=shape)
 
-    buffer = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(5 * torch.Size(lead).numel(), ndim=ndim)
-    )
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(5 * torch.Size(lead).numel(), ndim=ndim))
     for first in (0, 3, 6):
         buffer.extend(grid(first, 3))
     for data in (buffer[:], buffer[1], buffer[..., 2], buffer.sample(8), buffer[1, ..., 1:3]):

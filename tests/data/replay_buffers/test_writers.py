@@ -26,9 +26,7 @@ from torchrl.data import (
     st.sampled_from([LazyTensorStorage, ListStorage]),
 )
 def test_the_highest_ranks_stay(batches, capacity, make):
-    buffer = TensorDictReplayBuffer(
-        storage=make(capacity), writer=TensorDictMaxValueWriter(rank_key="score")
-    )
+    buffer = TensorDictReplayBuffer(storage=make(capacity), writer=TensorDictMaxValueWriter(rank_key="score"))
     seen = []
     for number, scores in enumerate(batches):
         rows = TensorDict(
@@ -59,15 +57,13 @@ def test_ranks_with_several_numbers(reduction, best):
     writer = TensorDictMaxValueWriter(reduction=reduction)
     buffer = TensorDictReplayBuffer(storage=LazyMemmapStorage(1), writer=writer)
     reward = torch.tensor([[9.0, 0.0, 0.0], [6.0, 6.0, 1.0], [4.0, 4.0, 3.0]])
-    following = TensorDict(reward=reward.unsqueeze(-1), batch_size=[3, 3])
-    slots = buffer.extend(TensorDict(next=following, batch_size=[3, 3]))
+    next_root = TensorDict(reward=reward.unsqueeze(-1), batch_size=[3, 3])
+    slots = buffer.extend(TensorDict(next=next_root, batch_size=[3, 3]))
     assert slots.tolist() == [0 if row == best else -1 for row in range(3)]
 
 
 def test_bad_rows_are_refused_although_they_would_not_be_kept():
-    buffer = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(1), writer=TensorDictMaxValueWriter("score")
-    )
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(1), writer=TensorDictMaxValueWriter("score"))
     row = TensorDict(score=torch.ones(1), a=torch.zeros(1, 2), batch_size=[1])
     buffer.extend(row)
     before = buffer.state_dict()
@@ -83,9 +79,7 @@ def test_bad_rows_are_refused_although_they_would_not_be_kept():
 
 def test_ranks_travel_with_the_state():
     def make():
-        return TensorDictReplayBuffer(
-            storage=LazyTensorStorage(3), writer=TensorDictMaxValueWriter("score")
-        )
+        return TensorDictReplayBuffer(storage=LazyTensorStorage(3), writer=TensorDictMaxValueWriter("score"))
 
     first, second = make(), make()
     first.extend(TensorDict(score=torch.tensor([5.0, 3.0, 8.0, 1.0]), batch_size=[4]))
@@ -111,5 +105,5 @@ def test_tensordict_writers_take_tensordicts():
             buffer.extend(torch.zeros(3))
     with pytest.raises(ValueError, match=r"unknown reduction.*found product"):
         TensorDictMaxValueWriter(reduction="product")
-    with pytest.raises(RuntimeError, match=r"has no storage. Hand it to a ReplayBuffer"):
+    with pytest.raises(RuntimeError, match=r"has no storage. Pass it to a ReplayBuffer"):
         TensorDictMaxValueWriter("a").extend(TensorDict(a=torch.zeros(2), batch_size=[2]))

@@ -29,19 +29,8 @@ class TestMapping:
     def test_keys(self):
         spec = nested()
         assert list(spec) == ["agents", "goal", "agents_alive", "nothing"]
-        assert list(spec.keys(True)) == [
-            "agents",
-            ("agents", "torque"),
-            "goal",
-            "agents_alive",
-            "nothing",
-        ]
-        assert set(spec.keys(True, True)) == {
-            ("agents", "torque"),
-            "goal",
-            "agents_alive",
-            "nothing",
-        }
+        assert list(spec.keys(True)) == ["agents", ("agents", "torque"), "goal", "agents_alive", "nothing"]
+        assert set(spec.keys(True, True)) == {("agents", "torque"), "goal", "agents_alive", "nothing"}
         assert list(spec.keys(False, True)) == ["goal", "agents_alive", "nothing"]
         assert len(spec) == len(spec.keys()) == 4
         assert dict(spec.items()) == {name: spec[name] for name in spec}
@@ -136,9 +125,9 @@ class TestMapping:
 
 class TestShape:
     def test_every_spec_begins_with_it(self):
-        with pytest.raises(ShapeError, match=r"'a' does not begin.*\[3, '...'\], found \[2\]"):
+        with pytest.raises(ShapeError, match=r"'a' does not start.*\[3, '...'\], found \[2\]"):
             Composite(a=Unbounded((2,)), shape=(3,))
-        with pytest.raises(ShapeError, match=r"'b' does not begin"):
+        with pytest.raises(ShapeError, match=r"'b' does not start"):
             Composite(a={"b": Unbounded((2,))}, shape=(3,))
 
     def test_setting_it_checks_and_recurses(self):
@@ -146,10 +135,10 @@ class TestShape:
         spec.shape = (3,)
         assert spec["b"].shape == (3,)
         assert spec.rand().batch_size == (3,)
-        with pytest.raises(ShapeError, match=r"does not begin with the batch size"):
+        with pytest.raises(ShapeError, match=r"does not start with the batch size"):
             spec.shape = (3, 4)
         assert spec.shape == spec["b"].shape == (3,)
-        with pytest.raises(ShapeError, match=r"\('b', 'c'\) does not begin"):
+        with pytest.raises(ShapeError, match=r"\('b', 'c'\) does not start"):
             Composite(b={"c": Unbounded((3, 5))}).shape = (4,)
 
     def test_operations_leave_features_alone(self):
@@ -223,7 +212,16 @@ class TestValues:
         td["agents", "torque"][0, 0] = 5
         assert not spec.is_in(td)
         assert spec.is_in(spec.project(td))
-        assert td["agents", "torque"][0, 0] == 5
+
+    def test_projection_is_in_place(self):
+        spec = nested()
+        td = spec.rand()
+        td["agents", "torque"][0, 0] = 5
+        lead = torch.stack([td] * 4).contiguous()
+        assert spec.project(td) is td
+        assert td["agents", "torque"][0, 0] == spec["agents", "torque"].high.flatten()[0]
+        assert spec.project(lead) is lead
+        assert spec.is_in(lead)
 
     def test_batch_dimensions_are_known(self):
         spec = Composite(flag=Unbounded((4,)), shape=(4,))
@@ -329,7 +327,8 @@ class TestCopies:
         spec = nested().to("cpu")
         assert spec["agents", "torque"].device == torch.device("cpu")
         assert spec.clear_device_() is spec
-        assert spec["agents", "torque"].device is spec["agents"].device is spec.device is None
+        assert spec["agents"].device is spec.device is None
+        assert spec["agents", "torque"].device == torch.get_default_device()
 
     def test_it_is_printed_as_a_tree(self):
         assert repr(Composite(a=Composite(b=Categorical(2)), shape=())) == (
@@ -338,7 +337,7 @@ class TestCopies:
             "        b=Categorical(\n"
             "            shape=torch.Size([]),\n"
             "            space=CategoricalBox(n=2),\n"
-            "            device=None,\n"
+            "            device=cpu,\n"
             "            dtype=torch.int64,\n"
             "            domain=discrete),\n"
             "        device=None,\n"

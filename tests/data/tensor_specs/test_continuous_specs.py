@@ -9,14 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrl._core.errors import DTypeError, ShapeError, SpecError
-from torchrl.data import (
-    Bounded,
-    BoundedContinuous,
-    BoundedDiscrete,
-    Unbounded,
-    UnboundedContinuous,
-    UnboundedDiscrete,
-)
+from torchrl.data import Bounded, BoundedContinuous, BoundedDiscrete, Unbounded, UnboundedContinuous, UnboundedDiscrete
 
 inf = math.inf
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -47,7 +40,7 @@ def test_the_dtype_chooses_the_class(make, cls):
 
 def test_defaults():
     spec = Bounded(-1, 1)
-    assert (spec.shape, spec.dtype, spec.device) == ((), torch.float32, None)
+    assert (spec.shape, spec.dtype, spec.device) == ((), torch.float32, torch.device("cpu"))
     assert BoundedDiscrete(0, 3).dtype == torch.int64
     assert (Unbounded().shape, Unbounded().dtype) == ((1,), torch.float32)
     assert UnboundedDiscrete().dtype == torch.int64
@@ -112,10 +105,7 @@ class TestDraws:
             assert set(drawn[:, column].tolist()) == set(range(least, most + 1))
 
     def test_floats_are_uniform(self):
-        for spec in (
-            Bounded(-2, 6, (4000,)),
-            Bounded(torch.tensor([-2.0, 0]), torch.tensor([6, 8])),
-        ):
+        for spec in (Bounded(-2, 6, (4000,)), Bounded(torch.tensor([-2.0, 0]), torch.tensor([6, 8]))):
             value = (spec.rand((2000,)) - spec.low) / 8
             assert abs(float(value.mean()) - 0.5) < 0.02
             assert abs(float(value.var()) - 1 / 12) < 0.01
@@ -127,9 +117,7 @@ class TestDraws:
         assert bool(((value >= low) & (value <= high)).all())
         mean, deviation = value.mean(0), value.std(0)
         torch.testing.assert_close(mean, torch.tensor([0.0, 4.0, -3.0, 0.5]), atol=0.05, rtol=0)
-        torch.testing.assert_close(
-            deviation, torch.tensor([1.0, 1.0, 1.0, 12**-0.5]), atol=0.05, rtol=0
-        )
+        torch.testing.assert_close(deviation, torch.tensor([1.0, 1.0, 1.0, 12**-0.5]), atol=0.05, rtol=0)
 
     def test_infinite_bounds_of_integers_are_the_limits_of_the_dtype(self):
         spec = Bounded(-inf, inf, dtype=torch.int16)
@@ -308,11 +296,7 @@ class TestMistakes:
                 DTypeError,
                 "is discrete, and its dtype is not.*found torch.float32",
             ),
-            (
-                lambda: UnboundedContinuous(dtype=torch.int64),
-                DTypeError,
-                "is continuous, and its dtype is not",
-            ),
+            (lambda: UnboundedContinuous(dtype=torch.int64), DTypeError, "is continuous, and its dtype is not"),
             (lambda: Bounded(0, 1, minimum=0), TypeError, "low"),
             (lambda: Bounded(0, 1, (2,)).unsqueeze(5), ShapeError, "has no dimension 5"),
             (lambda: Bounded(0, 1, (2,))[0, 0], IndexError, "2 indices for a spec of 1 dim"),

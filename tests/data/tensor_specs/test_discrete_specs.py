@@ -175,11 +175,7 @@ class TestOneHot:
             assert not spec.is_in(torch.tensor([1, 2, 0]).to(dtype))
 
     @settings(max_examples=25, deadline=None)
-    @given(
-        st.lists(
-            st.sampled_from([0.0, 1.0, -1.0, float("nan"), float("inf")]), min_size=3, max_size=3
-        )
-    )
+    @given(st.lists(st.sampled_from([0.0, 1.0, -1.0, float("nan"), float("inf")]), min_size=3, max_size=3))
     def test_projection_sets_exactly_one(self, scores):
         for dtype in (torch.bool, torch.int64):
             projected = OneHot(3, dtype=dtype).project(torch.tensor(scores))

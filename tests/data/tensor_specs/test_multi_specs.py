@@ -15,7 +15,7 @@ MASK = torch.tensor([True, False, True, False, True])
 
 @settings(max_examples=25, deadline=None)
 @given(
-    nvec=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    nvec=st.lists(st.integers(1, 4), min_size=2, max_size=4),
     batch=st.lists(st.integers(1, 3), max_size=2),
     seed=st.integers(0, 99),
 )
@@ -41,6 +41,45 @@ def test_both_forms_say_the_same(nvec, batch, seed):
         anything = torch.randint(-2, 6, (3, *batch, len(nvec)))
         assert numbers.is_in(numbers.project(anything))
         assert hot.is_in(hot.project(torch.randn(3, *batch, sum(nvec))))
+
+
+@pytest.mark.parametrize("batch", [[], [2]])
+def test_one_choice_converts_into_either_form(batch):
+    hot, numbers = MultiOneHot([5], (*batch, 5)), MultiCategorical([5], (*batch, 1))
+    assert hot.to_categorical_spec() == numbers
+    assert numbers.to_one_hot_spec() == hot
+    value = hot.rand((3,))
+    assert numbers.is_in(hot.to_categorical(value))
+    assert torch.equal(numbers.to_one_hot(hot.to_categorical(value)), value)
+
+
+@pytest.mark.parametrize("counts", [[[2, 3], [4, 5]], torch.tensor([[[1, 2]], [[3, 4]]]), np.array([[7], [2]])])
+def test_a_grid_of_choices(counts):
+    torch.manual_seed(0)
+    grid = torch.as_tensor(counts)
+    spec = MultiCategorical(counts)
+    assert spec.shape == grid.shape
+    assert spec.nvec.tolist() == grid.tolist()
+    draws = spec.rand((200,))
+    assert draws.shape == (200, *grid.shape)
+    assert spec.is_in(draws)
+    assert (draws.amax(0) == grid - 1).all()
+    assert not spec.is_in(grid)
+    assert (spec.project(torch.full_like(grid, 99)) == grid - 1).all()
+    assert spec.cardinality() == grid.prod()
+    assert spec.expand(3, *grid.shape)[0] == spec
+    assert spec.is_in(spec.encode(spec.to_numpy(draws[0])))
+    mask = torch.zeros(int(grid.sum()), dtype=torch.bool)
+    mask[grid.flatten().cumsum(0) - 1] = True
+    masked = MultiCategorical(counts, mask=mask)
+    assert (masked.rand((4,)) == grid - 1).all()
+    assert (masked.expand(2, *grid.shape).rand() == grid - 1).all()
+    one_hot = spec.to_one_hot(draws)
+    assert spec.to_one_hot_spec().is_in(one_hot)
+    with pytest.raises(ShapeError, match="another shape than its grid"):
+        MultiCategorical(counts, shape=(9, *grid.shape[1:]))
+    with pytest.raises(IndexError):
+        spec[0]
 
 
 def test_fields():
@@ -130,7 +169,7 @@ def test_registers_number_what_appears_for_each_choice():
 
 @pytest.mark.parametrize("make", [MultiCategorical, MultiOneHot])
 def test_mistakes_are_named(make):
-    for nvec in ([], [0, 2], [[1, 2]]):
+    for nvec in ([], [0, 2], *([[[1, 2]]] if make is MultiOneHot else [[[1, 0]]])):
         with pytest.raises(SpecError, match="needs the number of categories of each choice"):
             make(nvec)
     with pytest.raises(ShapeError, match="a shape that ends with"):

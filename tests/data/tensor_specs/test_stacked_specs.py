@@ -48,9 +48,7 @@ class TestStacked:
         assert spec.is_in(spec.project(torch.randn(spec.shape)))
         wrong = torch.stack([s.rand() for s in reversed(specs)], dim)
         assert not spec.is_in(wrong)
-        with pytest.raises(
-            SpecError, match=r"lies outside its spec; expected values from 0.0 to 1.0"
-        ):
+        with pytest.raises(SpecError, match=r"lies outside its spec; expected values from 0.0 to 1.0"):
             spec.assert_is_in(wrong)
 
     def test_indices_choose_reorder_and_repeat(self):
@@ -190,7 +188,17 @@ class TestStackedComposite:
         spec = torch.stack([Composite(a=Categorical(2)), Composite(a=Categorical(5))])
         td = spec.encode([{"a": 1}, {"a": 4}])
         assert td["a"].tolist() == [1, 4]
-        assert spec.to_numpy(td) == [{"a": 1}, {"a": 4}]
+        assert spec.to_numpy(td)["a"].tolist() == [1, 4]
+
+    def test_numpy_of_entries_that_differ(self):
+        spec = torch.stack([Composite(a=Unbounded((2,)), b={"c": Categorical(3)}), Composite(a=Unbounded((3,)))])
+        values = spec.to_numpy(spec.rand())
+        assert [value.shape for value in values["a"]] == [(2,), (3,)]
+        assert values["b"][0]["c"] in (0, 1, 2)
+        assert values["b"][1] is None
+        assert spec.is_in(spec.encode(values))
+        same = torch.stack([Composite(a={"c": Unbounded((2,))}), Composite(a={"c": Unbounded((2,))}, d=Unbounded())])
+        assert same.to_numpy(same.rand((4,)))["a"]["c"].shape == (4, 2, 2)
 
 
 class TestLaziness:
@@ -232,8 +240,7 @@ class TestLaziness:
 
 
 @pytest.mark.parametrize(
-    ("other", "error"),
-    [(Unbounded((3,), dtype=torch.int64), DTypeError), (Unbounded(()), ShapeError)],
+    ("other", "error"), [(Unbounded((3,), dtype=torch.int64), DTypeError), (Unbounded(()), ShapeError)]
 )
 def test_entries_that_cannot_be_one_are_named(other, error):
     spec = torch.stack([Composite(a=Unbounded((3,))), Composite(a=other)])

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,18 @@ from tensordict import NestedKey, TensorDictBase
 
 from torchrl._core.errors import describe
 from torchrl._core.files import replaced
+from torchrl.data.replay_buffers.data_types import State
 from torchrl.data.replay_buffers.storages.memmap import LazyMemmapStorage
-from torchrl.data.replay_buffers.variants import TensorDictReplayBuffer
-from torchrl.data.replay_buffers.writers.max_value import ImmutableDatasetWriter
+from torchrl.data.replay_buffers.tensordict_buffer import TensorDictReplayBuffer
+from torchrl.data.replay_buffers.writers import ImmutableDatasetWriter
+from torchrl.data.trajectories import split_trajectories
 
 NOTES = "dataset.json"
-CHUNK = 1000  # rows that preprocess() hands over at a time
+CHUNK = 1000  # rows that preprocess() writes at a time
 
 
 def write_dataset(
-    path: str | Path,
-    chunks: Iterable[TensorDictBase],
-    num_steps: int,
-    notes: dict[str, Any] | None = None,
+    path: str | Path, chunks: Iterable[TensorDictBase], num_steps: int, notes: State | None = None, *, ndim: int = 1
 ) -> Path:
     """Write steps to a folder, for :class:`BaseDatasetExperienceReplay` to read.
 
@@ -49,13 +49,21 @@ def write_dataset(
         chunks: Steps ``[N]``, some at a time; whole episodes one after the other.
         num_steps: Number of steps of all chunks together, at least.
         notes: What to write to ``dataset.json``.
+        ndim: Number of leading dimensions ``[T, *W]`` that count steps.
 
     Returns: the folder.
+
+    >>> import tempfile, torch
+    >>> from tensordict import TensorDict
+    >>> episodes = (TensorDict(observation=torch.full([3], float(i)), batch_size=[3]) for i in range(2))
+    >>> path = write_dataset(tempfile.mkdtemp(), episodes, num_steps=6)
+    >>> BaseDatasetExperienceReplay(data_path=path)[:]["observation"]
+    tensor([0., 0., 0., 1., 1., 1.])
     """
     home = Path(path)
     with replaced(home) as draft:
         draft.mkdir()
-        storage = LazyMemmapStorage(num_steps, scratch_dir=draft)
+        storage = LazyMemmapStorage(num_steps, scratch_dir=draft, ndim=ndim)
         for chunk in chunks:
             storage.write_run(storage.written, *storage.prepare(chunk, True))
         (draft / NOTES).write_text(json.dumps(notes or {}, indent=2))
@@ -69,6 +77,9 @@ class BaseDatasetExperienceReplay(TensorDictReplayBuffer):
 
     Args:
         data_path: Folder of the dataset, as :func:`write_dataset` makes it.
+        split_trajs: Make an item of each trajectory: ``[T]`` steps, padded with zeros to the
+            longest, and ``mask [T]``, true for steps. They are written to the folder
+            ``trajectories`` in that of the dataset, the first time.
         priority_key: Entry that holds priorities.
         **kwargs: As for :class:`TensorDictReplayBuffer`; without a storage and a writer.
 
@@ -88,14 +99,14 @@ class BaseDatasetExperienceReplay(TensorDictReplayBuffer):
     """
 
     def __init__(
-        self, *, data_path: str | Path, priority_key: NestedKey = "td_error", **kwargs: Any
+        self, *, data_path: str | Path, split_trajs: bool = False, priority_key: NestedKey = "td_error", **kwargs: Any
     ) -> None:
         self.data_path = Path(data_path)
-        kwargs["storage"] = _open(self.data_path)
+        kwargs["storage"] = _open(_split(self.data_path) if split_trajs else self.data_path)
         super().__init__(priority_key=priority_key, writer=ImmutableDatasetWriter(), **kwargs)
 
     @property
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> State:
         """What ``dataset.json`` says."""
         return json.loads((self.data_path / NOTES).read_text())
 
@@ -120,15 +131,38 @@ class BaseDatasetExperienceReplay(TensorDictReplayBuffer):
         shutil.rmtree(self.data_path)
 
 
+class OnClass:
+    """An attribute of a class, and of its instances, that a function returns."""
+
+    def __init__(self, fn: Callable[[], Any]) -> None:
+        self._fn = fn
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        return self._fn()
+
+
+def _split(path: Path) -> Path:
+    """Write the trajectories of a dataset as items, unless that was done; return their folder."""
+    home, storage = path / "trajectories", _open(path)
+    if not (home / NOTES).exists() or (home / NOTES).stat().st_mtime_ns < (path / NOTES).stat().st_mtime_ns:
+        steps = storage.get(slice(None)).clone()
+        pieces = split_trajectories(steps, trajectory_key="episode" if storage.has_entry("episode") else None)
+        write_dataset(home, pieces.split(1), len(pieces))
+    return home
+
+
+def key_of_folder(folder: Path) -> str:
+    """Return a name for a copy of what is in a folder, in a place where those of other folders are."""
+    return f"{folder.stem}-{zlib.crc32(folder.as_posix().encode()):08x}"
+
+
 def _open(path: Path) -> LazyMemmapStorage:
     meta = path / "storage" / "storage.json"
     if not meta.exists():
         raise FileNotFoundError(
             describe(
-                "BaseDatasetExperienceReplay",
-                f"there is no dataset in {path}",
-                hint="Write one with write_dataset().",
+                "BaseDatasetExperienceReplay", f"there is no dataset in {path}", hint="Write one with write_dataset()."
             )
         )
-    size = json.loads(meta.read_text())["max_size"]
-    return LazyMemmapStorage(size, scratch_dir=path, existsok=True)
+    found = json.loads(meta.read_text())
+    return LazyMemmapStorage(found["max_size"], scratch_dir=path, ndim=found["ndim"], existsok=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from torchrl._core.errors import describe, nearest
-from torchrl.data.datasets.base import BaseDatasetExperienceReplay
-from torchrl.data.datasets.minari_data import MinariExperienceReplay
+from torchrl.data.datasets.base import NOTES, BaseDatasetExperienceReplay
+from torchrl.data.datasets.d4rl import D4RLExperienceReplay
+from torchrl.data.datasets.minari_data import MinariExperienceReplay, is_minari
+from torchrl.data.datasets.tables import TableExperienceReplay
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
+from torchrl.data.replay_buffers.tables import is_table
 
 Make = Callable[..., ReplayBuffer]
 
@@ -17,15 +21,33 @@ def _from_folder(path: str, **kwargs: Any) -> BaseDatasetExperienceReplay:
     return BaseDatasetExperienceReplay(data_path=path, **kwargs)
 
 
-_makers: dict[str, Make] = {"minari": MinariExperienceReplay, "file": _from_folder}
+_makers: dict[str, Make] = {
+    "minari": MinariExperienceReplay,
+    "d4rl": D4RLExperienceReplay,
+    "file": _from_folder,
+    "parquet": TableExperienceReplay,
+    "huggingface": TableExperienceReplay,
+}
 
 
-def load_dataset(dataset_id: str, **kwargs: Any) -> ReplayBuffer:
-    """Return the dataset of a name ``prefix:rest``, as a replay buffer that nobody writes to.
+def _kind_of(path: Path) -> str:
+    """Return the prefix of what is in a file or a folder."""
+    if (path / NOTES).exists():
+        return "file"
+    if is_minari(path):
+        return "minari"
+    return "parquet" if is_table(path) else "file" if path.is_dir() else "d4rl"
+
+
+def load_dataset(dataset_id: str | Path, **kwargs: Any) -> ReplayBuffer:
+    """Return the dataset of a name ``prefix:rest``, as a read-only replay buffer.
 
     Args:
         dataset_id: ``"minari:..."`` for a dataset of Minari, ``"file:..."`` for a folder that
-            :func:`~torchrl.data.datasets.write_dataset` wrote, or a prefix that was registered.
+            :func:`~torchrl.data.datasets.write_dataset` wrote, ``"d4rl:..."`` for a file of D4RL,
+            ``"parquet:..."`` and ``"huggingface:..."`` for what :meth:`ReplayBuffer.export` or another
+            program wrote in these formats, or a prefix that was registered. Of a path without a prefix,
+            the files tell which of these it is.
         **kwargs: For the class of the dataset.
 
     Raises:
@@ -41,7 +63,9 @@ def load_dataset(dataset_id: str, **kwargs: Any) -> ReplayBuffer:
     4
     >>> dataset.delete()
     """
-    prefix, _, rest = dataset_id.partition(":")
+    if Path(dataset_id).exists():
+        dataset_id = f"{_kind_of(Path(dataset_id))}:{dataset_id}"
+    prefix, _, rest = str(dataset_id).partition(":")
     if not rest or prefix not in _makers:
         raise ValueError(
             describe(
@@ -65,6 +89,16 @@ def register_dataset(prefix: str, dataset: Make, *, replace: bool = False) -> No
 
     Raises:
         ValueError: if the prefix is taken, or has a colon.
+
+    >>> import torch
+    >>> from torchrl.data import LazyTensorStorage
+    >>> def numbers(rest, batch_size=None):
+    ...     buffer = ReplayBuffer(storage=LazyTensorStorage(int(rest)), batch_size=batch_size)
+    ...     buffer.extend(torch.arange(int(rest)))
+    ...     return buffer
+    >>> register_dataset("numbers", numbers, replace=True)
+    >>> len(load_dataset("numbers:100"))
+    100
     """
     if ":" in prefix or not prefix or (prefix in _makers and not replace):
         raise ValueError(

@@ -10,25 +10,16 @@ from torchrl.data.replay_buffers.checkpointers import (
     StorageCheckpointerBase,
     TensorStorageCheckpointer,
 )
-from torchrl.data.replay_buffers.editing import ConditionalUpdateResult
+from torchrl.data.replay_buffers.conditional_update import ConditionalUpdateResult
 from torchrl.data.replay_buffers.ensemble import ReplayBufferEnsemble
 from torchrl.data.replay_buffers.her import HERReplayBuffer, HindsightStrategy
-from torchrl.data.replay_buffers.layouts import (
-    Flat2TED,
-    H5Combine,
-    H5Split,
-    Nested2TED,
-    TED2Flat,
-    TED2Nested,
-)
-from torchrl.data.replay_buffers.offline_to_online import (
-    OfflineToOnlineReplayBuffer,
-    prefill_replay_buffer,
-)
+from torchrl.data.replay_buffers.offline_to_online import OfflineToOnlineReplayBuffer, prefill_replay_buffer
+from torchrl.data.replay_buffers.ray_buffer import RayReplayBuffer
 from torchrl.data.replay_buffers.remote import (
     BufferProcess,
     BufferServer,
     RemoteReplayBuffer,
+    RemoteTensorDictReplayBuffer,
     SocketTransport,
     Transport,
 )
@@ -65,7 +56,8 @@ from torchrl.data.replay_buffers.storages import (
     StorageEnsemble,
     TensorStorage,
 )
-from torchrl.data.replay_buffers.variants import (
+from torchrl.data.replay_buffers.ted_layouts import Flat2TED, H5Combine, H5Split, Nested2TED, TED2Flat, TED2Nested
+from torchrl.data.replay_buffers.tensordict_buffer import (
     PrioritizedReplayBuffer,
     TensorDictPrioritizedReplayBuffer,
     TensorDictReplayBuffer,
@@ -110,7 +102,9 @@ __all__ = [
     "PrioritizedSampler",
     "PrioritizedSliceSampler",
     "RandomSampler",
+    "RayReplayBuffer",
     "RemoteReplayBuffer",
+    "RemoteTensorDictReplayBuffer",
     "ReplayBuffer",
     "ReplayBufferEnsemble",
     "RoundRobinWriter",

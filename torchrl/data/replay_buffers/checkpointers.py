@@ -1,7 +1,7 @@
-"""Storages to disk and back.
+"""Checkpointers: write the rows of storages to folders, and read them.
 
-A save is a folder. What is written goes to a fresh folder inside it first, and one rename makes
-that the current one: a save that is cut short leaves the last good one in place.
+A save is a folder. Files are written to a new folder inside it, and one rename makes that the
+current one: if a save is interrupted, the previous one stays valid.
 """
 
 from __future__ import annotations
@@ -10,40 +10,36 @@ import json
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
 
-from torchrl._core.errors import DTypeError, describe
+from torchrl._core.errors import DTypeError, MissingKeyError, describe
 from torchrl._core.files import damaged, flush, flush_tree, hold, write_checksums
 from torchrl._core.optional import require_package
 from torchrl._core.safe_load import find_dtype, load_file
-from torchrl.data.replay_buffers.layouts import (
-    Flat2TED,
-    H5Combine,
-    H5Split,
-    Nested2TED,
-    TED2Flat,
-    TED2Nested,
-)
+from torchrl.data.replay_buffers.data_types import Convert, State
+from torchrl.data.replay_buffers.ted_layouts import Flat2TED, H5Combine, H5Split, Nested2TED, TED2Flat, TED2Nested
+
+if TYPE_CHECKING:
+    from torchrl.data.replay_buffers.storages.base import Storage
 
 CURRENT = "CURRENT"  # the file that names the current folder
 META = "storage.json"
-Convert = Callable[[Any], Any]
 CHUNK = 1 << 16  # rows written at a time
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a fresh folder to write to; if all goes well, it replaces what ``path`` held.
+    """Yield a new folder to write to, which then replaces the content of ``path``.
 
-    The files are on the disk, with their checksums, before they replace others. What saves left
-    that died is removed first.
+    The files are on the disk, with their checksums, before they replace others. Folders of saves
+    that were interrupted are removed first.
 
     >>> import tempfile
     >>> home = tempfile.mkdtemp()
@@ -96,9 +92,7 @@ def current(path: str | Path) -> Path:
     """
     pointer = Path(path) / CURRENT
     if not pointer.exists():
-        raise FileNotFoundError(
-            describe("loads", f"there is no save in {path}", hint="Write one with dumps().")
-        )
+        raise FileNotFoundError(describe("loads", f"there is no save in {path}", hint="Write one with dumps()."))
     number = pointer.read_bytes().decode(errors="replace")
     folder = Path(path) / number
     if not (number.isascii() and number.isdigit() and folder.is_dir()):
@@ -107,20 +101,36 @@ def current(path: str | Path) -> Path:
 
 
 class StorageCheckpointerBase(ABC):
-    """Writes a storage to a folder, and reads it.
+    """Writes the rows of a storage to a folder, and reads them.
 
     Hooks:
         dumps: ``(storage, folder) -> None``.
         read: ``(storage, folder, trust) -> state``, as the storage's ``state_dict`` has it; the
             storage stays as it is. Without ``trust`` it runs no code of a file.
         loads: ``(storage, folder) -> None``; in place of ``read``, if that is simpler.
+
+    >>> import tempfile
+    >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+    >>> class OneFile(StorageCheckpointerBase):
+    ...     def dumps(self, storage, path):
+    ...         Path(path).mkdir(parents=True, exist_ok=True)
+    ...         torch.save(storage.state_dict(), Path(path) / "rows.pt")
+    ...
+    ...     def read(self, storage, path, trust=False):
+    ...         return torch.load(Path(path) / "rows.pt", weights_only=not trust)
+    >>> buffer, other = (ReplayBuffer(storage=LazyTensorStorage(9), checkpointer=OneFile()) for _ in range(2))
+    >>> _ = buffer.extend(torch.arange(5))
+    >>> buffer.dumps(folder := tempfile.mkdtemp())
+    >>> other.loads(folder)
+    >>> other[:]
+    tensor([0, 1, 2, 3, 4])
     """
 
     @abstractmethod
-    def dumps(self, storage: Any, path: str | Path) -> None: ...
+    def dumps(self, storage: Storage, path: str | Path) -> None: ...
 
-    def read(self, storage: Any, path: str | Path, trust: bool = False) -> dict[str, Any]:
-        """Return the state of a save; by default that which :meth:`loads` leaves behind."""
+    def read(self, storage: Storage, path: str | Path, trust: bool = False) -> State:
+        """Return the state of a save; by default the state after :meth:`loads`."""
         if type(self).loads is StorageCheckpointerBase.loads:
             raise NotImplementedError(describe(self, "has neither the hook read() nor loads()"))
         before = storage.state_dict()
@@ -130,7 +140,7 @@ class StorageCheckpointerBase(ABC):
         finally:
             storage.load_state_dict(before)
 
-    def loads(self, storage: Any, path: str | Path) -> None:
+    def loads(self, storage: Storage, path: str | Path) -> None:
         """Take over the rows of a save."""
         storage.load_state_dict(self.read(storage, path))
 
@@ -140,6 +150,16 @@ class TensorStorageCheckpointer(StorageCheckpointerBase):
 
     ``storage.json`` holds ``counts`` (rows written, rows there), ``row_shape`` and ``schema``;
     ``entry_<i>.bin`` the rows of entry ``i``, row by row.
+
+    >>> import tempfile
+    >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+    >>> buffer = ReplayBuffer(storage=LazyTensorStorage(10))  # saves in this way unless told otherwise
+    >>> _ = buffer.extend(TensorDict(observation=torch.arange(5), batch_size=[5]))
+    >>> buffer.dumps(folder := tempfile.mkdtemp())
+    >>> other = ReplayBuffer(storage=LazyTensorStorage(10))
+    >>> other.loads(folder)
+    >>> other[:]["observation"]
+    tensor([0, 1, 2, 3, 4])
     """
 
     def dumps(self, storage: Any, path: str | Path) -> None:
@@ -155,7 +175,7 @@ class TensorStorageCheckpointer(StorageCheckpointerBase):
                     file.write(rows.flatten().view(torch.uint8).numpy())
         (folder / META).write_text(json.dumps(state))
 
-    def read(self, storage: Any, path: str | Path, trust: bool = False) -> dict[str, Any]:
+    def read(self, storage: Any, path: str | Path, trust: bool = False) -> State:
         """Return the state of a save, whose rows are files that are mapped into memory."""
         folder = Path(path)
         state = _read_json(folder / META)
@@ -168,7 +188,7 @@ class TensorStorageCheckpointer(StorageCheckpointerBase):
         return state
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def _read_json(file: Path) -> State:
     try:
         state = json.loads(file.read_text())
         if "schema" in state:
@@ -178,7 +198,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     return state
 
 
-def _require_json(storage: Any, state: dict[str, Any]) -> None:
+def _require_json(storage: Any, state: State) -> None:
     """Raise :class:`DTypeError` for an entry of objects that JSON does not give back alike."""
     for number, values in enumerate(state.get("objects", [])):
         try:
@@ -213,15 +233,25 @@ class ListStorageCheckpointer(StorageCheckpointerBase):
 
     Objects other than tensors, tensordicts, arrays, numbers, texts and what holds them can only be
     loaded with ``trust``.
+
+    >>> import tempfile
+    >>> from torchrl.data import ListStorage, ReplayBuffer
+    >>> buffer = ReplayBuffer(storage=ListStorage(10))  # saves in this way unless told otherwise
+    >>> _ = buffer.extend(["left", "right"])
+    >>> buffer.dumps(folder := tempfile.mkdtemp())
+    >>> other = ReplayBuffer(storage=ListStorage(10))
+    >>> other.loads(folder)
+    >>> other[:]
+    ['left', 'right']
     """
 
-    def dumps(self, storage: Any, path: str | Path) -> None:
+    def dumps(self, storage: Storage, path: str | Path) -> None:
         """Write the rows that ``storage`` holds."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         torch.save(storage.state_dict(), folder / "rows.pt")
 
-    def read(self, storage: Any, path: str | Path, trust: bool = False) -> dict[str, Any]:
+    def read(self, storage: Storage, path: str | Path, trust: bool = False) -> State:
         """Return the state of a save."""
         state = load_file(Path(path) / "rows.pt", trust=trust)
         return storage.saved_state(state, trust) if hasattr(storage, "saved_state") else state
@@ -246,12 +276,10 @@ class ConvertingCheckpointer(StorageCheckpointerBase):
     tensor([0.1000, 0.2000])
     """
 
-    def __init__(
-        self, save_hooks: Iterable[Convert] = (), load_hooks: Iterable[Convert] = ()
-    ) -> None:
+    def __init__(self, save_hooks: Iterable[Convert] = (), load_hooks: Iterable[Convert] = ()) -> None:
         self.save_hooks, self.load_hooks = list(save_hooks), list(load_hooks)
 
-    def dumps(self, storage: Any, path: str | Path) -> None:
+    def dumps(self, storage: Storage, path: str | Path) -> None:
         """Write what the save hooks make of the rows."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
@@ -263,7 +291,7 @@ class ConvertingCheckpointer(StorageCheckpointerBase):
         state = {"counts": storage.counts, "row_shape": list(storage.row_shape)}
         self._write({**state, "rows": rows}, folder)
 
-    def read(self, storage: Any, path: str | Path, trust: bool = False) -> dict[str, Any]:
+    def read(self, storage: Storage, path: str | Path, trust: bool = False) -> State:
         """Return the state of a storage that holds what the load hooks make of a save."""
         saved, staging = self._read(Path(path), trust), storage.blank()
         if saved["rows"] is not None:
@@ -274,22 +302,48 @@ class ConvertingCheckpointer(StorageCheckpointerBase):
         staging.load_counts(saved["counts"], saved["row_shape"])
         return staging.state_dict()
 
-    def _write(self, state: dict[str, Any], folder: Path) -> None:
+    def _write(self, state: State, folder: Path) -> None:
         torch.save(state, folder / "converted.pt")
 
-    def _read(self, folder: Path, trust: bool) -> dict[str, Any]:
+    def _read(self, folder: Path, trust: bool) -> State:
         return load_file(folder / "converted.pt", trust=trust)
 
 
 class FlatStorageCheckpointer(ConvertingCheckpointer):
-    """Saves what follows a step once: see :class:`TED2Flat`."""
+    """Saves what follows a step once: see :class:`TED2Flat`.
+
+    >>> import tempfile
+    >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+    >>> make = lambda: ReplayBuffer(storage=LazyTensorStorage(10), checkpointer=FlatStorageCheckpointer())
+    >>> rows = TensorDict(x=torch.arange(3.0), batch_size=[3])
+    >>> rows["next", "x"] = rows["x"] + 1
+    >>> buffer, other = make(), make()
+    >>> _ = buffer.extend(rows)
+    >>> buffer.dumps(folder := tempfile.mkdtemp())  # four states, not six
+    >>> other.loads(folder)
+    >>> other[:]["next", "x"]
+    tensor([1., 2., 3.])
+    """
 
     def __init__(self) -> None:
         super().__init__([TED2Flat()], [Flat2TED()])
 
 
 class NestedStorageCheckpointer(ConvertingCheckpointer):
-    """Saves runs of steps as nested tensors: see :class:`TED2Nested`."""
+    """Saves runs of steps as nested tensors: see :class:`TED2Nested`.
+
+    >>> import tempfile
+    >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+    >>> make = lambda: ReplayBuffer(storage=LazyTensorStorage(10), checkpointer=NestedStorageCheckpointer())
+    >>> rows = TensorDict(x=torch.arange(3.0), batch_size=[3])
+    >>> rows["next", "x"] = rows["x"] + 1
+    >>> buffer, other = make(), make()
+    >>> _ = buffer.extend(rows)
+    >>> buffer.dumps(folder := tempfile.mkdtemp())
+    >>> other.loads(folder)
+    >>> other[:]["next", "x"]
+    tensor([1., 2., 3.])
+    """
 
     def __init__(self) -> None:
         super().__init__([TED2Nested()], [Nested2TED()])
@@ -300,19 +354,31 @@ class H5StorageCheckpointer(ConvertingCheckpointer):
 
     Raises:
         ImportError: when something is saved or loaded without h5py.
+
+    >>> import tempfile
+    >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+    >>> make = lambda: ReplayBuffer(storage=LazyTensorStorage(10), checkpointer=H5StorageCheckpointer())
+    >>> rows = TensorDict(x=torch.arange(3.0), batch_size=[3])
+    >>> rows["next", "x"] = rows["x"] + 1
+    >>> buffer, other = make(), make()
+    >>> _ = buffer.extend(rows)
+    >>> buffer.dumps(folder := tempfile.mkdtemp())
+    >>> other.loads(folder)
+    >>> other[:]["next", "x"]
+    tensor([1., 2., 3.])
     """
 
     def __init__(self) -> None:
         super().__init__([H5Split()], [H5Combine()])
 
-    def _write(self, state: dict[str, Any], folder: Path) -> None:
+    def _write(self, state: State, folder: Path) -> None:
         h5py = require_package("h5py", needed_by=self, extra="offline")
         with h5py.File(folder / "rows.h5", "w") as file:
             file.attrs["counts"], file.attrs["row_shape"] = state["counts"], state["row_shape"]
             if state["rows"] is not None:
                 _write_group(file.create_group("rows"), state["rows"])
 
-    def _read(self, folder: Path, trust: bool) -> dict[str, Any]:
+    def _read(self, folder: Path, trust: bool) -> State:
         h5py = require_package("h5py", needed_by=self, extra="offline")
         path = folder / "rows.h5"
         try:
@@ -341,9 +407,52 @@ def _write_group(group: Any, data: TensorDictBase) -> None:
 def _read_group(h5py: Any, group: Any) -> TensorDict:
     size = [int(size) for size in group.attrs.get("batch_size", [])]
     entries = {
-        name: _read_group(h5py, child)
-        if isinstance(child, h5py.Group)
-        else torch.as_tensor(child[()])
+        name: _read_group(h5py, child) if isinstance(child, h5py.Group) else torch.as_tensor(child[()])
         for name, child in group.items()
     }
     return TensorDict(entries, size)
+
+
+def dump_state(part: Any, path: str | Path, name: str) -> None:
+    """Write ``part.state_dict()`` to a file of a folder, all of it or nothing."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f"{name}.draft"
+    torch.save(part.state_dict(), draft)
+    draft.replace(folder / name)
+
+
+def load_state(part: Any, path: str | Path, name: str) -> None:
+    """Load what :func:`dump_state` wrote."""
+    with explain_absent_state(part):
+        part.load_state_dict(load_file(Path(path) / name))
+
+
+@contextmanager
+def explain_absent_state(part: object) -> Iterator[None]:
+    """Explain a ``KeyError``: the state is that of another kind of part."""
+    try:
+        yield
+    except MissingKeyError:
+        raise
+    except KeyError as error:
+        hint = "Load it into a buffer built like the saved one."
+        fact = f"the save is that of another kind of part: it lacks {error}"
+        raise MissingKeyError(describe(part, fact, hint=hint)) from error
+
+
+@contextmanager
+def explain_absent_files(storage: Storage, folder: Path) -> Iterator[None]:
+    """Add to a FileNotFoundError that another checkpointer has written the files."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            describe(
+                storage.checkpointer,
+                "the rows were saved by another checkpointer, or with hooks",
+                expected=Path(error.filename or folder).name,
+                found=sorted(file.name for file in folder.iterdir()),
+                hint="Load with that checkpointer, and with load hooks for its save hooks.",
+            )
+        ) from error

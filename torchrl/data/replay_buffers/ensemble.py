@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
+from tensordict import TensorDict, is_tensor_collection
 from torch import Tensor
 
 from torchrl._core.errors import describe
@@ -14,11 +14,11 @@ from torchrl._core.files import check_files
 from torchrl._core.safe_load import load_file
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
 from torchrl.data.replay_buffers.checkpointers import CURRENT, current, replacing
-from torchrl.data.replay_buffers.samplers.ensemble import SamplerEnsemble
-from torchrl.data.replay_buffers.storages.base import rehearse
-from torchrl.data.replay_buffers.storages.ensemble import StorageEnsemble
+from torchrl.data.replay_buffers.data_types import Convert, Data, Index, State
+from torchrl.data.replay_buffers.samplers.base import SamplerEnsemble
+from torchrl.data.replay_buffers.storages.base import StorageEnsemble, check_by_loading
 from torchrl.data.replay_buffers.storages.schema import stack_rows
-from torchrl.data.replay_buffers.writers.ensemble import WriterEnsemble
+from torchrl.data.replay_buffers.writers import WriterEnsemble
 
 
 class ReplayBufferEnsemble:
@@ -39,7 +39,9 @@ class ReplayBufferEnsemble:
             buffers if ``None``.
         generator: Where the choice of buffers comes from.
 
-    Writes: ``info["buffer_ids"] [n]``, and ``info["index"] [n, B / n]`` within each.
+    Writes: into samples of tensordicts ``("index", "buffer_ids")``, the number of the buffer of each
+    item, and ``("index", "index")``, its index there, ``[n, B / n]``; the same into
+    ``info["index"]``, and ``info["buffer_ids"] [n]``.
 
     Raises:
         TypeError: if ``sample_from_all`` comes with ``p`` or ``num_buffer_sampled``, buffers come
@@ -60,10 +62,10 @@ class ReplayBufferEnsemble:
         storages: StorageEnsemble | None = None,
         samplers: SamplerEnsemble | None = None,
         writers: WriterEnsemble | None = None,
-        transform: Callable[[Any], Any] | None = None,
+        transform: Convert | None = None,
         batch_size: int | None = None,
-        collate_fn: Callable[[list[Any]], Any] | None = None,
-        collate_fns: Sequence[Callable[[Any], Any] | None] | None = None,
+        collate_fn: Callable[[list[Data]], Data] | None = None,
+        collate_fns: Sequence[Convert | None] | None = None,
         p: Sequence[float] | Tensor | None = None,
         sample_from_all: bool = False,
         num_buffer_sampled: int | None = None,
@@ -71,9 +73,7 @@ class ReplayBufferEnsemble:
     ) -> None:
         parts = (samplers, writers, collate_fns)
         if bool(rbs) == (storages is not None) or (rbs and any(x is not None for x in parts)):
-            raise TypeError(
-                describe(self, "takes either buffers, or storages with samplers and writers")
-            )
+            raise TypeError(describe(self, "takes either buffers, or storages with samplers and writers"))
         if samplers is not None and (p is not None or sample_from_all or num_buffer_sampled):
             raise TypeError(describe(self, "the choice of buffers is that of the given samplers"))
         self.buffers = list(rbs)
@@ -89,7 +89,7 @@ class ReplayBufferEnsemble:
         self.batch_size = batch_size
         self.transform, self.collate_fn = transform, collate_fn or stack_rows
 
-    def sample(self, batch_size: int | None = None, return_info: bool = False) -> Any:
+    def sample(self, batch_size: int | None = None, return_info: bool = False) -> Data:
         """Return a batch ``[n, B / n]``; with ``return_info``, what is known about it too.
 
         Raises:
@@ -109,14 +109,40 @@ class ReplayBufferEnsemble:
         chosen = self.samplers.choose()
         parts = [self.buffers[i].sample(size // number, return_info=True) for i in chosen.tolist()]
         data = self.collate_fn([part for part, _ in parts])
+        within = stack_rows([info["index"] for _, info in parts])  # [n, B / n], or [n, B / n, ndim]
+        ids = chosen.unsqueeze(-1).expand(number, size // number)
+        if isinstance(within, Tensor):  # of as many items each, fewer at the end of a pass
+            ids = chosen.unsqueeze(-1).expand(within.shape[:2])
+        index = TensorDict(buffer_ids=ids, batch_size=ids.shape)
+        if isinstance(within, Tensor):
+            index["index"] = within
+        if is_tensor_collection(data) and data.batch_size[:2] == index.batch_size:
+            data.set("index", index)
         if self.transform is not None:
             data = self.transform(data)
         if not return_info:
             return data
-        index = stack_rows([info["index"] for _, info in parts])
         return data, {"buffer_ids": chosen, "index": index, "parts": [info for _, info in parts]}
 
-    def __getitem__(self, index: Any) -> Any:
+    @property
+    def storage(self) -> StorageEnsemble:
+        """The storages of the buffers, whose transforms samples go through."""
+        return StorageEnsemble(
+            *(buffer.storage for buffer in self.buffers),
+            transforms=[buffer.transform.outward if len(buffer.transform) else None for buffer in self.buffers],
+        )
+
+    @property
+    def sampler(self) -> SamplerEnsemble:
+        """The samplers of the buffers, and the choice among them."""
+        return self.samplers
+
+    @property
+    def writer(self) -> WriterEnsemble:
+        """The writers of the buffers."""
+        return WriterEnsemble(*(buffer.writer for buffer in self.buffers))
+
+    def __getitem__(self, index: Index) -> Data:
         """Return a buffer, or, of a pair, the rows ``index[1]`` of buffer ``index[0]``."""
         if isinstance(index, tuple):
             return self.buffers[index[0]][index[1]]
@@ -125,18 +151,15 @@ class ReplayBufferEnsemble:
     def __len__(self) -> int:
         return sum(len(buffer) for buffer in self.buffers)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Data]:
         while True:
             yield self.sample()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the state of each buffer, and of the choice among them."""
-        return {
-            "buffers": [buffer.state_dict() for buffer in self.buffers],
-            "choice": self.samplers.state_dict(),
-        }
+        return {"buffers": [buffer.state_dict() for buffer in self.buffers], "choice": self.samplers.state_dict()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         """Go on where the ensemble stood whose :meth:`state_dict` this is, or change nothing.
 
         Raises:
@@ -147,7 +170,7 @@ class ReplayBufferEnsemble:
             buffer.load_state_dict(state)
         self.samplers.load_state_dict(state_dict["choice"])
 
-    def check_state(self, state_dict: dict[str, Any]) -> None:
+    def check_state(self, state_dict: State) -> None:
         """Raise what :meth:`load_state_dict` would raise, and change nothing."""
         states = state_dict["buffers"]
         if len(states) != len(self.buffers):
@@ -162,7 +185,7 @@ class ReplayBufferEnsemble:
             )
         for buffer, state in zip(self.buffers, states, strict=True):
             buffer.check_state(state)
-        rehearse(self.samplers, state_dict["choice"])
+        check_by_loading(self.samplers, state_dict["choice"])
 
     def dumps(self, path: str | Path) -> None:
         """Write the state of each buffer, and of the choice among them, to a folder."""
@@ -188,7 +211,7 @@ class ReplayBufferEnsemble:
         """
         self.load_state_dict(self.read_save(current(path), trust=trust))
 
-    def read_save(self, folder: Path, *, trust: bool = False) -> dict[str, Any]:
+    def read_save(self, folder: Path, *, trust: bool = False) -> State:
         """Return the state that :meth:`write_save` wrote, for :meth:`load_state_dict`."""
         check_files(folder)
         homes = sorted(folder.glob("buffer_*"), key=lambda home: int(home.name[7:]))
@@ -196,10 +219,7 @@ class ReplayBufferEnsemble:
         if len(homes) != len(self.buffers):
             raise ValueError(
                 describe(
-                    self,
-                    "the save is that of another number of buffers",
-                    expected=len(self.buffers),
-                    found=len(homes),
+                    self, "the save is that of another number of buffers", expected=len(self.buffers), found=len(homes)
                 )
             )
         pairs = zip(self.buffers, homes, strict=True)
@@ -211,7 +231,7 @@ def _buffers(
     storages: StorageEnsemble,
     samplers: SamplerEnsemble | None,
     writers: WriterEnsemble | None,
-    collate_fns: Sequence[Callable[[Any], Any] | None] | None,
+    collate_fns: Sequence[Convert | None] | None,
 ) -> list[ReplayBuffer]:
     """Make buffers of their parts."""
     nothing = [None] * len(storages.storages)
@@ -224,12 +244,6 @@ def _buffers(
         strict=True,
     )
     return [
-        ReplayBuffer(
-            storage=storage,
-            transform=transform,
-            sampler=sampler,
-            writer=writer,
-            collate_fn=collate_fn,
-        )
+        ReplayBuffer(storage=storage, transform=transform, sampler=sampler, writer=writer, collate_fn=collate_fn)
         for storage, transform, sampler, writer, collate_fn in parts
     ]

@@ -16,15 +16,22 @@ from torch import Tensor
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import next_key, sibling
+from torchrl.data.replay_buffers.data_types import Data, Info
 from torchrl.data.replay_buffers.samplers.episodes import Episodes
-from torchrl.data.replay_buffers.variants import TensorDictReplayBuffer
+from torchrl.data.replay_buffers.tensordict_buffer import TensorDictReplayBuffer
 
 _GOALS = "_goal_positions"
 Rewards = Tensor | tuple[Tensor, Tensor]
 
 
 class HindsightStrategy(str, Enum):
-    """Where the goal of a relabelled step comes from."""
+    """Where the goal of a relabelled step comes from.
+
+    >>> HindsightStrategy("future") is HindsightStrategy.FUTURE
+    True
+    >>> [strategy.value for strategy in HindsightStrategy]
+    ['future', 'final', 'episode', 'random']
+    """
 
     FUTURE = "future"  # this step or a later one of its episode
     FINAL = "final"  # the last step of its episode
@@ -36,7 +43,7 @@ class HERReplayBuffer(TensorDictReplayBuffer):
     """A replay buffer that replays steps as if what they led to had been the goal.
 
     In a share of each sample, the goal becomes a goal that was achieved, by the same step or
-    another one, and the reward is computed anew. What is stored stays as it is.
+    another one, and the reward is computed again. The stored steps do not change.
 
     Args:
         reward_fn: ``batch [B] -> reward [B, 1]``, or ``(reward, terminated)`` where reaching a goal
@@ -69,8 +76,8 @@ class HERReplayBuffer(TensorDictReplayBuffer):
     ... )
     >>> done = torch.tensor([[False], [False], [True]])
     >>> achieved = torch.tensor([[1.0], [2.0], [3.0]])
-    >>> outcome = TensorDict(achieved_goal=achieved, reward=-torch.ones(3, 1), done=done)
-    >>> _ = buffer.extend(TensorDict(desired_goal=torch.full((3, 1), 9.0), next=outcome,
+    >>> result = TensorDict(achieved_goal=achieved, reward=-torch.ones(3, 1), done=done)
+    >>> _ = buffer.extend(TensorDict(desired_goal=torch.full((3, 1), 9.0), next=result,
     ...     batch_size=[3]))
     >>> buffer.sample()["desired_goal"].flatten()
     tensor([3., 3.])
@@ -89,9 +96,7 @@ class HERReplayBuffer(TensorDictReplayBuffer):
         **kwargs: Any,
     ) -> None:
         if not 0 <= her_ratio <= 1:
-            raise ValueError(
-                describe(self, "her_ratio is a share", expected="[0, 1]", found=her_ratio)
-            )
+            raise ValueError(describe(self, "her_ratio is a share", expected="[0, 1]", found=her_ratio))
         self.reward_fn, self.her_ratio = reward_fn, her_ratio
         self.strategy = HindsightStrategy(strategy)
         self.goal_key, self.achieved_goal_key = goal_key, achieved_goal_key
@@ -99,7 +104,7 @@ class HERReplayBuffer(TensorDictReplayBuffer):
         self._episodes = Episodes([end_key])
         super().__init__(**kwargs)
 
-    def _draw(self, batch_size: int) -> tuple[Tensor, dict[Any, Any], bool]:
+    def _draw(self, batch_size: int) -> tuple[Tensor, Info, bool]:
         with self._lock:
             positions, info, ran_out = super()._draw(batch_size)
             info = {**info, _GOALS: self._goals(positions)}
@@ -115,14 +120,14 @@ class HERReplayBuffer(TensorDictReplayBuffer):
             goals = torch.from_numpy((chance * len(storage)).astype(np.int64))
         else:
             self._episodes.sync(storage)
-            time, lane = self._episodes.times(positions.numpy(), storage)
-            start, stop = self._episodes.locate(time, lane)
+            time, column = self._episodes.times(positions.numpy(), storage)
+            start, stop = self._episodes.locate(time, column)
             first = {"future": time, "final": stop - 1, "episode": start}[self.strategy.value]
             goal = first + (chance * (stop - first)).astype(np.int64)
-            goals = torch.from_numpy(self._episodes.positions(goal, lane, storage))
+            goals = torch.from_numpy(self._episodes.positions(goal, column, storage))
         return torch.where(relabel, goals, -1)
 
-    def _read(self, positions: Tensor, info: dict[Any, Any]) -> Any:
+    def _read(self, positions: Tensor, info: Info) -> Data:
         goals = info.pop(_GOALS)
         data = super()._read(positions, info)
         if isinstance(data, list):

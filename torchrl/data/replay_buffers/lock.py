@@ -1,4 +1,4 @@
-"""`ProcessLock`: excludes threads and processes, and does not outlive the process that holds it."""
+"""`ProcessLock`: a lock of threads and processes that is freed if its holder dies."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from torchrl.data.replay_buffers.nameless import NamelessFile
+from torchrl._core.workers.shared_memory import AnonymousFile
 
-with contextlib.suppress(ImportError):  # there is none where there is no fork
+with contextlib.suppress(ImportError):  # there is none on systems without fork
     import fcntl
 
 LOCK, TURNSTILE = 0, 1  # bytes of the file
 
 
 class ProcessLock:
-    """A lock of threads and processes; who holds it may take it again.
+    """A reentrant lock of threads and processes.
 
     The kernel keeps it for the process that took it: if that process is killed, the lock is free.
     Copies that reach other processes, by a fork or in a pickle, are the same lock.
 
     Args:
-        look: Called whenever the lock was free and is taken: here one sees what a process that
-            died with the lock in its hands left behind.
-        path: File whose lock this is, for processes that only know its name; a nameless one if
-            ``None``.
+        look: Called whenever the lock is taken for the first time; it may repair what a process
+            that died with the lock left incomplete.
+        path: File to lock, for processes that share a folder; a file without a name if ``None``.
 
     >>> import pickle
     >>> lock = ProcessLock()
@@ -39,7 +38,7 @@ class ProcessLock:
         self.look, self._gate = look, _Gate() if path is None else _Gate.of(path)
 
     def acquire(self) -> None:
-        """Wait until nobody else holds the lock, and take it."""
+        """Wait until the lock is free, and take it."""
         if self._gate.enter() and self.look is not None:
             try:
                 self.look()
@@ -48,7 +47,7 @@ class ProcessLock:
                 raise
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._gate.leave()
 
     def __enter__(self) -> ProcessLock:
@@ -59,33 +58,33 @@ class ProcessLock:
         self._gate.leave()
 
 
-class _Gate(NamelessFile):
-    """What the locks of one process that are the same lock have in common.
+class _Gate(AnonymousFile):
+    """The file and the state that equal locks of one process share.
 
-    Record locks belong to a process, so that threads need a lock besides; and closing any
-    descriptor of the file frees them, so that a process keeps a single one.
+    Record locks belong to a process, so threads need another lock; and closing any descriptor of
+    the file frees them, so a process keeps a single one.
     """
 
     def __init__(self, number: int | None = None) -> None:
         super().__init__(number)
-        self._begin()
+        self._start()
 
     @classmethod
     def of(cls, path: Path) -> _Gate:
-        """Return the gate of a file, the same for all that name it in this process."""
+        """Return the gate of a file, the same object for each call in this process."""
         with contextlib.suppress(FileNotFoundError):
-            status = path.stat()  # before it is opened: to close it again would free the locks
+            status = path.stat()  # before opening it: closing it again would free the locks
             if (known := cls._known.get((status.st_dev, status.st_ino))) is not None:
                 return known  # type: ignore[return-value]  # files of locks are gates
         return cls(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         self._process, self._threads, self._depth = os.getpid(), threading.RLock(), 0
 
     def enter(self) -> bool:
         """Take the lock; return whether it was free."""
-        if os.getpid() != self._process:  # a fork: who held the lock before is not here
-            self._begin()
+        if os.getpid() != self._process:  # a fork, whose threads do not hold the lock
+            self._start()
         self._threads.acquire()
         if not self._depth:
             try:
@@ -97,7 +96,7 @@ class _Gate(NamelessFile):
         return self._depth == 1
 
     def _wait_for_turn(self) -> None:
-        """Take the lock through a turnstile, so that who just left cannot pass those who wait."""
+        """Take the lock in two stages, so that a process that just released it waits its turn."""
         fcntl.lockf(self.number, fcntl.LOCK_EX, 1, TURNSTILE)
         try:
             fcntl.lockf(self.number, fcntl.LOCK_EX, 1, LOCK)
@@ -105,7 +104,7 @@ class _Gate(NamelessFile):
             fcntl.lockf(self.number, fcntl.LOCK_UN, 1, TURNSTILE)
 
     def leave(self) -> None:
-        """Give the lock back, once for each time that it was taken."""
+        """Release the lock, once for each time that it was taken."""
         self._depth -= 1
         if not self._depth:
             fcntl.lockf(self.number, fcntl.LOCK_UN, 1, LOCK)

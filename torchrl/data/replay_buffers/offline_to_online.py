@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl.data.datasets.registry import load_dataset
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
+from torchrl.data.replay_buffers.data_types import Convert, State
 from torchrl.data.replay_buffers.storages.base import Storage
 from torchrl.data.replay_buffers.storages.tensor import LazyTensorStorage
-from torchrl.data.replay_buffers.variants import TensorDictReplayBuffer
+from torchrl.data.replay_buffers.tensordict_buffer import TensorDictReplayBuffer
 
 
 class OfflineToOnlineReplayBuffer:
@@ -55,17 +56,13 @@ class OfflineToOnlineReplayBuffer:
         online_capacity: int | None = None,
         offline_fraction: float = 0.5,
         batch_size: int | None = None,
-        transform: Callable[[Any], Any] | None = None,
-        **dataset_kwargs: Any,
+        transform: Convert | None = None,
+        **dataset_kwargs: object,
     ) -> None:
         if (online_storage is None) == (online_capacity is None):
             raise TypeError(describe(self, "takes either online_storage or online_capacity"))
         if not 0 <= offline_fraction <= 1:
-            raise ValueError(
-                describe(
-                    self, "offline_fraction is a share", expected="[0, 1]", found=offline_fraction
-                )
-            )
+            raise ValueError(describe(self, "offline_fraction is a share", expected="[0, 1]", found=offline_fraction))
         if isinstance(offline_dataset, str):
             offline_dataset = load_dataset(offline_dataset, **dataset_kwargs)
         elif dataset_kwargs:
@@ -82,7 +79,7 @@ class OfflineToOnlineReplayBuffer:
         self.offline_fraction = self._initial_fraction = offline_fraction
         self.batch_size, self.transform = batch_size, transform
 
-    def add(self, data: TensorDictBase) -> int | None:
+    def add(self, data: TensorDictBase) -> int | Tensor | None:
         """Store one new item; return its slot."""
         return self.online_buffer.add(data)
 
@@ -110,9 +107,7 @@ class OfflineToOnlineReplayBuffer:
         """
         size = self.batch_size if batch_size is None else batch_size
         if size is None or size < 1:
-            raise ValueError(
-                describe(self, "the size of a sample is not known", hint="Give a batch_size.")
-            )
+            raise ValueError(describe(self, "the size of a sample is not known", hint="Give a batch_size."))
         old = round(size * self.offline_fraction) if len(self.online_buffer) else size
         parts = [(self.offline_buffer, old), (self.online_buffer, size - old)]
         samples = [buffer.sample(count) for buffer, count in parts if count]
@@ -126,7 +121,7 @@ class OfflineToOnlineReplayBuffer:
         while True:
             yield self.sample()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the state of both buffers, and the share."""
         return {
             "offline": self.offline_buffer.state_dict(),
@@ -134,7 +129,7 @@ class OfflineToOnlineReplayBuffer:
             "fraction": self.offline_fraction,
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         """Go on where the buffer stood whose :meth:`state_dict` this is, or change nothing."""
         self.offline_buffer.check_state(state_dict["offline"])
         self.online_buffer.check_state(state_dict["online"])
@@ -145,10 +140,7 @@ class OfflineToOnlineReplayBuffer:
 
 
 def prefill_replay_buffer(
-    rb: ReplayBuffer,
-    dataset: ReplayBuffer | TensorDictBase,
-    n_samples: int | None = None,
-    chunk_size: int = 1000,
+    rb: ReplayBuffer, dataset: ReplayBuffer | TensorDictBase, n_samples: int | None = None, chunk_size: int = 1000
 ) -> int:
     """Copy the first rows of a dataset into a buffer, and return how many.
 

@@ -1,4 +1,4 @@
-"""`Prefetcher`: batches that threads prepare before they are asked for."""
+"""`Prefetcher`: batches that threads prepare ahead of `sample`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from torchrl.data.replay_buffers.data_types import Data, Info, State
 from torchrl.data.replay_buffers.samplers.base import Sampler
 
-Drawn = tuple[Tensor, dict[Any, Any], bool]  # positions, info, whether the pass ended
+Drawn = tuple[Tensor, Info, bool]  # positions, info, whether the pass ended
 
 
 @dataclass
 class Batch:
-    """A sample, what the sampler says about it, and whether it ended a pass."""
+    """A sample, the info of its items, and whether it ended a pass."""
 
-    data: Any
-    info: dict[Any, Any]
+    data: Data
+    info: Info
     ran_out: bool
 
 
@@ -41,8 +41,8 @@ class Prepared:
     """
 
     drawn: Drawn
-    version: Any
-    pass_state: Any
+    version: object
+    pass_state: object
     random: Tensor | None
     future: Future[Batch | None] | None = None
 
@@ -51,13 +51,13 @@ class Prefetcher:
     """A queue of batches that are prepared ahead, and dropped when the buffer changes.
 
     Items are drawn in the calling thread, one batch after the other; threads gather, collate and
-    transform them. A batch is handed out only if the buffer and the parameters of its sampler are
-    as they were when it was drawn. Otherwise all batches of the queue are dropped, the sampler goes
-    back to where it stood before the first of them, and the batch is drawn again: it is the one
-    that a buffer without prefetching returns.
+    transform them. A batch is returned only if the buffer and the parameters of its sampler are as
+    they were when it was drawn. Otherwise all batches of the queue are dropped, the sampler returns
+    to its state before the first of them, and the batch is drawn again: it equals that of a buffer
+    without prefetching.
 
-    How many batches are prepared follows from use: no more than were taken between the last two
-    changes, so that a loop that writes before every sample prepares none in vain.
+    At most as many batches are prepared as were taken between the last two changes, so that a loop
+    that writes before every sample prepares none.
 
     A caller that changes the buffer holds :attr:`lock` and calls :meth:`note_change` first.
 
@@ -65,7 +65,7 @@ class Prefetcher:
         depth: Number of batches prepared ahead at most.
         draw: ``batch_size -> drawn``.
         make: ``(drawn, version) -> Batch``, or ``None`` if the version is another one by now.
-        version_of: Returns what differs whenever stored rows or transforms have changed.
+        version_of: Returns a value that differs after each change of stored rows or transforms.
         sampler_of: Returns the sampler.
     """
 
@@ -73,8 +73,8 @@ class Prefetcher:
         self,
         depth: int,
         draw: Callable[[int], Drawn],
-        make: Callable[[Drawn, Any], Batch | None],
-        version_of: Callable[[], Any],
+        make: Callable[[Drawn, object], Batch | None],
+        version_of: Callable[[], object],
         sampler_of: Callable[[], Sampler],
     ) -> None:
         self.depth, self._draw, self._make = depth, draw, make
@@ -83,11 +83,11 @@ class Prefetcher:
         self._start()
 
     def _start(self) -> None:
-        """Begin with an empty queue, and with a lock and threads of this process."""
+        """Set up an empty queue, and a lock and threads of this process."""
         self._queue: deque[Prepared] = deque()
         self._size: int | None = None
-        self._version: Any = None  # of the buffer at the last draw
-        self._settings: dict[str, Any] = {}  # of the sampler after the last draw
+        self._version: object = None  # of the buffer at the last draw
+        self._settings: State = {}  # of the sampler after the last draw
         self._random: Tensor | None = None  # of its generator after the last draw
         self._pool: ThreadPoolExecutor | None = None
         self._process = os.getpid()
@@ -154,8 +154,8 @@ class Prefetcher:
         self._note(sampler, version)
         return Prepared(drawn, version, pass_state, random)
 
-    def _note(self, sampler: Sampler, version: Any) -> None:
-        """Note what must stay as it is for prepared batches to be handed out."""
+    def _note(self, sampler: Sampler, version: object) -> None:
+        """Record the state under which prepared batches are valid."""
         self._version, self._settings = version, sampler.settings()
         generator = sampler.generator
         self._random = None if generator is None else generator.get_state()
@@ -200,15 +200,15 @@ class Prefetcher:
         return same and torch.equal(generator.get_state(), self._random)
 
     def note_change(self) -> None:
-        """Drop all batches, since what they hold or how they are drawn changes."""
+        """Drop all batches before the buffer or its sampler changes."""
         self.discard()
         if self._taken:
             self._usual, self._taken = self._taken, 0
 
     def discard(self) -> None:
-        """Drop all batches; take the sampler back to where it stood before they were drawn.
+        """Drop all batches; restore the state of the sampler before they were drawn.
 
-        What was set from outside since then, parameters or the state of a generator, stays.
+        Parameters and generator states that were set from outside since then stay.
         """
         if not self._queue:
             return
@@ -237,13 +237,13 @@ class Prefetcher:
             self._queue, self._settings, self._random = kept
             self.discard()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what was drawn for the batches of the queue, and how batches are taken."""
+    def state_dict(self) -> State:
+        """Return the draws of the batches in the queue, and the counts of taken batches."""
         drawn = [(*each.drawn, each.pass_state, each.random) for each in self._queue]
         return {"size": self._size, "drawn": drawn, "taken": self._taken, "usual": self._usual}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the batches of a :meth:`state_dict`, once rows and sampler are loaded."""
+    def load_state_dict(self, state_dict: State) -> None:
+        """Load the draws of a :meth:`state_dict`; rows and sampler must be loaded before."""
         self._queue.clear()
         self._size = state_dict["size"]
         self._taken, self._usual = state_dict["taken"], state_dict["usual"]
@@ -252,24 +252,24 @@ class Prefetcher:
         for positions, info, ran_out, pass_state, random in state_dict["drawn"]:
             self._submit(Prepared((positions, dict(info), ran_out), version, pass_state, random))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the queue behind, and what belongs to this process."""
+    def __getstate__(self) -> State:
+        """Return the state without the queue, the lock and the threads of this process."""
         names = ("depth", "_draw", "_make", "_version_of", "_sampler_of", "_taken", "_usual")
         return {name: self.__dict__[name] for name in names}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: State) -> None:
         self.__dict__.update(state)
         self._start()
 
 
-def drop_prepared(sampler: Sampler, state: dict[str, Any]) -> None:
-    """Take a sampler back to before the batches in the ``state`` of a prefetcher were drawn."""
+def drop_prepared(sampler: Sampler, state: State) -> None:
+    """Restore the state of a sampler before the draws in the ``state`` of a prefetcher."""
     if state["drawn"]:
         *_, pass_state, random = state["drawn"][0]
         _restore(sampler, pass_state, random)
 
 
-def _restore(sampler: Sampler, pass_state: Any, random: Tensor | None) -> None:
+def _restore(sampler: Sampler, pass_state: object, random: Tensor | None) -> None:
     sampler.restore_pass(pass_state)
     if random is not None and sampler.generator is not None:
         sampler.generator.set_state(random)

@@ -1,8 +1,8 @@
-"""A replay buffer that lives in another process, here or on another machine.
+"""A replay buffer in another process, on this or on another machine.
 
 A request is the name of a method, arguments and keywords; the answer is what the method returns or
-raises. :func:`answer` is what happens at the side of the buffer, :class:`Transport` what carries
-requests there: other carriers than sockets, such as actors of a cluster, need no more than these.
+raises. :func:`answer` answers requests on the side of the buffer, a :class:`Transport` sends them
+there: another transport than sockets, such as actors of a cluster, needs no more than these.
 """
 
 from __future__ import annotations
@@ -19,36 +19,33 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from inspect import getmembers
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import (
-    Connection,
-    answer_challenge,
-    deliver_challenge,
-)
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 from typing import Any
 
 import cloudpickle
 
+from torchrl._core.attributes import is_class_attribute
 from torchrl._core.errors import WorkerError, describe, summary
 from torchrl._core.log import logger
-from torchrl._core.processes import Channel, Launcher, WorkerProcess, check_parent, start_method
+from torchrl._core.workers.pool import RequestHandler, WorkerPool
+from torchrl._core.workers.protocol import Channel
 from torchrl.data.replay_buffers.buffer import ReplayBuffer
-from torchrl.data.replay_buffers.variants import TensorDictReplayBuffer
+from torchrl.data.replay_buffers.data_types import Data, Index
+from torchrl.data.replay_buffers.tensordict_buffer import TensorDictReplayBuffer
 
 Address = tuple[str, int]  # host and port
-HANDSHAKE = 8.0  # seconds that client and server have to prove that they know the key
+HANDSHAKE = 8.0  # seconds in which client and server must prove that they have the key
 _PAUSE = 0.05  # seconds between two tries to accept a client while no descriptor is free
 _SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 SPECIAL = {"__len__", "__getitem__", "__setitem__", "__repr__"}
-METHODS = SPECIAL | {
-    name for name, _ in getmembers(TensorDictReplayBuffer, callable) if name[0] != "_"
-}
-METHODS -= {"share"}  # a remote buffer is
+METHODS = SPECIAL | {name for name, _ in getmembers(TensorDictReplayBuffer, callable) if name[0] != "_"}
+METHODS -= {"share"}  # a remote buffer is shared
 PROPERTIES = {"batch_size", "ndim", "ran_out", "write_count"}
-Answer = tuple[Any, BaseException | None, str]  # what was returned, or raised, and where
+Answer = tuple[Any, BaseException | None, str]  # value; or None, an error and its traceback
 
 
-def answer(buffer: ReplayBuffer, name: str, args: tuple, kwargs: dict[str, Any]) -> Answer:
-    """Do what a request asks of a buffer.
+def answer(buffer: ReplayBuffer, name: str, args: tuple, kwargs: dict[str, object]) -> Answer:
+    """Call the method of a buffer that a request names; return its value or its error.
 
     >>> buffer = ReplayBuffer()
     >>> answer(buffer, "add", ("an item",), {})
@@ -62,11 +59,11 @@ def answer(buffer: ReplayBuffer, name: str, args: tuple, kwargs: dict[str, Any])
         result = getattr(buffer, name)(*args, **kwargs)
         return None if result is buffer else result, None, ""
     except BaseException as error:
-        return None, *_told(error)
+        return None, *portable(error)
 
 
-def _told(error: BaseException) -> tuple[BaseException, str]:
-    """Return an error that can be raised elsewhere, and its traceback."""
+def portable(error: BaseException) -> tuple[BaseException, str]:
+    """Return an error that can be pickled, and its traceback."""
     brief, trace = summary(error)
     try:
         pickle.loads(cloudpickle.dumps(error))
@@ -79,30 +76,40 @@ def _told(error: BaseException) -> tuple[BaseException, str]:
 
 
 class Transport(ABC):
-    """Carries requests to a buffer, and answers back. Its pickled copies lead there too.
+    """Sends requests to a buffer, and returns the answers. Pickled copies lead to the same buffer.
 
     Hooks:
         call: ``(name, args, kwargs) -> Answer``, as :func:`answer` makes them.
+
+    >>> from torchrl.data import ReplayBuffer
+    >>> class Direct(Transport):
+    ...     def __init__(self, buffer):
+    ...         self.buffer = buffer
+    ...
+    ...     def call(self, name, args, kwargs):
+    ...         return answer(self.buffer, name, args, kwargs)
+    >>> Direct(ReplayBuffer()).call("__len__", (), {})[0]
+    0
     """
 
     @abstractmethod
-    def call(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Answer: ...
+    def call(self, name: str, args: tuple, kwargs: dict[str, object]) -> Answer: ...
 
     def close(self) -> None:
-        """Release what this object holds."""
+        """Close the connection."""
 
 
 class RemoteReplayBuffer:
-    """Looks like the replay buffer that a transport leads to.
+    """Has the methods of the replay buffer that a transport leads to.
 
     Copies in other processes lead to the same buffer, so that collectors' workers may write to it,
-    whatever its storage and its sampler; all of it happens there, in one place.
+    whatever its storage and its sampler; each call runs in the process of the buffer.
 
     Args:
         transport: Leads to the buffer; a :class:`BufferProcess` makes a process for it.
 
     Raises:
-        WorkerError: when nobody answers; else what the buffer itself raises.
+        WorkerError: if there is no answer; else what the buffer itself raises.
 
     >>> import torch
     >>> with RemoteReplayBuffer(BufferProcess(ReplayBuffer)) as buffer:
@@ -116,42 +123,43 @@ class RemoteReplayBuffer:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def _ask(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def _call(self, name: str, *args: object, **kwargs: object) -> Any:
         result, error, where = self._transport.call(name, args, kwargs)
         if error is not None:
             raise error from WorkerError(f"In the process of the replay buffer:\n{where}")
         return result
 
     def __getattr__(self, name: str) -> Any:
-        if name in PROPERTIES:
-            return self._ask(name)
-        if name in METHODS and not name.startswith("__"):
-            return lambda *args, **kwargs: self._ask(name, *args, **kwargs)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        if not is_class_attribute(self, name):
+            if name in PROPERTIES:
+                return self._call(name)
+            if name in METHODS and not name.startswith("__"):
+                return lambda *args, **kwargs: self._call(name, *args, **kwargs)
+        return object.__getattribute__(self, name)  # raises the error, also that of a property
 
     def __len__(self) -> int:
-        return self._ask("__len__")
+        return self._call("__len__")
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._ask("__getitem__", index)
+    def __getitem__(self, index: Index) -> Data:
+        return self._call("__getitem__", index)
 
-    def __setitem__(self, index: Any, data: Any) -> None:
-        self._ask("__setitem__", index, data)
+    def __setitem__(self, index: Index, data: Data) -> None:
+        self._call("__setitem__", index, data)
 
-    def __next__(self) -> Any:
-        return self._ask("sample")
+    def __next__(self) -> Data:
+        return self._call("sample")
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Data]:
         while True:
             yield next(self)
             if self.ran_out:
                 return
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._ask('__repr__')})"
+        return f"{type(self).__name__}({self._call('__repr__')})"
 
     def close(self) -> None:
-        """Let go of the buffer; it ends if this object started its process."""
+        """Close the transport; a buffer whose process it started ends."""
         self._transport.close()
 
     def __enter__(self) -> RemoteReplayBuffer:
@@ -161,13 +169,37 @@ class RemoteReplayBuffer:
         self.close()
 
 
+class RemoteTensorDictReplayBuffer(TensorDictReplayBuffer):
+    """A :class:`TensorDictReplayBuffer` that other processes may call once :meth:`serve` was called.
+
+    In the process that makes it, it is a buffer like any other.
+
+    Args:
+        **kwargs: As for :class:`TensorDictReplayBuffer`.
+
+    >>> from tensordict import TensorDict
+    >>> import torch
+    >>> buffer = RemoteTensorDictReplayBuffer(batch_size=2)
+    >>> server = buffer.serve(key=b"secret")
+    >>> with RemoteReplayBuffer(SocketTransport(server.address, b"secret")) as remote:
+    ...     _ = remote.extend(TensorDict(a=torch.zeros(3), batch_size=[3]))
+    >>> server.close()
+    >>> len(buffer)
+    3
+    """
+
+    def serve(self, key: bytes, address: Address = ("localhost", 0)) -> BufferServer:
+        """Answer the requests of other processes from now on: see :class:`BufferServer`."""
+        return BufferServer(self, address, key)
+
+
 class BufferServer:
     """Answers requests that come over sockets, each client in a thread of its own.
 
     Args:
-        buffer: What they are about.
-        address: Host and port to listen at; port 0 is any that is free.
-        key: What clients must know: requests are pickles, and who sends one may do anything here.
+        buffer: Receives the requests.
+        address: Host and port to listen at; port 0 is any free port.
+        key: Secret that clients must have: requests are pickles, which can run any code here.
 
     >>> server = BufferServer(ReplayBuffer(), ("localhost", 0), b"secret")
     >>> with RemoteReplayBuffer(SocketTransport(server.address, b"secret")) as buffer:
@@ -183,7 +215,7 @@ class BufferServer:
         self.address: Address = self._listener.getsockname()
         self._start(self._accept)
 
-    def _start(self, target: Callable[..., None], *args: Any) -> None:
+    def _start(self, target: Callable[..., None], *args: object) -> None:
         threading.Thread(target=target, args=args, name="replay-server", daemon=True).start()
 
     def _accept(self) -> None:
@@ -191,7 +223,7 @@ class BufferServer:
             try:
                 accepted, _ = self._listener.accept()
             except OSError as error:
-                # Closed; else a client that left already, or no descriptor is free: one will be.
+                # Closed; else the client has left, or no descriptor is free at the moment.
                 if not self._closed.wait(_PAUSE) and error.errno in _SHORTAGES:
                     logger.info("The server of a replay buffer accepts no client now: %s", error)
                 continue
@@ -216,9 +248,7 @@ class BufferServer:
                 except BaseException as error:
                     brief, trace = summary(error)
                     logger.info("The server of a replay buffer cannot read a request: %s", brief)
-                    failure = WorkerError(
-                        describe("RemoteReplayBuffer", f"the request cannot be read: {brief}")
-                    )
+                    failure = WorkerError(describe("RemoteReplayBuffer", f"the request cannot be read: {brief}"))
                     connection.send_bytes(_pickled((None, failure, trace)))
                     return
                 connection.send_bytes(_pickled(answer(self.buffer, name, args, kwargs)))
@@ -233,9 +263,9 @@ class BufferServer:
 
 @contextlib.contextmanager
 def time_limit(connection: Connection, seconds: float) -> Iterator[None]:
-    """Shut a connection down if the block takes longer, so that a caller that waits there raises.
+    """Shut a connection down if the block takes longer, so that a call that waits in it raises.
 
-    A limit for each read would not do: a byte now and then would hold the connection for hours.
+    A limit for each read would not be enough: single bytes could keep the connection for hours.
     """
 
     def shut_down() -> None:
@@ -259,24 +289,31 @@ def _pickled(found: Answer) -> bytes:
         return cloudpickle.dumps(found)
     except BaseException as error:
         brief, trace = summary(error)
-        return cloudpickle.dumps(
-            (None, WorkerError(f"the answer cannot be pickled: {brief}"), trace)
-        )
+        return cloudpickle.dumps((None, WorkerError(f"the answer cannot be pickled: {brief}"), trace))
 
 
 class SocketTransport(Transport):
-    """Carries requests to a :class:`BufferServer`; each thread has a connection of its own.
+    """Sends requests to a :class:`BufferServer`; each thread has a connection of its own.
 
     Args:
         address: Host and port of the server.
-        key: What it wants to be told.
+        key: Secret of the server.
+
+    >>> from torchrl.data import ReplayBuffer
+    >>> server = BufferServer(ReplayBuffer(), ("localhost", 0), b"secret")
+    >>> transport = SocketTransport(server.address, b"secret")
+    >>> _ = transport.call("extend", (range(5),), {})
+    >>> transport.call("__len__", (), {})[0]
+    5
+    >>> transport.close(), server.close()
+    (None, None)
     """
 
     def __init__(self, address: Address, key: bytes) -> None:
         self.address, self.key = address, key
         self._local = threading.local()
 
-    def call(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Answer:
+    def call(self, name: str, args: tuple, kwargs: dict[str, object]) -> Answer:
         """Send a request; wait for the answer."""
         request = cloudpickle.dumps((name, args, kwargs))
         try:
@@ -288,9 +325,8 @@ class SocketTransport(Transport):
             raise WorkerError(
                 describe(
                     "RemoteReplayBuffer",
-                    f"nobody answers at {self.address}: {type(error).__name__} {error}".rstrip(),
-                    hint="Its process has ended or has no room for another client, or the key is "
-                    "not the server's.",
+                    f"no answer at {self.address}: {type(error).__name__} {error}".rstrip(),
+                    hint="Its process has ended or has no room for another client, or the key is not the server's.",
                 )
             ) from None
 
@@ -321,39 +357,44 @@ class SocketTransport(Transport):
         if connection is not None and owner == os.getpid():
             connection.close()
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type[SocketTransport], tuple[Address, bytes]]:
         return SocketTransport, (self.address, self.key)
 
 
 class BufferProcess(SocketTransport):
-    """Starts a process for a buffer, and leads to it; the process ends with this object's.
+    """Starts a process for a buffer, and leads to it; the process ends with this object.
 
     Args:
-        create_buffer: Makes the buffer, there.
-        host: Name of this machine, for clients on others; only this machine is served by default.
+        create_buffer: Makes the buffer, in that process.
+        host: Name of this machine, for clients on others; by default only this machine is served.
         mp_start_method: ``"fork"`` or ``"spawn"``; fork where that is safe if ``None``.
+
+    Raises:
+        Exception: the error of ``create_buffer``.
+        WorkerError: if the process died before the buffer was made.
+
+    >>> from torchrl.data import RemoteReplayBuffer, ReplayBuffer
+    >>> process = BufferProcess(ReplayBuffer)
+    >>> buffer = RemoteReplayBuffer(process)
+    >>> _ = buffer.extend(range(5))
+    >>> len(buffer)
+    5
+    >>> process.close()
     """
 
     def __init__(
-        self,
-        create_buffer: Callable[[], ReplayBuffer],
-        *,
-        host: str = "localhost",
-        mp_start_method: str | None = None,
+        self, create_buffer: Callable[[], ReplayBuffer], *, host: str = "localhost", mp_start_method: str | None = None
     ) -> None:
         key = secrets.token_bytes(32)
-        launcher = Launcher(start_method(mp_start_method), preload="torchrl.data")
-        try:
-            worker = WorkerProcess(_live, (create_buffer, host, key), launcher, number=0)
-        except BaseException:
-            launcher.close()
-            raise
-        self._finalizer = weakref.finalize(self, _end, worker)
-        self._pid = worker.pid
-        try:
-            address, error, where = worker.channel.receive()[1]
-        except EOFError:
-            address, error, where = None, WorkerError(f"the process {worker.ending()}"), ""
+        self.pool = WorkerPool(
+            "RemoteReplayBuffer",
+            _serve,
+            [(create_buffer, host, key)],
+            mp_start_method=mp_start_method,
+            preload="torchrl.data",
+        )
+        self._finalizer = weakref.finalize(self, self.pool.close)
+        address, error, where = self.pool.answer(0)
         super().__init__(address, key)
         if error is not None:
             self.close()
@@ -365,23 +406,15 @@ class BufferProcess(SocketTransport):
         self._finalizer()
 
 
-def _end(worker: WorkerProcess) -> None:
-    if worker.owner == os.getpid():  # not in a fork of the process that made it
+def _serve(channel: Channel, create_buffer: Callable[[], ReplayBuffer], host: str, key: bytes) -> None:
+    """Make a buffer in a worker process and serve it, until the pool ends the worker."""
+    handler = RequestHandler(channel)
+
+    def build() -> Answer:
         try:
-            worker.stop()
-        finally:
-            worker.launcher.close()
+            return BufferServer(create_buffer(), (host, 0), key).address, None, ""
+        except BaseException as error:
+            return None, *portable(error)
 
-
-def _live(
-    channel: Channel, create_buffer: Callable[[], ReplayBuffer], host: str, key: bytes
-) -> None:
-    """Serve a buffer until the channel closes."""
-    tick = check_parent(os.getppid())
-    found: Answer
-    try:
-        found = BufferServer(create_buffer(), (host, 0), key).address, None, ""
-    except BaseException as error:
-        found = None, *_told(error)
-    channel.send(b"R", found)
-    channel.receive(tick)
+    handler.answer(build)
+    channel.receive(handler.tick)

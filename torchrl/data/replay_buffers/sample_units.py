@@ -1,4 +1,4 @@
-"""What a sampled position stands for: one item, or a window of items around it.
+"""`SampleUnit`: return one item for each sampled position, or a window of items around it.
 
 Legend: ``A`` anchors, the positions that a sampler draws; ``w`` items of a window; ``B`` items of a
 sample.
@@ -7,7 +7,6 @@ sample.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,29 +14,36 @@ from tensordict import NestedKey
 from torch import Tensor
 
 from torchrl._core.errors import describe
+from torchrl.data.replay_buffers.data_types import Info
 from torchrl.data.replay_buffers.samplers.episodes import Episodes
-from torchrl.data.replay_buffers.samplers.prioritized_slice import PrioritizedSliceSampler
-from torchrl.data.replay_buffers.samplers.slice import SliceSampler
+from torchrl.data.replay_buffers.samplers.slice import PrioritizedSliceSampler, SliceSampler
 from torchrl.data.replay_buffers.storages.base import Storage
 
 BOUNDARIES = ("pad", "stop", "include_reset")
 
 
 class SampleUnit(ABC):
-    """Turns what a sampler draws into the items of a sample. A buffer has a unit of its own.
+    """Maps the positions that a sampler draws to those of a sample. Each buffer needs its own.
 
     Hooks:
         expand: ``(anchors [A], storage) -> (positions [B], number of each [A], info)``: the items
             of the first anchor, then those of the second; ``info [B]`` joins the sample.
+
+    >>> from torchrl.data import ReplayBuffer
+    >>> class Twice(SampleUnit):
+    ...     def expand(self, anchors, storage):
+    ...         return anchors.repeat_interleave(2), torch.full_like(anchors, 2), {}
+    >>> buffer = ReplayBuffer(sample_unit=Twice(), batch_size=3)
+    >>> _ = buffer.extend(torch.arange(9))
+    >>> buffer.sample().shape
+    torch.Size([6])
     """
 
     @abstractmethod
-    def expand(self, anchors: Tensor, storage: Storage) -> tuple[Tensor, Tensor, dict]: ...
+    def expand(self, anchors: Tensor, storage: Storage) -> tuple[Tensor, Tensor, Info]: ...
 
-    def __call__(
-        self, sampler: Any, anchors: Tensor, info: dict[Any, Any], storage: Storage
-    ) -> tuple[Tensor, dict[Any, Any]]:
-        """Return the positions ``[B]`` of a sample, and what is known about them.
+    def __call__(self, sampler: object, anchors: Tensor, info: Info, storage: Storage) -> tuple[Tensor, Info]:
+        """Return the positions ``[B]`` of a sample, and the info about them.
 
         Raises:
             TypeError: if the sampler draws slices, which are windows already.
@@ -56,7 +62,7 @@ class SampleUnit(ABC):
 
 
 class Transition(SampleUnit):
-    """Each position stands for its own item.
+    """Return the item at each position.
 
     >>> from torchrl.data import ReplayBuffer
     >>> buffer = ReplayBuffer(sample_unit=Transition(), batch_size=3)
@@ -65,23 +71,23 @@ class Transition(SampleUnit):
     torch.Size([3])
     """
 
-    def expand(self, anchors: Tensor, storage: Storage) -> tuple[Tensor, Tensor, dict]:
+    def expand(self, anchors: Tensor, storage: Storage) -> tuple[Tensor, Tensor, Info]:
         """Return the anchors."""
         return anchors, torch.ones_like(anchors), {}
 
 
 class Sequence(SampleUnit):
-    """Each position stands for a window of steps, the first of which to learn from is its own.
+    """Return a window of steps for each position, its anchor: the first step to learn from.
 
     A window is ``burn_in`` steps that warm up a recurrent state, ``length`` steps to learn from,
     and ``bootstrap`` steps whose values are targets.
 
     Args:
         length: Steps to learn from, from the anchor on.
-        episode_boundary: What there is of a window beyond the episode of its anchor: ``"pad"``
-            repeats the step at the edge, ``"stop"`` leaves it out, ``"include_reset"`` takes the
-            steps of the episodes before and after, and repeats where none are stored.
-        done_key: Entry that says where episodes end.
+        episode_boundary: The steps of a window beyond the episode of its anchor: ``"pad"`` repeats
+            the step at the edge, ``"stop"`` omits them, ``"include_reset"`` takes those of the
+            episodes before and after, and repeats where none are stored.
+        done_key: Flag of the end of an episode.
         burn_in: Steps before the anchor.
         bootstrap: Steps after those to learn from.
         dilation: From one step of the window to the next, in steps of the episode.
@@ -129,33 +135,29 @@ class Sequence(SampleUnit):
                 )
             )
         if episode_boundary not in BOUNDARIES:
-            raise ValueError(
-                describe(
-                    self, "unknown episode_boundary", expected=BOUNDARIES, found=episode_boundary
-                )
-            )
+            raise ValueError(describe(self, "unknown episode_boundary", expected=BOUNDARIES, found=episode_boundary))
         self.length, self.episode_boundary, self.done_key = length, episode_boundary, done_key
         self.burn_in, self.bootstrap, self.dilation = burn_in, bootstrap, dilation
         self._episodes = Episodes([done_key])
 
-    def expand(self, anchors: Tensor, storage: Storage) -> tuple[Tensor, Tensor, dict]:
-        """Return the positions of the windows, the sizes of these, and what their steps are."""
+    def expand(self, anchors: Tensor, storage: Storage) -> tuple[Tensor, Tensor, Info]:
+        """Return the positions of the windows, their sizes, and the masks of their steps."""
         episodes = self._episodes
         episodes.sync(storage)
-        time, lane = episodes.times(anchors.numpy(), storage)
+        time, column = episodes.times(anchors.numpy(), storage)
         if self.episode_boundary == "include_reset":
-            start, stop = np.full_like(time, episodes.begin), np.full_like(time, episodes.now)
+            start, stop = np.full_like(time, episodes.oldest), np.full_like(time, episodes.now)
         else:
-            start, stop = episodes.locate(time, lane)
+            start, stop = episodes.locate(time, column)
         place = np.arange(-self.burn_in, self.length + self.bootstrap)  # [w]
         steps = time[:, None] + self.dilation * place  # [A, w]
         valid = (steps >= start[:, None]) & (steps < stop[:, None])
         learning = valid & (place >= 0) & (place < self.length)
         steps = np.clip(steps, start[:, None], stop[:, None] - 1)
         kept = valid if self.episode_boundary == "stop" else np.ones_like(valid)
-        positions = episodes.positions(steps, lane[:, None], storage)[kept]
+        positions = episodes.positions(steps, column[:, None], storage)[kept]
         number = torch.from_numpy(kept.sum(1))  # [A]
-        info = {
+        info: Info = {
             "anchor_index": storage.coordinates(anchors).repeat_interleave(number, 0),
             "learning_mask": torch.from_numpy(learning[kept]),
             "validity_mask": torch.from_numpy(valid[kept]),
@@ -163,10 +165,8 @@ class Sequence(SampleUnit):
         return torch.from_numpy(positions), number, info
 
 
-def priorities_of_anchors(
-    anchors: Tensor, priority: Tensor, learning: Tensor, reduction: str
-) -> tuple[Tensor, Tensor]:
-    """Make one priority of those of the steps that were learned from.
+def priorities_of_anchors(anchors: Tensor, priority: Tensor, learning: Tensor, reduction: str) -> tuple[Tensor, Tensor]:
+    """Reduce the priorities of the steps that were learned from to one for each anchor.
 
     Args:
         anchors: Positions ``[B]``, one for each step.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from torchrl._core.errors import describe
+from torchrl.data.replay_buffers.data_types import State
 
 
 class ParameterScheduler(ABC):
-    """Sets an attribute anew at each :meth:`step`.
+    """Sets an attribute at each :meth:`step`.
 
     Args:
         obj: A sampler or a replay buffer; of a buffer, the attribute may be its sampler's.
@@ -23,21 +23,24 @@ class ParameterScheduler(ABC):
 
     Raises:
         AttributeError: if there is no such attribute.
+
+    >>> from torchrl.data import PrioritizedSampler
+    >>> class Halve(ParameterScheduler):
+    ...     def _value(self, step):
+    ...         return 0.5**step
+    >>> sampler = PrioritizedSampler(10, alpha=0.6, beta=1.0)
+    >>> Halve(sampler, "beta").step()
+    >>> sampler.beta
+    0.5
     """
 
     def __init__(
-        self,
-        obj: Any,
-        param_name: str,
-        min_value: float | None = None,
-        max_value: float | None = None,
+        self, obj: object, param_name: str, min_value: float | None = None, max_value: float | None = None
     ) -> None:
         if not hasattr(obj, param_name):
             sampler = getattr(obj, "sampler", None)
             if not hasattr(sampler, param_name):
-                raise AttributeError(
-                    describe(self, f"{type(obj).__name__} has no attribute {param_name!r}")
-                )
+                raise AttributeError(describe(self, f"{type(obj).__name__} has no attribute {param_name!r}"))
             obj = sampler
         self.obj, self.param_name = obj, param_name
         self.min_value, self.max_value = min_value, max_value
@@ -57,11 +60,11 @@ class ParameterScheduler(ABC):
             value = min(value, self.max_value)
         setattr(self.obj, self.param_name, value)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return where the schedule stands."""
         return {"steps": self._steps, "initial_value": self.initial_value}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         """Go on where the schedule stood whose :meth:`state_dict` this is."""
         self._steps, self.initial_value = state_dict["steps"], state_dict["initial_value"]
 
@@ -86,7 +89,7 @@ class LinearScheduler(ParameterScheduler):
     1.0
     """
 
-    def __init__(self, obj: Any, param_name: str, final_value: float, num_steps: int) -> None:
+    def __init__(self, obj: object, param_name: str, final_value: float, num_steps: int) -> None:
         super().__init__(obj, param_name)
         if num_steps < 1:
             raise ValueError(describe(self, "num_steps must be at least 1", found=num_steps))
@@ -108,11 +111,22 @@ class StepScheduler(ParameterScheduler):
         mode: ``"multiplicative"`` or ``"additive"``.
         min_value: The attribute never falls below.
         max_value: The attribute never rises above.
+
+    >>> from torchrl.data import PrioritizedSampler
+    >>> sampler = PrioritizedSampler(10, alpha=0.8, beta=0.4)
+    >>> scheduler = StepScheduler(sampler, "alpha", gamma=0.5, n_steps=2)
+    >>> for _ in range(4):
+    ...     scheduler.step()
+    ...     print(sampler.alpha)
+    0.8
+    0.4
+    0.4
+    0.2
     """
 
     def __init__(
         self,
-        obj: Any,
+        obj: object,
         param_name: str,
         gamma: float = 0.9,
         n_steps: int = 1,
@@ -148,11 +162,21 @@ class LambdaScheduler(ParameterScheduler):
         lambda_fn: ``step -> value``, called with 1, 2, ...
         min_value: The attribute never falls below.
         max_value: The attribute never rises above.
+
+    >>> from torchrl.data import PrioritizedSampler
+    >>> sampler = PrioritizedSampler(10, alpha=0.6, beta=0.4)
+    >>> scheduler = LambdaScheduler(sampler, "beta", lambda step: 0.4 + 0.25 * step, max_value=1.0)
+    >>> for _ in range(3):
+    ...     scheduler.step()
+    ...     print(sampler.beta)
+    0.65
+    0.9
+    1.0
     """
 
     def __init__(
         self,
-        obj: Any,
+        obj: object,
         param_name: str,
         lambda_fn: Callable[[int], float],
         min_value: float | None = None,
@@ -170,6 +194,14 @@ class SchedulerList:
 
     Args:
         schedulers: The schedulers.
+
+    >>> from torchrl.data import PrioritizedSampler
+    >>> sampler = PrioritizedSampler(10, alpha=0.8, beta=0.4)
+    >>> rise = LinearScheduler(sampler, "beta", final_value=1.0, num_steps=2)
+    >>> scheduler = SchedulerList([rise, StepScheduler(sampler, "alpha", gamma=0.5)])
+    >>> scheduler.step()
+    >>> round(sampler.beta, 2), sampler.alpha
+    (0.7, 0.4)
     """
 
     def __init__(self, schedulers: Sequence[ParameterScheduler]) -> None:
@@ -184,11 +216,11 @@ class SchedulerList:
         for scheduler in self.schedulers:
             scheduler.step()
 
-    def state_dict(self) -> list[dict[str, Any]]:
+    def state_dict(self) -> list[State]:
         """Return where each schedule stands."""
         return [scheduler.state_dict() for scheduler in self.schedulers]
 
-    def load_state_dict(self, state_dict: Sequence[dict[str, Any]]) -> None:
+    def load_state_dict(self, state_dict: Sequence[State]) -> None:
         """Go on where the schedules stood whose :meth:`state_dict` this is."""
         for scheduler, state in zip(self.schedulers, state_dict, strict=True):
             scheduler.load_state_dict(state)

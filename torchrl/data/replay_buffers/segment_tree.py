@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from torchrl._core.errors import describe
+from torchrl.data.replay_buffers.data_types import State
 
 TOP = 2048  # nodes of the flat top: scanned at once, in half the time of its levels
 BLOCK = 64  # values that an extreme is taken of at once
@@ -26,7 +26,7 @@ class SumTree:
     """Values ``[N]`` that can be drawn in proportion to their size.
 
     A binary tree in one array, every level of a batch at once; its top is flat. A parent is always
-    computed anew from its two children, so that errors do not build up.
+    computed again from its two children, so that errors do not build up.
 
     Args:
         size: Number of leaves, zero at first.
@@ -53,11 +53,11 @@ class SumTree:
         self._before = memory[1:]  # node i - 1 at i
         self._pairs = self._nodes.view(np.complex128)  # two children in one number
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         views = ("_nodes", "_before", "_pairs")
         return {name: value for name, value in self.__dict__.items() if name not in views}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: State) -> None:
         self.__dict__.update(state)
         self._look_at(self._memory)
 
@@ -177,9 +177,7 @@ class Extreme:
     _at: int
     _best: float
 
-    def __init__(
-        self, values: np.ndarray, combine: np.ufunc, absent: float, neutral: float
-    ) -> None:
+    def __init__(self, values: np.ndarray, combine: np.ufunc, absent: float, neutral: float) -> None:
         self._values, self._combine = values, combine
         self._absent, self._neutral = absent, neutral
         least = combine is np.minimum

@@ -1,29 +1,24 @@
-"""Specs: what the entries of a tensordict may hold."""
+"""Specs: shapes, dtypes, devices and sets of values of the entries of a tensordict."""
 
 from torchrl._core.legacy import old_names
 from torchrl.data.tensor_specs._legacy import OLD
 from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.binary import Binary
+from torchrl.data.tensor_specs.bounded import Bounded, BoundedContinuous, BoundedDiscrete
+from torchrl.data.tensor_specs.categorical import Categorical, OneHot
 from torchrl.data.tensor_specs.composite import Composite
-from torchrl.data.tensor_specs.continuous import (
-    Bounded,
-    BoundedContinuous,
-    BoundedDiscrete,
-    Unbounded,
-    UnboundedContinuous,
-    UnboundedDiscrete,
-)
-from torchrl.data.tensor_specs.discrete import Categorical, OneHot
 from torchrl.data.tensor_specs.from_data import make_composite_from_td
-from torchrl.data.tensor_specs.lazy import (
+from torchrl.data.tensor_specs.multi import MultiCategorical, MultiOneHot
+from torchrl.data.tensor_specs.nontensor import Choice, NonTensor
+from torchrl.data.tensor_specs.spaces import BinaryBox, Box, BoxList, CategoricalBox, ContinuousBox
+from torchrl.data.tensor_specs.stacked import (
+    Stacked,
+    StackedComposite,
     check_no_exclusive_keys,
     consolidate_spec,
     contains_lazy_spec,
 )
-from torchrl.data.tensor_specs.multi import MultiCategorical, MultiOneHot
-from torchrl.data.tensor_specs.nontensor import Choice, NonTensor
-from torchrl.data.tensor_specs.spaces import BinaryBox, Box, BoxList, CategoricalBox, ContinuousBox
-from torchrl.data.tensor_specs.stacked import Stacked, StackedComposite
+from torchrl.data.tensor_specs.unbounded import Unbounded, UnboundedContinuous, UnboundedDiscrete
 
 __getattr__ = old_names(__name__, OLD)
 __all__ = [

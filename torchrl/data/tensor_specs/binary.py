@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from torchrl._core.devices import check_devices
-from torchrl._core.errors import SpecError, describe
-from torchrl.data.tensor_specs.base import TensorSpec
-from torchrl.data.tensor_specs.combinations import all_combinations
-from torchrl.data.tensor_specs.masks import check_last, check_n
-from torchrl.data.tensor_specs.shaping import Op
+from torchrl._core.errors import ShapeError, SpecError, describe
+from torchrl.data.tensor_specs.base import Op, TensorSpec
+from torchrl.data.tensor_specs.categorical import check_last, check_n
+from torchrl.data.tensor_specs.helpers import DeviceLike, Value, all_combinations, as_size, wrap_dim
 from torchrl.data.tensor_specs.spaces import BinaryBox
-from torchrl.data.tensor_specs.tools import DeviceLike, as_size
 
 
 class Binary(TensorSpec):
@@ -50,9 +47,7 @@ class Binary(TensorSpec):
         check_devices(self, device=device)
         if shape is None:
             if n is None:
-                raise SpecError(
-                    describe(self, "needs a number of bits or a shape", hint="Write Binary(n).")
-                )
+                raise SpecError(describe(self, "needs a number of bits or a shape", hint="Write Binary(n)."))
             shape = n
         size = as_size(shape)
         if n is None:
@@ -62,6 +57,7 @@ class Binary(TensorSpec):
             if size or n != 1:
                 check_last(self, size, n)
         super().__init__(size, BinaryBox(n), device, dtype, "discrete")
+        self._feature_ndim = min(len(size), 1)  # single bits have no dimension of their own
 
     @property
     def n(self) -> int:
@@ -69,7 +65,7 @@ class Binary(TensorSpec):
         return self.space.n
 
     def _rand(self, size: torch.Size) -> Tensor:
-        return torch.empty(size, dtype=self.dtype, device=self.device).random_(0, 2)
+        return torch.empty(size, dtype=self.dtype, device=self._device).random_(0, 2)
 
     def _contains(self, val: Tensor) -> bool:
         return bool(((val == 0) | (val == 1)).all())
@@ -87,11 +83,21 @@ class Binary(TensorSpec):
         spec = self._derive(op)
         return spec._with(space=BinaryBox(spec.shape[-1] if spec.shape else 1))
 
+    def unbind(self, dim: int = 0) -> tuple[Binary, ...]:
+        """Return the specs of the slices of a value along a dimension before the last.
+
+        Raises:
+            ShapeError: if it is the last dimension, which holds one value.
+        """
+        if self._feature_ndim and wrap_dim(self, dim, len(self.shape)) == len(self.shape) - 1:
+            raise ShapeError(describe(self, "cannot give up its last dimension, which holds one value", found=dim))
+        return super().unbind(dim)
+
     def cardinality(self) -> float:
         """Return how many values there are."""
         return 2 ** self.numel()
 
-    def enumerate(self, use_mask: bool = False) -> Any:
+    def enumerate(self, use_mask: bool = False) -> Value:
         """Return every value, stacked ``[N, *B, n]``."""
-        values = all_combinations([range(2)] * self.numel(), self.dtype, self.device)
+        values = all_combinations([range(2)] * self.numel(), self.dtype, self._device)
         return values.reshape(-1, *self.shape)

@@ -5,23 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tensordict import (
-    LazyStackedTensorDict,
-    NonTensorStack,
-    is_non_tensor,
-    is_tensor_collection,
-    is_tensorclass,
-)
+from tensordict import LazyStackedTensorDict, NonTensorStack, is_non_tensor, is_tensor_collection, is_tensorclass
 
 from torchrl.data.tensor_specs.base import TensorSpec
 from torchrl.data.tensor_specs.composite import Composite
-from torchrl.data.tensor_specs.continuous import Unbounded
+from torchrl.data.tensor_specs.helpers import Value
 from torchrl.data.tensor_specs.nontensor import NonTensor
 from torchrl.data.tensor_specs.stacked import stack_specs
+from torchrl.data.tensor_specs.unbounded import Unbounded
 
 
 def make_composite_from_td(
-    data: Any, *, unsqueeze_null_shapes: bool = True, dynamic_shape: bool = False
+    data: Value, *, unsqueeze_null_shapes: bool = True, dynamic_shape: bool = False
 ) -> Composite:
     """Return a composite of unbounded specs that ``data`` is in.
 
@@ -46,7 +41,7 @@ def make_composite_from_td(
     return Composite(specs, shape=data.batch_size, device=data.device, data_cls=cls)
 
 
-def _spec_of(value: Any, batch_ndim: int, options: dict[str, bool]) -> TensorSpec:
+def _spec_of(value: Value, batch_ndim: int, options: dict[str, bool]) -> TensorSpec:
     if is_non_tensor(value):
         example = value.tolist() if isinstance(value, NonTensorStack) else value.data
         return NonTensor(value.batch_size, value.device, example_data=example, feature_dims=0)

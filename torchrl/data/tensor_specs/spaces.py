@@ -5,15 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from torchrl._core.devices import check_devices
 
-# For these torch has no kernels to compare or round, and no pickling: int64 stands in.
+# For these torch has no kernels to compare or round, and no pickling: int64 is used.
 NARROW_UNSIGNED = (torch.uint16, torch.uint32)
+Dest: TypeAlias = torch.device | torch.dtype | str | int | None
 
 
 class Box(ABC):
@@ -21,10 +22,15 @@ class Box(ABC):
 
     Hooks:
         to: ``dest -> Box``, the same set on another device or in another dtype.
+
+    >>> from torchrl.data import Bounded
+    >>> space = Bounded(-1, 1, shape=(2,)).space
+    >>> space.to(torch.float64).low.dtype
+    torch.float64
     """
 
     @abstractmethod
-    def to(self, dest: Any) -> Box: ...
+    def to(self, dest: Dest) -> Box: ...
 
     def clone(self) -> Box:
         """Return a box of its own that shares nothing with this one."""
@@ -59,7 +65,7 @@ class ContinuousBox(Box):
         """The upper bound ``[*S]``."""
         return self.high
 
-    def to(self, dest: Any) -> ContinuousBox:
+    def to(self, dest: Dest) -> ContinuousBox:
         if dest is None:
             return ContinuousBox(_compact_clone(self.low), _compact_clone(self.high))
         return ContinuousBox(self.low.to(dest), self.high.to(dest))
@@ -78,11 +84,7 @@ class ContinuousBox(Box):
         self.low, self.high = low.to(dtype), high.to(dtype)
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, ContinuousBox)
-            and _equal(self.low, other.low)
-            and _equal(self.high, other.high)
-        )
+        return isinstance(other, ContinuousBox) and _equal(self.low, other.low) and _equal(self.high, other.high)
 
     def __repr__(self) -> str:
         return f"ContinuousBox(\n    low={_describe(self.low)},\n    high={_describe(self.high)})"
@@ -92,13 +94,16 @@ class ContinuousBox(Box):
 class CategoricalBox(Box):
     """The whole numbers from 0 to ``n - 1``; ``n = -1`` means: not known yet.
 
+    Args:
+        n: Number of values.
+
     >>> CategoricalBox(3)
     CategoricalBox(n=3)
     """
 
     n: int
 
-    def to(self, dest: Any) -> CategoricalBox:
+    def to(self, dest: Dest) -> CategoricalBox:
         return type(self)(self.n)
 
 
@@ -106,13 +111,16 @@ class CategoricalBox(Box):
 class BinaryBox(Box):
     """Vectors of ``n`` bits.
 
+    Args:
+        n: Number of bits.
+
     >>> BinaryBox(4)
     BinaryBox(n=4)
     """
 
     n: int
 
-    def to(self, dest: Any) -> BinaryBox:
+    def to(self, dest: Dest) -> BinaryBox:
         return BinaryBox(self.n)
 
 
@@ -134,7 +142,7 @@ class BoxList(Box):
         """Return one :class:`CategoricalBox` for each number of categories."""
         return cls(CategoricalBox(int(n)) for n in nvec)
 
-    def to(self, dest: Any) -> BoxList:
+    def to(self, dest: Dest) -> BoxList:
         return BoxList(box.to(dest) for box in self.boxes)
 
     def __len__(self) -> int:

@@ -7,22 +7,32 @@ which the specs differ is ``-1``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 from tensordict import LazyStackedTensorDict, NestedKey, unravel_key
 from torch import Tensor
 
-from torchrl._core.errors import DTypeError, ShapeError, SpecError, describe
-from torchrl.data.tensor_specs.base import TensorSpec
-from torchrl.data.tensor_specs.combinations import all_combinations
-from torchrl.data.tensor_specs.composite import Composite
-from torchrl.data.tensor_specs.shaping import TORCH_FUNCTIONS, Op
-from torchrl.data.tensor_specs.tools import drawable, to_tensor, wrap_dim
-from torchrl.data.tensor_specs.tree import Entry
-from torchrl.data.tensor_specs.whole import Whole
+from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, SpecError, StackError, describe
+from torchrl.data.tensor_specs.base import TORCH_FUNCTIONS, CompoundSpec, Op, TensorSpec
+from torchrl.data.tensor_specs.composite import Composite, Entry, is_key
+from torchrl.data.tensor_specs.helpers import (
+    Index,
+    Value,
+    all_combinations,
+    drawable,
+    expand_ellipsis,
+    to_tensor,
+    wrap_dim,
+)
+from torchrl.data.tensor_specs.spaces import Dest
+from torchrl.data.tensor_specs.unbounded import Unbounded
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of the typing module from Python 3.11 on
 
 T = TypeVar("T", bound="_Lazy")
 
@@ -51,11 +61,16 @@ def stack_specs(input: Sequence[TensorSpec], dim: int = 0) -> TensorSpec:
 TORCH_FUNCTIONS[torch.stack] = stack_specs
 
 
-class _Lazy(Whole):
+class _Lazy(CompoundSpec):
     """What both stacks share: the specs, the dimension, and what is done to each spec in turn."""
 
     specs: list[Any]
     dim: int
+
+    @property
+    def device(self) -> torch.device | None:
+        """Device that all specs share, if they do."""
+        return self._device
 
     def _stack_up(self, specs: Iterable[TensorSpec], dim: int) -> torch.Size:
         """Keep the specs; return the shape of the stack."""
@@ -86,6 +101,19 @@ class _Lazy(Whole):
     def _rebuild(self: T, specs: Iterable[TensorSpec], dim: int) -> T:
         cls: Any = type(self)
         return cls(*specs, dim=dim)
+
+    def __getitem__(self, index: Index) -> Any:
+        """Return the spec that was stacked, of a number along the stack; else that of a part."""
+        parts = expand_ellipsis(index, len(self.shape))
+        number = parts[self.dim] if len(parts) > self.dim else None
+        others = (*parts[: self.dim], *parts[self.dim + 1 :])
+        if isinstance(number, int) and all(isinstance(part, slice) and part == slice(None) for part in others):
+            if not -len(self.specs) <= number < len(self.specs):
+                raise IndexError(
+                    describe(self, "has no such member", expected=f"below {len(self.specs)}", found=number)
+                )
+            return self.specs[number]
+        return super().__getitem__(index)
 
     def _reshape(self, op: Op) -> Any:
         """Apply ``op`` to each spec as the stack would feel it.
@@ -121,11 +149,9 @@ class _Lazy(Whole):
             chosen = int(mark.flatten()[0]) if mark.numel() else 0
             return self.specs[chosen]._reshape(within(None))
         order = mark.movedim(place, 0).reshape(mark.shape[place], -1)[:, 0].tolist()
-        return self._rebuild(
-            (self.specs[i]._reshape(within(j)) for j, i in enumerate(order)), place
-        )
+        return self._rebuild((self.specs[i]._reshape(within(j)) for j, i in enumerate(order)), place)
 
-    def to(self: T, dest: Any) -> T:
+    def to(self: T, dest: Dest) -> T:
         """Return the stack on another device, or of another dtype."""
         specs = [spec.to(dest) for spec in self.specs]
         if all(new is old for new, old in zip(specs, self.specs, strict=True)):
@@ -138,7 +164,7 @@ class _Lazy(Whole):
 
     def clear_device_(self: T) -> T:
         """Forget the device, in place and in every spec."""
-        self.device = None
+        self._device = None
         for spec in self.specs:
             spec.clear_device_()
         return self
@@ -152,44 +178,40 @@ class _Lazy(Whole):
         """Return how many values there are: the product over the specs."""
         return math.prod(spec.cardinality() for spec in self.specs)
 
-    def enumerate(self, use_mask: bool = False) -> Any:
+    def enumerate(self, use_mask: bool = False) -> Value:
         """Return every combination of values, stacked ``[N, *S]``."""
         values = [spec.enumerate(use_mask) for spec in self.specs]
-        index = all_combinations([range(len(v)) for v in values], torch.int64, self.device)
+        index = all_combinations([range(len(v)) for v in values], torch.int64, self._device)
         return self._joined([v[index[:, i]] for i, v in enumerate(values)], 1)
 
     def _places(self, ndim: int) -> list[int]:
         """Return where the stacked dimension of a value may stand."""
-        return [
-            at for at in dict.fromkeys((ndim - len(self.shape) + self.dim, self.dim)) if at >= 0
-        ]
+        return [at for at in dict.fromkeys((ndim - len(self.shape) + self.dim, self.dim)) if at >= 0]
 
-    def _each_complaint(
-        self, val: Any, shape: torch.Size, key: Any, batch_ndim: int
-    ) -> Exception | None:
+    def _each_error(self, val: Value, shape: torch.Size, key: NestedKey | None, batch_ndim: int) -> Exception | None:
         error: Exception | None = None
         for at in self._places(len(shape)):
             if at < len(shape) and shape[at] == len(self.specs):
                 parts = zip(self.specs, val.unbind(at), strict=True)
-                errors = [spec.complaint(part, key, batch_ndim) for spec, part in parts]
+                errors = [spec.error_report(part, key, batch_ndim) for spec, part in parts]
                 if not any(errors):
                     return None
                 error = error or next(e for e in errors if e)
-        return error or self._shape_complaint(shape, key)
+        return error or self._shape_error(shape, key)
 
-    def _joined(self, values: list[Any], lead: int) -> Any:
+    def _joined(self, values: list[Value], lead: int) -> Value:
         raise AssertionError
 
-    def _same(self, other: Any) -> bool:
+    def _same(self, other: Self) -> bool:
         return bool(self.dim == other.dim and self.specs == other.specs)
 
     def _fields(self) -> dict[str, object]:
         fields: dict[str, object] = {str(i): spec for i, spec in enumerate(self.specs)}
-        fields.update(dim=self.dim, device=self.device, shape=self.shape)
+        fields.update(dim=self.dim, device=self._device, shape=self.shape)
         return fields
 
-    def _build(self, method: str, shape: Sequence[int] | int) -> Any:
-        lead = 1 if isinstance(shape, int) else len(shape)
+    def _build(self, method: str, shape: Sequence[int] | int | None) -> Value:
+        lead = 1 if isinstance(shape, int) else len(shape or ())
         return self._joined([getattr(spec, method)(shape) for spec in self.specs], lead)
 
 
@@ -201,10 +223,10 @@ class Stacked(_Lazy):
 
     Args:
         *specs: Leaf specs with the same number of dimensions.
-        dim: Where the stacked dimension stands in the result.
+        dim: Index of the stacked dimension in the result.
 
     Raises:
-        DTypeError: if the specs have different dtypes.
+        StackError: if the specs have different dtypes.
         ShapeError: if they have different numbers of dimensions.
 
     >>> from torchrl.data import Categorical
@@ -215,10 +237,8 @@ class Stacked(_Lazy):
 
     def __init__(self, *specs: TensorSpec, dim: int) -> None:
         shape = self._stack_up(specs, dim)
-        if len({spec.dtype for spec in self.specs}) > 1 or any(
-            isinstance(s, Composite) for s in specs
-        ):
-            raise DTypeError(
+        if len({spec.dtype for spec in self.specs}) > 1 or any(isinstance(s, Composite) for s in specs):
+            raise StackError(
                 describe(
                     self,
                     "stacks leaf specs of one dtype",
@@ -226,7 +246,7 @@ class Stacked(_Lazy):
                     hint="Cast with to(), or stack composites with StackedComposite.",
                 )
             )
-        device, dtype = self._common("device"), self.specs[0].dtype
+        device, dtype = self._common("_device"), self.specs[0].dtype
         super().__init__(shape, None, device, dtype, self._common("domain") or "")
         self._feature_ndim = max(spec._feature_ndim for spec in self.specs)
 
@@ -236,10 +256,10 @@ class Stacked(_Lazy):
         return [spec.space for spec in self.specs]
 
     @space.setter
-    def space(self, value: Any) -> None:
+    def space(self, value: Value) -> None:
         assert value is None
 
-    def _joined(self, values: list[Any], lead: int) -> Any:
+    def _joined(self, values: list[Value], lead: int) -> Value:
         at = lead + self.dim
         if all(value.shape == values[0].shape for value in values):
             return torch.stack(values, at)
@@ -258,18 +278,18 @@ class Stacked(_Lazy):
             )
         )
 
-    def complaint(self, val: Any, key: Any = None, batch_ndim: int = 0) -> Exception | None:
+    def error_report(self, val: Value, key: NestedKey | None = None, batch_ndim: int = 0) -> Exception | None:
         """Return the error of the first slice that is not in its spec, if any is."""
-        error = self._type_complaint(val, key)
+        error = self._type_error(val, key)
         if error is not None:
             return error
         shape = val.batch_size if self.dtype is None else torch.Size(_plain_sizes(val))
-        return self._each_complaint(val, shape, key, batch_ndim)
+        return self._each_error(val, shape, key, batch_ndim)
 
-    def _type_complaint(self, val: Any, key: Any) -> Exception | None:
-        return self.specs[0]._type_complaint(val, key)
+    def _type_error(self, val: Value, key: NestedKey | None) -> Exception | None:
+        return self.specs[0]._type_error(val, key)
 
-    def project(self, val: Any, batch_ndim: int = 0) -> Any:
+    def project(self, val: Value, batch_ndim: int = 0) -> Value:
         """Return ``val`` with each slice projected by its spec.
 
         Raises:
@@ -277,26 +297,20 @@ class Stacked(_Lazy):
         """
         for at in self._places(val.ndim):
             if val.shape[at] == len(self.specs):
-                parts = [
-                    spec.project(part, batch_ndim)
-                    for spec, part in zip(self.specs, val.unbind(at), strict=True)
-                ]
+                parts = [spec.project(part, batch_ndim) for spec, part in zip(self.specs, val.unbind(at), strict=True)]
                 return self._joined(parts, at - self.dim)
-        raise self._shape_complaint(torch.Size(_plain_sizes(val)), None)
+        raise self._shape_error(torch.Size(_plain_sizes(val)), None)
 
-    def encode(self, val: Any, *, ignore_device: bool = False) -> Any:
+    def encode(self, val: Value, *, ignore_device: bool = False) -> Value:
         """Return a sequence of what each spec encodes, or an array stacked alike, as a value."""
         lead = 0
         if isinstance(val, Tensor | np.ndarray):
             lead = max(val.ndim - len(self.shape), 0)
             val = to_tensor(val, None).unbind(lead + self.dim)
-        parts = [
-            spec.encode(part, ignore_device=ignore_device)
-            for spec, part in zip(self.specs, val, strict=True)
-        ]
+        parts = [spec.encode(part, ignore_device=ignore_device) for spec, part in zip(self.specs, val, strict=True)]
         return self._joined(parts, lead)
 
-    def _to_numpy(self, val: Any) -> Any:
+    def _to_numpy(self, val: Value) -> Value:
         at = val.ndim - len(self.shape) + self.dim
         parts = zip(self.specs, val.unbind(at), strict=True)
         arrays = [spec.to_numpy(part) for spec, part in parts]
@@ -313,7 +327,7 @@ class StackedComposite(_Lazy, Composite):
 
     Args:
         *specs: Composites with the same number of dimensions.
-        dim: Where the stacked dimension stands in the batch size.
+        dim: Index of the stacked dimension in the batch size.
 
     Raises:
         ShapeError: if they have different numbers of dimensions.
@@ -329,7 +343,7 @@ class StackedComposite(_Lazy, Composite):
         self._draw_shape = drawable(self._shape)
         self._locked, self._names = False, None
         self.space, self.dtype, self.domain = None, None, ""
-        self.device = self._common("device")
+        self._device = self._common("_device")
         self.data_cls = self._common("data_cls")
         self.step_mdp_static = bool(self._common("step_mdp_static"))
 
@@ -368,7 +382,7 @@ class StackedComposite(_Lazy, Composite):
     def set(self, name: NestedKey, spec: Entry) -> StackedComposite:
         """Set a (nested) entry in every composite: the slices of a spec along the stack."""
         self._check_unlocked()
-        parts: Iterable[Any] = [None] * len(self.specs)
+        parts: Iterable[TensorSpec | None] = [None] * len(self.specs)
         if spec is not None:
             whole = spec if isinstance(spec, TensorSpec) else Composite(spec, shape=self.shape)
             parts = whole.unbind(self.dim)
@@ -376,17 +390,39 @@ class StackedComposite(_Lazy, Composite):
             composite.set(name, part)
         return self
 
-    def update(self, other: Any) -> StackedComposite:
+    def update(self, other: Mapping[NestedKey, Entry] | Composite) -> StackedComposite:
         """Set every entry of ``other``, and merge composites. Return this one."""
         for key, spec in other.items():
             self.set(key, spec)
         return self
 
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Index) -> Any:
+        return self.get(index) if is_key(index) else _Lazy.__getitem__(self, index)
+
     def __delitem__(self, key: NestedKey) -> None:
+        """Remove an entry from every composite that has it.
+
+        Raises:
+            MissingKeyError: if none has it.
+        """
         self._check_unlocked()
-        self.get(key)
-        for spec in self.specs:
+        having = [spec for spec in self.specs if key in spec]
+        if not having:
+            raise MissingKeyError(describe(self, "is absent", key=key, hint="No member of the stack has it."))
+        for spec in having:
             del spec[unravel_key(key)]
+
+    def type_check(self, value: Value, key: NestedKey | None = None) -> None:
+        """Raise :class:`DTypeError` unless every entry of each slice has its spec's dtype."""
+        if key is not None:
+            self.get(key).type_check(value)
+            return
+        lead = value.ndim - len(self.shape)
+        for spec, part in zip(self.specs, value.unbind(lead + self.dim), strict=True):
+            spec.type_check(part)
 
     def empty(self) -> StackedComposite:
         """Return a stack of composites that hold nothing."""
@@ -406,44 +442,85 @@ class StackedComposite(_Lazy, Composite):
     def _set_lock(self, locked: bool, recurse: bool) -> StackedComposite:
         self._locked = locked
         for spec in self.specs:
+            spec._held = weakref.ref(self) if locked else None
             spec._set_lock(locked, recurse)
         return self
 
-    def _joined(self, values: list[Any], lead: int) -> Any:
+    def _nested(self) -> list[Composite]:
+        return self.specs
+
+    def _joined(self, values: list[Value], lead: int) -> Value:
         return LazyStackedTensorDict(*values, stack_dim=lead + self.dim)
 
-    def complaint(self, val: Any, key: Any = None, batch_ndim: int = 0) -> Exception | None:
+    def error_report(self, val: Value, key: NestedKey | None = None, batch_ndim: int = 0) -> Exception | None:
         """Return the error of the first slice that is not in its composite, if any is."""
-        error = Composite._type_complaint(self, val, key)
+        error = Composite._type_error(self, val, key)
         if error is not None:
             return error
         batch_size = torch.Size(getattr(val, "batch_size", ()))
-        return self._each_complaint(val, batch_size, key, batch_ndim)
+        return self._each_error(val, batch_size, key, batch_ndim)
 
-    def _type_complaint(self, val: Any, key: Any) -> Exception | None:
-        return Composite._type_complaint(self, val, key)
+    def _type_error(self, val: Value, key: NestedKey | None) -> Exception | None:
+        return Composite._type_error(self, val, key)
 
-    def project(self, val: Any, batch_ndim: int = 0) -> Any:
-        """Return a lazy stack of what each composite projects."""
+    def project(self, val: Value, batch_ndim: int = 0) -> Value:
+        """Return what each composite projects: a lazy stack along this dimension is changed in place."""
         lead = val.ndim - len(self.shape)
         parts = zip(self.specs, val.unbind(lead + self.dim), strict=True)
-        return self._joined([spec.project(part, batch_ndim) for spec, part in parts], lead)
+        projected = [spec.project(part, batch_ndim) for spec, part in parts]
+        in_place = isinstance(val, LazyStackedTensorDict) and val.stack_dim == lead + self.dim
+        return val if in_place else self._joined(projected, lead)
 
-    def encode(self, val: Any, *, ignore_device: bool = False) -> Any:
-        """Return a sequence of mappings, one for each composite, as lazily stacked tensordicts."""
+    def encode(self, val: Value, *, ignore_device: bool = False) -> Value:
+        """Return a sequence of mappings, one for each composite, as lazily stacked tensordicts.
+
+        A mapping of stacked arrays, as :meth:`to_numpy` returns it, is one, too.
+        """
+        if isinstance(val, Mapping):
+            val = [_member(val, i, self.dim) for i in range(len(self.specs))]
         parts = zip(self.specs, val, strict=True)
         return self._joined([s.encode(p, ignore_device=ignore_device) for s, p in parts], 0)
 
-    def _to_numpy(self, val: Any) -> Any:
-        lead = val.ndim - len(self.shape)
-        parts = zip(self.specs, val.unbind(lead + self.dim), strict=True)
-        return [spec.to_numpy(part) for spec, part in parts]
+    def _to_numpy(self, val: Value) -> dict[str, Value]:
+        """Return stacked arrays; where shapes differ, or a composite lacks the entry, lists of them."""
+        at = val.ndim - len(self.shape) + self.dim
+        parts = zip(self.specs, val.unbind(at), strict=True)
+        return _stacked_arrays([spec.to_numpy(part) for spec, part in parts], at)
 
     def _fields(self) -> dict[str, object]:
         return _Lazy._fields(self)
 
-    def _same(self, other: Any) -> bool:
+    def _same(self, other: Self) -> bool:
         return _Lazy._same(self, other)
+
+
+def _stacked_arrays(parts: Sequence[dict[str, Value]], at: int) -> dict[str, Value]:
+    """Stack the arrays of several nested dictionaries; ``None`` in a list is one that lacks the entry."""
+    out: dict[str, Value] = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        values: list[Any] = [part.get(name) for part in parts]
+        if all(isinstance(value, dict) for value in values):
+            out[name] = _stacked_arrays(values, at)
+        elif any(value is None or isinstance(value, dict) for value in values):
+            out[name] = values
+        elif all(np.shape(value) == np.shape(values[0]) for value in values):
+            out[name] = np.stack(values, min(at, np.ndim(values[0])))
+        else:
+            out[name] = values
+    return out
+
+
+def _member(values: Mapping[str, Value], number: int, at: int) -> dict[str, Value]:
+    """Undo :func:`_stacked_arrays` for one of the dictionaries."""
+    out: dict[str, Value] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            out[name] = _member(value, number, at)
+        elif isinstance(value, list):
+            out[name] = value[number]
+        else:
+            out[name] = np.take(value, number, min(at, np.ndim(value) - 1))
+    return {name: value for name, value in out.items() if value is not None}
 
 
 def _varying_dim(mark: Tensor) -> int | None:
@@ -460,3 +537,92 @@ def _varying_dim(mark: Tensor) -> int | None:
 def _plain_sizes(val: Tensor) -> list[int]:
     """Return the sizes of a tensor, -1 where those of a nested tensor vary."""
     return [s if isinstance(s, int) else -1 for s in val.shape]
+
+
+def contains_lazy_spec(spec: TensorSpec) -> bool:
+    """Return whether a spec is a lazy stack or holds one.
+
+    Args:
+        spec: Any spec; composites are searched.
+
+    >>> contains_lazy_spec(Composite(a=Unbounded()))
+    False
+    """
+    if isinstance(spec, Stacked | StackedComposite):
+        return True
+    return isinstance(spec, Composite) and any(
+        contains_lazy_spec(inner) for inner in spec.values() if inner is not None
+    )
+
+
+def check_no_exclusive_keys(spec: TensorSpec, recurse: bool = True) -> bool:
+    """Return whether stacked composites all have the same entries.
+
+    Args:
+        spec: A spec.
+        recurse: Look into nested composites too.
+
+    >>> import torch
+    >>> check_no_exclusive_keys(torch.stack([Composite(a=Unbounded()), Composite()]))
+    False
+    """
+    if isinstance(spec, StackedComposite):
+        names = set(spec.specs[0])
+        if any(set(other) != names for other in spec.specs):
+            return False
+        inside = spec.specs
+    else:
+        inside = list(spec.values()) if isinstance(spec, Composite) else []
+    if not recurse:
+        return True
+    # Two nested composites may each have what the other lacks: look at them stacked as well.
+    stacked = list(spec.values()) if isinstance(spec, StackedComposite) else []
+    return all(check_no_exclusive_keys(s) for s in (*inside, *stacked) if s is not None)
+
+
+def consolidate_spec(
+    spec: Composite, recurse_through_entries: bool = True, recurse_through_stack: bool = True
+) -> Composite:
+    """Return a spec in which stacked composites all have the same entries.
+
+    What a composite lacks is added as an :class:`Unbounded` of the dtype and the batch size, whose
+    other sizes are zero; an entry without other dimensions keeps its shape.
+
+    Args:
+        spec: A composite, perhaps lazily stacked.
+        recurse_through_entries: Look into nested composites.
+        recurse_through_stack: Look into the composites that are stacked.
+
+    >>> import torch
+    >>> whole = consolidate_spec(torch.stack([Composite(a=Unbounded((3,))), Composite()]))
+    >>> whole[1]["a"].shape
+    torch.Size([0])
+    """
+    options = (recurse_through_entries, recurse_through_stack)
+    if isinstance(spec, StackedComposite):
+        specs = [part.clone() for part in spec.specs]
+        if recurse_through_stack:
+            specs = [consolidate_spec(part, *options) for part in specs]
+        _fill_up(specs)
+        return StackedComposite(*specs, dim=spec.dim)
+    spec = spec.clone()
+    if recurse_through_entries:
+        for name, inner in spec.items():
+            if isinstance(inner, Composite):
+                spec.set(name, consolidate_spec(inner, *options))
+    return spec
+
+
+def _fill_up(composites: list[Composite]) -> None:
+    """Give each composite, in place, a placeholder for what it lacks."""
+    entries: dict[NestedKey, tuple[TensorSpec, int]] = {}
+    for composite in composites:
+        for key, leaf in composite.items(True, True):
+            if leaf is not None:
+                entries.setdefault(key, (leaf, len(composite.shape)))
+    for composite in composites:
+        for key, (leaf, batch_ndim) in entries.items():
+            if composite.get(key, None) is None:
+                features = tuple(0 for _ in leaf.shape[batch_ndim:])
+                shape = (*composite.shape, *features)
+                composite.set(key, Unbounded(shape, leaf.device, leaf.dtype))

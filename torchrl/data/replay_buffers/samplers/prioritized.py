@@ -1,4 +1,4 @@
-"""Proportional priorities and importance weights."""
+"""`PrioritizedSampler`: proportional prioritized sampling with importance weights."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ import torch
 from torch import Tensor
 
 from torchrl._core.errors import describe
-from torchrl.data.replay_buffers.samplers.base import (
-    Sampler,
-    finite_number,
-    require_items,
-    whole_number,
-)
+from torchrl.data.replay_buffers.data_types import Info, State
+from torchrl.data.replay_buffers.samplers.base import Sampler, finite_number, require_items, whole_number
 from torchrl.data.replay_buffers.segment_tree import Extreme, SumTree
 from torchrl.data.replay_buffers.storages.base import Storage
 
@@ -25,23 +21,23 @@ _power = np.float_power
 
 
 class PrioritizedSampler(Sampler):
-    r"""Draws surprising items more often, and weighs them less.
+    r"""Sample items in proportion to their priority, with importance weights.
 
     .. math:: P_i = q_i / \sum_j q_j, \quad q_i = (p_i + \epsilon)^\alpha, \quad
         w_i = (q_i / \min_j q_j)^{-\beta}
 
-    New items get the highest priority so far, so that each is drawn soon. Both :attr:`alpha` and
-    :attr:`beta` can be set at any time; a new ``alpha`` transforms all priorities anew. Where
-    processes share a buffer, priorities are those of the process that samples; it takes note of
-    what the others write.
+    New items get the highest priority so far, so that each is sampled soon. :attr:`alpha` and
+    :attr:`beta` can be set at any time; a new ``alpha`` applies to all priorities. If processes
+    share a buffer, the priorities are those of the process that samples; it finds the rows that the
+    others have written.
 
     Args:
         max_capacity: Number of items that the storage holds.
-        alpha: How much priorities count; 0 is uniform.
-        beta: How much the weights correct for that; 1 is fully.
-        eps: Added to priorities, so that no item is lost.
-        dtype: Of the weights. Priorities are kept in float64.
-        reduction: How the priorities of an item that has several become one: ``"max"``, ``"min"``,
+        alpha: Exponent of the priorities; 0 is uniform.
+        beta: Exponent of the importance weights; 1 is the full correction.
+        eps: Added to priorities, so that each item can be sampled.
+        dtype: dtype of the weights. Priorities are kept in float64.
+        reduction: Reduces the priorities of an item that has several: ``"max"``, ``"min"``,
             ``"mean"`` or ``"median"``.
         max_priority_within_buffer: Give new items the highest priority now in the buffer, rather
             than the highest ever.
@@ -76,14 +72,10 @@ class PrioritizedSampler(Sampler):
         max_priority_within_buffer: bool = False,
     ) -> None:
         if reduction not in REDUCTIONS:
-            raise ValueError(
-                describe(self, "unknown reduction", expected=REDUCTIONS, found=reduction)
-            )
+            raise ValueError(describe(self, "unknown reduction", expected=REDUCTIONS, found=reduction))
         whole_number(self, "max_capacity", max_capacity, 1)
         self._alpha = finite_number(self, "alpha", alpha)
-        self._beta, self._eps = (
-            finite_number(self, name, value) for name, value in (("beta", beta), ("eps", eps))
-        )
+        self._beta, self._eps = (finite_number(self, name, value) for name, value in (("beta", beta), ("eps", eps)))
         self.dtype, self.reduction = dtype, reduction
         self.max_priority_within_buffer = max_priority_within_buffer
         self.max_capacity = max_capacity
@@ -96,17 +88,17 @@ class PrioritizedSampler(Sampler):
         self._max_priority, self._told, self._stale = 1.0, 0, False
 
     def _watch(self) -> None:
-        """Keep the least mass of all items, and, if asked for, the highest priority."""
+        """Keep the lowest mass of all items, and, if required, the highest priority."""
         self._min = Extreme(self._sum_tree.leaves, np.minimum, absent=0.0, neutral=np.inf)
         self._max = Extreme(self._raw, np.maximum, absent=-1.0, neutral=-1.0)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: State) -> None:
         super().__setstate__(state)
-        self._watch()  # a copy watches its own numbers
+        self._watch()  # of the arrays of this copy
 
     @property
     def alpha(self) -> float:
-        """How much priorities count."""
+        """Exponent of the priorities."""
         return self._alpha
 
     @alpha.setter
@@ -117,7 +109,7 @@ class PrioritizedSampler(Sampler):
 
     @property
     def beta(self) -> float:
-        """How much the weights correct for that."""
+        """Exponent of the importance weights."""
         return self._beta
 
     @beta.setter
@@ -126,7 +118,7 @@ class PrioritizedSampler(Sampler):
 
     @property
     def eps(self) -> float:
-        """What is added to priorities."""
+        """Number added to priorities."""
         return self._eps
 
     @eps.setter
@@ -137,13 +129,13 @@ class PrioritizedSampler(Sampler):
 
     @property
     def default_priority(self) -> float:
-        """Priority of items that nobody has rated yet."""
+        """Priority of new items."""
         if not self.max_priority_within_buffer:
             return self._max_priority
         highest = float(self._max.total)
         return highest if highest >= 0 else 1.0
 
-    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]:
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, Info]:
         """Return positions ``[B]`` and their weights."""
         require_items(storage, self)
         self._catch_up(storage)
@@ -162,7 +154,7 @@ class PrioritizedSampler(Sampler):
         return torch.from_numpy(weights).to(self.dtype)
 
     def _catch_up(self, storage: Storage) -> None:
-        """Take note of a new alpha, and of items that other processes have written."""
+        """Apply a new alpha, and add the items that other processes have written."""
         if self._stale:
             self._stale, stored = False, self._raw >= 0
             self._sum_tree.fill(np.where(stored, self._mass(np.maximum(self._raw, 0.0)), 0.0))
@@ -178,13 +170,13 @@ class PrioritizedSampler(Sampler):
     def _mass(self, priority: np.ndarray) -> np.ndarray:
         return _power(priority + self._eps, self._alpha)
 
-    def extend(self, positions: Tensor) -> None:
+    def extend(self, index: Tensor) -> None:
         """Give items that were just written the default priority."""
-        positions = positions[positions >= 0]
-        self._told += len(positions)
-        if len(positions) > self.max_capacity:
-            positions = positions[-self.max_capacity :]
-        self._write(positions.numpy(), np.full(len(positions), self.default_priority))
+        index = index[index >= 0]
+        self._told += len(index)
+        if len(index) > self.max_capacity:
+            index = index[-self.max_capacity :]
+        self._write(index.numpy(), np.full(len(index), self.default_priority))
 
     def _write(self, index: np.ndarray, priority: np.ndarray) -> None:
         if not len(index):
@@ -207,18 +199,22 @@ class PrioritizedSampler(Sampler):
         if self.max_priority_within_buffer:
             self._max.update(index, priority)
 
-    def update_priority(self, index: Tensor, priority: Tensor) -> None:
-        """Set the priorities of items; slots where nothing is stored are left alone.
+    def update_priority(self, index: int | Tensor, priority: float | Tensor, *, storage: Storage | None = None) -> None:
+        """Set the priorities of items; positions without an item are ignored.
 
         Args:
             index: Positions ``[N]``.
             priority: ``[N]``, one number for all, or ``[N, *]``, which is reduced.
+            storage: If it has several dimensions, ``index`` is ``[N, ndim]``, as ``extend`` of a
+                buffer returns it.
 
         Raises:
             ValueError: if a priority is negative, infinite or not a number.
             IndexError: if a position lies outside the storage.
         """
-        slots = index.numpy(force=True).reshape(-1)
+        if storage is not None and storage.ndim > 1:
+            index = storage.positions(index)
+        slots = torch.as_tensor(index).numpy(force=True).reshape(-1)
         if not len(slots):
             return
         values = self._reduced(priority, len(slots))
@@ -251,14 +247,13 @@ class PrioritizedSampler(Sampler):
         except IndexError:
             raise IndexError(
                 describe(
-                    self,
-                    "position out of range",
-                    expected=f"[0, {self.max_capacity})",
-                    found=int(np.abs(slots).max()),
+                    self, "position out of range", expected=f"[0, {self.max_capacity})", found=int(np.abs(slots).max())
                 )
             ) from None
 
-    def _reduced(self, priority: Tensor, count: int) -> np.ndarray:
+    def _reduced(self, priority: float | Tensor, count: int) -> np.ndarray:
+        if not isinstance(priority, Tensor):
+            priority = torch.as_tensor(priority)
         if priority.dtype is torch.bfloat16:  # unknown to numpy
             priority = priority.float()
         given = priority.numpy(force=True).astype(np.float64)
@@ -269,18 +264,18 @@ class PrioritizedSampler(Sampler):
             return values[:, 0]
         return np.asarray(getattr(np, self.reduction)(values, axis=1))
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> State:
         """Return the parameters that may be set from outside, by name."""
         exponents = {"alpha": self._alpha, "beta": self._beta, "eps": self._eps}
         return {**super().settings(), **exponents}
 
-    def pass_state(self) -> Any:
-        """Return nothing: each draw stands for itself, and priorities are no part of it."""
+    def pass_state(self) -> object:
+        """Return ``None``: draws are independent, and priorities are not part of a pass."""
 
     def restore_pass(self, state: Any) -> None:
         """Do nothing."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return priorities, exponents and the highest priority so far."""
         return {
             "priorities": torch.from_numpy(self._raw.copy()),
@@ -290,8 +285,8 @@ class PrioritizedSampler(Sampler):
             "told": self._told,
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the priorities of a :meth:`state_dict`."""
+    def load_state_dict(self, state_dict: State) -> None:
+        """Load the priorities of a :meth:`state_dict`."""
         saved = state_dict["priorities"].numpy()[: self.max_capacity]
         self._raw = np.full(self.max_capacity, -1.0)
         self._raw[: len(saved)] = saved

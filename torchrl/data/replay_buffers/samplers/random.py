@@ -1,4 +1,4 @@
-"""Uniform sampling, with and without replacement."""
+"""Uniform samplers: with replacement, without, and of items that are sampled a few times."""
 
 from __future__ import annotations
 
@@ -8,33 +8,45 @@ import torch
 from torch import Tensor
 
 from torchrl._core.errors import describe
+from torchrl.data.replay_buffers.data_types import Info, State
 from torchrl.data.replay_buffers.samplers.base import Sampler, require_items, whole_number
 from torchrl.data.replay_buffers.storages.base import Storage
 
 
 class RandomSampler(Sampler):
-    """Uniform, with replacement."""
+    """Sample uniformly, with replacement.
 
-    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]:
-        """Return positions ``[B]``, each drawn from all items alike."""
+    >>> import torch
+    >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
+    >>> buffer = ReplayBuffer(storage=LazyTensorStorage(5), sampler=RandomSampler(), batch_size=3)
+    >>> _ = buffer.extend(torch.arange(5))
+    >>> buffer.sample().shape
+    torch.Size([3])
+    """
+
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, Info]:
+        """Return positions ``[B]``, drawn uniformly from all items."""
         items = require_items(storage, self)
         return torch.randint(items, (batch_size,), generator=self.generator), {}
 
-    def pass_state(self) -> Any:
-        """Return nothing: each draw stands for itself."""
+    def pass_state(self) -> object:
+        """Return ``None``, as draws are independent; of a subclass with a state dict, its state."""
+        return None if type(self).state_dict is Sampler.state_dict else super().pass_state()
 
     def restore_pass(self, state: Any) -> None:
-        """Do nothing."""
+        """Load the state of :meth:`pass_state`, if there is one."""
+        if state is not None:
+            super().restore_pass(state)
 
 
 class SamplerWithoutReplacement(Sampler):
-    """Every item once, in passes over the storage; iterating over the buffer stops after one.
+    """Sample every item once in each pass; iterating over the buffer stops after one pass.
 
-    The last batch of a pass holds what is left. A pass starts anew when the number of items has
-    changed, and when all items of the pass have been overwritten.
+    The last batch of a pass holds the rest. A new pass starts when the number of items has changed,
+    and when all items of the pass were overwritten.
 
     Args:
-        drop_last: Leave out the last batch of a pass if it is smaller than the others.
+        drop_last: Omit the last batch of a pass if it is smaller than the others.
         shuffle: Take the items in random order; in the order of their slots otherwise.
 
     >>> from torchrl.data import ReplayBuffer
@@ -51,7 +63,7 @@ class SamplerWithoutReplacement(Sampler):
     def _empty(self) -> None:
         self._order, self._next, self._written = torch.empty(0, dtype=torch.long), 0, 0
 
-    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]:
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, Info]:
         """Return the next positions ``[B]`` of the pass, or fewer at its end.
 
         Raises:
@@ -60,7 +72,7 @@ class SamplerWithoutReplacement(Sampler):
         items = require_items(storage, self)
         overwritten = storage.written - self._written >= storage.rows
         if self._next >= len(self._order) or len(self._order) != items or overwritten:
-            self._begin(items, storage.written)
+            self._start_pass(items, storage.written)
         if self.drop_last and batch_size > items:
             raise ValueError(
                 describe(
@@ -78,45 +90,40 @@ class SamplerWithoutReplacement(Sampler):
             self._next = len(self._order)
         return positions, {}
 
-    def _begin(self, items: int, written: int) -> None:
+    def _start_pass(self, items: int, written: int) -> None:
         if self.shuffle:
             self._order = torch.randperm(items, generator=self.generator)
         else:
             self._order = torch.arange(items)
         self._next, self._written = 0, written
 
-    def pass_state(self) -> Any:
-        """Return the order of the pass, which never changes in place, and where it stands."""
+    def pass_state(self) -> object:
+        """Return the order of the pass, which never changes in place, and the place in it."""
         return self._order, self._next, self._written, self.ran_out
 
     def restore_pass(self, state: Any) -> None:
-        """Go back to where :meth:`pass_state` was taken."""
+        """Load the state of :meth:`pass_state`."""
         self._order, self._next, self._written, self.ran_out = state
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the order of the pass and where it stands."""
+    def state_dict(self) -> State:
+        """Return the order of the pass and the place in it."""
         order = self._order.clone()
-        return {
-            "order": order,
-            "next": self._next,
-            "written": self._written,
-            "ran_out": self.ran_out,
-        }
+        return {"order": order, "next": self._next, "written": self._written, "ran_out": self.ran_out}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the pass of a :meth:`state_dict`."""
+    def load_state_dict(self, state_dict: State) -> None:
+        """Load the pass of a :meth:`state_dict`."""
         self._order = state_dict["order"].clone()
         self._next, self._written = state_dict["next"], state_dict["written"]
         self.ran_out = state_dict["ran_out"]
 
 
 class ConsumingSampler(Sampler):
-    """Uniform, of items that were not sampled often enough yet; a batch holds none twice.
+    """Sample each item a limited number of times, uniformly; a batch has no item twice.
 
-    The last batch holds what is left.
+    The last batch holds the rest.
 
     Args:
-        max_sample_count: How often an item is sampled until it is gone.
+        max_sample_count: Number of times that an item is sampled.
 
     Raises:
         ValueError: if ``max_sample_count`` is less than one.
@@ -137,7 +144,7 @@ class ConsumingSampler(Sampler):
 
     @property
     def max_sample_count(self) -> int:
-        """How often items that are written from now on are sampled."""
+        """Number of times that items are sampled that are written from now on."""
         return self._max_sample_count
 
     @max_sample_count.setter
@@ -148,16 +155,16 @@ class ConsumingSampler(Sampler):
         self._left = torch.empty(0, dtype=torch.long)  # samples left, by position
         self.ran_out = False
 
-    def extend(self, positions: Tensor) -> None:
+    def extend(self, index: Tensor) -> None:
         """Make items that were just written available again."""
-        positions = positions[positions >= 0]
-        if len(positions):
-            missing = int(positions.max()) + 1 - len(self._left)
+        index = index[index >= 0]
+        if len(index):
+            missing = int(index.max()) + 1 - len(self._left)
             if missing > 0:
                 self._left = torch.cat([self._left, self._left.new_zeros(missing)])
-            self._left[positions] = self.max_sample_count
+            self._left[index] = self.max_sample_count
 
-    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]:
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, Info]:
         """Return positions ``[B]`` of items that are left, or fewer at the end.
 
         Raises:
@@ -166,9 +173,7 @@ class ConsumingSampler(Sampler):
         require_items(storage, self)
         available = self._left.nonzero().squeeze(-1)
         if not len(available):
-            raise RuntimeError(
-                describe(self, "every item was consumed", hint="Store new ones with extend().")
-            )
+            raise RuntimeError(describe(self, "every item was consumed", hint="Store new ones with extend()."))
         order = torch.randperm(len(available), generator=self.generator)
         positions = available[order[:batch_size]]
         self._left[positions] -= 1
@@ -179,10 +184,10 @@ class ConsumingSampler(Sampler):
         """Return whether items are left."""
         return bool(self._left.any())
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return how often each item may still be sampled."""
         return {"left": self._left.clone(), "ran_out": self.ran_out}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the sampler stood whose :meth:`state_dict` this is."""
+    def load_state_dict(self, state_dict: State) -> None:
+        """Load the state of a :meth:`state_dict`."""
         self._left, self.ran_out = state_dict["left"].clone(), state_dict["ran_out"]

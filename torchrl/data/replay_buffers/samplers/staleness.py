@@ -1,4 +1,4 @@
-"""Items of recent policies more often, and of old ones not at all."""
+"""`StalenessAwareSampler`: sample items of recent policy versions more often."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from tensordict import NestedKey
 from torch import Tensor
 
 from torchrl._core.errors import describe
+from torchrl.data.replay_buffers.data_types import Info, State
 from torchrl.data.replay_buffers.samplers.base import Sampler, require_items, whole_number
 from torchrl.data.replay_buffers.storages.base import Storage
 
 
 class StalenessAwareSampler(Sampler):
-    r"""Draws items in proportion to a weight of their staleness, with replacement.
+    r"""Sample items in proportion to a weight of their staleness, with replacement.
 
     The staleness of an item is the number of versions by which the policy that collected it lies
     behind the newest: :attr:`consumer_version`, or, while that is ``None``, the newest stored.
     Every sample looks at the versions of all items.
 
     Args:
-        max_staleness: Items that are staler are left out; -1 leaves out none.
+        max_staleness: Items of higher staleness are not sampled; -1 is no limit.
         staleness_weight_fn: ``staleness [N] -> weights [N]``, zero or more; ``None`` is
             :math:`1 / (1 + \text{staleness})`.
         version_key: Entry that numbers the versions of the policy, one number an item.
@@ -60,14 +61,14 @@ class StalenessAwareSampler(Sampler):
 
     @property
     def max_staleness(self) -> int:
-        """Staleness from which on items are left out; -1 leaves out none."""
+        """Staleness above which items are not sampled; -1 is no limit."""
         return self._max_staleness
 
     @max_staleness.setter
     def max_staleness(self, value: int) -> None:
         self._max_staleness = whole_number(self, "max_staleness", value, -1)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> State:
         """Return the parameters that may be set from outside, by name."""
         return {**super().settings(), "max_staleness": self._max_staleness}
 
@@ -81,20 +82,16 @@ class StalenessAwareSampler(Sampler):
         weigh = self.staleness_weight_fn
         weights = 1 / (1 + staleness) if weigh is None else weigh(staleness).double()
         if not ((weights >= 0) & (weights < torch.inf)).all():
-            raise ValueError(
-                describe(
-                    self, "weights must be finite and not negative", found=weights[:3].tolist()
-                )
-            )
+            raise ValueError(describe(self, "weights must be finite and not negative", found=weights[:3].tolist()))
         if self.max_staleness >= 0:
             weights = torch.where(staleness > self.max_staleness, 0.0, weights)
         return staleness, weights
 
     def can_sample(self, storage: Storage, batch_size: int) -> bool:
-        """Return whether an item is fresh enough."""
+        """Return whether an item has a positive weight."""
         return bool(self._weights(storage)[1].any())
 
-    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, dict[Any, Any]]:
+    def sample(self, storage: Storage, batch_size: int) -> tuple[Tensor, Info]:
         """Return positions ``[B]`` and their staleness."""
         staleness, weights = self._weights(storage)
         if not weights.any():
@@ -112,16 +109,16 @@ class StalenessAwareSampler(Sampler):
         positions = torch.searchsorted(odds, quantile * odds[-1], right=True)
         return positions, {"staleness": staleness[positions].float()}
 
-    def pass_state(self) -> Any:
-        """Return nothing: each draw stands for itself."""
+    def pass_state(self) -> object:
+        """Return ``None``: draws are independent."""
 
     def restore_pass(self, state: Any) -> None:
         """Do nothing."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the version of the policy that is trained."""
         return {"consumer_version": self.consumer_version}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the version of a :meth:`state_dict`."""
+    def load_state_dict(self, state_dict: State) -> None:
+        """Load the version of a :meth:`state_dict`."""
         self.consumer_version = state_dict["consumer_version"]

@@ -1,6 +1,6 @@
-"""`CompactStorage`: what follows a step is stored once, as the beginning of the next step.
+"""`CompactStorage`: ``"next"`` entries are stored once, as the root entries of the next step.
 
-Legend: ``R`` slots, ``*W`` lanes, ``N`` rows, ``B`` items, ``P`` places of the pool.
+Legend: ``R`` slots, ``*W`` further dimensions, ``N`` rows, ``B`` items, ``P`` places of the pool.
 """
 
 from __future__ import annotations
@@ -15,30 +15,32 @@ from torch import Tensor
 
 from torchrl._core.errors import DTypeError, ShapeError, describe
 from torchrl._core.keys import next_key
-from torchrl.data.replay_buffers.layouts import equal_bits
+from torchrl.data.replay_buffers.data_types import Data, Index, State
 from torchrl.data.replay_buffers.storages.base import Place, Storage
 from torchrl.data.replay_buffers.storages.schema import Schema, lead_shape, stack_rows
 from torchrl.data.replay_buffers.storages.tensor import LazyTensorStorage, TensorStorage
+from torchrl.data.replay_buffers.ted_layouts import equal_bits
 
 DERIVED, UNSET = -1, -2  # places of items that are not in the pool
 
 
 class CompactStorage(Storage):
-    """Steps whose ``"next"`` entries are not stored again where the following row begins with them.
+    """Store steps without ``"next"`` entries that equal the root entries of the next row.
 
     The entry ``("next", key)`` of a row is dropped if the row in the next slot has the same bits in
     ``key``; samples get it back from there. Where it is different, at the end of an episode,
-    between lanes that were flattened, and in the newest row, it is kept in a pool, and so it is
+    between columns that were flattened, and in the newest row, it is kept in a pool, and so it is
     before the row in the next slot changes. What comes out is what went in, bit for bit.
 
     Args:
         storage: Keeps the rows, without what can be derived.
         keys: Entries of the root to derive ``("next", key)`` from; all that have the same shape and
             dtype at both places if ``None``.
+        compilable: As for :class:`Storage`.
 
     Raises:
         DTypeError: if rows are no tensordicts.
-        ShapeError: if no entry stands at both places.
+        ShapeError: if no entry is present at both places.
 
     >>> from tensordict import TensorDict
     >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
@@ -52,8 +54,10 @@ class CompactStorage(Storage):
     (tensor([1., 2., 3., 4.]), 1)
     """
 
-    def __init__(self, storage: LazyTensorStorage, keys: Sequence[NestedKey] | None = None) -> None:
-        super().__init__(storage.max_size, storage.ndim)
+    def __init__(
+        self, storage: LazyTensorStorage, keys: Sequence[NestedKey] | None = None, *, compilable: bool = False
+    ) -> None:
+        super().__init__(storage.max_size, storage.ndim, compilable=compilable)
         self._inner, self._keys = storage, keys
         self._count_with(storage)
         self._schema: Schema | None = None
@@ -76,18 +80,13 @@ class CompactStorage(Storage):
         """Number of items whose ``"next"`` entries are stored, since they cannot be derived."""
         return 0 if self._schema is None else int((self._place_of >= 0).sum())
 
-    def prepare(self, data: Any, many: bool) -> tuple[list[Tensor], int]:
+    def prepare(self, data: Data, many: bool) -> tuple[list[Tensor], int]:
         """Return the entries of ``data`` in the order of the full rows, and the number of rows."""
         if many and isinstance(data, list):
             data = stack_rows(data)
         if not is_tensor_collection(data):
             raise DTypeError(
-                describe(
-                    self,
-                    "keeps tensordicts only",
-                    found=type(data).__name__,
-                    hint="Nothing was written.",
-                )
+                describe(self, "keeps tensordicts only", found=type(data).__name__, hint="Nothing was written.")
             )
         ndim = self.ndim if many else self.ndim - 1
         lead = lead_shape(data, ndim, self)
@@ -97,7 +96,7 @@ class CompactStorage(Storage):
         expected = (lead[0], *self.row_shape) if many else tuple(self.row_shape)
         return self._schema.read(data, expected), lead[0] if many else 1
 
-    def _learn(self, data: Any, ndim: int, row_shape: torch.Size) -> None:
+    def _learn(self, data: Data, ndim: int, row_shape: torch.Size) -> None:
         """Learn from the first rows what they look like, and what can be derived."""
         schema = Schema(type(self).__name__, data, ndim)
         if schema.objects:
@@ -109,11 +108,11 @@ class CompactStorage(Storage):
                     hint="Nothing was written. LazyTensorStorage and ListStorage keep texts.",
                 )
             )
-        twins = [(leaf, schema.numbers.get(("next", *leaf.key))) for leaf in schema.leaves]
+        pairs = [(leaf, schema.numbers.get(("next", *leaf.key))) for leaf in schema.leaves]
         wanted = None if self._keys is None else [next_key(key) for key in self._keys]
         derived = {
             number: schema.numbers[leaf.key]
-            for leaf, number in twins
+            for leaf, number in pairs
             if number is not None
             and all(isinstance(part, str) for part in leaf.key)
             and schema.leaves[number][1:] == leaf[1:]
@@ -129,7 +128,7 @@ class CompactStorage(Storage):
                     hint="Nothing was written. LazyTensorStorage keeps any row.",
                 )
             )
-        self._settle(row_shape)
+        self._set_row_shape(row_shape)
         kept = data.exclude(*(schema.leaves[number].name for number in derived))
         self._inner._allocate(kept, ndim, row_shape)
         self._count_with(self._inner)
@@ -172,16 +171,16 @@ class CompactStorage(Storage):
         before = self.items_of(before[~torch.isin(before, slots)])
         before = before[self._place_of[before] != UNSET]
         after_before = self._following(before)
-        inner: list[Any] = [None] * len(self._inner_of)
+        inner: list[Data] = [None] * len(self._inner_of)
         for number, where in self._inner_of.items():
             inner[where] = rows[number]
         self._inner._put(place, inner, None)
         self._keep(before, after_before)
-        following = {n: rows[n].detach().flatten(0, self.ndim - 1) for n in self._pool}
-        self._keep(self.items_of(slots), following)
+        next_root = {n: rows[n].detach().flatten(0, self.ndim - 1) for n in self._pool}
+        self._keep(self.items_of(slots), next_root)
 
     def _keep(self, items: Tensor, values: dict[int, Tensor]) -> None:
-        """Note what follows ``items [N]``: in the pool, unless the next slots begin with it."""
+        """Store the next entries of ``items [N]`` in the pool, unless the next slots have them."""
         after, same = self._after(items), torch.ones(len(items), dtype=torch.bool)
         for number, value in values.items():
             same &= equal_bits(self._beginnings(number)[after], value).cpu()
@@ -221,43 +220,40 @@ class CompactStorage(Storage):
         return values
 
     def _after(self, items: Tensor) -> Tensor:
-        """Return the items of the same lane in the next slots."""
+        """Return the items of the same column in the next slots."""
         return (items + self.width) % len(self._place_of)
 
-    def _take(self, positions: Tensor) -> Any:
+    def _take(self, positions: Tensor) -> Data:
         schema = self._schema
         if schema is None:
             return self._inner._take(positions)  # says that nothing was written yet
         inner = self._inner._gather(positions)
-        following = self._following(positions)
-        leaves = [
-            following[n] if n in following else inner[self._inner_of[n]]
-            for n in range(len(schema.leaves))
-        ]
+        next_root = self._following(positions)
+        leaves = [next_root[n] if n in next_root else inner[self._inner_of[n]] for n in range(len(schema.leaves))]
         return schema.build(leaves, positions.shape, self.device)
 
-    def set_items(self, positions: Tensor, data: Any) -> None:
+    def set_items(self, positions: Tensor, data: Data) -> None:
         """Replace the items at ``positions [*I]`` by those of a tensordict ``[*I]``.
 
         Raises:
-            MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: if they do not look like
-                what is stored; nothing is written then.
+            MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: if they do not fit
+                the stored rows; nothing is written then.
         """
         if self._schema is not None:
             self._schema.read(data, positions.shape)
         super().set_items(positions, data)
 
-    def _positions_at(self, place: Any) -> Tensor:
+    def _positions_at(self, place: Index) -> Tensor:
         grid = torch.arange(len(self._place_of)).view(self.capacity, *self.row_shape)
         return grid[place]  # [*I]
 
-    def _get(self, place: Any) -> Any:
+    def _get(self, place: Index) -> Data:
         if self._schema is None:
             return self._inner._get(place)  # says that nothing was written yet
         positions = self._positions_at(place)
         return self._take(positions.flatten()).reshape(positions.shape)
 
-    def entry(self, key: NestedKey, place: Any = slice(None)) -> Tensor:
+    def entry(self, key: NestedKey, place: Index = slice(None)) -> Tensor:
         """Return one entry of the rows in the slots ``place``.
 
         Raises:
@@ -289,9 +285,7 @@ class CompactStorage(Storage):
 
     def has_entry(self, key: NestedKey) -> bool:
         """Whether rows have this entry."""
-        return self.rows > 0 and (
-            self._number_derived(key) is not None or self._inner.has_entry(key)
-        )
+        return self.rows > 0 and (self._number_derived(key) is not None or self._inner.has_entry(key))
 
     def flatten(self) -> Storage:
         """Return a storage ``[N]`` of copies of the items, if this one has several dimensions."""
@@ -303,9 +297,9 @@ class CompactStorage(Storage):
         if self._schema is not None:
             self._forget()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the rows, as they are stored, and the pool."""
-        state: dict[str, Any] = {"rows": self._inner.state_dict()}
+        state: State = {"rows": self._inner.state_dict()}
         if self._schema is not None:
             state["schema"] = self._schema.state()
             state["derived"] = list(self._derived.items())
@@ -313,7 +307,7 @@ class CompactStorage(Storage):
             state["pool"] = {n: values.clone() for n, values in self._pool.items()}
         return state
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         """Take over the rows of a :meth:`state_dict`.
 
         Raises:
@@ -322,17 +316,15 @@ class CompactStorage(Storage):
         self.check_state(state_dict)
         self._inner.load_state_dict(state_dict["rows"])
         self._count_with(self._inner)
-        self._settle(self._inner.row_shape)
+        self._set_row_shape(self._inner.row_shape)
         if "schema" not in state_dict:
             return
         schema = Schema.from_state(type(self).__name__, state_dict["schema"])
         self._lay_out(schema, dict(state_dict["derived"]))
         self._place_of, self._free = state_dict["place_of"].clone(), state_dict["free"].clone()
-        self._pool = {
-            n: values.to(self._pool[n].device) for n, values in state_dict["pool"].items()
-        }
+        self._pool = {n: values.to(self._pool[n].device) for n, values in state_dict["pool"].items()}
 
-    def check_state(self, state_dict: dict[str, Any]) -> None:
+    def check_state(self, state_dict: State) -> None:
         """Raise what :meth:`load_state_dict` would raise, and change nothing."""
         rows = state_dict["rows"]
         self._inner.check_state(rows)

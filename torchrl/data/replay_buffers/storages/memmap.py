@@ -1,17 +1,20 @@
 """`LazyMemmapStorage`: rows in files that are mapped into memory.
 
 A storage is a folder: ``storage.json`` says what a row looks like, ``counts.memmap`` (int64) how
-many rows there are, and ``rows_<n>.memmap`` hold them, in the layout of `LazyTensorStorage`.
+many rows there are, and ``rows_<n>.memmap`` hold them, in the layout of `LazyTensorStorage`; those
+after the entries that are tensors hold numbers of lines of ``objects.jsonl``, int64.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +25,23 @@ from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl._core.files import hold, is_held, reserve
 from torchrl._core.log import logger
+from torchrl.data.replay_buffers.data_types import Data, State
 from torchrl.data.replay_buffers.lock import ProcessLock
-from torchrl.data.replay_buffers.storages.base import PENDING, Place
-from torchrl.data.replay_buffers.storages.homes import META, Folder
+from torchrl.data.replay_buffers.storages.base import PENDING, Place, check_flags
+from torchrl.data.replay_buffers.storages.object_column import ObjectColumn, ObjectTable
+from torchrl.data.replay_buffers.storages.row_memory import META, FolderMemory
+from torchrl.data.replay_buffers.storages.schema import Schema
 from torchrl.data.replay_buffers.storages.tensor import LazyTensorStorage
 
-FOLDER, LOCK = "storage", "lock"
+FOLDER, LOCK, OBJECTS = "storage", "lock", "objects.jsonl"
 AHEAD = 1 << 26  # bytes of a file that are reserved ahead, at most
 
 
 class LazyMemmapStorage(LazyTensorStorage):
     """Rows in memory-mapped files: larger than memory, shared between processes, kept by a crash.
+
+    Texts, numbers and lists and dictionaries of them are kept, too, each different one once, in the
+    file ``objects.jsonl``.
 
     Args:
         max_size: Number of items.
@@ -44,12 +53,17 @@ class LazyMemmapStorage(LazyTensorStorage):
             several processes may do so, and buffers of theirs write one after the other. ``False``
             refuses it, before anything is written. ``None`` makes a folder of its own for each
             storage below the same ``scratch_dir``.
+        compilable: As for :class:`Storage`.
+        shared_init: Make the files at once, so that any process may write the first rows, as a
+            buffer with ``shared=True`` does. They are made at once anyway unless ``existsok`` is
+            ``False``.
         auto_cleanup: Remove the files when this object goes; only temporary ones if ``None``.
 
     Raises:
         ShapeError: if the storage that was found has another size.
         RuntimeError: when rows are written, if ``existsok`` is ``False`` and the folder is taken,
             or if it is ``True`` and a storage is writing there that does not share its folder.
+        DTypeError: when rows are written with objects that JSON does not give back.
         OSError: when rows are written that the disk has no room for; those before are whole.
 
     >>> from tensordict import TensorDict
@@ -67,11 +81,14 @@ class LazyMemmapStorage(LazyTensorStorage):
         device: torch.device | str = "cpu",
         ndim: int = 1,
         existsok: bool | None = None,
+        compilable: bool = False,
+        shared_init: bool = False,
         auto_cleanup: bool | None = None,
     ) -> None:
         check_devices(self, device=None if device == "auto" else device)
+        check_flags(self, shared_init=shared_init)
         device = torch.device("cpu") if device == "auto" else device
-        super().__init__(max_size, device=device, ndim=ndim)
+        super().__init__(max_size, device=device, ndim=ndim, compilable=compilable)
         self._existsok, self._room = existsok, 0
         self._remove_files = scratch_dir is None if auto_cleanup is None else auto_cleanup
         if scratch_dir is None:
@@ -83,6 +100,8 @@ class LazyMemmapStorage(LazyTensorStorage):
         if existsok is not False or scratch_dir is None:
             self._occupy(alone=scratch_dir is not None and not existsok)
             self._open()
+        elif shared_init:
+            self.share()
 
     def _occupy(self, *, alone: bool) -> None:
         """Keep the rows in the folder from now on; if alone, lock it as long as this lives."""
@@ -90,43 +109,58 @@ class LazyMemmapStorage(LazyTensorStorage):
         lock = hold(self.path) if alone else None
         if lock is not None:
             weakref.finalize(self, os.close, lock)
-        if alone and self._existsok is False and self._is_taken(lock):
+        if alone and self._existsok is False and ((self.path / META).exists() or (lock is None and is_held(self.path))):
             raise RuntimeError(
                 describe(
                     self,
                     f"a storage exists in {self.path}, and existsok is False",
-                    hint="Nothing was written. Choose another scratch_dir, or go on with its rows "
-                    "with existsok=True.",
+                    hint="Nothing was written. Choose another scratch_dir, or go on with its rows with existsok=True.",
                 )
             )
-        self._move_to(Folder(self.path))
+        self._move_to(FolderMemory(self.path))
         if self._remove_files:
             weakref.finalize(self, _remove, self.path, os.getpid())
 
-    def _is_taken(self, lock: int | None) -> bool:
-        return (self.path / META).exists() or (lock is None and is_held(self.path))
-
-    def _allocate(self, data: Any, ndim: int, row_shape: torch.Size) -> None:
-        if self._home is None:
+    def _allocate(self, data: Data, ndim: int, row_shape: torch.Size) -> None:
+        if self._memory is None:
             self._occupy(alone=True)
         super()._allocate(data, ndim, row_shape)
 
+    _keeps_objects = True
+
+    def _object_columns(self, schema: Schema, lead: Sequence[int]) -> list[Data]:
+        if not schema.objects:
+            return []
+        self._table, columns = ObjectTable(self.path / OBJECTS, self), []
+        for leaf in reversed(schema.objects):
+            shape = (*lead, *leaf.shape)
+            block = self._new_block(len(self._blocks), 8 * math.prod(shape))
+            self._blocks.append(block)
+            columns.append(ObjectColumn(block.view(torch.int64).numpy().reshape(shape), self._table))
+        return columns
+
+    def prepare(self, data: Data, many: bool) -> tuple[list[Tensor], int]:
+        """Return the entries of ``data`` in the order of the columns, and the number of rows."""
+        rows, count = super().prepare(data, many)
+        if not self._objects:
+            return rows, count
+        leaves: list[Any] = rows
+        first = len(self._columns)
+        return [*leaves[:first], *(self._table.numbers(values) for values in leaves[first:])], count
+
     def share(self) -> None:
         """Make the files now, so that processes that get this storage see them."""
-        if self._home is None:
+        if self._memory is None:
             self._occupy(alone=True)
 
     def lock(self) -> ProcessLock | None:
         """Return the lock of the folder, if processes share it by its name."""
         if not self._existsok:
             return None
-        return ProcessLock(self.repair, self.path / LOCK)
+        return ProcessLock(self.repair_after_crash, self.path / LOCK)
 
     def _put(self, place: Place, rows: list[Tensor], part: slice | None) -> None:
-        if isinstance(place, int):
-            stop = place + 1
-        else:
-            stop = place.stop if isinstance(place, slice) else int(place.max()) + 1
+        stop = place + 1 if isinstance(place, int) else place.stop if isinstance(place, slice) else int(place.max()) + 1
         if stop > self._room:
             try:
                 self._make_room(stop)
@@ -168,7 +202,7 @@ class LazyMemmapStorage(LazyTensorStorage):
                 )
             )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> State:
         return {**super().__getstate__(), "_room": 0}
 
 

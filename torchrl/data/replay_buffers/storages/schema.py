@@ -1,4 +1,4 @@
-"""What a row looks like: learned from the first rows, held against all that follow.
+"""`Schema`: keys, shapes and dtypes of the entries of a row, against which all rows are checked.
 
 Legend: ``N`` rows, ``*I`` the shape of an index, ``*F`` the feature shape of an entry.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -22,31 +22,26 @@ from tensordict import (
 )
 from torch import Tensor
 
-from torchrl._core.errors import (
-    DTypeError,
-    MissingKeyError,
-    ShapeError,
-    UnexpectedKeyError,
-    describe,
-    nearest,
-)
+from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError, UnexpectedKeyError, describe, nearest
 from torchrl._core.safe_load import container_name, find_container, find_dtype
+from torchrl.data.replay_buffers.data_types import Data, Key, State
 
 # Values that are known to fit need no checks, which would take half of the time of a sample.
 _trusted: Any = getattr(TensorDict, "_new_unsafe", TensorDict)
+Path: TypeAlias = tuple[Key, ...]  # of an entry in containers of containers
 _UNCHANGED = "Nothing was written."
-_MEND = f"{_UNCHANGED} All rows of a storage have the same entries."
+_SAME_ENTRIES = f"{_UNCHANGED} All rows of a storage have the same entries."
 
 
 class Leaf(NamedTuple):
     """One entry of a row: its key, feature shape ``[*F]`` and dtype, ``object`` for objects."""
 
-    key: tuple[Any, ...]
+    key: Path
     shape: torch.Size
     dtype: Any
 
     @property
-    def name(self) -> Any:
+    def name(self) -> Key | Path:
         """The key as users write it."""
         return self.key[0] if len(self.key) == 1 else self.key
 
@@ -62,7 +57,7 @@ class Node:
 
     kind: type
     extra: torch.Size = field(default_factory=torch.Size)
-    children: dict[Any, Node | int] = field(default_factory=dict)
+    children: dict[Key, Node | int] = field(default_factory=dict)
     dim: int = 0
 
 
@@ -70,23 +65,33 @@ class Schema:
     """The entries of a row, whatever holds them: tensordict, tensorclass, tensor, dict or tuple.
 
     Args:
-        owner: The component that complains when rows do not match.
+        owner: The component that errors name.
         rows: The first rows, of shape ``[*lead, *F]``.
         lead: Number of leading dimensions that are not part of a row.
     """
 
-    def __init__(self, owner: object, rows: Any, lead: int) -> None:
+    def __init__(self, owner: object, rows: Data, lead: int) -> None:
         self.owner, self.leaves, self.objects = owner, list[Leaf](), list[Leaf]()
         self._root = self._learn(rows, lead, ())
         self._index()
 
+    @property
+    def kind(self) -> type:
+        """The class of rows; ``Tensor`` where they have no entries."""
+        return Tensor if isinstance(self._root, int) else self._root.kind
+
+    @property
+    def extra(self) -> torch.Size:
+        """Batch size of an item: what follows the leading dimensions in that of the rows."""
+        return torch.Size() if isinstance(self._root, int) else self._root.extra
+
     def _index(self) -> None:
-        self._expected: tuple[Any, list[tuple[int, ...]]] = (None, [])  # of the last lead
+        self._expected: tuple[tuple[int, ...] | None, list[tuple[int, ...]]] = (None, [])  # of the last lead
         self._dtypes = [leaf.dtype for leaf in self.leaves]
         self.numbers = {leaf.key: i for i, leaf in enumerate(self.leaves)}
         self.numbers |= {leaf.key: ~i for i, leaf in enumerate(self.objects)}
 
-    def _learn(self, rows: Any, lead: int, path: tuple[Any, ...]) -> Node | int:
+    def _learn(self, rows: Data, lead: int, path: Path) -> Node | int:
         if is_non_tensor(rows):
             self.objects.append(Leaf(path, rows.batch_size[lead:], object))
             return ~(len(self.objects) - 1)
@@ -106,10 +111,10 @@ class Schema:
             node.children[name] = self._learn(value, lead, (*path, name))
         return node
 
-    def read(self, rows: Any, lead: Sequence[int]) -> list[Any]:
-        """Return the leaves ``[*lead, *F]`` of ``rows``, in order, or say what does not match.
+    def read(self, rows: Data, lead: Sequence[int]) -> list[Data]:
+        """Return the leaves ``[*lead, *F]`` of ``rows``, in order; raise if a row does not match.
 
-        After them stand the objects, the last one first, as arrays ``[*lead, *F]``.
+        After them come the objects, the last one first, as arrays ``[*lead, *F]``.
 
         Raises:
             MissingKeyError, UnexpectedKeyError, ShapeError, DTypeError: naming the entry.
@@ -118,19 +123,16 @@ class Schema:
         shapes, root = self._shapes_after(lead), self._root
         if isinstance(root, int):
             if root < 0:
-                self._check_object(rows, self.objects[~root], lead)
+                self._check_entry(rows, self.objects[~root], lead)
                 return [_array_of(rows, shapes[root])]
-            self._check_leaf(rows, self.leaves[root], lead)
+            self._check_entry(rows, self.leaves[root], lead)
             return [rows]
-        out: list[Any] = [None] * (len(self.leaves) + len(self.objects))
+        out: list[Data] = [None] * (len(self.leaves) + len(self.objects))
         if not self._read(rows, root, shapes, out):
             self._refuse(rows, root, lead, ())
         if self.objects:
             first = len(self.leaves)
-            out[first:] = [
-                _array_of(value, shape)
-                for value, shape in zip(out[first:], shapes[first:], strict=True)
-            ]
+            out[first:] = [_array_of(value, shape) for value, shape in zip(out[first:], shapes[first:], strict=True)]
         return out
 
     def _shapes_after(self, lead: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -142,8 +144,8 @@ class Schema:
             self._expected = lead, shapes
         return shapes
 
-    def _read(self, rows: Any, node: Node, shapes: list[tuple[int, ...]], out: list[Any]) -> bool:
-        """Put the leaves into ``out``, or say that something does not match."""
+    def _read(self, rows: Data, node: Node, shapes: list[tuple[int, ...]], out: list[Data]) -> bool:
+        """Put the leaves into ``out``; return whether all of them match."""
         children, known, dtypes = _children(rows), node.children, self._dtypes
         if children is None or len(children) != len(known):
             return False
@@ -154,26 +156,18 @@ class Schema:
                     if not is_non_tensor(value) or value.batch_size != shapes[child]:
                         return False
                     out[child] = value
-                elif (
-                    not isinstance(value, Tensor)
-                    or value.dtype is not dtypes[child]
-                    or value.shape != shapes[child]
-                ):
+                elif not isinstance(value, Tensor) or value.dtype is not dtypes[child] or value.shape != shapes[child]:
                     return False
                 out[child] = value
             elif child is None or not self._read(value, child, shapes, out):  # type: ignore[arg-type]  # a node
                 return False
         return True
 
-    def _refuse(
-        self, rows: Any, node: Node | int, lead: tuple[int, ...], path: tuple[Any, ...]
-    ) -> None:
-        """Raise the error that says what :meth:`_read` stumbled over."""
+    def _refuse(self, rows: Data, node: Node | int, lead: tuple[int, ...], path: Path) -> None:
+        """Raise the error for the entry that does not match."""
         if isinstance(node, int):
-            if node >= 0:
-                self._check_leaf(rows, self.leaves[node], lead)
-            else:
-                self._check_object(rows, self.objects[~node], lead)
+            leaf = self.leaves[node] if node >= 0 else self.objects[~node]
+            self._check_entry(rows, leaf, lead)
             return
         children = _children(rows)
         if children is None:
@@ -184,7 +178,7 @@ class Schema:
                     key=_name(path),
                     expected=f"a {node.kind.__name__} of {_names(node.children)}",
                     found=type(rows).__name__,
-                    hint=_MEND,
+                    hint=_SAME_ENTRIES,
                 )
             )
         values = dict(children)
@@ -198,7 +192,7 @@ class Schema:
                     key=_name((*path, absent[0])),
                     expected=_names(node.children),
                     found=_names(values),
-                    hint=f"{hint} {_MEND}".strip(),
+                    hint=f"{hint} {_SAME_ENTRIES}".strip(),
                 )
             )
         surplus = [name for name in values if name not in node.children]
@@ -216,61 +210,40 @@ class Schema:
         for name, child in node.children.items():
             self._refuse(values[name], child, lead, (*path, name))
 
-    def _check_leaf(self, value: Any, leaf: Leaf, lead: tuple[int, ...]) -> None:
-        if not isinstance(value, Tensor) or value.dtype is not leaf.dtype:
+    def _check_entry(self, value: Data, leaf: Leaf, lead: tuple[int, ...]) -> None:
+        """Raise an error if an entry ``[*lead, *F]`` has another dtype or shape than ``leaf``."""
+        is_object, is_tensor = leaf.dtype is object, isinstance(value, Tensor)
+        if not (is_non_tensor(value) if is_object else is_tensor and value.dtype is leaf.dtype):
             raise DTypeError(
                 describe(
                     self.owner,
                     "has the wrong dtype",
                     key=_name(leaf.key),
-                    expected=leaf.dtype,
-                    found=value.dtype if isinstance(value, Tensor) else type(value).__name__,
-                    hint=f"{_UNCHANGED} Cast it before it is stored.",
+                    expected="objects that are no tensors, such as texts" if is_object else leaf.dtype,
+                    found=value.dtype if is_tensor else type(value).__name__,
+                    hint=_UNCHANGED if is_object else f"{_UNCHANGED} Cast it before it is stored.",
                 )
             )
-        if value.shape != lead + leaf.shape:
+        shape = value.batch_size if is_object else value.shape
+        if shape != lead + leaf.shape:
             raise ShapeError(
                 describe(
                     self.owner,
                     "has the wrong shape",
                     key=_name(leaf.key),
                     expected=list(lead + leaf.shape),
-                    found=list(value.shape),
-                    hint=_MEND,
+                    found=list(shape),
+                    hint=_SAME_ENTRIES,
                 )
             )
 
-    def _check_object(self, value: Any, leaf: Leaf, lead: tuple[int, ...]) -> None:
-        if not is_non_tensor(value):
-            raise DTypeError(
-                describe(
-                    self.owner,
-                    "has the wrong dtype",
-                    key=_name(leaf.key),
-                    expected="objects that are no tensors, such as texts",
-                    found=getattr(value, "dtype", type(value).__name__),
-                    hint=_UNCHANGED,
-                )
-            )
-        if value.batch_size != lead + leaf.shape:
-            raise ShapeError(
-                describe(
-                    self.owner,
-                    "has the wrong shape",
-                    key=_name(leaf.key),
-                    expected=list(lead + leaf.shape),
-                    found=list(value.batch_size),
-                    hint=_MEND,
-                )
-            )
-
-    def build(self, leaves: Sequence[Any], lead: Sequence[int], device: Any = None) -> Any:
+    def build(self, leaves: Sequence[Data], lead: Sequence[int], device: torch.device | None = None) -> Data:
         """Return rows ``[*lead, *F]`` made of ``leaves``: the inverse of :meth:`read`."""
         return self._build(self._root, leaves, tuple(lead), device)
 
     def _build(
-        self, node: Node | int, leaves: Sequence[Any], lead: tuple[int, ...], device: Any
-    ) -> Any:
+        self, node: Node | int, leaves: Sequence[Data], lead: tuple[int, ...], device: torch.device | None
+    ) -> Data:
         if isinstance(node, int):
             return leaves[node] if node >= 0 else non_tensor(leaves[node])
         values = {
@@ -292,22 +265,16 @@ class Schema:
         td = _trusted(values, size, device=device, nested=False)
         return td if kind is TensorDict else kind.from_tensordict(td)
 
-    def lead_of(self, rows: Any, ndim: int) -> torch.Size:
-        """Return the leading shape ``[*lead]`` of ``rows``, by their first entry."""
-        return lead_shape(rows, ndim, self.owner)
-
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the schema as numbers, names and lists, fit for JSON."""
-        leaves = [
-            (list(leaf.shape), str(leaf.dtype).removeprefix("torch.")) for leaf in self.leaves
-        ]
-        state = {"leaves": leaves, "tree": _tree_state(self._root)}
+        leaves = [(list(leaf.shape), str(leaf.dtype).removeprefix("torch.")) for leaf in self.leaves]
+        state: State = {"leaves": leaves, "tree": _tree_state(self._root)}
         if self.objects:
             state["objects"] = [list(leaf.shape) for leaf in self.objects]
         return state
 
     @classmethod
-    def from_state(cls, owner: object, state: dict[str, Any]) -> Schema:
+    def from_state(cls, owner: object, state: State) -> Schema:
         """Return the schema whose :meth:`state` was taken.
 
         Raises:
@@ -315,16 +282,13 @@ class Schema:
                 :func:`~torchrl._core.safe_load.find_container`.
         """
         schema = cls.__new__(cls)
-        schema.owner, keys = owner, dict[int, tuple[Any, ...]]()
+        schema.owner, keys = owner, dict[int, Path]()
         schema._root = _tree_from_state(state["tree"], (), keys, owner)
         schema.leaves = [
             Leaf(keys[i], torch.Size(shape), find_dtype(dtype, owner))
             for i, (shape, dtype) in enumerate(state["leaves"])
         ]
-        schema.objects = [
-            Leaf(keys[~i], torch.Size(shape), object)
-            for i, shape in enumerate(state.get("objects", []))
-        ]
+        schema.objects = [Leaf(keys[~i], torch.Size(shape), object) for i, shape in enumerate(state.get("objects", []))]
         schema._index()
         return schema
 
@@ -334,12 +298,12 @@ class Schema:
     __hash__ = None  # type: ignore[assignment]  # as Python has it
 
 
-def is_non_tensor(value: Any) -> bool:
+def is_non_tensor(value: object) -> bool:
     """Whether an entry of a tensordict holds objects in place of tensors, such as texts."""
     return type(value) is not Tensor and isinstance(value, NonTensorData | NonTensorStack)
 
 
-def _array_of(value: Any, shape: Sequence[int]) -> np.ndarray:
+def _array_of(value: Data, shape: Sequence[int]) -> np.ndarray:
     """Return the objects of an entry as an array of this shape."""
     if isinstance(value, NonTensorData):
         array = np.empty(tuple(shape), dtype=object)
@@ -349,7 +313,7 @@ def _array_of(value: Any, shape: Sequence[int]) -> np.ndarray:
     return array_of_lists(value.tolist(), shape)
 
 
-def array_of_lists(values: Any, shape: Sequence[int]) -> np.ndarray:
+def array_of_lists(values: Data, shape: Sequence[int]) -> np.ndarray:
     """Return an array of this shape of the objects in nested lists."""
     array = np.empty(tuple(shape), dtype=object)
     for place in np.ndindex(*array.shape):
@@ -360,7 +324,7 @@ def array_of_lists(values: Any, shape: Sequence[int]) -> np.ndarray:
     return array
 
 
-def non_tensor(values: np.ndarray) -> Any:
+def non_tensor(values: np.ndarray) -> Data:
     """Return the entry of a tensordict that holds an array of objects."""
     if not values.ndim:
         return NonTensorData(values.item())
@@ -371,7 +335,7 @@ def non_tensor(values: np.ndarray) -> Any:
     return NonTensorStack(*(non_tensor(part) for part in values))
 
 
-def _differing_rows(owner: object, path: tuple[Any, ...], rows: Any) -> ShapeError:
+def _differing_rows(owner: object, path: Path, rows: Data) -> ShapeError:
     first, *others = [set(row.keys(True, True)) for row in rows.unbind(0)]
     odd = sorted({key for other in others for key in first ^ other}, key=str)
     return ShapeError(
@@ -384,7 +348,7 @@ def _differing_rows(owner: object, path: tuple[Any, ...], rows: Any) -> ShapeErr
     )
 
 
-def ragged_dim(rows: Any) -> int | None:
+def ragged_dim(rows: Data) -> int | None:
     """Return the dimension along which the elements of a lazy stack differ, if they do."""
     if not isinstance(rows, LazyStackedTensorDict) or isinstance(rows, NonTensorStack):
         return None
@@ -396,7 +360,7 @@ def ragged_dim(rows: Any) -> int | None:
     return None if within is None else within + (within >= rows.stack_dim)
 
 
-def _layout(rows: Any) -> Any:
+def _layout(rows: Data) -> object:
     """Return names, shapes and dtypes of entries, what two elements of a dense stack share."""
     if is_non_tensor(rows):
         return "objects"
@@ -409,7 +373,7 @@ def _layout(rows: Any) -> Any:
     return rows.batch_size, {name: _layout(value) for name, value in rows.items()}
 
 
-def _not_a_tensor(owner: object, path: tuple[Any, ...], value: Any) -> DTypeError:
+def _not_a_tensor(owner: object, path: Path, value: object) -> DTypeError:
     return DTypeError(
         describe(
             owner,
@@ -422,7 +386,7 @@ def _not_a_tensor(owner: object, path: tuple[Any, ...], value: Any) -> DTypeErro
     )
 
 
-def lead_shape(rows: Any, ndim: int, owner: object) -> torch.Size:
+def lead_shape(rows: Data, ndim: int, owner: object) -> torch.Size:
     """Return the first ``ndim`` sizes that the entries of ``rows`` share.
 
     Raises:
@@ -430,7 +394,7 @@ def lead_shape(rows: Any, ndim: int, owner: object) -> torch.Size:
     """
     if type(rows) is TensorDict and len(rows.batch_size) >= ndim:
         return rows.batch_size[:ndim]
-    value, path = rows, tuple[Any, ...]()
+    value, path = rows, Path()
     while type(value) is not TensorDict and not is_tensor_collection(value):
         if isinstance(value, Tensor):
             break
@@ -454,7 +418,7 @@ def lead_shape(rows: Any, ndim: int, owner: object) -> torch.Size:
     return value.shape[:ndim]
 
 
-def _children(rows: Any) -> Collection[tuple[Any, Any]] | None:
+def _children(rows: Data) -> Collection[tuple[Key, Data]] | None:
     """Return names and values of a container, ``None`` for a leaf."""
     if type(rows) is TensorDict or isinstance(rows, dict):
         return rows.items()  # type: ignore[return-value]  # sized
@@ -468,7 +432,7 @@ def _children(rows: Any) -> Collection[tuple[Any, Any]] | None:
     return None
 
 
-def _kind(rows: Any) -> type:
+def _kind(rows: Data) -> type:
     if isinstance(rows, TensorDictBase):
         return TensorDict
     for kind in (dict, list):
@@ -477,15 +441,15 @@ def _kind(rows: Any) -> type:
     return type(rows)
 
 
-def _name(path: tuple[Any, ...]) -> Any:
+def _name(path: Path) -> Key | Path:
     return path[0] if len(path) == 1 else path
 
 
-def _names(children: Iterable[Any]) -> list[Any]:
+def _names(children: Iterable[Key]) -> list[Key]:
     return sorted(children, key=str)
 
 
-def _tree_state(node: Node | int) -> Any:
+def _tree_state(node: Node | int) -> State | int:
     if isinstance(node, int):
         return node
     children = [[name, _tree_state(child)] for name, child in node.children.items()]
@@ -494,9 +458,7 @@ def _tree_state(node: Node | int) -> Any:
     return {**state, "dim": node.dim} if node.kind is LazyStackedTensorDict else state
 
 
-def _tree_from_state(
-    state: Any, path: tuple[Any, ...], keys: dict[int, Any], owner: object
-) -> Node | int:
+def _tree_from_state(state: State | int, path: Path, keys: dict[int, Path], owner: object) -> Node | int:
     if isinstance(state, int):
         keys[state] = path
         return state
@@ -507,7 +469,7 @@ def _tree_from_state(
     return node
 
 
-def as_tensors(rows: Any) -> Any:
+def as_tensors(rows: Data) -> Data:
     """Turn the numbers and arrays in plain containers into tensors; leave the rest as it is."""
     if isinstance(rows, bool | int | float | np.ndarray | np.generic):
         return torch.as_tensor(rows)
@@ -523,7 +485,7 @@ def as_tensors(rows: Any) -> Any:
     return rows
 
 
-def stack_rows(items: Sequence[Any]) -> Any:
+def stack_rows(items: Sequence[Data]) -> Data:
     """Stack items ``[*F]`` to rows ``[N, *F]``; what cannot be stacked stays a list.
 
     Tensordicts of different shapes become a lazy stack.
@@ -542,12 +504,22 @@ def stack_rows(items: Sequence[Any]) -> Any:
         same = all(isinstance(x, Tensor) and x.shape == first.shape for x in items)
         return torch.stack(list(items)) if same else list(items)
     same_type = all(type(item) is type(first) for item in items)
+    if isinstance(first, list) and same_type and _holds_tensors(first) and all(len(x) == len(first) for x in items):
+        return [stack_rows(list(column)) for column in zip(*items, strict=True)]
     if isinstance(first, dict) and same_type and all(x.keys() == first.keys() for x in items):
         return {name: stack_rows([item[name] for item in items]) for name in first}
     if isinstance(first, tuple) and same_type and all(len(x) == len(first) for x in items):
         values = [stack_rows(list(column)) for column in zip(*items, strict=True)]
         return type(first)(*values) if hasattr(first, "_fields") else tuple(values)
     return list(items)
+
+
+def _holds_tensors(row: list[Data]) -> bool:
+    """Whether a list holds nothing but tensors, and containers of them."""
+    return bool(row) and all(
+        isinstance(x, Tensor | dict | tuple) or is_tensor_collection(x) or (isinstance(x, list) and _holds_tensors(x))
+        for x in row
+    )
 
 
 def expand_items(value: Tensor, lead: int, batch_size: torch.Size) -> Tensor:
@@ -562,7 +534,7 @@ def expand_items(value: Tensor, lead: int, batch_size: torch.Size) -> Tensor:
     return value.view(*value.shape[:lead], *(1,) * extra, *features).expand(*batch_size, *features)
 
 
-def _same_layout(first: Any, item: Any) -> bool:
+def _same_layout(first: Data, item: Data) -> bool:
     """Whether two rows make a dense stack."""
     if type(first) is not TensorDict or type(item) is not TensorDict:
         return _is_dense(first) and _is_dense(item) and _layout(first) == _layout(item)
@@ -576,14 +548,12 @@ def _same_layout(first: Any, item: Any) -> bool:
         if type(value) is Tensor:
             if not isinstance(against, Tensor) or value.shape != against.shape:
                 return False
-        elif is_tensor_collection(value) and not (
-            is_tensor_collection(against) and _same_layout(value, against)
-        ):
+        elif is_tensor_collection(value) and not (is_tensor_collection(against) and _same_layout(value, against)):
             return False
     return True
 
 
-def _is_dense(rows: Any) -> bool:
+def _is_dense(rows: Data) -> bool:
     """Whether no lazy stack of elements that differ is in it."""
     if not is_tensor_collection(rows) or is_non_tensor(rows):
         return is_tensor_collection(rows) or isinstance(rows, Tensor)
@@ -592,7 +562,7 @@ def _is_dense(rows: Any) -> bool:
     return all(_is_dense(value) for _, value in rows.items() if is_tensor_collection(value))
 
 
-def _stack_ragged(items: Sequence[Any]) -> Any:
+def _stack_ragged(items: Sequence[Data]) -> Data:
     """Stack rows in which lazy stacks differ within, part by part; else the rows, lazily."""
     first = items[0]
     alike = all(is_tensor_collection(item) and _layout(item) == _layout(first) for item in items)
@@ -607,7 +577,7 @@ def _stack_ragged(items: Sequence[Any]) -> Any:
     return TensorDict(values, [len(items), *first.batch_size])
 
 
-def fitting(owner: object, key: NestedKey, old: Tensor, value: Any) -> Tensor:
+def fitting(owner: object, key: NestedKey, old: Tensor, value: object) -> Tensor:
     """Return a value that is to take the place of ``old``.
 
     Raises:
@@ -621,12 +591,14 @@ def fitting(owner: object, key: NestedKey, old: Tensor, value: Any) -> Tensor:
     return value
 
 
-def _misfit(owner: object, what: str, key: Any, expected: Any, found: Any) -> str:
-    return describe(
-        owner,
-        f"has the wrong {what}",
-        key=key,
-        expected=expected,
-        found=found,
-        hint=_UNCHANGED,
-    )
+def _misfit(owner: object, what: str, key: NestedKey, expected: object, found: object) -> str:
+    return describe(owner, f"has the wrong {what}", key=key, expected=expected, found=found, hint=_UNCHANGED)
+
+
+def transpose_entries(data: Data, dim: int) -> Data:
+    """Put dimension ``dim`` of every entry first."""
+    if is_tensor_collection(data) or isinstance(data, Tensor):
+        return data.transpose(0, dim)
+    if isinstance(data, dict):
+        return {name: transpose_entries(value, dim) for name, value in data.items()}
+    return type(data)(transpose_entries(value, dim) for value in data)

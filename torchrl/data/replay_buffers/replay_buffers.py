@@ -1,5 +1,0 @@
-"""The buffers, under the path of their first home."""
-
-from torchrl._core.legacy import moved
-
-__getattr__ = moved(__name__, "torchrl.data.replay_buffers")
