@@ -37,9 +37,7 @@ def params(size=2):
 
 
 def actor(spec=None, distribution_class=TanhNormal, **kwargs):
-    return ProbabilisticActor(
-        params(), ["loc", "scale"], spec=spec, distribution_class=distribution_class, **kwargs
-    )
+    return ProbabilisticActor(params(), ["loc", "scale"], spec=spec, distribution_class=distribution_class, **kwargs)
 
 
 def data(*batch):
@@ -106,16 +104,11 @@ def test_the_range_comes_from_the_spec(distribution):
 
 
 def test_a_batch_of_environments_has_one_range():
-    spec = Bounded(
-        torch.tensor([[-1.0, -2.0]]).expand(4, 2), torch.tensor([[1.0, 2.0]]).expand(4, 2)
-    )
+    spec = Bounded(torch.tensor([[-1.0, -2.0]]).expand(4, 2), torch.tensor([[1.0, 2.0]]).expand(4, 2))
     policy = actor(spec)
     for batch in ((4,), (9, 4), (36,)):  # a step, a rollout, a flat sample of it
         assert policy(data(*batch))["action"].shape == (*batch, 2)
-    assert actor(Bounded(-2, 2, (4, 2))).module[-1].distribution_kwargs == {
-        "low": -2.0,
-        "high": 2.0,
-    }
+    assert actor(Bounded(-2, 2, (4, 2))).module[-1].distribution_kwargs == {"low": -2.0, "high": 2.0}
 
 
 def test_tanh_delta_takes_the_range_too():
@@ -136,18 +129,14 @@ def test_the_same_range_may_be_named(names):
     assert (dist.low, dist.high) == (-2.0, 2.0)
 
 
-@pytest.mark.parametrize(
-    "kwargs", [{"low": -1}, {"max": torch.tensor([2.0, 3.0])}, {"low": torch.zeros(3)}]
-)
+@pytest.mark.parametrize("kwargs", [{"low": -1}, {"max": torch.tensor([2.0, 3.0])}, {"low": torch.zeros(3)}])
 def test_another_range_is_refused(kwargs):
     with pytest.raises(SpecError, match="has another range in the TanhNormal than in its spec"):
         actor(Bounded(-2, 2, (2,)), distribution_kwargs=kwargs)
 
 
 def test_an_infinite_range_is_refused():
-    with pytest.raises(
-        SpecError, match="whose range is finite; expected a spec with a finite high"
-    ):
+    with pytest.raises(SpecError, match="whose range is finite; expected a spec with a finite high"):
         actor(Bounded(torch.zeros(2), torch.tensor([1.0, float("inf")])))
 
 
@@ -168,9 +157,7 @@ def test_log_prob_of_what_was_drawn():
     policy = actor(Bounded(-2, 2, (2,)), return_log_prob=True)
     with set_exploration_type("random"):
         td = policy(data(6, 4))
-    torch.testing.assert_close(
-        policy.log_prob(td.clone()), td["action_log_prob"], rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(policy.log_prob(td.clone()), td["action_log_prob"], rtol=1e-4, atol=1e-4)
     dist = policy.build_dist_from_params(td)
     torch.testing.assert_close(dist.loc, td["loc"])
     torch.testing.assert_close(policy.get_dist(td).scale, td["scale"])
@@ -273,9 +260,7 @@ def test_composite_actions():
 
         def forward(self, obs):
             hidden = self.net(obs)
-            move = TensorDict(
-                loc=hidden[..., :2], scale=hidden[..., :2].exp(), batch_size=obs.shape[:-1]
-            )
+            move = TensorDict(loc=hidden[..., :2], scale=hidden[..., :2].exp(), batch_size=obs.shape[:-1])
             press = TensorDict(logits=hidden[..., 2:], batch_size=obs.shape[:-1])
             return TensorDict(move=move, press=press, batch_size=obs.shape[:-1])
 
@@ -296,9 +281,7 @@ def test_composite_actions():
 def operators(**kwargs):
     trunk = SafeModule(nn.Linear(3, 4), ["observation"], ["hidden"])
     head = SafeProbabilisticTensorDictSequential(
-        SafeModule(
-            nn.Sequential(nn.Linear(4, 4), NormalParamExtractor()), ["hidden"], ["loc", "scale"]
-        ),
+        SafeModule(nn.Sequential(nn.Linear(4, 4), NormalParamExtractor()), ["hidden"], ["loc", "scale"]),
         SafeProbabilisticModule(["loc", "scale"], ["action"], distribution_class=TanhNormal),
     )
     return trunk, head
@@ -315,9 +298,7 @@ def test_actor_value_operator_hands_out_its_parts():
     assert "action" not in value(td.clone())
     assert policy.get_dist(td.clone()).batch_shape == (5,)
     hidden = everything.select("hidden")
-    torch.testing.assert_close(
-        whole.get_value_head()(hidden)["state_value"], everything["state_value"]
-    )
+    torch.testing.assert_close(whole.get_value_head()(hidden)["state_value"], everything["state_value"])
     torch.testing.assert_close(whole.get_policy_head()(hidden)["action"], everything["action"])
     assert {id(p) for p in policy.parameters()} < {id(p) for p in whole.parameters()}
 
@@ -347,9 +328,7 @@ def test_actor_as_a_distribution():
 
 def test_value_operator_names_its_output_after_its_inputs():
     assert ValueOperator(nn.Linear(3, 1)).out_keys == ["state_value"]
-    assert ValueOperator(nn.Linear(3, 1), ["observation", "action"]).out_keys == [
-        "state_action_value"
-    ]
+    assert ValueOperator(nn.Linear(3, 1), ["observation", "action"]).out_keys == ["state_action_value"]
     assert ValueOperator(nn.Linear(3, 1), out_keys=["v"]).out_keys == ["v"]
 
 
@@ -370,9 +349,7 @@ def test_modules_are_called_with_tensors_too():
 
 
 def test_networks_with_keyword_inputs_and_outputs_elsewhere():
-    module = SafeModule(
-        lambda x, *, y: x + y, {"x": "a", "y": "b"}, ["c"], spec=Bounded(0, 1, (2,)), safe=True
-    )
+    module = SafeModule(lambda x, *, y: x + y, {"x": "a", "y": "b"}, ["c"], spec=Bounded(0, 1, (2,)), safe=True)
     td = TensorDict(a=torch.ones(2), b=torch.ones(2))
     assert module(td)["c"].tolist() == [1, 1]
     out = TensorDict()
@@ -391,9 +368,7 @@ def test_a_missing_entry_is_named_with_what_is_there():
     with pytest.raises(MissingKeyError, match=r"\(function\): entry 'state' is read but absent"):
         SafeModule(lambda state: state, ["state"], ["action"])(TensorDict())
     with pytest.raises(MissingKeyError, match="'scale' is read but absent"):
-        SafeProbabilisticModule(["loc", "scale"], "a", distribution_class=TanhNormal)(
-            TensorDict(loc=torch.zeros(2))
-        )
+        SafeProbabilisticModule(["loc", "scale"], "a", distribution_class=TanhNormal)(TensorDict(loc=torch.zeros(2)))
 
 
 def test_a_wrong_width_is_named_with_its_entry():
@@ -403,12 +378,8 @@ def test_a_wrong_width_is_named_with_its_entry():
     )
     with pytest.raises(ShapeError, match=message):
         Actor(nn.Linear(4, 2))(data(5))
-    with pytest.raises(
-        RuntimeError, match=r"entry \['observation', 'action'\].*expected 9, found 5"
-    ):
-        ValueOperator(MLP(9, 1), ["observation", "action"])(
-            data(5).set("action", torch.zeros(5, 2))
-        )
+    with pytest.raises(RuntimeError, match=r"entry \['observation', 'action'\].*expected 9, found 5"):
+        ValueOperator(MLP(9, 1), ["observation", "action"])(data(5).set("action", torch.zeros(5, 2)))
     inner = nn.Sequential(nn.Linear(3, 8), nn.Linear(7, 2))
     with pytest.raises(RuntimeError, match=r"two layers that do not fit.*expected 7, found 8"):
         Actor(inner)(data(5))

@@ -11,9 +11,9 @@ from tensordict.nn import (
     ProbabilisticTensorDictSequential,
     TensorDictModule,
     TensorDictSequential,
-    interaction_type,
     set_skip_existing,
 )
+from tensordict.nn.probabilistic import interaction_type
 from torch import nn
 
 from torchrl.modules import (
@@ -38,9 +38,7 @@ def theirs(**options):
 
 def build(module, sequence, options):
     first, second = copy.deepcopy((FIRST, SECOND))
-    return sequence(
-        module(first, ["observation"], [LATENT]), module(second, [LATENT], ["value"]), **options
-    )
+    return sequence(module(first, ["observation"], [LATENT]), module(second, [LATENT], ["value"]), **options)
 
 
 def observed(*batch):
@@ -197,9 +195,7 @@ def test_what_runs_before_a_draw_sees_its_exploration_type(options, kind):
 
 
 def test_a_draw_that_the_head_made_is_scored_and_kept():
-    head = SafeModule(
-        lambda x: (x, torch.ones_like(x), x + 1), ["observation"], ["loc", "scale", "action"]
-    )
+    head = SafeModule(lambda x: (x, torch.ones_like(x), x + 1), ["observation"], ["loc", "scale", "action"])
     draw = SafeProbabilisticModule(
         ["loc", "scale"], ["action"], distribution_class=IndependentNormal, return_log_prob=True
     )
@@ -216,7 +212,5 @@ def test_a_policy_may_make_its_parameters_in_its_own_way():
             return td.set("loc", torch.zeros_like(td["loc"]))
 
     head = SafeModule(lambda x: (x, torch.ones_like(x)), ["observation"], ["loc", "scale"])
-    draw = SafeProbabilisticModule(
-        ["loc", "scale"], ["action"], distribution_class=IndependentNormal
-    )
+    draw = SafeProbabilisticModule(["loc", "scale"], ["action"], distribution_class=IndependentNormal)
     assert (Centred(head, draw)(observed(2))["action"] == 0).all()

@@ -119,3 +119,15 @@ def test_other_names_and_messages():
         policy.set_tensor_keys(observations="obs")
     with pytest.raises(MissingKeyError, match=r"'return_to_go' is read but absent.*CatFrames"):
         policy(data(5).rename_key_("observation", "obs").exclude("return_to_go"))
+
+
+@pytest.mark.parametrize(("kind", "width"), [(DTActor, 128), (OnlineDTActor, 512)])
+def test_default_sizes_may_be_changed(kind, width):
+    config = kind.default_config()
+    assert isinstance(config, DecisionTransformer.DTConfig)
+    assert config.n_embd == width
+    config.n_embd, config.attn_pdrop, config.n_layer = 16, 0.3, 1
+    actor = kind(S, A, transformer_config=config)
+    (layer,) = actor.transformer.transformer.layers
+    assert (layer.self_attn.dropout, layer.dropout1.p) == (0.3, 0.1)
+    assert kind.default_config().n_embd == width

@@ -20,7 +20,7 @@ from torchrl.modules import (
     QValueModule,
     SafeModule,
 )
-from torchrl.objectives.calls import distribution
+from torchrl.objectives.distributions import distribution
 
 
 def bits(logits):
@@ -35,14 +35,8 @@ LAWS = {
     "torch": (d.Categorical, Categorical(4)),
     "torch, one-hot": (d.OneHotCategorical, OneHot(4)),
     "one-hot": (OneHotCategorical, OneHot(4)),
-    "masked": (
-        lambda logits: MaskedCategorical(logits=logits, mask=allowed(logits)),
-        Categorical(4),
-    ),
-    "masked, one-hot": (
-        lambda logits: MaskedOneHotCategorical(logits=logits, mask=allowed(logits)),
-        OneHot(4),
-    ),
+    "masked": (lambda logits: MaskedCategorical(logits=logits, mask=allowed(logits)), Categorical(4)),
+    "masked, one-hot": (lambda logits: MaskedOneHotCategorical(logits=logits, mask=allowed(logits)), OneHot(4)),
     "ordinal": (lambda logits: Ordinal(scores=logits), Categorical(4)),
     "ordinal, one-hot": (lambda logits: OneHotOrdinal(scores=logits), OneHot(4)),
     "bits": (bits, Binary(4)),
@@ -77,10 +71,7 @@ def test_a_discrete_policy_without_noise_takes_its_mode(law, spec, kind, options
 def test_a_discrete_policy_without_a_median_says_so(law):
     net = TensorDictModule(nn.Linear(3, 4), ["observation"], ["logits"])
     policy = ProbabilisticActor(net, ["logits"], distribution_class=law)
-    with (
-        set_exploration_type(ExplorationType.MEDIAN),
-        pytest.raises(NotImplementedError, match="median"),
-    ):
+    with set_exploration_type(ExplorationType.MEDIAN), pytest.raises(NotImplementedError, match="median"):
         policy(observations())
 
 

@@ -13,13 +13,7 @@ from tensordict import TensorDict
 from tensordict.nn import CompositeDistribution
 from torch import distributions as d
 
-from torchrl.modules import (
-    IndependentNormal,
-    OneHotCategorical,
-    TanhDelta,
-    TanhNormal,
-    TruncatedNormal,
-)
+from torchrl.modules import IndependentNormal, OneHotCategorical, TanhDelta, TanhNormal, TruncatedNormal
 from torchrl.modules.distributions import (
     Delta,
     composite_entropy,
@@ -29,7 +23,8 @@ from torchrl.modules.distributions import (
     rsample_and_log_prob,
     sample_and_log_prob,
 )
-from torchrl.modules.distributions.quadrature import tanh_moment
+from torchrl.modules.distributions.continuous import tanh_moment
+from torchrl.modules.distributions.utils import safeatanh, safetanh
 
 RANGES = [(-1.0, 1.0), (-2.0, 2.0), (-0.1, 0.3), (99.0, 101.0)]
 numbers = st.floats(-3, 3, allow_nan=False)
@@ -41,9 +36,7 @@ def tensor(*values):
 
 
 def one(distribution, loc, scale, low, high, dtype=torch.float64):
-    return distribution(
-        torch.tensor([loc], dtype=dtype), torch.tensor([scale], dtype=dtype), low=low, high=high
-    )
+    return distribution(torch.tensor([loc], dtype=dtype), torch.tensor([scale], dtype=dtype), low=low, high=high)
 
 
 def integrate(dist, low, high, f=lambda y, p: p):
@@ -61,9 +54,7 @@ def test_density_integrates_to_one_and_to_the_mean(distribution, low, high):
     loc, scale = (0.3, 0.4) if distribution is TanhNormal else (middle + 0.3 * half, 0.4 * half)
     dist = one(distribution, loc, scale, low, high)
     assert integrate(dist, low, high) == pytest.approx(1, abs=1e-6)
-    assert integrate(dist, low, high, lambda y, p: y * p) == pytest.approx(
-        float(dist.mean), abs=1e-4 * half
-    )
+    assert integrate(dist, low, high, lambda y, p: y * p) == pytest.approx(float(dist.mean), abs=1e-4 * half)
     second = integrate(dist, low, high, lambda y, p: (y - float(dist.mean)) ** 2 * p)
     assert second == pytest.approx(float(dist.variance), rel=1e-3)
 
@@ -168,9 +159,7 @@ def test_moments_of_a_squashed_normal(loc, scale, order):
     kink = -loc / scale
     points = [kink] if abs(kink) < 10 else None
     expected = scipy.integrate.quad(integrand, -10, 10, points=points, limit=400)[0]
-    assert float(tanh_moment(tensor(loc), tensor(scale), order)) == pytest.approx(
-        expected, abs=2e-4
-    )
+    assert float(tanh_moment(tensor(loc), tensor(scale), order)) == pytest.approx(expected, abs=2e-4)
 
 
 def test_tanh_normal_mode_is_the_image_of_the_location():
@@ -224,13 +213,7 @@ def test_values_out_of_range_are_refused_where_asked():
     with pytest.raises(ValueError, match="within the support"):
         dist.log_prob(torch.tensor([1.5]))
     with pytest.raises(ValueError, match="empty range"):
-        TanhNormal(
-            torch.zeros(1),
-            torch.ones(1),
-            low=torch.ones(1),
-            high=torch.zeros(1),
-            validate_args=True,
-        )
+        TanhNormal(torch.zeros(1), torch.ones(1), low=torch.ones(1), high=torch.zeros(1), validate_args=True)
 
 
 def test_tanh_normal_entropy_has_no_closed_form_and_kl_has():
@@ -321,10 +304,7 @@ def test_sample_and_log_prob_of_any_distribution():
 def test_the_entropy_of_several_actions_is_the_sum_of_theirs():
     loc, scale, logits = torch.randn(3, 2), torch.rand(3, 2) + 0.1, torch.randn(3, 4)
     params = TensorDict(
-        move={"loc": loc, "scale": scale},
-        press={"logits": logits},
-        turn={"loc": loc, "scale": scale},
-        batch_size=[3],
+        move={"loc": loc, "scale": scale}, press={"logits": logits}, turn={"loc": loc, "scale": scale}, batch_size=[3]
     )
     heads = {"move": d.Normal, "press": OneHotCategorical, "turn": TanhNormal}
     both = CompositeDistribution(params.exclude("turn"), {k: heads[k] for k in ("move", "press")})
@@ -332,11 +312,72 @@ def test_the_entropy_of_several_actions_is_the_sum_of_theirs():
     torch.testing.assert_close(composite_entropy(both), exact)
     dist = CompositeDistribution(params, heads)
     squashed = -TanhNormal(loc, scale).rsample_and_log_prob((40_000,))[1].mean(0)
-    torch.testing.assert_close(
-        composite_entropy(dist, samples_mc=40_000), exact + squashed, rtol=0, atol=0.05
-    )
+    torch.testing.assert_close(composite_entropy(dist, samples_mc=40_000), exact + squashed, rtol=0, atol=0.05)
 
 
 def test_the_map_knows_every_distribution_by_its_name():
     assert distributions_maps["tanhnormal"] is TanhNormal
     assert all(name == cls.__name__.lower() for name, cls in distributions_maps.items())
+
+
+RANGED = {
+    "tanh normal": lambda low, high: TanhNormal(torch.zeros(3, 2), torch.ones(3, 2), low=low, high=high),
+    "truncated normal": lambda low, high: TruncatedNormal(torch.zeros(3, 2), torch.ones(3, 2), low=low, high=high),
+    "tanh delta": lambda low, high: TanhDelta(torch.randn(3, 2), low=low, high=high),
+}
+
+
+@pytest.mark.parametrize("make", RANGED.values(), ids=RANGED)
+@pytest.mark.parametrize("high", [2, 2.0, torch.tensor([2.0, 3.0])], ids=["int", "float", "tensor"])
+def test_ends_of_a_range_are_tensors(make, high):
+    """Whatever was given; those of an expanded distribution, too."""
+    for dist in (make(-1, high), make(-1, high).expand((4, 3))):
+        assert torch.equal(dist.high, torch.as_tensor(high, dtype=torch.float32))
+        assert dist.low == -1
+        assert (dist.low.dtype, dist.low.device, dist.device) == (torch.float32, dist.device, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (-2.0, 5.0), (torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 3.0]))])
+@pytest.mark.parametrize("safe", [False, True])
+def test_squashed_distributions_are_transformed_ones(bounds, safe):
+    low, high = bounds
+    dist = TanhNormal(torch.randn(3, 2), torch.rand(3, 2) + 0.1, low=low, high=high, safe_tanh=safe)
+    chained = torch.distributions.TransformedDistribution(dist.base_dist, dist.transforms)
+    sample = dist.sample()
+    torch.testing.assert_close(chained.log_prob(sample), dist.log_prob(sample), rtol=1e-3, atol=1e-3)
+    assert torch.equal(dist.root_dist.loc, dist.loc)
+    point = TanhDelta(torch.randn(3, 2), low=low, high=high, safe=safe)
+    value = point.base_dist.sample()
+    for transform in point.transforms:
+        value = transform(value)
+    torch.testing.assert_close(value, point.sample())
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.7, 1.5, 3.0])
+@pytest.mark.parametrize("loc", [-1.0, 0.0, 0.4, 2.0])
+def test_point_of_highest_density(loc, scale):
+    """For a wide normal it is next to a bound, where the squashed mode is a minimum."""
+    dist = TanhNormal(torch.tensor([loc]), torch.tensor([scale]), low=-2.0, high=3.0)
+    grid = dist.squash(torch.linspace(loc - 15 * scale, loc + 15 * scale, 20001)).unsqueeze(-1)
+    top = dist.log_prob(dist.get_mode())
+    assert top >= dist.log_prob(dist.mode) - 1e-5
+    assert top >= dist.log_prob(grid[(grid > -1.99999).squeeze() & (grid < 2.99999).squeeze()]).max() - 1e-2
+
+
+@pytest.mark.parametrize("eps", [1e-3, 1e-6])
+def test_safe_tanh_and_its_inverse(eps):
+    x = torch.tensor([-60.0, -0.5, 0.0, 0.5, 60.0], requires_grad=True)
+    y = safetanh(x, eps)
+    assert y.abs().max() <= 1 - eps + 1e-7
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0], 1 - x.tanh() ** 2)
+    ends = torch.tensor([-1.0, 1.0], requires_grad=True)
+    z = safeatanh(ends, eps)
+    assert torch.autograd.grad(z.sum(), ends)[0].isfinite().all()
+    torch.testing.assert_close(safetanh(safeatanh(y, eps), eps), y)
+
+
+@pytest.mark.parametrize("make", [Delta, TanhDelta])
+def test_shape_of_a_draw_by_either_name(make):
+    dist = make(torch.randn(3, 2))
+    for draw in (dist.sample, dist.rsample):
+        assert draw((4,)).shape == draw(sample_shape=(4,)).shape == draw(size=torch.Size([4])).shape == (4, 3, 2)

@@ -35,6 +35,16 @@ def assert_frequencies(counts, probs):
         assert test.pvalue > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_one_hot_vectors_have_the_dtype_asked_for(dtype):
+    for dist in (OneHotCategorical(LOGITS, dtype=dtype), MaskedOneHotCategorical(LOGITS, mask=MASK, dtype=dtype)):
+        many = dist.expand((3, 2))
+        for value in (dist.sample(), dist.mode, dist.sample_and_log_prob()[0], many.sample(), many.mode):
+            assert value.dtype is dtype
+            assert (value.sum(-1) == 1).all()
+        assert dist.rsample().is_floating_point()
+
+
 def test_one_hot_agrees_with_torch():
     ours, theirs = OneHotCategorical(logits=LOGITS), d.OneHotCategorical(logits=LOGITS)
     choice = torch.eye(4, dtype=torch.int64)[[1, 3]]
@@ -148,9 +158,7 @@ def test_masked_categorical_pads_its_indices_on_any_side(padding_side):
     indices = torch.tensor([[0, 2, -1], [1, -1, -1]])
     if padding_side == "left":
         indices = indices.flip(-1)
-    dist = MaskedCategorical(
-        logits=LOGITS, indices=indices, padding_value=-1, padding_side=padding_side
-    )
+    dist = MaskedCategorical(logits=LOGITS, indices=indices, padding_value=-1, padding_side=padding_side)
     assert (dist.probs > 0).tolist() == [[True, False, True, False], [False, True, False, False]]
     assert dist.log_prob(torch.tensor([-1, 1])).tolist() == [0.0, 0.0]
 
@@ -191,3 +199,16 @@ def test_ordinal_distributions_agree():
     assert vector.mode.argmax(-1).equal(index.mode)
     assert index.deterministic_sample.equal(index.mode)
     torch.testing.assert_close(index.log_prob(index.mode), vector.log_prob(vector.mode))
+
+
+@pytest.mark.parametrize("kind", [MaskedCategorical, MaskedOneHotCategorical])
+def test_padding_can_be_read(kind):
+    logits, indices = torch.zeros(2, 4), torch.tensor([[0, 1, -1], [2, 3, 1]])
+    plain = kind(logits=logits, indices=indices[1:].expand(2, 3))
+    assert (plain.padding_value, plain.padding_side) == (0, "left")
+    padded = kind(logits=logits, indices=indices, padding_value=-1, padding_side="right")
+    assert (padded.padding_value, padded.padding_side) == (-1, "right")
+    with pytest.raises(ValueError, match="has no such padding_side"):
+        kind(logits=logits, indices=indices, padding_side="top")
+    both = kind(logits=logits, indices=torch.tensor([[0, 1], [2, 3]]))
+    assert both.mask[0].tolist() == [True, True, False, False]  # 0 is no padding unless given

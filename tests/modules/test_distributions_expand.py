@@ -5,6 +5,9 @@ import torch
 
 from torchrl.modules import (
     Delta,
+    FactorizedCategorical,
+    FactorizedOneHotCategorical,
+    IndependentBernoulli,
     IndependentNormal,
     MaskedCategorical,
     MaskedOneHotCategorical,
@@ -29,6 +32,10 @@ MAKE = {
     "one-hot": lambda: OneHotCategorical(SCORES),
     "masked": lambda: MaskedCategorical(SCORES, mask=MASK),
     "masked one-hot": lambda: MaskedOneHotCategorical(SCORES, mask=MASK),
+    "several choices": lambda: FactorizedCategorical(SCORES, nvec=[3, 1]),
+    "masked several choices": lambda: FactorizedCategorical(SCORES, nvec=[3, 1], mask=MASK),
+    "several one-hot choices": lambda: FactorizedOneHotCategorical(SCORES, nvec=[3, 1]),
+    "Bernoulli": lambda: IndependentBernoulli(SCORES),
     "ordinal": lambda: Ordinal(SCORES),
     "one-hot ordinal": lambda: OneHotOrdinal(SCORES),
 }

@@ -10,9 +10,9 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 
-from torchrl._core.errors import MissingKeyError, ShapeError, SpecError
-from torchrl._core.exploration import set_exploration_type
-from torchrl.data import Bounded, Categorical, Composite, MultiOneHot, OneHot, Unbounded
+from torchrl._core.errors import MissingKeyError, MissingSpecError, ShapeError, SpecError
+from torchrl._core.exploration import ExplorationType, set_exploration_type
+from torchrl.data import Binary, Bounded, Categorical, Composite, MultiOneHot, OneHot, Unbounded
 from torchrl.modules import (
     Actor,
     AdditiveGaussianModule,
@@ -192,22 +192,36 @@ def test_ornstein_uhlenbeck_says_once_that_it_never_restarts():
 
 def test_ornstein_uhlenbeck_for_groups_of_agents():
     module = OrnsteinUhlenbeckProcessModule(WIDE, action_key=("agents", "action"))
-    td = TensorDict(
-        agents=TensorDict(action=torch.zeros(5, 3, 2), batch_size=[5, 3]),
-        is_init=first(5),
-        batch_size=[5],
-    )
+    td = TensorDict(agents=TensorDict(action=torch.zeros(5, 3, 2), batch_size=[5, 3]), is_init=first(5), batch_size=[5])
     assert module(td)["agents", "action"].shape == (5, 3, 2)
     assert td["_ou_prev_noise"].shape == (5, 3, 2)
 
 
+@pytest.mark.parametrize("kind", [AdditiveGaussianModule, OrnsteinUhlenbeckProcessModule])
+@pytest.mark.parametrize("exploration", [ExplorationType.RANDOM, ExplorationType.DETERMINISTIC])
+def test_noise_without_bounds(kind, exploration):
+    module = kind(spec=Composite(action=None))
+    assert module.spec is None
+    with set_exploration_type(exploration):
+        action = module(actions(torch.full((2,), 50.0), 3).set("is_init", first(3)))["action"]
+    assert (action > 40).all()
+    module.spec = BOX
+    assert BOX.is_in(module(actions(torch.full((2,), 50.0), 3).set("is_init", first(3)))["action"])
+    with pytest.raises(MissingKeyError):
+        kind(spec=Composite(other=None))
+
+
 def test_spec_may_be_a_composite_or_come_later():
     assert EGreedyModule(Composite(action=BOX)).spec["action"] == BOX
-    for module in (EGreedyModule(None), AdditiveGaussianModule()):
-        with pytest.raises(SpecError, match="explores within a spec that it does not have"):
+    module = EGreedyModule(None)
+    for kind in (SpecError, RuntimeError):
+        with pytest.raises(kind, match="has no spec to explore within"):
             module(actions(torch.zeros(2), 3))
-        module.spec = BOX
-        assert BOX.is_in(module(actions(torch.zeros(2), 3))["action"])
+    module.spec = BOX
+    assert BOX.is_in(module(actions(torch.zeros(2), 3))["action"])
+    for noise in (AdditiveGaussianModule, OrnsteinUhlenbeckProcessModule):
+        with pytest.raises(MissingSpecError, match="has no spec to explore within"):
+            noise(spec=None)
 
     class Env:
         full_action_spec = Composite(action=BOX)
@@ -217,10 +231,24 @@ def test_spec_may_be_a_composite_or_come_later():
     assert policy[1].spec["action"] == BOX
 
 
+@pytest.mark.parametrize("make", [AdditiveGaussianModule, OrnsteinUhlenbeckProcessModule])
+@pytest.mark.parametrize(
+    "spec", [Binary(3, dtype=torch.int8), Binary(3, dtype=torch.bool), Bounded(-2, 3, (3,), dtype=torch.int64)]
+)
+def test_noise_on_actions_of_whole_numbers(make, spec):
+    """It is rounded; actions stay within their spec and explore all of it."""
+    torch.manual_seed(0)
+    factor = {"sigma_init": 3.0} if make is AdditiveGaussianModule else {"eps_init": 100.0}
+    td = TensorDict(action=torch.zeros(300, 3, dtype=spec.dtype), is_init=first(300), batch_size=[300])
+    action = make(spec=spec, **factor)(td)["action"]
+    assert action.dtype == spec.dtype
+    assert spec.is_in(action)
+    low, high = (-2, 3) if isinstance(spec, Bounded) and not isinstance(spec, Binary) else (0, 1)
+    assert set(action.flatten().tolist()) == set(range(low, high + 1))
+
+
 def test_what_does_not_fit_is_named():
-    with pytest.raises(
-        ShapeError, match=r"'action' has a shape that its spec does not.*found \[3\]"
-    ):
+    with pytest.raises(ShapeError, match=r"'action' has a shape that its spec does not.*found \[3\]"):
         EGreedyModule(BOX)(actions(torch.zeros(3)))
     with pytest.raises(MissingKeyError, match=r"'action' is read but absent.*'actions'\?"):
         EGreedyModule(BOX)(TensorDict(actions=torch.zeros(2)))
@@ -272,9 +300,7 @@ def after(module):
 
 COMPONENTS = {
     "ProbabilisticActor": lambda: gaussian(),
-    'ProbabilisticActor(default_interaction_type="random")': lambda: gaussian(
-        default_interaction_type="random"
-    ),
+    'ProbabilisticActor(default_interaction_type="random")': lambda: gaussian(default_interaction_type="random"),
     "Actor": lambda: Actor(nn.Linear(3, 2)),
     "QValueActor": lambda: QValueActor(nn.Linear(3, 2), spec=OneHot(2)),
     "EGreedyModule": lambda: after(EGreedyModule(BOX)),
@@ -283,16 +309,12 @@ COMPONENTS = {
     "NoisyLinear": lambda: Actor(NoisyLinear(3, 2)),
     "gSDEModule": lambda: TensorDictSequential(
         TensorDictModule(nn.Linear(3, 2), ["observation"], ["mu"]),
-        TensorDictModule(
-            gSDEModule(2, 3), ["mu", "observation"], ["loc", "scale", "action", "_eps_gSDE"]
-        ),
+        TensorDictModule(gSDEModule(2, 3), ["mu", "observation"], ["loc", "scale", "action", "_eps_gSDE"]),
     ),
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "cells"), list(rows()), ids=lambda x: x if isinstance(x, str) else ""
-)
+@pytest.mark.parametrize(("name", "cells"), list(rows()), ids=lambda x: x if isinstance(x, str) else "")
 def test_the_table_of_the_docs(name, cells):
     policy = COMPONENTS[name]()
     td = TensorDict(observation=torch.randn(64, 3), is_init=first(64), batch_size=[64])

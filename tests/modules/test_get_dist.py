@@ -14,7 +14,7 @@ from tensordict.nn import (
 from torch import distributions as d
 from torch import nn
 
-from torchrl._core.plan import input_keys
+from torchrl._core.records.policies import input_keys
 from torchrl.modules import (
     ActorCriticOperator,
     ActorValueOperator,
@@ -26,7 +26,7 @@ from torchrl.modules import (
     ValueOperator,
 )
 from torchrl.modules.tensordict_module.probabilistic import distribution_of
-from torchrl.objectives.calls import distribution
+from torchrl.objectives.distributions import distribution
 from torchrl.objectives.value import GAE, TD0Estimator
 
 
@@ -81,9 +81,7 @@ class OneHead(nn.Module):
 
 
 def plain_draw(in_keys, **kwargs):
-    return ProbabilisticTensorDictModule(
-        in_keys, out_keys=[("action", "grip"), ("action", "move")], **kwargs
-    )
+    return ProbabilisticTensorDictModule(in_keys, out_keys=[("action", "grip"), ("action", "move")], **kwargs)
 
 
 def shared_trunk(operator):
@@ -102,9 +100,7 @@ def critic_on_action():
 
 POLICIES = {
     "one head": lambda: ProbabilisticActor(
-        TensorDictModule(OneHead(), ["observation"], ["loc", "scale"]),
-        ["loc", "scale"],
-        distribution_class=normal,
+        TensorDictModule(OneHead(), ["observation"], ["loc", "scale"]), ["loc", "scale"], distribution_class=normal
     ),
     "parameters in a group": lambda: ProbabilisticActor(
         TensorDictModule(OneHead(), ["observation"], [("params", "loc"), ("params", "scale")]),
@@ -113,13 +109,9 @@ POLICIES = {
     ),
     "a group written as a whole": lambda: ProbabilisticActor(whole_group(), ["params"], **HEADS),
     "two heads": lambda: ProbabilisticActor(heads("params"), ["params"], **HEADS),
-    "two heads, deeper": lambda: ProbabilisticActor(
-        heads("agent", "params"), [("agent", "params")], **HEADS
-    ),
+    "two heads, deeper": lambda: ProbabilisticActor(heads("agent", "params"), [("agent", "params")], **HEADS),
     "two heads, renamed": lambda: ProbabilisticActor(heads("mine"), {"params": "mine"}, **HEADS),
-    "two heads, safe layers": lambda: ProbabilisticActor(
-        heads("params", sequence=SafeSequential), ["params"], **HEADS
-    ),
+    "two heads, safe layers": lambda: ProbabilisticActor(heads("params", sequence=SafeSequential), ["params"], **HEADS),
     "two heads in a sequence": lambda: SafeProbabilisticTensorDictSequential(
         *heads("params"), SafeProbabilisticModule(["params"], **HEADS)
     ),
@@ -172,9 +164,7 @@ FINDERS = {
 @pytest.mark.parametrize("aggregate", [True, False])
 @pytest.mark.parametrize("find", FINDERS)
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_distribution_follows_the_parameters_on_a_batch_of_the_policys_outputs(
-    name, find, aggregate
-):
+def test_a_distribution_follows_the_parameters_on_a_batch_of_the_policys_outputs(name, find, aggregate):
     """The distribution, and its gradient, are those of a batch that holds observations alone."""
     find = FINDERS[find]
     if name == "a policy in a sequence of tensordict" and find is FINDERS["policy"]:
@@ -186,11 +176,7 @@ def test_a_distribution_follows_the_parameters_on_a_batch_of_the_policys_outputs
         found = score(find(policy, td), td)
     torch.testing.assert_close(found, right)
     parameters = list(policy.parameters())
-    for one, other in zip(
-        torch.autograd.grad(found, parameters),
-        torch.autograd.grad(right, parameters),
-        strict=True,
-    ):
+    for one, other in zip(torch.autograd.grad(found, parameters), torch.autograd.grad(right, parameters), strict=True):
         torch.testing.assert_close(one, other)
         assert one.abs().sum() > 0
 
@@ -222,13 +208,11 @@ def test_a_critic_by_groups_is_run_on_observations(kind, options):
     """Values are those of the critic as it is now, not of the group that stands in the batch."""
     torch.manual_seed(0)
     critic = critic_by_group()
-    following = TensorDict(observation=torch.randn(2, 4, 3), batch_size=[2, 4])
-    following.update(
-        {key: torch.zeros(2, 4, 1, dtype=torch.bool) for key in ("done", "terminated")}
-    )
-    following["reward"] = torch.randn(2, 4, 1)
-    root = torch.cat([torch.randn(2, 1, 3), following["observation"][:, :-1]], 1)
-    td = TensorDict(observation=root, next=following, batch_size=[2, 4])
+    next_root = TensorDict(observation=torch.randn(2, 4, 3), batch_size=[2, 4])
+    next_root.update({key: torch.zeros(2, 4, 1, dtype=torch.bool) for key in ("done", "terminated")})
+    next_root["reward"] = torch.randn(2, 4, 1)
+    root = torch.cat([torch.randn(2, 1, 3), next_root["observation"][:, :-1]], 1)
+    td = TensorDict(observation=root, next=next_root, batch_size=[2, 4])
     keys = {"lmbda": 0.9} if kind is GAE else {}
     if kind is not GAE and options:
         pytest.skip("one network call for both ends is an option of GAE")

@@ -10,14 +10,7 @@ from torch import nn
 
 from torchrl._core.errors import MissingKeyError
 from torchrl.data import Bounded
-from torchrl.modules import (
-    DreamerActor,
-    ObsDecoder,
-    ObsEncoder,
-    RSSMPosterior,
-    RSSMPrior,
-    RSSMRollout,
-)
+from torchrl.modules import DreamerActor, ObsDecoder, ObsEncoder, RSSMPosterior, RSSMPrior, RSSMRollout
 
 S, H, A, E = 5, 7, 2, 6
 NEXT = {k: ("next", k) for k in ("prior_mean", "prior_std", "belief", "state", "encoded_latents")}
@@ -31,9 +24,7 @@ def test_images_in_and_out(batch):
     assert decoder(torch.zeros(*batch, S), torch.zeros(*batch, H)).shape == (*batch, 1, 64, 64)
     decoder(torch.zeros(*batch, S), torch.zeros(*batch, H)).sum().backward()
     assert ObsEncoder(depth=8).encoder.num_cells == [8, 16, 32, 64]
-    with pytest.raises(
-        ValueError, match=r"one kernel size for each layer; expected 4, found \[5, 5\]"
-    ):
+    with pytest.raises(ValueError, match=r"one kernel size for each layer; expected 4, found \[5, 5\]"):
         ObsDecoder(kernel_sizes=[5, 5])
 
 
@@ -138,3 +129,21 @@ def test_dreamer_actor_starts_wide():
     for p in actor.parameters():
         p.data.zero_()
     torch.testing.assert_close(actor(torch.zeros(S), torch.zeros(H))[1], torch.full((A,), 5.0))
+
+
+@pytest.mark.parametrize("absent", [["belief"], ["state"], ["state", "belief"]])
+def test_a_rollout_starts_from_zeros(absent):
+    """Where an entry is absent; it is written like that of every other step."""
+    keys = [("next", "prior_mean"), ("next", "prior_std"), "_", ("next", "belief")]
+    prior = TensorDictModule(RSSMPrior(None, 8, 6, 3, action_dim=2), ["state", "belief", "action"], keys)
+    written = [("next", "posterior_mean"), ("next", "posterior_std"), ("next", "state")]
+    posterior = TensorDictModule(RSSMPosterior(8, 3), [("next", "belief"), ("next", "encoded_latents")], written)
+    rollout = RSSMRollout(prior, posterior)
+    td = TensorDict({"action": torch.randn(4, 5, 2), ("next", "encoded_latents"): torch.randn(4, 5, 7)}, [4, 5])
+    zeros = {"state": torch.zeros(4, 5, 3), "belief": torch.zeros(4, 5, 6)}
+    rollout(td.clone().update(zeros))  # infers sizes
+    results = []
+    for given in (zeros, {key: value for key, value in zeros.items() if key not in absent}):
+        torch.manual_seed(0)
+        results.append(rollout(td.clone().update(given)))
+    assert (results[0] == results[1]).all()

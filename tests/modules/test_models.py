@@ -1,5 +1,6 @@
 """Networks of tensors."""
 
+import copy
 import math
 
 import pytest
@@ -10,8 +11,10 @@ from torchrl._core.errors import ShapeError
 from torchrl._core.exploration import set_exploration_type
 from torchrl.modules import (
     MLP,
+    BatchRenorm1d,
     Conv3dNet,
     ConvNet,
+    MultiAgentMLP,
     NoisyLazyLinear,
     NoisyLinear,
     NormalParamWrapper,
@@ -145,12 +148,7 @@ def test_conv_net_norm_bias_and_squeeze():
     assert layers(net) == ["Conv2d", "ELU", "BatchNorm2d", "Squeeze2dLayer"]
     assert net[0].bias is None
     assert net(torch.zeros(2, 5, 3, 6, 6)).shape == (2, 5, 4)
-    pooled = ConvNet(
-        3,
-        num_cells=[4],
-        aggregator_class=nn.AdaptiveAvgPool2d,
-        aggregator_kwargs={"output_size": 2},
-    )
+    pooled = ConvNet(3, num_cells=[4], aggregator_class=nn.AdaptiveAvgPool2d, aggregator_kwargs={"output_size": 2})
     assert pooled(torch.zeros(2, 3, 9, 9)).shape == (2, 4, 2, 2)
 
 
@@ -160,17 +158,11 @@ def test_conv3d_net():
     assert Conv3dNet(num_cells=[4])(torch.zeros(1, 5, 5, 5)).shape == (4 * 27,)
 
 
-@pytest.mark.parametrize(
-    "net", [MLP(3, 2, depth=1), ConvNet(3, num_cells=[4])], ids=["mlp", "conv"]
-)
+@pytest.mark.parametrize("net", [MLP(3, 2, depth=1), ConvNet(3, num_cells=[4])], ids=["mlp", "conv"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_dtypes_and_compilation(net, dtype):
     net = net.to(dtype)
-    x = (
-        torch.randn(5, 3, dtype=dtype)
-        if isinstance(net, MLP)
-        else torch.randn(2, 3, 8, 8).to(dtype)
-    )
+    x = torch.randn(5, 3, dtype=dtype) if isinstance(net, MLP) else torch.randn(2, 3, 8, 8).to(dtype)
     assert net(x).dtype is dtype
     compiled = torch.compile(net, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x), net(x))
@@ -222,9 +214,7 @@ def test_noise_has_the_paper_s_distribution():
     assert float(normal.std()) == pytest.approx(1, abs=0.03)
 
 
-@pytest.mark.parametrize(
-    ("kind", "noisy"), [(None, True), ("random", True), ("mode", False), ("deterministic", False)]
-)
+@pytest.mark.parametrize(("kind", "noisy"), [(None, True), ("random", True), ("mode", False), ("deterministic", False)])
 def test_noise_follows_the_exploration_type(kind, noisy):
     layer, x = NoisyLinear(3, 4), torch.randn(3)
     with set_exploration_type(kind):
@@ -253,3 +243,54 @@ def test_noise_scales_get_gradients():
     layer = NoisyLinear(3, 4)
     layer(torch.randn(5, 3)).square().sum().backward()
     assert all((p.grad != 0).any() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv", "agents"])
+def test_activations_may_be_functions(kind):
+    """A factory that returns a function of tensors, with arguments for each layer."""
+    options = {
+        "activation_class": lambda power=1: lambda x: x.abs() ** power,
+        "activation_kwargs": [{"power": 2}, {"power": 0.5}],
+    }
+    if kind == "mlp":
+        net, x = MLP(3, 2, num_cells=[4, 4], **options), torch.randn(5, 3)
+    elif kind == "conv":
+        net, x = ConvNet(3, num_cells=[4, 4], **options), torch.randn(5, 3, 8, 8)
+    else:
+        sizes = {"num_cells": [4, 4], "centralized": False, "share_params": False}
+        net, x = MultiAgentMLP(3, 2, 2, **sizes, **options), torch.randn(5, 2, 3)
+    assert net(x).isfinite().all()
+    assert copy.deepcopy(net)(x).equal(net(x))
+    if kind == "mlp":
+        first, act, second, _, last = net
+        h = first(x).square()
+        torch.testing.assert_close(act(first(x)), h)
+        torch.testing.assert_close(net(x), last(second(h).abs().sqrt()))
+
+
+@pytest.mark.parametrize("kind", [ConvNet, Conv3dNet])
+def test_depth_of_a_convolutional_network(kind):
+    assert kind(3, num_cells=16, kernel_sizes=[3, 3]).depth == 2
+    assert kind(3, num_cells=16, strides=[1, 1, 2], activation_kwargs=[{}, {}, {}]).depth == 3
+    assert (kind(3).depth, kind(3, num_cells=[4]).depth, kind(3, 2, 16).depth) == (3, 1, 2)
+    with pytest.raises(ValueError, match="has no depth"):
+        kind(3, num_cells=16)
+
+
+def test_the_network_of_the_atari_paper():
+    net = ConvNet.default_atari_dqn(4)
+    assert net(torch.zeros(2, 4, 84, 84)).shape == (2, 4)
+    assert [layer.out_channels for layer in net.modules() if isinstance(layer, nn.Conv2d)] == [32, 64, 64]
+
+
+@pytest.mark.parametrize("size", [2, 8, 100])
+@pytest.mark.parametrize("steps", [0, 5])
+def test_batch_renorm_keeps_the_statistics_of_batch_norm(size, steps):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm1d(3, momentum=0.3)
+    renorm = BatchRenorm1d(3, momentum=0.3, warmup_steps=steps, max_r=1e4, max_d=1e4)
+    for _ in range(10):
+        x = 2 * torch.randn(size, 3) + 1
+        norm(x), renorm(x)
+    torch.testing.assert_close(renorm.running_var, norm.running_var)
+    torch.testing.assert_close(renorm.eval()(x), norm.eval()(x))

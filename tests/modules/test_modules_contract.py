@@ -6,7 +6,7 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequ
 from torch import nn
 
 from torchrl import modules
-from torchrl.data import Bounded, Categorical, MultiOneHot, OneHot
+from torchrl.data import Binary, Bounded, Categorical, Composite, MultiCategorical, MultiOneHot, OneHot, Unbounded
 from torchrl.modules import (
     MLP,
     Actor,
@@ -20,6 +20,9 @@ from torchrl.modules import (
     DistributionalQValueActor,
     EGreedyModule,
     EGreedyWrapper,
+    FactorizedCategorical,
+    FactorizedOneHotCategorical,
+    IndependentBernoulli,
     IndependentNormal,
     MaskedCategorical,
     MaskedOneHotCategorical,
@@ -29,6 +32,7 @@ from torchrl.modules import (
     OrnsteinUhlenbeckProcessModule,
     OrnsteinUhlenbeckProcessWrapper,
     ProbabilisticActor,
+    QuantileQValueActor,
     QValueActor,
     QValueModule,
     SafeModule,
@@ -39,6 +43,7 @@ from torchrl.modules import (
     TanhNormal,
     TruncatedNormal,
     ValueOperator,
+    make_actor,
 )
 from torchrl.testing import module as contract
 from torchrl.testing.module import ModuleCase
@@ -65,9 +70,7 @@ def normal_params(size=2):
 
 
 def gaussian(distribution, **kwargs):
-    return ProbabilisticActor(
-        normal_params(), ["loc", "scale"], spec=BOX, distribution_class=distribution, **kwargs
-    )
+    return ProbabilisticActor(normal_params(), ["loc", "scale"], spec=BOX, distribution_class=distribution, **kwargs)
 
 
 def choosing(distribution, in_keys=("logits",), **kwargs):
@@ -81,9 +84,7 @@ def trunk():
 
 def stochastic_head():
     return SafeProbabilisticTensorDictSequential(
-        SafeModule(
-            nn.Sequential(nn.Linear(4, 4), NormalParamExtractor()), ["hidden"], ["loc", "scale"]
-        ),
+        SafeModule(nn.Sequential(nn.Linear(4, 4), NormalParamExtractor()), ["hidden"], ["loc", "scale"]),
         SafeProbabilisticModule(["loc", "scale"], "action", distribution_class=TanhNormal),
     )
 
@@ -92,24 +93,38 @@ def q_net():
     return MLP(3, 4, num_cells=[8])
 
 
+def several(batch):
+    return torch.tensor([True, False, True, True, True, False, True]).expand(*batch, 7)
+
+
+def image(batch):
+    return torch.randint(255, (*batch, 6, 6, 3), dtype=torch.uint8)
+
+
+def number(batch):
+    return torch.randint(5, batch)
+
+
+class Specs:
+    """What a builder of networks reads of an environment."""
+
+    observation_spec = Composite(
+        image=Unbounded((6, 6, 3), dtype=torch.uint8), number=Categorical(5), action_mask=Binary(7, dtype=torch.bool)
+    )
+    action_spec, action_key, device = MultiCategorical([3, 4]), "action", None
+
+
 NORMAL = {"loc": (2,), "scale": (2,), "action": (2,)}
 CHOICE = {"action_value": (4,), "action": (4,), "chosen_action_value": (1,)}
 
 CASES = {
-    "SafeModule": ModuleCase(
-        lambda: SafeModule(nn.Linear(3, 2), ["observation"], ["a"]), OBS, {"a": (2,)}, ("a",)
-    ),
+    "SafeModule": ModuleCase(lambda: SafeModule(nn.Linear(3, 2), ["observation"], ["a"]), OBS, {"a": (2,)}, ("a",)),
     "safe SafeModule": ModuleCase(
-        lambda: SafeModule(nn.Linear(3, 2), ["observation"], ["a"], spec=BOX, safe=True),
-        OBS,
-        {"a": (2,)},
-        dtypes=(),
+        lambda: SafeModule(nn.Linear(3, 2), ["observation"], ["a"], spec=BOX, safe=True), OBS, {"a": (2,)}, dtypes=()
     ),
     "SafeModule with two outputs": ModuleCase(
         lambda: SafeModule(
-            nn.Sequential(nn.Linear(3, 4), NormalParamExtractor()),
-            ["observation"],
-            [("agents", "loc"), "_"],
+            nn.Sequential(nn.Linear(3, 4), NormalParamExtractor()), ["observation"], [("agents", "loc"), "_"]
         ),
         OBS,
         {("agents", "loc"): (2,)},
@@ -129,9 +144,7 @@ CASES = {
         ("state_action_value",),
     ),
     "convolutional ValueOperator": ModuleCase(
-        lambda: ValueOperator(
-            nn.Sequential(ConvNet(3, num_cells=[4], kernel_sizes=3), nn.Linear(64, 1)), ["pixels"]
-        ),
+        lambda: ValueOperator(nn.Sequential(ConvNet(3, num_cells=[4], kernel_sizes=3), nn.Linear(64, 1)), ["pixels"]),
         {"pixels": (3, 6, 6)},
         {"state_value": (1,)},
         ("state_value",),
@@ -146,15 +159,10 @@ CASES = {
         lambda: gaussian(TanhNormal, default_interaction_type="random"), OBS, NORMAL, ("action",)
     ),
     "TanhNormal actor that caches": ModuleCase(
-        lambda: gaussian(TanhNormal, cache_dist=True, return_log_prob=True),
-        OBS,
-        {**NORMAL, "action_log_prob": ()},
+        lambda: gaussian(TanhNormal, cache_dist=True, return_log_prob=True), OBS, {**NORMAL, "action_log_prob": ()}
     ),
     "IndependentNormal actor": ModuleCase(
-        lambda: gaussian(IndependentNormal, return_log_prob=True),
-        OBS,
-        {**NORMAL, "action_log_prob": ()},
-        ("action",),
+        lambda: gaussian(IndependentNormal, return_log_prob=True), OBS, {**NORMAL, "action_log_prob": ()}, ("action",)
     ),
     "torch Normal actor": ModuleCase(
         lambda: gaussian(torch.distributions.Normal, return_log_prob=True),
@@ -188,6 +196,34 @@ CASES = {
         {"logits": (4,), "action": (4,), "action_log_prob": ()},
         ("action_log_prob",),
     ),
+    "FactorizedCategorical actor": ModuleCase(
+        lambda: choosing(FactorizedCategorical, distribution_kwargs={"nvec": (3, 1)}, return_log_prob=True),
+        OBS,
+        {"logits": (4,), "action": (2,), "action_log_prob": ()},
+        ("action_log_prob",),
+        dtypes=(torch.float64, torch.bfloat16),
+    ),
+    "masked FactorizedOneHotCategorical actor": ModuleCase(
+        lambda: choosing(
+            FactorizedOneHotCategorical, ("logits", "mask"), distribution_kwargs={"nvec": (1, 3)}, return_log_prob=True
+        ),
+        {**OBS, "mask": mask},
+        {"logits": (4,), "action": (4,), "action_log_prob": ()},
+        ("action_log_prob",),
+    ),
+    "IndependentBernoulli actor": ModuleCase(
+        lambda: choosing(IndependentBernoulli, return_log_prob=True),
+        OBS,
+        {"logits": (4,), "action": (4,), "action_log_prob": ()},
+        ("action_log_prob",),
+    ),
+    "actor from specs": ModuleCase(
+        lambda: make_actor(Specs(), num_cells=(8,)),
+        {"action_mask": several, "image": image, "number": number},
+        {"logits": (7,), "action": (2,), "action_log_prob": ()},
+        ("action_log_prob",),
+        dtypes=(),
+    ),
     "MaskedCategorical actor": ModuleCase(
         lambda: choosing(MaskedCategorical, ("logits", "mask"), return_log_prob=True),
         {**OBS, "mask": mask},
@@ -197,9 +233,7 @@ CASES = {
     ),
     "Delta actor": ModuleCase(
         lambda: ProbabilisticActor(
-            TensorDictModule(MLP(3, 2), ["observation"], ["param"]),
-            ["param"],
-            distribution_class=Delta,
+            TensorDictModule(MLP(3, 2), ["observation"], ["param"]), ["param"], distribution_class=Delta
         ),
         OBS,
         {"param": (2,), "action": (2,)},
@@ -219,37 +253,33 @@ CASES = {
     ),
     "QValueModule": ModuleCase(
         lambda: TensorDictSequential(
-            TensorDictModule(q_net(), ["observation"], ["action_value"]),
-            QValueModule(spec=OneHot(4)),
+            TensorDictModule(q_net(), ["observation"], ["action_value"]), QValueModule(spec=OneHot(4))
         ),
         OBS,
         CHOICE,
         dtypes=(torch.float64, torch.bfloat16),
     ),
     "masked QValueActor": ModuleCase(
-        lambda: QValueActor(q_net(), spec=OneHot(4), action_mask_key="mask"),
-        {**OBS, "mask": mask},
-        CHOICE,
+        lambda: QValueActor(q_net(), spec=OneHot(4), action_mask_key="mask"), {**OBS, "mask": mask}, CHOICE
     ),
     "categorical QValueActor": ModuleCase(
         lambda: QValueActor(q_net(), spec=Categorical(4)), OBS, {**CHOICE, "action": ()}
     ),
-    "product QValueActor": ModuleCase(
-        lambda: QValueActor(q_net(), spec=MultiOneHot([1, 3])), OBS, CHOICE
+    "product QValueActor": ModuleCase(lambda: QValueActor(q_net(), spec=MultiOneHot([1, 3])), OBS, CHOICE),
+    "QuantileQValueActor": ModuleCase(
+        lambda: QuantileQValueActor(MLP(3, (5, 4), depth=1), spec=OneHot(4)),
+        OBS,
+        {**CHOICE, "action_value": (5, 4)},
+        ("action_value",),
     ),
     "DistributionalQValueActor": ModuleCase(
-        lambda: DistributionalQValueActor(
-            MLP(3, (5, 4), depth=1), torch.linspace(0, 1, 5), spec=OneHot(4)
-        ),
+        lambda: DistributionalQValueActor(MLP(3, (5, 4), depth=1), torch.linspace(0, 1, 5), spec=OneHot(4)),
         OBS,
         {"action_value": (5, 4), "action": (4,)},
         ("action_value",),
     ),
     "noisy QValueActor": ModuleCase(
-        lambda: QValueActor(MLP(3, 4, depth=1, layer_class=NoisyLinear), spec=OneHot(4)),
-        OBS,
-        CHOICE,
-        ("action_value",),
+        lambda: QValueActor(MLP(3, 4, depth=1, layer_class=NoisyLinear), spec=OneHot(4)), OBS, CHOICE, ("action_value",)
     ),
     "ActorValueOperator": ModuleCase(
         lambda: ActorValueOperator(trunk(), stochastic_head(), nn.Linear(4, 1)),
@@ -257,9 +287,7 @@ CASES = {
         {"hidden": (4,), "action": (2,), "state_value": (1,)},
     ),
     "its policy": ModuleCase(
-        lambda: ActorValueOperator(
-            trunk(), stochastic_head(), nn.Linear(4, 1)
-        ).get_policy_operator(),
+        lambda: ActorValueOperator(trunk(), stochastic_head(), nn.Linear(4, 1)).get_policy_operator(),
         OBS,
         {"hidden": (4,), "action": (2,)},
         ("action",),
@@ -276,9 +304,7 @@ CASES = {
         {"action": (2,), "state_value": (1,)},
     ),
     "EGreedyModule": ModuleCase(
-        lambda: TensorDictSequential(
-            QValueActor(q_net(), spec=OneHot(4)), EGreedyModule(OneHot(4), eps_init=0.5)
-        ),
+        lambda: TensorDictSequential(QValueActor(q_net(), spec=OneHot(4)), EGreedyModule(OneHot(4), eps_init=0.5)),
         OBS,
         CHOICE,
     ),
@@ -288,10 +314,7 @@ CASES = {
         {"action": (4,)},
     ),
     "AdditiveGaussianModule": ModuleCase(
-        lambda: AdditiveGaussianModule(BOX, safe=True),
-        {"action": (2,)},
-        {"action": (2,)},
-        dtypes=(),
+        lambda: AdditiveGaussianModule(BOX, safe=True), {"action": (2,)}, {"action": (2,)}, dtypes=()
     ),
     "OrnsteinUhlenbeckProcessModule": ModuleCase(
         lambda: OrnsteinUhlenbeckProcessModule(BOX),
@@ -299,14 +322,9 @@ CASES = {
         {"action": (2,)},
         dtypes=(),
     ),
-    "EGreedyWrapper": ModuleCase(
-        lambda: EGreedyWrapper(QValueActor(q_net(), spec=OneHot(4))), OBS, CHOICE
-    ),
+    "EGreedyWrapper": ModuleCase(lambda: EGreedyWrapper(QValueActor(q_net(), spec=OneHot(4))), OBS, CHOICE),
     "AdditiveGaussianWrapper": ModuleCase(
-        lambda: AdditiveGaussianWrapper(Actor(MLP(3, 2), spec=BOX)),
-        OBS,
-        {"action": (2,)},
-        dtypes=(),
+        lambda: AdditiveGaussianWrapper(Actor(MLP(3, 2), spec=BOX)), OBS, {"action": (2,)}, dtypes=()
     ),
     "OrnsteinUhlenbeckProcessWrapper": ModuleCase(
         lambda: OrnsteinUhlenbeckProcessWrapper(Actor(MLP(3, 2), spec=BOX)),
@@ -319,9 +337,15 @@ CASES = {
 
 # What has its contract in another file, or reads more than one module can be handed here.
 ELSEWHERE = {
+    "EXP3Score": "test_mcts.py",
+    "MCTSScore": "test_mcts.py",
+    "PUCTScore": "test_mcts.py",
+    "UCB1TunedScore": "test_mcts.py",
+    "UCBScore": "test_mcts.py",
     "ConsistentDropoutModule": "test_dropout_gsde.py",
     "CEMPlanner": "test_planners.py",
     "DecisionTransformerInferenceWrapper": "test_decision_transformer.py",
+    "DecisionTransformerPolicy": "test_decision_transformer_policy.py",
     "DistributionalDQNnet": "test_models_rl.py",
     "EnsembleModule": "test_small_modules.py",
     "GRUModule": "test_rnn.py",
@@ -331,6 +355,7 @@ ELSEWHERE = {
     "MultiStepActorWrapper": "test_planners.py",
     "RSSMRollout": "test_model_based.py",
     "TanhModule": "test_small_modules.py",
+    "ExplorationModule": "test_exploration.py",
     "VmapModule": "test_small_modules.py",
     "WorldModelWrapper": "test_small_modules.py",
 }
@@ -352,32 +377,29 @@ def case(request):
 
 
 def test_keys_and_shapes(case):
-    contract.assert_keys_and_shapes(case)
+    contract.check_keys_and_shapes(case)
 
 
 def test_compiles_without_graph_breaks(case):
-    contract.assert_compiles(case)
+    contract.check_compiles(case)
 
 
 def test_state_dict(case):
-    contract.assert_state_dict(case)
+    contract.check_state_dict(case)
 
 
 def test_dtypes(case):
-    contract.assert_dtypes(case)
+    contract.check_dtypes(case)
 
 
 def test_gradients(case):
-    contract.assert_gradients(case)
+    contract.check_gradients(case)
 
 
 def test_plan_equals_call(case):
-    contract.assert_plan_equals_call(case)
+    contract.check_compiled_equals_call(case)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["SafeModule", "Actor", "ValueOperator", "TanhNormal actor", "masked QValueActor"],
-)
+@pytest.mark.parametrize("name", ["SafeModule", "Actor", "ValueOperator", "TanhNormal actor", "masked QValueActor"])
 def test_every_in_key_is_needed_and_named_when_missing(name):
-    contract.assert_every_in_key_is_needed(CASES[name])
+    contract.check_every_in_key_is_needed(CASES[name])

@@ -1,5 +1,6 @@
 """Networks of several agents, and mixers."""
 
+import copy
 import itertools
 
 import pytest
@@ -9,7 +10,7 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 
 from torchrl._core.errors import ShapeError
-from torchrl.modules import MultiAgentConvNet, MultiAgentMLP, QMixer, VDNMixer
+from torchrl.modules import Mixer, MultiAgentConvNet, MultiAgentMLP, QMixer, VDNMixer
 
 N, F = 3, 4
 WAYS = list(itertools.product([False, True], [False, True], [False, True]))
@@ -30,13 +31,7 @@ def mlp(centralized, share_params, use_td_params=True, **kwargs):
 
 def conv(centralized, share_params, use_td_params=True):
     return MultiAgentConvNet(
-        N,
-        centralized,
-        share_params,
-        in_features=2,
-        num_cells=[4],
-        kernel_sizes=3,
-        use_td_params=use_td_params,
+        N, centralized, share_params, in_features=2, num_cells=[4], kernel_sizes=3, use_td_params=use_td_params
     )
 
 
@@ -97,11 +92,94 @@ def test_state_dict_and_compilation():
 
 
 def test_inferred_inputs():
-    for kwargs in ({"share_params": True}, {"share_params": False, "use_td_params": False}):
+    for kwargs in ({"share_params": True}, {"share_params": False, "use_td_params": False}, {"share_params": False}):
         net = MultiAgentMLP(None, 2, N, centralized=True, **kwargs)
         assert net(torch.zeros(5, N, 6)).shape == (5, N, 2)
-    with pytest.raises(ValueError, match=r"cannot stack networks that infer their input"):
-        MultiAgentMLP(None, 2, N, centralized=True, share_params=False)
+
+
+def lazy(kind, central):
+    """A network of own parameters that infers its input, and an input."""
+    if kind is MultiAgentMLP:
+        return kind(None, 2, N, centralized=central, share_params=False, depth=1), torch.randn(5, N, 4)
+    return kind(N, central, False, num_cells=[4], kernel_sizes=3), torch.randn(5, N, 3, 7, 7)
+
+
+@pytest.mark.parametrize("central", [False, True])
+@pytest.mark.parametrize("kind", [MultiAgentMLP, MultiAgentConvNet])
+def test_stacked_networks_that_infer_their_input(kind, central):
+    """They are drawn at the first call, apart for each agent, and are then as any other."""
+    torch.manual_seed(0)
+    net, x = lazy(kind, central)
+    with pytest.raises(RuntimeError, match="has no parameters before its first call"):
+        _ = net.params
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    copied = copy.deepcopy(net)
+    net.reset_parameters()
+    y = net(x)
+    assert [p.shape[0] for p in net.parameters()] == [N] * len(optimizer.param_groups[0]["params"])
+    assert {id(p) for p in net.parameters()} == {id(p) for p in optimizer.param_groups[0]["params"]}
+    y.square().sum().backward()
+    optimizer.step()
+    assert (net(x) != y).all(-1).any()
+    assert copied(x).shape == y.shape
+    other, _ = lazy(kind, central)
+    other(x)
+    other.load_state_dict(net.state_dict())
+    assert torch.equal(other(x), net(x))
+
+
+OPTIONS = [{"share_params": True}, {"share_params": False}, {"share_params": False, "use_td_params": False}]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("kind", [MultiAgentMLP, MultiAgentConvNet])
+def test_all_parameters_are_seen_set_and_drawn_again(kind, options):
+    torch.manual_seed(0)
+    if kind is MultiAgentMLP:
+        net = kind(F, 2, N, centralized=False, depth=1, **options)
+    else:
+        net = kind(N, False, in_features=3, num_cells=[4], kernel_sizes=3, **options)
+    leaves = list(net.params.values(True, True))
+    assert sum(p.numel() for p in leaves) == sum(p.numel() for p in net.parameters())
+    before = [p.detach().clone() for p in net.parameters()]
+    net.reset_parameters()
+    assert all((p != q).all() for p, q in zip(net.parameters(), before, strict=True))
+    if net.is_stacked:
+        assert all((p[0] != p[1]).all() for p in net.parameters())
+    state = copy.deepcopy(net.state_dict())
+    saved = copy.deepcopy(net.get_stateful_net())
+    for parameter in net.get_stateful_net().parameters():
+        parameter.data.fill_(0.25)
+    assert all((p == 0.25).all() for p in net.parameters())
+    net.from_stateful_net(saved)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [MultiAgentMLP, MultiAgentConvNet])
+@pytest.mark.parametrize("central", [False, True])
+def test_the_other_spelling_of_centralized(kind, central):
+    args = (F, 2, N) if kind is MultiAgentMLP else (N,)
+    net = kind(*args, centralised=central, share_params=True)
+    assert net.centralized is central
+    with pytest.raises(TypeError, match="got both 'centralized' and its old name 'centralised'"):
+        kind(*args, centralised=central, centralized=central, share_params=True)
+
+
+def test_what_mixers_read():
+    """A mixer of one's own states whether it reads the state, and is checked like the others."""
+
+    class Mean(Mixer):
+        def mix(self, chosen_action_value, state=None):
+            return chosen_action_value.mean(-2) * (1 if state is None else state)
+
+    values, state = torch.rand(5, N, 1), torch.rand(5, 1)
+    for needs in (False, True):
+        mixer = Mean(N, needs, (1,))
+        given = (state,) if needs else ()
+        torch.testing.assert_close(mixer(values, *given), mixer.mix(values, *given))
+        with pytest.raises(ValueError, match="state"):
+            mixer(values, *(() if needs else (state,)))
+    assert [QMixer((6,), 8, N).needs_state, VDNMixer(N).needs_state] == [True, False]
 
 
 def test_what_does_not_fit_is_named():

@@ -61,37 +61,25 @@ NETS = {
     "SqueezeLayer": Net(SqueezeLayer, ((3, 1),), (3,)),
     "Squeeze2dLayer": Net(Squeeze2dLayer, ((3, 1, 1),), (3,)),
     "DuelingMlpDQNet": Net(lambda: DuelingMlpDQNet(4), ((3,),), (4,)),
-    "DuelingCnnDQNet": Net(
-        lambda: DuelingCnnDQNet(4, cnn_kwargs=SMALL, mlp_kwargs=TINY), ((3, 8, 8),), (4,)
-    ),
+    "DuelingCnnDQNet": Net(lambda: DuelingCnnDQNet(4, cnn_kwargs=SMALL, mlp_kwargs=TINY), ((3, 8, 8),), (4,)),
     "DdpgMlpActor": Net(lambda: DdpgMlpActor(2), ((3,),), (2,)),
     "DdpgMlpQNet": Net(DdpgMlpQNet, ((3,), (2,)), (1,)),
-    "DdpgCnnActor": Net(
-        lambda: DdpgCnnActor(2, conv_net_kwargs=SMALL, mlp_net_kwargs=TINY), ((3, 8, 8),), (2,)
-    ),
-    "DdpgCnnQNet": Net(
-        lambda: DdpgCnnQNet(conv_net_kwargs=SMALL, mlp_net_kwargs=TINY), ((3, 8, 8), (2,)), (1,)
-    ),
+    "DdpgCnnActor": Net(lambda: DdpgCnnActor(2, conv_net_kwargs=SMALL, mlp_net_kwargs=TINY), ((3, 8, 8),), (2,)),
+    "DdpgCnnQNet": Net(lambda: DdpgCnnQNet(conv_net_kwargs=SMALL, mlp_net_kwargs=TINY), ((3, 8, 8), (2,)), (1,)),
     "NoisyLinear": Net(lambda: NoisyLinear(3, 2), ((3,),), (2,)),
     "NoisyLazyLinear": Net(lambda: NoisyLazyLinear(2), ((3,),), (2,)),
     "BatchRenorm1d": Net(lambda: BatchRenorm1d(3), ((3,),), (3,), ((5,), (5, 2))),
     "MultiAgentMLP": Net(
-        lambda: MultiAgentMLP(3, 2, 2, centralized=False, share_params=False, depth=1),
-        ((2, 3),),
-        (2, 2),
+        lambda: MultiAgentMLP(3, 2, 2, centralized=False, share_params=False, depth=1), ((2, 3),), (2, 2)
     ),
     "MultiAgentConvNet": Net(
-        lambda: MultiAgentConvNet(2, False, True, num_cells=[4], kernel_sizes=3),
-        ((2, 3, 8, 8),),
-        (2, 36),
+        lambda: MultiAgentConvNet(2, False, True, num_cells=[4], kernel_sizes=3), ((2, 3, 8, 8),), (2, 36)
     ),
     "QMixer": Net(lambda: QMixer((4,), 8, 2, "cpu"), ((2, 1), (4,)), (1,)),
     "VDNMixer": Net(lambda: VDNMixer(2, "cpu"), ((2, 1),), (1,)),
     "DreamerActor": Net(lambda: DreamerActor(2, 1, 8), ((5,), (6,)), (2,)),
     "RSSMPrior": Net(
-        lambda: RSSMPrior(hidden_dim=8, rnn_hidden_dim=6, state_dim=5, action_dim=2),
-        ((5,), (6,), (2,)),
-        (5,),
+        lambda: RSSMPrior(hidden_dim=8, rnn_hidden_dim=6, state_dim=5, action_dim=2), ((5,), (6,), (2,)), (5,)
     ),
     "RSSMPosterior": Net(lambda: RSSMPosterior(8, 5), ((6,), (7,)), (5,)),
     "ObsEncoder": Net(lambda: ObsEncoder(4), ((3, 64, 64),), (128,), ((), (2,), (2, 1))),
@@ -106,6 +94,7 @@ ELSEWHERE = {
     "DTActor": "test_decision_transformer.py",
     "DecisionTransformer": "test_decision_transformer.py",
     "DistributionalDQNnet": "test_models_rl.py",
+    "Mixer": "a base",
     "MultiAgentNetBase": "a base",
     "OnlineDTActor": "test_decision_transformer.py",
     "RSSMRollout": "test_model_based.py",

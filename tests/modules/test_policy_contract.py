@@ -19,7 +19,7 @@ from torchrl.modules import (
     TanhNormal,
     recurrent_mode,
 )
-from torchrl.testing.policy import assert_follows_parameters, assert_recurrent
+from torchrl.testing.module import check_follows_parameters, check_recurrent
 
 B, T, F, H = 3, 7, 2, 4
 
@@ -35,11 +35,7 @@ def rnn(kind, **kwargs):
 RECURRENT = {
     f"{kind.__name__}, {name}": lambda kind=kind, kwargs=kwargs: rnn(kind, **kwargs)
     for kind in (GRUModule, LSTMModule)
-    for name, kwargs in {
-        "fused": {},
-        "scan": {"recurrent_backend": "scan"},
-        "python": {"python_based": True},
-    }.items()
+    for name, kwargs in {"fused": {}, "scan": {"recurrent_backend": "scan"}, "python": {"python_based": True}}.items()
 } | {
     "a policy": lambda: TensorDictSequential(rnn(GRUModule), Actor(nn.Linear(H, 2), ["hidden"])),
     "values": lambda: TensorDictSequential(
@@ -47,22 +43,14 @@ RECURRENT = {
     ),
     "a distribution": lambda: ProbabilisticActor(
         TensorDictSequential(
-            rnn(GRUModule),
-            TensorDictModule(
-                lambda x: (x[..., :2], x[..., 2:].exp()), ["hidden"], ["loc", "scale"]
-            ),
+            rnn(GRUModule), TensorDictModule(lambda x: (x[..., :2], x[..., 2:].exp()), ["hidden"], ["loc", "scale"])
         ),
         ["loc", "scale"],
         distribution_class=TanhNormal,
     ),
     "two networks": lambda: TensorDictSequential(
         rnn(GRUModule),
-        GRUModule(
-            H,
-            H,
-            in_keys=["hidden", "other_state", "is_init"],
-            out_keys=["other", ("next", "other_state")],
-        ),
+        GRUModule(H, H, in_keys=["hidden", "other_state", "is_init"], out_keys=["other", ("next", "other_state")]),
     ),
 }
 
@@ -70,7 +58,7 @@ RECURRENT = {
 @pytest.mark.parametrize("make", RECURRENT.values(), ids=RECURRENT)
 def test_ours_keep_the_law_of_recurrent_modules(make):
     torch.manual_seed(0)
-    assert_recurrent(make(), data())
+    check_recurrent(make(), data())
 
 
 class Sums(TensorDictModuleBase):
@@ -121,18 +109,18 @@ FAULTS = {
 
 
 def test_a_sound_module_of_one_s_own_passes():
-    assert_recurrent(Sums(), data())
+    check_recurrent(Sums(), data())
 
 
 @pytest.mark.parametrize(("fault", "fact"), FAULTS.items(), ids=FAULTS)
 def test_faulty_recurrent_modules_are_found(fault, fact):
     with pytest.raises(AssertionError, match=fact):
-        assert_recurrent(Sums(fault), data())
+        check_recurrent(Sums(fault), data())
 
 
 def test_a_module_without_state_is_no_recurrent_module():
     with pytest.raises(AssertionError, match="carries no state"):
-        assert_recurrent(Actor(nn.Linear(F, 1)), data())
+        check_recurrent(Actor(nn.Linear(F, 1)), data())
 
 
 def discrete(dist, **keys):
@@ -140,10 +128,7 @@ def discrete(dist, **keys):
     return ProbabilisticActor(net, {"logits": "logits", **keys}, distribution_class=dist)
 
 
-ACTORS = {
-    "one-hot": lambda: discrete(OneHotCategorical),
-    "masked": lambda: discrete(MaskedCategorical, mask="mask"),
-}
+ACTORS = {"one-hot": lambda: discrete(OneHotCategorical), "masked": lambda: discrete(MaskedCategorical, mask="mask")}
 
 
 def observations():
@@ -157,7 +142,7 @@ NOT_LAWFUL = "a policy in a sequence of tensordict"  # its get_dist skips the la
 @pytest.mark.parametrize("name", [*ACTORS, *(name for name in POLICIES if name != NOT_LAWFUL)])
 def test_ours_keep_the_law_of_policies(name):
     torch.manual_seed(0)
-    assert_follows_parameters({**POLICIES, **ACTORS}[name](), observations())
+    check_follows_parameters({**POLICIES, **ACTORS}[name](), observations())
 
 
 class Stored(TensorDictModuleBase):
@@ -178,6 +163,6 @@ class Stored(TensorDictModuleBase):
 
 
 def test_a_policy_that_reads_what_it_stored_is_found():
-    assert_follows_parameters(Stored(fault=False), observations())
+    check_follows_parameters(Stored(fault=False), observations())
     with pytest.raises(AssertionError, match=r"does not depend|stored parameters"):
-        assert_follows_parameters(Stored(), observations())
+        check_follows_parameters(Stored(), observations())

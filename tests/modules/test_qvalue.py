@@ -6,14 +6,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from torchrl._core.errors import MissingKeyError, ShapeError, SpecError
-from torchrl.data import (
-    Bounded,
-    Categorical,
-    Composite,
-    MultiCategorical,
-    MultiOneHot,
-    OneHot,
-)
+from torchrl.data import Bounded, Categorical, Composite, MultiCategorical, MultiOneHot, OneHot
 from torchrl.modules import (
     MLP,
     DistributionalQValueActor,
@@ -23,7 +16,7 @@ from torchrl.modules import (
     QValueHook,
     QValueModule,
 )
-from torchrl.modules.tensordict_module.choices import ActionSpace
+from torchrl.modules.tensordict_module.action_space import ActionSpace
 
 VALUES = torch.tensor([[1.0, 5.0, 5.0, 2.0, -1.0], [0.0, 0.0, 0.0, 0.0, 3.0]])
 
@@ -94,9 +87,7 @@ def test_forbidden_actions_are_never_chosen(space):
 
 
 def test_other_names():
-    module = QValueModule(
-        "one_hot", action_value_key=("agents", "q"), out_keys=["a", "values", ("agents", "v")]
-    )
+    module = QValueModule("one_hot", action_value_key=("agents", "q"), out_keys=["a", "values", ("agents", "v")])
     td = module(TensorDict(agents=TensorDict(q=VALUES, batch_size=[2]), batch_size=[2]))
     assert td["values"].equal(VALUES)
     assert td["agents", "v"].shape == (2, 1)
@@ -104,35 +95,20 @@ def test_other_names():
 
 
 def test_missing_entries_are_named():
-    with pytest.raises(
-        MissingKeyError, match=r"QValueModule: entry 'action_value'.*'action_values'"
-    ):
+    with pytest.raises(MissingKeyError, match=r"QValueModule: entry 'action_value'.*'action_values'"):
         QValueModule("one_hot")(TensorDict(action_values=VALUES[0]))
-    with pytest.raises(
-        MissingKeyError, match=r"entry 'mask' is read but absent.*Add an ActionMask"
-    ):
+    with pytest.raises(MissingKeyError, match=r"entry 'mask' is read but absent.*Add an ActionMask"):
         choose(QValueModule("one_hot", action_mask_key="mask"))
 
 
 def test_actor_takes_a_network_or_a_module():
     spec = OneHot(5)
-    td = QValueActor(nn.Linear(3, 5), in_keys=["pixels"], spec=spec)(
-        TensorDict(pixels=torch.zeros(3))
-    )
+    td = QValueActor(nn.Linear(3, 5), in_keys=["pixels"], spec=spec)(TensorDict(pixels=torch.zeros(3)))
     assert set(td.keys()) == {"pixels", "action_value", "action", "chosen_action_value"}
     named = QValueActor(
-        nn.Linear(3, 5),
-        spec=Composite(a=spec),
-        action_key="a",
-        chosen_action_value_key="v",
-        action_value_key="q",
+        nn.Linear(3, 5), spec=Composite(a=spec), action_key="a", chosen_action_value_key="v", action_value_key="q"
     )
-    assert set(named(TensorDict(observation=torch.zeros(3))).keys()) == {
-        "observation",
-        "q",
-        "a",
-        "v",
-    }
+    assert set(named(TensorDict(observation=torch.zeros(3))).keys()) == {"observation", "q", "a", "v"}
     assert QValueActor(nn.Linear(3, 5), spec=spec).spec["action"] == spec
 
 
@@ -171,10 +147,7 @@ def test_distributional_chosen_atoms_and_mask():
     log_probs = torch.randn(7, 3, 5).log_softmax(-2)
     mask = torch.tensor([True, False, True, False, False]).expand(7, 5)
     module = DistributionalQValueModule(
-        "one_hot",
-        SUPPORT,
-        action_mask_key="mask",
-        out_keys=["action", "action_value", "chosen"],
+        "one_hot", SUPPORT, action_mask_key="mask", out_keys=["action", "action_value", "chosen"]
     )
     td = choose(module, log_probs, mask=mask)
     index = td["action"].argmax(-1)
@@ -183,9 +156,7 @@ def test_distributional_chosen_atoms_and_mask():
 
 
 def test_distributional_atoms_must_be_the_support_s():
-    with pytest.raises(
-        ShapeError, match=r"one row for each atom; expected \[2, 3, 5\], found \[2, 4, 5\]"
-    ):
+    with pytest.raises(ShapeError, match=r"one row for each atom; expected \[2, 3, 5\], found \[2, 4, 5\]"):
         choose(DistributionalQValueModule("one_hot", SUPPORT), torch.zeros(2, 4, 5))
 
 
@@ -219,7 +190,7 @@ def test_hooks_equal_modules():
     action, same = deep(x)
     expected = choose(DistributionalQValueModule("categorical", SUPPORT), log_probs)["action"]
     assert action.equal(expected)
-    with pytest.raises(ValueError, match="sees no mask"):
+    with pytest.raises(ValueError, match="does not support masks"):
         QValueHook("one_hot", action_mask_key="mask")
 
 
@@ -245,3 +216,37 @@ def test_choices_vectorise(name):
     found = space.index(draw(values))
     expected = [[0, 1]] * 4 if space.is_product else None
     assert found.tolist() == expected or bool(mask[found].all())
+
+
+@pytest.mark.parametrize("name", ["multi_one_hot", "multi-one-hot", "mult-one-hot", "mult_one_hot"])
+def test_spellings_of_products(name):
+    action, _, value = QValueModule(name, var_nums=[2, 3])(torch.tensor([1.0, 0.0, 0.0, 3.0, 1.0]))
+    assert (action.tolist(), value.item()) == ([1, 0, 0, 1, 0], 4)
+    index = name.replace("one", "categorical").replace("_hot", "").replace("-hot", "")
+    assert QValueModule(index, var_nums=[2, 3])(torch.tensor([1.0, 0.0, 0.0, 3.0, 1.0]))[0].tolist() == [0, 1]
+
+
+SPACES = {
+    "one_hot": OneHot(4),
+    "categorical": Categorical(4),
+    "mult_one_hot": MultiOneHot([2, 2]),
+    "mult_categorical": MultiCategorical([2, 2]),
+}
+
+
+@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("of", SPACES)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_name_and_a_spec_must_agree(name, of, nested):
+    spec = Composite(action=SPACES[of]) if nested else SPACES[of]
+    makers = (
+        lambda: QValueModule(name, var_nums=[2, 2], spec=spec),
+        lambda: QValueActor(nn.Linear(3, 4), action_space=name, var_nums=[2, 2], spec=spec),
+        lambda: DistributionalQValueModule(name, torch.ones(2), var_nums=[2, 2], spec=spec),
+    )
+    for make in makers:
+        if name == of:
+            make()
+            continue
+        with pytest.raises(ValueError, match=f"another action space than its spec; expected {of}, found {name}"):
+            make()

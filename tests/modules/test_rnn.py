@@ -5,10 +5,11 @@ import threading
 import pytest
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictSequential
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 
 from torchrl._core.errors import MissingKeyError, ShapeError
+from torchrl._core.recurrence import matmul_precision
 from torchrl.modules import (
     GRU,
     LSTM,
@@ -17,7 +18,10 @@ from torchrl.modules import (
     GRUModule,
     LSTMCell,
     LSTMModule,
+    canonicalize_rnn_subset,
+    get_recurrent_matmul_precision,
     recurrent_mode,
+    set_recurrent_matmul_precision,
     set_recurrent_mode,
 )
 from torchrl.testing import module as contract
@@ -25,15 +29,8 @@ from torchrl.testing.module import ModuleCase
 
 B, T, F, H, L = 4, 9, 3, 5, 2
 MODULES = {"lstm": LSTMModule, "gru": GRUModule}
-STATES = {
-    "lstm": ["recurrent_state_h", "recurrent_state_c"],
-    "gru": ["recurrent_state"],
-}
-BACKENDS = {
-    "fused": {},
-    "fused, step by step": {"recurrent_backend": "scan"},
-    "plain": {"python_based": True},
-}
+STATES = {"lstm": ["recurrent_state_h", "recurrent_state_c"], "gru": ["recurrent_state"]}
+BACKENDS = {"fused": {}, "fused, step by step": {"recurrent_backend": "scan"}, "plain": {"python_based": True}}
 
 
 @pytest.fixture(params=MODULES, ids=MODULES)
@@ -87,9 +84,7 @@ def test_gradients_of_a_sequence_equal_those_of_its_steps(kind, backend, bias, r
     data["observation"].requires_grad_()
     weight = torch.randn(B, T, H)
     leaves = [data["observation"], *module.parameters()]
-    expected = torch.autograd.grad(
-        (step_by_step(module, data, kind)["hidden"] * weight).sum(), leaves
-    )
+    expected = torch.autograd.grad((step_by_step(module, data, kind)["hidden"] * weight).sum(), leaves)
     with set_recurrent_mode():
         found = torch.autograd.grad((module(data.copy())["hidden"] * weight).sum(), leaves)
     for one, other in zip(found, expected, strict=True):
@@ -105,7 +100,7 @@ def test_states_that_nobody_keeps_are_not_made(kind, backend, discard, monkeypat
         module.select_out_keys("hidden")
     else:
         module.out_keys = ["hidden", *("_" for _ in STATES[kind])]
-    monkeypatch.delattr("torchrl.modules.tensordict_module.rnn_fused._cells")
+    monkeypatch.delattr("torchrl.modules.tensordict_module.rnn_cells._cells")
     with set_recurrent_mode():
         found = module(data.clone())
     assert found["hidden"].equal(expected)
@@ -140,9 +135,7 @@ def test_any_batch_dimensions(kind, backend):
         with set_recurrent_mode():
             data = sequence(*batch, T)
             flat = module(data.reshape(-1, T)) if batch else module(data.unsqueeze(0))
-            torch.testing.assert_close(
-                module(data.clone())["hidden"].reshape(-1, T, H), flat["hidden"]
-            )
+            torch.testing.assert_close(module(data.clone())["hidden"].reshape(-1, T, H), flat["hidden"])
 
 
 @pytest.mark.parametrize("recurrent", [True, False])
@@ -206,9 +199,7 @@ def test_a_projected_sequence_equals_its_steps(backend, resets):
     assert module.state_spec["recurrent_state_c"].shape == (L, H)
     python_based = module.make_python_based()
     with set_recurrent_mode():
-        torch.testing.assert_close(
-            python_based(data.clone())["hidden"], found["hidden"], rtol=1e-5, atol=1e-5
-        )
+        torch.testing.assert_close(python_based(data.clone())["hidden"], found["hidden"], rtol=1e-5, atol=1e-5)
 
 
 def test_both_directions_of_each_episode_equal_torch_s(kind, backend):
@@ -224,10 +215,8 @@ def test_both_directions_of_each_episode_equal_torch_s(kind, backend):
         cuts = [t for t in range(1, T) if data["is_init"][row, t]]
         for start, stop in zip([0, *cuts], [*cuts, T], strict=True):
             expected = theirs(data["observation"][row, start:stop])[0]
-            torch.testing.assert_close(
-                found["hidden"][row, start:stop], expected, rtol=1e-5, atol=1e-5
-            )
-    with pytest.raises(ValueError, match=r"a step does not know what follows.*set_recurrent_mode"):
+            torch.testing.assert_close(found["hidden"][row, start:stop], expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match=r"a single step has no later inputs.*set_recurrent_mode"):
         module(data[:, 0])
 
 
@@ -236,14 +225,12 @@ def test_a_network_of_one_s_own(kind):
     module = MODULES[kind](**{kind: rnn}, in_key="observation", out_key="hidden")
     assert module.rnn is rnn
     wrong = {"lstm": nn.LSTM, "gru": nn.GRU}[kind](F, H)
-    with pytest.raises(ValueError, match=f"cannot step such a {kind}; expected batch_first"):
+    with pytest.raises(ValueError, match=f"cannot run this {kind}; expected batch_first"):
         MODULES[kind](**{kind: wrong}, in_key="observation", out_key="hidden")
 
 
 def test_own_names():
-    module = LSTMModule(
-        F, H, in_keys=["obs", "h", ("rnn", "c"), "start"], out_keys=["out", "h2", ("next", "c")]
-    )
+    module = LSTMModule(F, H, in_keys=["obs", "h", ("rnn", "c"), "start"], out_keys=["out", "h2", ("next", "c")])
     td = module(TensorDict(obs=torch.zeros(3, F), start=torch.ones(3, 1).bool(), batch_size=[3]))
     assert td["h2"].shape == (3, 1, H)
     assert set(module.state_spec.keys(True, True)) == {"h", ("rnn", "c")}
@@ -260,17 +247,14 @@ def test_what_is_refused():
         LSTMModule(F, H, in_keys=["a", "b"], out_key="b")
     with pytest.raises(ValueError, match=r"no such backend.*found triton"):
         GRUModule(F, H, in_key="a", out_key="b", recurrent_backend="triton")
-    with pytest.raises(ValueError, match="cannot step such a gru; expected batch_first"):
+    with pytest.raises(ValueError, match="cannot run this gru; expected batch_first"):
         GRUModule(F, H, in_key="a", out_key="b", batch_first=False)
     with pytest.raises(ValueError, match=r"no such mode.*found sometimes"):
         set_recurrent_mode("sometimes")
     module = make("gru")
     with pytest.raises(MissingKeyError, match=r"'observation' is read but absent.*'obs'"):
         module(TensorDict(obs=torch.zeros(F)))
-    with (
-        set_recurrent_mode(),
-        pytest.raises(ValueError, match="'observation' has no time dimension"),
-    ):
+    with set_recurrent_mode(), pytest.raises(ValueError, match="'observation' has no time dimension"):
         module(sequence())
 
 
@@ -317,12 +301,8 @@ def test_dropout_between_layers_is_on_in_training_only(kind, backend):
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize(
-    ("ours", "theirs", "proj_size"), [(LSTM, nn.LSTM, 0), (LSTM, nn.LSTM, 3), (GRU, nn.GRU, 0)]
-)
-def test_plain_networks_equal_torch_s(
-    ours, theirs, proj_size, bidirectional, num_layers, batch_first, bias
-):
+@pytest.mark.parametrize(("ours", "theirs", "proj_size"), [(LSTM, nn.LSTM, 0), (LSTM, nn.LSTM, 3), (GRU, nn.GRU, 0)])
+def test_plain_networks_equal_torch_s(ours, theirs, proj_size, bidirectional, num_layers, batch_first, bias):
     sizes = {"num_layers": num_layers, "batch_first": batch_first, "bias": bias}
     sizes["bidirectional"] = bidirectional
     if proj_size:
@@ -379,13 +359,144 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_contract(case):
-    contract.assert_keys_and_shapes(case)
-    contract.assert_state_dict(case)
-    contract.assert_dtypes(case)
-    contract.assert_gradients(case)
-    contract.assert_plan_equals_call(case)
+    contract.check_keys_and_shapes(case)
+    contract.check_state_dict(case)
+    contract.check_dtypes(case)
+    contract.check_gradients(case)
+    contract.check_compiled_equals_call(case)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES.values() if c.compiles], ids=["lstm", "gru"])
 def test_plain_modules_compile(case):
-    contract.assert_compiles(case)
+    contract.check_compiles(case)
+
+
+@pytest.mark.parametrize("resets", [0.0, 0.3])
+@pytest.mark.parametrize("kind", MODULES)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"recurrent_backend": "auto"},
+        {"recurrent_backend": "auto", "recurrent_recompute": "full"},
+        {"recurrent_backend": "scan", "recurrent_recompute": "full"},
+        {"recurrent_recompute": "none", "recurrent_matmul_precision": "tf32"},
+        {"recurrent_compute_dtype": torch.float64},
+        {"recurrent_compute_dtype": torch.float64, "recurrent_backend": "scan", "recurrent_recompute": "full"},
+    ],
+    ids=str,
+)
+def test_options_of_sequences_give_the_same_numbers(kind, options, resets):
+    torch.manual_seed(0)
+    plain, other, data = make(kind, 2), make(kind, 2, **options), sequence(B, T, resets=resets)
+    other.load_state_dict(plain.state_dict())
+    grads = []
+    with set_recurrent_mode():
+        for module in (plain, other):
+            out = module(data.clone())["hidden"]
+            assert out.dtype == torch.float32
+            grads.append([out, *torch.autograd.grad(out.square().sum(), list(module.parameters()))])
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_a_recomputed_sequence_keeps_less(monkeypatch):
+    torch.manual_seed(0)
+    sizes = []
+    for recompute in ("none", "full"):
+        module = make("gru", 1, recurrent_backend="scan", recurrent_recompute=recompute)
+        kept = []
+
+        def pack(x, kept=kept):
+            kept.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x), set_recurrent_mode():
+            module(sequence(B, 50))
+        sizes.append(sum(kept))
+    assert sizes[1] < sizes[0] / 3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", MODULES)
+def test_sequences_in_a_lower_precision(kind, dtype):
+    torch.manual_seed(0)
+    plain, other, data = make(kind), make(kind, recurrent_compute_dtype=dtype), sequence(B, T)
+    other.load_state_dict(plain.state_dict())
+    with set_recurrent_mode():
+        exact, rounded = plain(data.clone())["hidden"], other(data.clone())["hidden"]
+    assert rounded.dtype == torch.float32
+    assert 0 < (exact - rounded).abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"recurrent_recompute": "half"}, "has no such recompute"),
+        ({"recurrent_recompute": "full"}, "cannot recompute the fused kernel"),
+        ({"recurrent_matmul_precision": "sloppy"}, "has no such precision"),
+    ],
+)
+@pytest.mark.parametrize("kind", MODULES)
+def test_options_that_are_refused(kind, options, match):
+    with pytest.raises(ValueError, match=match):
+        make(kind, **options)
+
+
+def test_precision_of_all_recurrent_modules(monkeypatch):
+    """It is set while a sequence runs on a GPU, to the value of the module or to that of all."""
+    assert get_recurrent_matmul_precision() is None
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    place = torch.backends.cuda.matmul
+    before = place.fp32_precision
+    try:
+        set_recurrent_matmul_precision("tf32")
+        for own, device, found in ((None, cuda, "tf32"), ("ieee", cuda, "ieee"), (None, cpu, before)):
+            with matmul_precision(own, device):
+                assert place.fp32_precision == found
+            assert place.fp32_precision == before
+    finally:
+        set_recurrent_matmul_precision(None)
+    with pytest.raises(ValueError, match="has no such precision"):
+        set_recurrent_matmul_precision("half")
+
+
+@pytest.mark.parametrize("layout", ["batch first", "time first", "single"])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind", [LSTM, GRU])
+def test_padding_leaves_the_state_as_it_is(kind, bidirectional, layout):
+    """In both directions, so that each row ends as the sequence without its padding does."""
+    torch.manual_seed(0)
+    net = kind(3, 4, num_layers=2, batch_first=layout != "time first", bidirectional=bidirectional)
+    x, lengths = torch.randn(3, 6, 3), [6, 4, 1]
+    mask = torch.arange(6) < torch.tensor(lengths).unsqueeze(1)
+    if layout == "single":
+        out, state = net(x[1], mask=mask[1])
+        rows, states = [out], [state[0] if kind is LSTM else state]
+        lengths, x = lengths[1:2], x[1:2]
+    else:
+        first = layout == "batch first"
+        out, state = net(x if first else x.transpose(0, 1), None, mask if first else mask.t())
+        rows = list(out if first else out.transpose(0, 1))
+        states = list((state[0] if kind is LSTM else state).unbind(1))
+    for i, length in enumerate(lengths):
+        cut = x[i : i + 1, :length]
+        expected, end = net(cut if layout != "time first" else cut.transpose(0, 1))
+        torch.testing.assert_close(rows[i][:length], expected.reshape(length, -1))
+        torch.testing.assert_close(states[i], (end[0] if kind is LSTM else end)[:, 0])
+    assert [net.use_scan, kind(3, 4, use_scan=True).use_scan] == [False, True]
+    with pytest.raises(TypeError, match="use_scan is a flag; expected True or False, found no"):
+        kind(3, 4, use_scan="no")
+    with pytest.raises(ShapeError, match="has a mask of the wrong shape"):
+        net(torch.zeros(3, 6, 3), mask=torch.ones(3, 5))
+
+
+def test_inputs_are_made_contiguous():
+    """Of modules within policies too; the tensordict that is passed is unchanged."""
+    rnn = make("lstm")
+    policy = TensorDictSequential(rnn, TensorDictModule(nn.Linear(H, 1), ["hidden"], ["action"]))
+    td = TensorDict({k: torch.randn(T, B, F).transpose(0, 1) for k in ("observation", "other")}, [B, T])
+    for out in (rnn.canonicalize(td), canonicalize_rnn_subset(td, [policy])):
+        assert (out == td).all()
+        assert [out[key].is_contiguous() for key in ("observation", "other")] == [True, False]
+    assert not td["observation"].is_contiguous()
+    with pytest.raises(TypeError, match="takes a list of out_keys"):
+        GRUModule(F, H, in_key="a", out_keys="abc")

@@ -7,13 +7,7 @@ from torch import nn
 
 from torchrl.data import OneHot
 from torchrl.envs import GymEnv, ParallelEnv, SerialEnv, TransformedEnv
-from torchrl.modules import (
-    EGreedyModule,
-    GRUModule,
-    LSTMModule,
-    QValueActor,
-    set_recurrent_mode,
-)
+from torchrl.modules import EGreedyModule, GRUModule, LSTMModule, QValueActor, set_recurrent_mode
 from torchrl.modules.utils import get_env_transforms_from_module
 
 
@@ -21,11 +15,7 @@ def cartpole():
     return GymEnv("CartPole-v1")
 
 
-ENVS = {
-    "one": cartpole,
-    "serial": lambda: SerialEnv(2, cartpole),
-    "parallel": lambda: ParallelEnv(2, cartpole),
-}
+ENVS = {"one": cartpole, "serial": lambda: SerialEnv(2, cartpole), "parallel": lambda: ParallelEnv(2, cartpole)}
 
 
 @pytest.mark.parametrize("module", [LSTMModule, GRUModule])
@@ -34,9 +24,7 @@ def test_a_sequence_equals_what_was_acted(make, module):
     rnn = module(4, 8, 2, in_key="observation", out_key="hidden")
     spec = OneHot(2, dtype=torch.int64)
     policy = TensorDictSequential(
-        rnn,
-        QValueActor(nn.Linear(8, 2), in_keys=["hidden"], spec=spec),
-        EGreedyModule(spec, eps_init=0.5),
+        rnn, QValueActor(nn.Linear(8, 2), in_keys=["hidden"], spec=spec), EGreedyModule(spec, eps_init=0.5)
     )
     env = TransformedEnv(make(), get_env_transforms_from_module(policy))
     env.set_seed(0)

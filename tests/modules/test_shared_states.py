@@ -4,16 +4,10 @@ import pytest
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 
-from torchrl._core.plan import check_states
+from torchrl._core.records.policies import check_states
 from torchrl.collectors import Collector
 from torchrl.envs import GymEnv, InitTracker, TransformedEnv
-from torchrl.modules import (
-    GRUModule,
-    LSTMModule,
-    MultiStepActorWrapper,
-    SafeSequential,
-    ValueOperator,
-)
+from torchrl.modules import GRUModule, LSTMModule, MultiStepActorWrapper, SafeSequential, ValueOperator
 from torchrl.modules.utils import get_primers_from_module
 from torchrl.objectives import DDPGLoss
 
@@ -24,21 +18,14 @@ def nested(low, high):
 
 SHARED = {
     "lstm": lambda seq: seq(
-        LSTMModule(4, 2, in_key="observation", out_key="hidden"),
-        LSTMModule(2, 2, in_key="hidden", out_key="action"),
+        LSTMModule(4, 2, in_key="observation", out_key="hidden"), LSTMModule(2, 2, in_key="hidden", out_key="action")
     ),
     "gru": lambda seq: seq(
-        GRUModule(4, 2, in_key="observation", out_key="hidden"),
-        GRUModule(2, 2, in_key="hidden", out_key="action"),
+        GRUModule(4, 2, in_key="observation", out_key="hidden"), GRUModule(2, 2, in_key="hidden", out_key="action")
     ),
     "one key of two": lambda seq: seq(
         GRUModule(4, 2, in_keys=["observation", "h"], out_keys=["hidden", ("next", "h")]),
-        LSTMModule(
-            2,
-            2,
-            in_keys=["hidden", "h", "c"],
-            out_keys=["action", ("next", "h"), ("next", "c")],
-        ),
+        LSTMModule(2, 2, in_keys=["hidden", "h", "c"], out_keys=["action", ("next", "h"), ("next", "c")]),
     ),
     "a group": lambda seq: seq(
         GRUModule(4, 2, in_keys=["observation", ("m", "h")], out_keys=["x", ("next", "m", "h")]),

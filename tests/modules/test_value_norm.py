@@ -19,9 +19,7 @@ def test_normalised_values_can_be_had_back_and_are_saved(kind):
     other = kind(shape=(2,))
     other.load_state_dict(norm.state_dict())
     torch.testing.assert_close(other.normalize(x), norm.normalize(x))
-    with pytest.raises(
-        ShapeError, match=kind.__name__ + r".*expected \[\.\.\., 2\], found \[4, 3\]"
-    ):
+    with pytest.raises(ShapeError, match=kind.__name__ + r".*expected \[\.\.\., 2\], found \[4, 3\]"):
         norm.update(torch.zeros(4, 3))
 
 

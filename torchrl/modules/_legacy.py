@@ -1,6 +1,7 @@
 """Old names of this subpackage."""
 
 OLD = {
+    "ACTIVATIONS": "torchrl.modules.models.layers:ACTIVATIONS",
     "NormalParamsWrapper": "NormalParamWrapper",
     "ProbabilisticTDModule": "SafeProbabilisticModule",
     "SafeProbabilisticSequential": "SafeProbabilisticTensorDictSequential",
@@ -8,11 +9,8 @@ OLD = {
     "TDSequence": "SafeSequential",
 }
 
-# Modules that once held more than they do: names that are found through them still.
+# Names that are found in these modules, too, as in earlier releases.
 ACTORS = (
-    "ActorCriticOperator",
-    "ActorCriticWrapper",
-    "ActorValueOperator",
     "DecisionTransformerInferenceWrapper",
     "DistributionalQValueActor",
     "DistributionalQValueHook",
@@ -21,16 +19,10 @@ ACTORS = (
     "QValueActor",
     "QValueHook",
     "QValueModule",
-    "TanhModule",
 )
-EXPLORATION = (
-    "AdditiveGaussianWrapper",
-    "EGreedyWrapper",
-    "OrnsteinUhlenbeckProcessWrapper",
-    "RandomPolicy",
-)
+EXPLORATION = ("RandomPolicy",)
 
 
 def elsewhere(names: tuple[str, ...]) -> dict[str, str]:
-    """Return a table of names that ``torchrl.modules`` has, for a module that once had them."""
+    """Return the table of old names of a module that are now in ``torchrl.modules``."""
     return {name: f"torchrl.modules:{name}" for name in names}

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torchrl._core.devices import check_devices
 from torchrl._core.errors import ShapeError, describe
 
+__all__ = ["PercentileValueNorm", "PopArtValueNorm", "RunningValueNorm", "ValueNorm"]
+
 
 class ValueNorm(nn.Module, ABC):
-    """An affine map to normalised values, learnt from the values that it is shown.
+    """Base class of affine maps to normalised values, fitted to the values of ``update``.
 
     Its statistics are buffers: they move and are saved with the loss that holds it.
 
@@ -26,16 +28,27 @@ class ValueNorm(nn.Module, ABC):
         device: Where the statistics live.
 
     Hooks:
-        observe: ``[M, F] ->`` nothing; learn.
+        observe: ``[M, F] ->`` nothing; update the statistics.
         location_and_scale: ``-> ([F], [F])``, what is subtracted and what is divided by.
+
+    >>> class Scale(ValueNorm):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.register_buffer("scale", torch.ones(1))
+    ...
+    ...     def observe(self, value):
+    ...         self.scale.copy_(value.abs().max())
+    ...
+    ...     def location_and_scale(self):
+    ...         return torch.zeros(1), self.scale
+    >>> norm = Scale()
+    >>> norm.update(torch.tensor([[-4.0], [2.0]]))
+    >>> norm.normalize(torch.tensor([2.0]))
+    tensor([0.5000])
     """
 
     def __init__(
-        self,
-        *,
-        shape: int | Sequence[int] = 1,
-        epsilon: float = 1e-5,
-        device: torch.device | str | None = None,
+        self, *, shape: int | Sequence[int] = 1, epsilon: float = 1e-5, device: torch.device | str | None = None
     ) -> None:
         check_devices(self, device=device)
         super().__init__()
@@ -44,7 +57,7 @@ class ValueNorm(nn.Module, ABC):
 
     @torch.no_grad()
     def update(self, value: Tensor) -> None:
-        """Learn from values ``[..., F]``."""
+        """Update the statistics with values ``[..., F]``."""
         if value.shape[value.ndim - len(self.shape) :] != self.shape:
             raise ShapeError(
                 describe(
@@ -79,13 +92,13 @@ class ValueNorm(nn.Module, ABC):
 
 
 class PopArtValueNorm(ValueNorm):
-    """Normalise by mean and deviation of recent values, which are forgotten exponentially.
+    """Normalise by mean and deviation of recent values, weighted exponentially.
 
     The averages are corrected for their start at zero, as those of Adam.
 
     Args:
         shape: See :class:`ValueNorm`.
-        beta: How much of the old average is kept by each update.
+        beta: Weight of the old average in each update.
         epsilon: See :class:`ValueNorm`.
         device: See :class:`ValueNorm`.
 
@@ -156,11 +169,7 @@ class RunningValueNorm(ValueNorm):
     count: Tensor
 
     def __init__(
-        self,
-        *,
-        shape: int | Sequence[int] = 1,
-        epsilon: float = 1e-5,
-        device: torch.device | str | None = None,
+        self, *, shape: int | Sequence[int] = 1, epsilon: float = 1e-5, device: torch.device | str | None = None
     ) -> None:
         check_devices(self, device=device)
         super().__init__(shape=shape, epsilon=epsilon, device=device)
@@ -184,13 +193,13 @@ class RunningValueNorm(ValueNorm):
 
 
 class PercentileValueNorm(ValueNorm):
-    """Divide by the range between two quantiles of recent values, which outliers do not move.
+    """Divide by the range between two quantiles of recent values, which is robust to outliers.
 
     Args:
         shape: See :class:`ValueNorm`.
         quantiles: The lower and the upper one.
-        rate: How much of the average an update replaces.
-        min_scale: Smallest range that counts, so that small values are not blown up.
+        rate: Weight of new quantiles in each update.
+        min_scale: Lower bound of the range, so that small values are not amplified.
         center: Subtract the lower quantile.
         epsilon: Lower bound of the range.
         device: See :class:`ValueNorm`.

@@ -5,8 +5,7 @@ from tensordict.nn.distributions import AddStateIndependentNormalScale, NormalPa
 from torch.distributions import Categorical
 
 from torchrl._core.legacy import old_names
-from torchrl.modules.distributions.continuous import IndependentNormal, TanhNormal, TruncatedNormal
-from torchrl.modules.distributions.delta import Delta, TanhDelta
+from torchrl.modules.distributions.continuous import Delta, IndependentNormal, TanhDelta, TanhNormal, TruncatedNormal
 from torchrl.modules.distributions.discrete import (
     MaskedCategorical,
     MaskedOneHotCategorical,
@@ -15,8 +14,13 @@ from torchrl.modules.distributions.discrete import (
     Ordinal,
     ReparamGradientStrategy,
 )
-from torchrl.modules.distributions.params import NormalParamWrapper
+from torchrl.modules.distributions.factorized import (
+    FactorizedCategorical,
+    FactorizedOneHotCategorical,
+    IndependentBernoulli,
+)
 from torchrl.modules.distributions.utils import (
+    NormalParamWrapper,
     composite_entropy,
     has_analytic_entropy,
     has_analytic_kl,
@@ -24,11 +28,15 @@ from torchrl.modules.distributions.utils import (
     sample_and_log_prob,
 )
 
+#: Distributions by their names in lower case.
 distributions_maps = {
     cls.__name__.lower(): cls
     for cls in (
         Categorical,
         Delta,
+        FactorizedCategorical,
+        FactorizedOneHotCategorical,
+        IndependentBernoulli,
         IndependentNormal,
         MaskedCategorical,
         MaskedOneHotCategorical,
@@ -44,6 +52,9 @@ distributions_maps = {
 __all__ = [
     "AddStateIndependentNormalScale",
     "Delta",
+    "FactorizedCategorical",
+    "FactorizedOneHotCategorical",
+    "IndependentBernoulli",
     "IndependentNormal",
     "MaskedCategorical",
     "MaskedOneHotCategorical",

@@ -1,4 +1,4 @@
-"""Distributions over vectors of real numbers, most of them bounded as actuators are.
+"""Distributions over vectors of real numbers: normal, squashed, truncated, deterministic.
 
 ``*B`` batch dimensions, ``A`` actions. A "range" is ``[low, high]``: numbers or tensors ``[A]``.
 """
@@ -9,7 +9,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from tensordict.nn import distributions as base
 from torch import Size, Tensor
 from torch import distributions as d
 from torch.distributions import constraints
@@ -17,7 +19,8 @@ from torch.nn.functional import softplus
 
 from torchrl._core.errors import describe
 from torchrl._core.legacy import old_keywords
-from torchrl.modules.distributions.quadrature import tanh_moment
+from torchrl._core.math import safeatanh, safetanh
+from torchrl._core.records.torch_private import check_sample, validates
 
 Bound = float | Tensor
 Shape = Size | list[int] | tuple[int, ...]
@@ -50,12 +53,64 @@ def keep_inside(value: Tensor, low: Bound, high: Bound) -> Tensor:
     return value.clamp(low + margin, high - margin)  # type: ignore[arg-type]  # both tensors or both numbers
 
 
+class SafeTanhTransform(d.TanhTransform):
+    """A hyperbolic tangent that stays one machine precision away from 1, so that its inverse is finite.
+
+    >>> transform = SafeTanhTransform()
+    >>> bool(transform.inv(transform(torch.tensor(50.0))).isfinite())
+    True
+    """
+
+    def _call(self, x: Tensor) -> Tensor:
+        return safetanh(x, torch.finfo(x.dtype).eps)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return safeatanh(y, torch.finfo(y.dtype).eps)
+
+
+def squashing(low: Bound, high: Bound, safe: bool) -> list[d.Transform]:
+    """Return the transforms of real numbers to the range: a hyperbolic tangent, an affine map unless trivial."""
+    tanh = SafeTanhTransform() if safe else d.TanhTransform()
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor) and (low, high) == (-1.0, 1.0):
+        return [tanh]
+    return [tanh, d.AffineTransform((low + high) / 2, (high - low) / 2)]
+
+
 def check_range(owner: object, low: Bound, high: Bound) -> None:
-    """Raise :class:`ValueError` unless numbers ``low < high``; tensors are trusted, to be fast."""
+    """Raise ValueError unless ``low < high``; tensors are not checked, for speed."""
     if not (isinstance(low, Tensor) or isinstance(high, Tensor) or low < high):
-        raise ValueError(
-            describe(owner, "has an empty range", expected="low < high", found=(low, high))
-        )
+        raise ValueError(describe(owner, "has an empty range", expected="low < high", found=(low, high)))
+
+
+class HasRange:
+    """Mixin of distributions over a range: its ends as tensors, and the device of the parameters.
+
+    ``_low`` and ``_high`` are numbers where a number was given: arithmetic with them is faster.
+    """
+
+    num_params = 2
+    _low: Bound
+    _high: Bound
+
+    @property
+    def _like(self) -> Tensor:
+        """A parameter, of the dtype and device of the others."""
+        return self.loc  # type: ignore[attr-defined]
+
+    @property
+    def low(self) -> Tensor:
+        """Lower end of the range, ``[]`` or ``[A]``."""
+        return torch.as_tensor(self._low, dtype=self._like.dtype, device=self._like.device)
+
+    @property
+    def high(self) -> Tensor:
+        """Upper end of the range, ``[]`` or ``[A]``."""
+        return torch.as_tensor(self._high, dtype=self._like.dtype, device=self._like.device)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self._like.device
 
 
 class IndependentNormal(d.Independent):
@@ -89,10 +144,17 @@ class IndependentNormal(d.Independent):
             loc = squash_loc(loc, upscale)
         super().__init__(d.Normal(loc, scale, **kwargs), event_dim, validate_args=False)
 
+    num_params = 2
+
     @property
     def loc(self) -> Tensor:
         """The mean ``[*B, A]``."""
         return self.base_dist.loc
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the parameters."""
+        return self.loc.device
 
     @property
     def scale(self) -> Tensor:
@@ -104,9 +166,9 @@ class IndependentNormal(d.Independent):
         """The mean, which is the mode."""
         return self.base_dist.loc
 
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> IndependentNormal:
+    def expand(self, batch_shape: Shape, _instance: object = None) -> IndependentNormal:
         """Return the distribution with the batch shape ``batch_shape``."""
-        new: Any = super().expand(batch_shape, IndependentNormal.__new__(IndependentNormal))
+        new = super().expand(batch_shape, IndependentNormal.__new__(IndependentNormal))
         new.upscale, new.tanh_loc = self.upscale, self.tanh_loc
         return new
 
@@ -116,7 +178,7 @@ class IndependentNormal(d.Independent):
         self.base_dist.scale = scale
 
 
-class TanhNormal(d.Distribution):
+class TanhNormal(HasRange, d.Distribution):
     r"""A normal distribution squashed into a range by a hyperbolic tangent.
 
     .. math:: y = m + h \tanh(x), \quad x \sim N(\mu, \sigma), \quad
@@ -124,19 +186,19 @@ class TanhNormal(d.Distribution):
 
     with the middle :math:`m` and half the width :math:`h` of the range. ``log_prob`` works on the
     distances of a value to both bounds, so it keeps its precision next to them and is finite on
-    them; a sample is best scored with it, by :meth:`rsample_and_log_prob`, which still knows
-    :math:`x`. There is no closed form of the entropy: ``entropy`` raises.
+    them. For a sample, :meth:`rsample_and_log_prob` is more precise, since it has :math:`x`. There
+    is no closed form of the entropy: ``entropy`` raises.
 
     Args:
         loc: Location before the squashing, ``[*B, A]``.
         scale: Standard deviation before the squashing, ``[*B, A]``, or a number.
         upscale: Bound of the location where ``tanh_loc`` is set.
-        low: Lower end of the range; the old name ``min`` is understood.
-        high: Upper end of the range; the old name ``max`` is understood.
+        low: Lower end of the range; its old name is ``min``.
+        high: Upper end of the range; its old name is ``max``.
         event_dims: How many last dimensions make one event; 1, or 0 where ``loc`` has no dimension.
         tanh_loc: Keep the location within ``upscale`` of zero, smoothly.
         safe_tanh: Keep samples off the bounds by one machine precision.
-        validate_args: Check the parameters, the range and the values to be scored.
+        validate_args: Check the parameters, the range and the arguments of ``log_prob``.
 
     Raises:
         ValueError: if the range is empty.
@@ -166,8 +228,8 @@ class TanhNormal(d.Distribution):
         validate_args: bool = False,
     ) -> None:
         check_range(self, low, high)
-        self.low, self.high = same_kind(low, loc), same_kind(high, loc)
-        self.half = (self.high - self.low) / 2
+        self._low, self._high = same_kind(low, loc), same_kind(high, loc)
+        self.half = (self._high - self._low) / 2
         self.upscale, self.tanh_loc, self.safe_tanh = upscale, tanh_loc, safe_tanh
         self.update(loc, scale)
         shape = self.loc.shape
@@ -183,39 +245,48 @@ class TanhNormal(d.Distribution):
             loc = squash_loc(loc, self.upscale)
         self.loc, self.scale = as_pair(loc, scale)
 
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> TanhNormal:
+    def expand(self, batch_shape: Shape, _instance: object = None) -> TanhNormal:
         """Return the distribution with the batch shape ``batch_shape``."""
         shape = (*batch_shape, *self.event_shape)
         new = TanhNormal(
             self.loc.expand(shape),
             self.scale.expand(shape),
-            low=self.low,
-            high=self.high,
+            low=self._low,
+            high=self._high,
             event_dims=len(self.event_shape),
             safe_tanh=self.safe_tanh,
-            validate_args=self._validate_args,
+            validate_args=validates(self),
         )
-        new.upscale, new.tanh_loc = self.upscale, self.tanh_loc  # of locations to come
+        new.upscale, new.tanh_loc = self.upscale, self.tanh_loc  # for update()
         return new
 
     @property
     def support(self) -> constraints.Constraint:
         """The closed range."""
-        within = constraints.interval(self.low, self.high)
+        within = constraints.interval(self._low, self._high)
         return constraints.independent(within, len(self.event_shape))
 
     @property
     def base_dist(self) -> d.Independent:
-        """The normal distribution before the squashing."""
-        normal = d.Normal(self.loc, self.scale, validate_args=False)
-        return d.Independent(normal, len(self.event_shape), validate_args=False)
+        """The normal distribution before the squashing, over vectors."""
+        return d.Independent(self.root_dist, len(self.event_shape), validate_args=False)
+
+    @property
+    def root_dist(self) -> d.Normal:
+        """The normal distribution before the squashing, of each component."""
+        return d.Normal(self.loc, self.scale, validate_args=False)
+
+    @property
+    def transforms(self) -> list[d.Transform]:
+        """The maps that, in turn, make a sample of one of ``base_dist``."""
+        return squashing(self._low, self._high, self.safe_tanh)
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Draw ``[*sample_shape, *B, A]``, differentiably."""
         return self.squash(torch.addcmul(self.loc, self.scale, self._noise(sample_shape)))
 
     def rsample_and_log_prob(self, sample_shape: Shape = ()) -> tuple[Tensor, Tensor]:
-        """Draw and score in one go; exact even where the squashing saturates.
+        """Return samples and their log-probabilities; exact even where the squashing saturates.
 
         Returns: samples ``[*sample_shape, *B, A]``, log-probabilities ``[*sample_shape, *B]``.
         """
@@ -224,7 +295,7 @@ class TanhNormal(d.Distribution):
         return self.squash(x), self._log_density_before(x, noise)
 
     def sample_and_log_prob(self, sample_shape: Shape = ()) -> tuple[Tensor, Tensor]:
-        """Do the same as :meth:`rsample_and_log_prob`, with no gradient through the samples."""
+        """As :meth:`rsample_and_log_prob`, with no gradient through the samples."""
         with torch.no_grad():
             x = torch.addcmul(self.loc, self.scale, self._noise(sample_shape))
             value = self.squash(x)
@@ -232,8 +303,7 @@ class TanhNormal(d.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density ``[*B]`` of values ``[*B, A]`` within the range."""
-        if self._validate_args:
-            self._validate_sample(value)
+        check_sample(self, value)
         log_below, log_above = self._log_gaps(value)
         x = (log_below - log_above) / 2  # artanh
         return self._log_density((x - self.loc) / self.scale, log_below + log_above)
@@ -249,11 +319,32 @@ class TanhNormal(d.Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """Image of the mode of the normal, in the range; the median too."""
+        """The squashed mode of the normal, which is the median."""
         return self.squash(self.loc)
 
     deterministic_sample = mode
     median = mode
+
+    @torch.no_grad()
+    def get_mode(self, num_steps: int = 200) -> Tensor:
+        r"""Return the point ``[*B, A]`` of highest density within the range; ``mode`` is the squashed mode instead.
+
+        The density of each component is stationary where :math:`x = \mu + 2 \sigma^2 \tanh x`. Iterating this map
+        from far above and far below converges to the outermost of at most three solutions, which are maxima.
+
+        Args:
+            num_steps: Number of iterations.
+        """
+        twice = 2 * self.scale.square()
+        ends = []
+        for sign in (1.0, -1.0):
+            x = self.loc + sign * twice
+            for _ in range(num_steps):
+                x = self.loc + twice * x.tanh()
+            density = -((x - self.loc) / self.scale).square() / 2 + 2 * (x.abs() + softplus(-2 * x.abs()))
+            ends.append((x, density))
+        (above, high), (below, low) = ends
+        return self.squash(torch.where(high >= low, above, below))
 
     @property
     def mean(self) -> Tensor:
@@ -269,10 +360,10 @@ class TanhNormal(d.Distribution):
     def squash(self, x: Tensor) -> Tensor:
         """Map real numbers into the range."""
         value = self._scaled(x.tanh())
-        return keep_inside(value, self.low, self.high) if self.safe_tanh else value
+        return keep_inside(value, self._low, self._high) if self.safe_tanh else value
 
     def _scaled(self, squashed: Tensor) -> Tensor:
-        middle = (self.low + self.high) / 2
+        middle = (self._low + self._high) / 2
         if isinstance(middle, float) and middle == 0.0:
             return squashed if self.half == 1.0 else squashed * self.half
         return squashed * self.half + middle
@@ -285,8 +376,8 @@ class TanhNormal(d.Distribution):
         """Return the logarithms of ``1 + tanh(x)`` and ``1 - tanh(x)``."""
         # A difference of close numbers is exact where 1 - value / half has lost its digits.
         least = torch.finfo(value.dtype).eps / 2
-        below = ((value - self.low) / self.half).clamp_min(least)
-        above = ((self.high - value) / self.half).clamp_min(least)
+        below = ((value - self._low) / self.half).clamp_min(least)
+        above = ((self._high - value) / self.half).clamp_min(least)
         return below.log(), above.log()
 
     def _log_density_before(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -294,34 +385,33 @@ class TanhNormal(d.Distribution):
         # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2 x)), which never overflows
         return self._log_density(noise, x + softplus(-2 * x), -2.0, 2.0 * LOG_2)
 
-    def _log_density(
-        self, noise: Tensor, slope: Tensor, factor: float = 1.0, offset: float = 0.0
-    ) -> Tensor:
+    def _log_density(self, noise: Tensor, slope: Tensor, factor: float = 1.0, offset: float = 0.0) -> Tensor:
         """Return the log-density where ``log(1 - tanh(x)^2) = factor * slope + offset``."""
-        surprise = torch.addcmul(self.scale.log(), noise, noise, value=0.5)
-        surprise = surprise.add(slope, alpha=factor)
+        neg_log_density = torch.addcmul(self.scale.log(), noise, noise, value=0.5)
+        neg_log_density = neg_log_density.add(slope, alpha=factor)
         constant = LOG_SQRT_2PI + offset
         if isinstance(self.half, Tensor):
-            surprise = surprise + self.half.log()
+            neg_log_density = neg_log_density + self.half.log()
         else:
             constant += math.log(self.half)
-        events = len(self._event_shape)
+        events = len(self.event_shape)
         if events == 0:
-            return torch.rsub(surprise, -constant)
-        size = math.prod(self._event_shape)
-        return torch.rsub(surprise.sum(tuple(range(-events, 0))), -constant * size)
+            return torch.rsub(neg_log_density, -constant)
+        size = math.prod(self.event_shape)
+        return torch.rsub(neg_log_density.sum(tuple(range(-events, 0))), -constant * size)
 
 
-class TruncatedNormal(d.Distribution):
+class TruncatedNormal(HasRange, d.Distribution):
     """A normal distribution restricted to a range; log-probabilities are summed over the last dim.
 
     Args:
         loc: Location of the normal before the restriction, ``[*B, A]``.
         scale: Its standard deviation ``[*B, A]``, or a number.
         upscale: Bound of the location where ``tanh_loc`` is set.
-        low: Lower end of the range; the old name ``min`` is understood.
-        high: Upper end of the range; the old name ``max`` is understood.
+        low: Lower end of the range; its old name is ``min``.
+        high: Upper end of the range; its old name is ``max``.
         tanh_loc: Keep the location within ``upscale`` of zero, smoothly.
+        validate_args: Check the arguments, as :class:`torch.distributions.Distribution` does.
 
     Raises:
         ValueError: if the range is empty.
@@ -349,7 +439,7 @@ class TruncatedNormal(d.Distribution):
         validate_args: bool = False,
     ) -> None:
         check_range(self, low, high)
-        self.low, self.high = same_kind(low, loc), same_kind(high, loc)
+        self._low, self._high = same_kind(low, loc), same_kind(high, loc)
         self.upscale, self.tanh_loc = upscale, tanh_loc
         self.update(loc, scale)
         shape = self.loc.shape
@@ -362,26 +452,26 @@ class TruncatedNormal(d.Distribution):
         self.loc, self.scale = as_pair(loc, scale)
         # Where the whole range lies above the location, mirror it: the normal tail is
         # representable below zero (1e-30) and not above (1 - 1e-30).
-        self._mirror = torch.where((self.low + self.high) / 2 > self.loc, -1.0, 1.0).to(loc.dtype)
-        alpha, beta = (self.low - self.loc) / self.scale, (self.high - self.loc) / self.scale
+        self._mirror = torch.where((self._low + self._high) / 2 > self.loc, -1.0, 1.0).to(loc.dtype)
+        alpha, beta = (self._low - self.loc) / self.scale, (self._high - self.loc) / self.scale
         mirrored = self._mirror < 0
         self._alpha = torch.where(mirrored, -beta, alpha)
         self._beta = torch.where(mirrored, -alpha, beta)
         log_below, log_within = log_ndtr(self._alpha), log_ndtr(self._beta)
         self._log_mass = log_within + torch.log1p(-(log_below - log_within).exp())
 
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> TruncatedNormal:
+    def expand(self, batch_shape: Shape, _instance: object = None) -> TruncatedNormal:
         """Return the distribution with the batch shape ``batch_shape``."""
         shape = (*batch_shape, *self.event_shape)
-        loc, scale, validate = self.loc.expand(shape), self.scale.expand(shape), self._validate_args
-        new = TruncatedNormal(loc, scale, low=self.low, high=self.high, validate_args=validate)
-        new.upscale, new.tanh_loc = self.upscale, self.tanh_loc  # of locations to come
+        loc, scale, validate = self.loc.expand(shape), self.scale.expand(shape), validates(self)
+        new = TruncatedNormal(loc, scale, low=self._low, high=self._high, validate_args=validate)
+        new.upscale, new.tanh_loc = self.upscale, self.tanh_loc  # for update()
         return new
 
     @property
     def support(self) -> constraints.Constraint:
         """The closed range."""
-        return constraints.independent(constraints.interval(self.low, self.high), 1)
+        return constraints.independent(constraints.interval(self._low, self._high), 1)
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Draw ``[*sample_shape, *B, A]`` by inversion, differentiably."""
@@ -404,11 +494,10 @@ class TruncatedNormal(d.Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density ``[*B]`` of values ``[*B, A]``: minus infinity out of range."""
-        if self._validate_args:
-            self._validate_sample(value)
+        check_sample(self, value)
         noise = (value - self.loc) / self.scale
         density = -noise.square() / 2 - LOG_SQRT_2PI - self.scale.log() - self._log_mass
-        outside = (value < self.low) | (value > self.high)
+        outside = (value < self._low) | (value > self._high)
         return density.masked_fill(outside, -math.inf).sum(-1)
 
     def entropy(self) -> Tensor:
@@ -436,7 +525,7 @@ class TruncatedNormal(d.Distribution):
         return self._within(self.loc)
 
     def _within(self, value: Tensor) -> Tensor:
-        return value.clamp_min(self.low).clamp_max(self.high)  # one may be a number
+        return value.clamp_min(self._low).clamp_max(self._high)  # one may be a number
 
     def _tails(self) -> tuple[Tensor, Tensor]:
         """Return ``(p(a) - p(b)) / Z`` and ``(a p(a) - b p(b)) / Z`` of the mirrored range."""
@@ -456,3 +545,148 @@ def _kl_tanh_normal(p: TanhNormal, q: TanhNormal) -> Tensor:
     if not bool(same.all()):
         raise NotImplementedError("KL(TanhNormal, TanhNormal) needs two equal ranges.")
     return d.kl_divergence(p.base_dist, q.base_dist)  # an invertible map keeps it
+
+
+class Delta(base.Delta):
+    """A distribution with all its mass on one point: a deterministic policy.
+
+    ``log_prob`` is infinite at the point and minus infinite elsewhere.
+
+    Args:
+        param: The point ``[*B, A]``.
+        atol: Absolute tolerance of ``log_prob`` in comparing a value with the point.
+        rtol: Relative tolerance.
+        batch_shape: Shape of the batch; all dimensions but the last by default.
+        event_shape: Shape of one event; the last dimension by default.
+
+    >>> dist = Delta(torch.tensor([1.0, 2.0]))
+    >>> dist.sample(), dist.log_prob(torch.tensor([1.0, 3.0]))
+    (tensor([1., 2.]), tensor(-inf))
+    """
+
+    has_rsample = True
+    num_params = 1
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the point."""
+        return self.param.device
+
+    def sample(self, sample_shape: Shape = (), *, size: Shape | None = None) -> Tensor:  # type: ignore[override]
+        """Return the point, ``[*sample_shape, *B, A]``, without its gradient; ``size`` is another name."""
+        return self.rsample(sample_shape if size is None else size).detach()
+
+    def rsample(self, sample_shape: Shape = (), *, size: Shape | None = None) -> Tensor:  # type: ignore[override]
+        """Return the point, ``[*sample_shape, *B, A]``; ``size`` is another name."""
+        return self.param.expand((*(sample_shape if size is None else size), *self.param.shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return infinity where ``value [*B, A]`` is the point, else minus infinity: ``[*B]``."""
+        close = (value - self.param).abs() <= self.atol + self.rtol * self.param.abs()
+        events = len(self.event_shape)
+        same = close.flatten(close.ndim - events).all(-1) if events else close
+        score = torch.full(same.shape, -math.inf, dtype=self.param.dtype, device=same.device)
+        return score.masked_fill(same, math.inf)
+
+    def expand(self, batch_shape: Shape, _instance: object = None) -> Delta:
+        """Return the distribution with the batch shape ``batch_shape``."""
+        shape = (*batch_shape, *self.event_shape)
+        batch = Size(batch_shape)
+        return Delta(self.param.expand(shape), self.atol, self.rtol, batch, self.event_shape)
+
+
+class TanhDelta(HasRange, Delta):
+    """All the mass on ``tanh(param)``, rescaled to a range: a bounded deterministic policy.
+
+    Args:
+        param: The point before the squashing, ``[*B, A]``.
+        low: Lower end of the range: a number or a tensor ``[A]``; the old name is ``min``.
+        high: Upper end of the range; the old name is ``max``.
+        event_dims: How many last dimensions make one event.
+        atol: Absolute tolerance of ``log_prob`` in comparing a value with the point.
+        rtol: Relative tolerance.
+        safe: Keep the point off the bounds by one machine precision.
+
+    Raises:
+        ValueError: if the range is empty.
+
+    >>> dist = TanhDelta(torch.zeros(4, 2), low=0.0, high=3.0)
+    >>> dist.sample()[0], dist.log_prob(dist.sample())[0]
+    (tensor([1.5000, 1.5000]), tensor(inf))
+    """
+
+    @old_keywords(min="low", max="high")
+    def __init__(
+        self,
+        param: Tensor,
+        low: Bound = -1.0,
+        high: Bound = 1.0,
+        event_dims: int = 1,
+        atol: float = 1e-6,
+        rtol: float = 1e-6,
+        safe: bool = True,
+    ) -> None:
+        check_range(self, low, high)
+        self._low, self._high, self.safe = same_kind(low, param), same_kind(high, param), safe
+        batch = param.ndim - event_dims
+        super().__init__(param, atol, rtol, param.shape[:batch], param.shape[batch:])
+
+    num_params = 1
+
+    @property
+    def _like(self) -> Tensor:
+        return self.param
+
+    @property
+    def base_dist(self) -> Delta:
+        """All the mass on the point before the squashing."""
+        return Delta(self._before, self.atol, self.rtol, self.batch_shape, self.event_shape)
+
+    @property
+    def transforms(self) -> list[d.Transform]:
+        """The maps that, in turn, make the point of that of ``base_dist``."""
+        return squashing(self._low, self._high, self.safe)
+
+    def expand(self, batch_shape: Shape, _instance: object = None) -> TanhDelta:
+        """Return the distribution with the batch shape ``batch_shape``."""
+        events = len(self.event_shape)
+        param = self._before.expand((*batch_shape, *self.event_shape))
+        return TanhDelta(param, self._low, self._high, events, self.atol, self.rtol, self.safe)
+
+    def update(self, param: Tensor) -> None:
+        """Replace the point before the squashing; the range stays."""
+        self._before = param
+        value = param.tanh() * ((self._high - self._low) / 2) + (self._low + self._high) / 2
+        self.param = keep_inside(value, self._low, self._high) if self.safe else value
+
+
+_NODES = 48
+_HERMITE = tuple(torch.from_numpy(x) for x in np.polynomial.hermite.hermgauss(_NODES))
+_LEGENDRE = tuple(torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(_NODES))
+
+
+def tanh_moment(loc: Tensor, scale: Tensor, order: int) -> Tensor:
+    r"""Return :math:`E[\tanh^k(\mu + \sigma z)]` for a standard normal :math:`z`.
+
+    For a narrow normal the function is smooth: Gauss-Hermite. A wide normal is itself smooth where
+    the function changes: integration by parts,
+    :math:`1 - \int k t^{k-1} \Phi((\mathrm{artanh}\,t - \mu) / \sigma) dt`, Gauss-Legendre.
+    The error is below 1e-4 for every width.
+
+    Args:
+        loc: :math:`\mu`, any shape.
+        scale: :math:`\sigma`, of the same shape.
+        order: The exponent :math:`k`.
+
+    >>> tanh_moment(torch.tensor([0.0, 100.0]), torch.ones(2), 1)
+    tensor([0., 1.])
+    """
+    nodes, weights = (x.to(loc) for x in _HERMITE)
+    x = loc.unsqueeze(-1) + scale.unsqueeze(-1) * (math.sqrt(2) * nodes)  # [*shape, 48]
+    narrow = (x.tanh() ** order * weights).sum(-1) / math.sqrt(math.pi)
+
+    nodes, weights = (x.to(loc) for x in _LEGENDRE)
+    quantile = (nodes.atanh() - loc.unsqueeze(-1)) / scale.unsqueeze(-1)
+    slope = order * nodes ** (order - 1)
+    wide = 1 - (weights * slope * torch.special.ndtr(quantile)).sum(-1)
+    return torch.where(scale < 2, narrow, wide)

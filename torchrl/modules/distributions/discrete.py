@@ -15,9 +15,8 @@ from torch import distributions as d
 from torch.distributions.utils import lazy_property
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from torchrl._core.ended_rows import without_choice
 from torchrl._core.errors import describe
-from torchrl._core.legacy import old_keywords
+from torchrl._core.records.ended_rows import without_choice
 from torchrl.modules.distributions.continuous import Shape
 
 
@@ -29,6 +28,11 @@ class ReparamGradientStrategy(Enum):
 
     Source: Bengio et al., 2013, https://arxiv.org/abs/1308.3432; Jang et al., 2016,
     https://arxiv.org/abs/1611.01144.
+
+    >>> logits = torch.zeros(3, requires_grad=True)
+    >>> dist = OneHotCategorical(logits=logits, grad_method=ReparamGradientStrategy.RelaxedOneHot)
+    >>> dist.rsample().requires_grad
+    True
     """
 
     PassThrough = "pass_through"
@@ -47,19 +51,20 @@ def probs_to_logits(probs: Tensor) -> Tensor:
 
 
 def index_of(value: Tensor) -> Tensor:
-    """Return the choice ``[*B, 1]`` that one-hot vectors ``[*B, N]`` stand for."""
+    """Return the choice ``[*B, 1]`` of one-hot vectors ``[*B, N]``."""
     if value.dtype is torch.bool:
         value = value.byte()
     return value.argmax(-1, keepdim=True)
 
 
 class OneHotCategorical(d.Categorical):
-    """A choice among ``N``, as a one-hot vector of int64.
+    """A choice among ``N``, as a one-hot vector.
 
     Args:
         logits: Unnormalised log-probabilities ``[*B, N]``.
         probs: Probabilities up to a factor ``[*B, N]``, instead.
-        grad_method: What :meth:`rsample` takes its gradient from.
+        grad_method: Gradient of :meth:`rsample`.
+        dtype: Dtype of the vectors, such as that of their spec.
         **kwargs: ``validate_args``; off by default.
 
     Raises:
@@ -70,25 +75,27 @@ class OneHotCategorical(d.Categorical):
     (tensor([0, 1, 0]), tensor(-0.7586))
     """
 
-    # Actions are stored as what their spec says, integers: a module draws with sample(), and
-    # rsample() is for those who ask for gradients.
+    # Actions have the dtype of their spec, an integer: modules draw with sample(). rsample(), for
+    # gradients, returns floats.
     has_rsample = False
+    num_params = 1
 
     def __init__(
         self,
         logits: Tensor | None = None,
         probs: Tensor | None = None,
         grad_method: ReparamGradientStrategy = ReparamGradientStrategy.PassThrough,
+        dtype: torch.dtype = torch.int64,
         **kwargs: Any,
     ) -> None:
         if (logits is None) == (probs is None):
             raise ValueError(describe(self, "needs exactly one of 'logits' and 'probs'"))
-        # What is given is normalised when asked for: a policy that only draws never does.
+        # Normalised at the first use: drawing alone does not need it.
         if logits is None:
             assert probs is not None
             logits = probs_to_logits(probs)
         self._param = logits
-        self._num_events, self.grad_method = logits.shape[-1], grad_method
+        self._num_events, self.grad_method, self.dtype = logits.shape[-1], grad_method, dtype
         kwargs.setdefault("validate_args", False)
         d.Distribution.__init__(self, logits.shape[:-1], logits.shape[-1:], **kwargs)
 
@@ -102,21 +109,19 @@ class OneHotCategorical(d.Categorical):
         """Probabilities ``[*B, N]``."""
         return self._param.softmax(-1)
 
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> OneHotCategorical:
+    def expand(self, batch_shape: Shape, _instance: object = None) -> OneHotCategorical:
         """Return the distribution with the batch shape ``batch_shape``."""
         logits = self.logits.expand((*batch_shape, self._num_events))
-        return OneHotCategorical(logits=logits, grad_method=self.grad_method)
+        return OneHotCategorical(logits=logits, grad_method=self.grad_method, dtype=self.dtype)
 
     def sample(self, sample_shape: Shape = ()) -> Tensor:
         """Draw ``[*sample_shape, *B, N]``."""
-        return one_hot(self._draw_index(sample_shape), self._num_events)
+        return one_hot(self._draw_index(sample_shape), self._num_events, self.dtype)
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
         """Draw one-hot vectors of floats whose gradient is that of ``grad_method``."""
         if self.grad_method is ReparamGradientStrategy.RelaxedOneHot:
-            relaxed = d.RelaxedOneHotCategorical(
-                self.logits.new_ones(()), logits=self.logits, validate_args=False
-            )
+            relaxed = d.RelaxedOneHotCategorical(self.logits.new_ones(()), logits=self.logits, validate_args=False)
             soft = relaxed.rsample(Size(sample_shape))
             hard = one_hot(index_of(soft), self._num_events)
         else:
@@ -124,13 +129,16 @@ class OneHotCategorical(d.Categorical):
         return hard + (soft - soft.detach())
 
     def sample_and_log_prob(self, sample_shape: Shape = ()) -> tuple[Tensor, Tensor]:
-        """Draw and score in one go."""
+        """Return samples and their log-probabilities."""
         index = self._draw_index(sample_shape)
-        return one_hot(index, self._num_events), self._log_prob_of(index)
+        return one_hot(index, self._num_events, self.dtype), self._log_prob_of(index)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability ``[*B]`` of one-hot vectors ``[*B, N]``."""
-        return self._log_prob_of(index_of(value))
+        index = (value.byte() if value.dtype is torch.bool else value).argmax(-1, keepdim=True)
+        if index.shape[:-1] == self.batch_shape:
+            return self.logits.gather(-1, index).squeeze(-1)
+        return self._log_prob_of(index)
 
     @property
     def support(self) -> d.constraints.Constraint:
@@ -139,8 +147,8 @@ class OneHotCategorical(d.Categorical):
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest choice; the first of several."""
-        return one_hot(self._param.argmax(-1, keepdim=True), self._num_events)
+        """The most likely choice; the first of several."""
+        return one_hot(self._param.argmax(-1, keepdim=True), self._num_events, self.dtype)
 
     deterministic_sample = mode
 
@@ -156,13 +164,13 @@ class OneHotCategorical(d.Categorical):
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """Return every choice: ``[N, *B, N]``, or ``[N, *1, N]`` unless ``expand``."""
-        n, batch = self._num_events, self._batch_shape
+        n, batch = self._num_events, self.batch_shape
         choices = torch.eye(n, dtype=torch.int64, device=self._param.device)
         choices = choices.view(n, *(1,) * len(batch), n)
         return choices.expand(n, *batch, n) if expand else choices
 
     def _draw_index(self, sample_shape: Shape) -> Tensor:
-        # The largest of log p + Gumbel noise is a draw from p; what has no mass stays at -inf.
+        # The largest of log p + Gumbel noise is a draw from p; a choice without mass stays at -inf.
         noise = self._param.new_empty((*sample_shape, *self._param.shape)).exponential_()
         least = torch.finfo(noise.dtype).tiny
         return (self._param.detach() - noise.clamp_min_(least).log_()).argmax(-1, keepdim=True)
@@ -187,7 +195,7 @@ def masked_logits(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the logits, the mask of what is allowed, and whether it allows anything ``[*B, 1]``.
 
-    What is forbidden has the logit ``neg_inf``.
+    Forbidden choices have the logit ``neg_inf``.
 
     Where nothing is allowed the logits stay as they are.
 
@@ -198,9 +206,7 @@ def masked_logits(
     if (logits is None) == (probs is None):
         raise ValueError(describe(owner, "needs exactly one of 'logits' and 'probs'"))
     if (mask is None) == (indices is None):
-        raise ValueError(
-            describe(owner, "needs exactly one of 'mask' (true where allowed) and 'indices'")
-        )
+        raise ValueError(describe(owner, "needs exactly one of 'mask' (true where allowed) and 'indices'"))
     if padding_value is not None and indices is None:
         raise ValueError(describe(owner, "pads 'indices'", hint="Drop 'padding_value'."))
     if logits is None:
@@ -222,8 +228,8 @@ class NoChoiceError(ValueError):
 def usable(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return a mask ``[*B, N]`` that allows everything where the given one allows nothing.
 
-    Where an episode has ended, and in padding, masks are often false throughout; what is computed
-    of such rows counts nowhere, but has to be finite.
+    Where an episode has ended, and in padding, masks are often false throughout. Values of such
+    rows are not used, but must be finite.
 
     Returns: the mask, and whether the given one allows anything ``[*B, 1]``.
     """
@@ -232,22 +238,19 @@ def usable(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def require_choice(owner: object, has_choice: Tensor) -> None:
-    """Refuse to choose where a mask allows nothing, unless compiled or vectorised.
+    """Raise NoChoiceError if a mask allows nothing in a row, unless compiled or vectorised.
 
-    Rows that have ended (:func:`~torchrl._core.ended_rows.ended_rows`) need no choice.
+    Rows that have ended (:func:`~torchrl._core.records.ended_rows.ended_rows`) need no choice.
 
     Args:
-        owner: Who chooses.
+        owner: The component that chooses, for the message.
         has_choice: Whether the mask allows anything, ``[*B, 1]``.
-
-    Raises:
-        NoChoiceError: if it allows nothing in a row.
     """
     if torch.compiler.is_compiling():
         return
     try:
         stuck = without_choice(has_choice)
-    except RuntimeError:  # under torch.vmap no value can be looked at
+    except RuntimeError:  # under torch.vmap values cannot be read
         return
     if stuck is None:
         return
@@ -274,7 +277,25 @@ def _mask_from_indices(logits: Tensor, indices: Tensor, padding_value: int | Non
     return counts.scatter_add_(-1, indices, real.long()) > 0
 
 
-class MaskedCategorical(d.Categorical):
+class HasPadding:
+    """Mixin of distributions whose allowed choices may be padded indices."""
+
+    num_params = 1
+    _padding_value: int | None
+    padding_side: str
+
+    def _set_padding(self, value: int | None, side: str) -> None:
+        if side not in ("left", "right"):
+            raise ValueError(describe(self, "has no such padding_side", expected=["left", "right"], found=side))
+        self._padding_value, self.padding_side = value, side
+
+    @property
+    def padding_value(self) -> int:
+        """Element of ``indices`` that means "none"; 0 where no element does."""
+        return 0 if self._padding_value is None else self._padding_value
+
+
+class MaskedCategorical(HasPadding, d.Categorical):
     """A choice among those that are allowed, as an index.
 
     Args:
@@ -282,21 +303,23 @@ class MaskedCategorical(d.Categorical):
         probs: Probabilities up to a factor ``[*B, N]``, instead.
         mask: True where a choice is allowed, ``[*B, N]``.
         indices: The allowed choices ``[*B, K]``, instead of a mask.
-        neg_inf: What the logits of forbidden choices become.
-        padding_value: What stands in ``indices`` for "none"; a value equal to it scores 0.
-        use_cross_entropy: Score with the fused kernel of the cross-entropy; the result is the same.
+        neg_inf: Logit of forbidden choices.
+        padding_value: Element of ``indices`` that means "none"; the log-probability of such a
+            value is 0.
+        padding_side: ``"left"`` or ``"right"``, for readers of this attribute; padding is recognised by
+            its value on either side.
+        use_cross_entropy: Use the fused kernel of the cross-entropy; the result is the same.
 
     Raises:
         ValueError: unless exactly one of ``logits`` and ``probs``, and of ``mask`` and
-            ``indices``, is given; when it draws, if a row of the mask allows nothing. Such a row
-            is scored as if all were allowed.
+            ``indices``, is given; when it draws, if a row of the mask allows nothing. Log-
+            probabilities of such a row are those without a mask.
 
     >>> dist = MaskedCategorical(logits=torch.zeros(3), mask=torch.tensor([True, False, True]))
     >>> dist.probs, dist.log_prob(torch.tensor(1))
     (tensor([0.5000, 0.0000, 0.5000]), tensor(-inf))
     """
 
-    @old_keywords(padding_side=None)  # padding is told by its value, wherever it stands
     def __init__(
         self,
         logits: Tensor | None = None,
@@ -306,12 +329,12 @@ class MaskedCategorical(d.Categorical):
         indices: Tensor | None = None,
         neg_inf: float | Tensor = -math.inf,
         padding_value: int | None = None,
+        padding_side: str = "left",
         use_cross_entropy: bool = True,
     ) -> None:
-        allowed, self.mask, self._has_choice = masked_logits(
-            self, logits, probs, mask, indices, neg_inf, padding_value
-        )
-        self.padding_value, self.use_cross_entropy = padding_value, use_cross_entropy
+        self._set_padding(padding_value, padding_side)
+        allowed, self.mask, self._has_choice = masked_logits(self, logits, probs, mask, indices, neg_inf, padding_value)
+        self.use_cross_entropy = use_cross_entropy
         super().__init__(logits=allowed, validate_args=False)
 
     def sample(self, sample_shape: Shape = ()) -> Tensor:
@@ -321,28 +344,29 @@ class MaskedCategorical(d.Categorical):
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest allowed choice; the first of several."""
+        """The most likely allowed choice; the first of several."""
         require_choice(self, self._has_choice)
         return self.logits.argmax(-1)
 
     deterministic_sample = mode
 
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> MaskedCategorical:
+    def expand(self, batch_shape: Shape, _instance: object = None) -> MaskedCategorical:
         """Return the distribution with the batch shape ``batch_shape``."""
-        new: Any = super().expand(batch_shape, MaskedCategorical.__new__(MaskedCategorical))
+        new = super().expand(batch_shape, MaskedCategorical.__new__(MaskedCategorical))
         new.mask = self.mask.expand((*batch_shape, self._num_events))
         new._has_choice = self._has_choice.expand((*batch_shape, 1))
-        new.padding_value, new.use_cross_entropy = self.padding_value, self.use_cross_entropy
+        new._set_padding(self._padding_value, self.padding_side)
+        new.use_cross_entropy = self.use_cross_entropy
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability ``[*B]`` of choices ``[*B]``."""
         value = value.long()
         padded = None
-        if self.padding_value is not None:
-            padded = value == self.padding_value
+        if self._padding_value is not None:
+            padded = value == self._padding_value
             value = value.masked_fill(padded, 0)
-        shape = torch.broadcast_shapes(value.shape, self._batch_shape)
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
         logits = self.logits.expand(*shape, self._num_events)
         value = value.expand(shape)
         if self.use_cross_entropy:
@@ -353,22 +377,24 @@ class MaskedCategorical(d.Categorical):
         return score if padded is None else score.masked_fill(padded, 0.0)
 
 
-class MaskedOneHotCategorical(OneHotCategorical):
-    """A choice among those that are allowed, as a one-hot vector of int64.
+class MaskedOneHotCategorical(HasPadding, OneHotCategorical):
+    """A choice among those that are allowed, as a one-hot vector.
 
     Args:
         logits: Unnormalised log-probabilities ``[*B, N]``.
         probs: Probabilities up to a factor ``[*B, N]``, instead.
         mask: True where a choice is allowed, ``[*B, N]``.
         indices: The allowed choices ``[*B, K]``, instead of a mask.
-        neg_inf: What the logits of forbidden choices become.
-        padding_value: What stands in ``indices`` for "none".
-        grad_method: What ``rsample`` takes its gradient from.
+        neg_inf: Logit of forbidden choices.
+        padding_value: Element of ``indices`` that means "none".
+        padding_side: See :class:`MaskedCategorical`.
+        dtype: Dtype of the vectors, such as that of their spec.
+        grad_method: Gradient of ``rsample``.
 
     Raises:
         ValueError: unless exactly one of ``logits`` and ``probs``, and of ``mask`` and
-            ``indices``, is given; when it draws, if a row of the mask allows nothing. Such a row
-            is scored as if all were allowed.
+            ``indices``, is given; when it draws, if a row of the mask allows nothing. Log-
+            probabilities of such a row are those without a mask.
 
     >>> dist = MaskedOneHotCategorical(torch.zeros(3), mask=torch.tensor([False, True, False]))
     >>> dist.sample()
@@ -384,17 +410,18 @@ class MaskedOneHotCategorical(OneHotCategorical):
         neg_inf: float | Tensor = -math.inf,
         padding_value: int | None = None,
         grad_method: ReparamGradientStrategy = ReparamGradientStrategy.PassThrough,
+        padding_side: str = "left",
+        dtype: torch.dtype = torch.int64,
     ) -> None:
-        allowed, self.mask, self._has_choice = masked_logits(
-            self, logits, probs, mask, indices, neg_inf, padding_value
-        )
-        super().__init__(logits=allowed, grad_method=grad_method)
+        self._set_padding(padding_value, padding_side)
+        allowed, self.mask, self._has_choice = masked_logits(self, logits, probs, mask, indices, neg_inf, padding_value)
+        super().__init__(logits=allowed, grad_method=grad_method, dtype=dtype)
 
     @property
     def mode(self) -> Tensor:
-        """The likeliest allowed choice; the first of several."""
+        """The most likely allowed choice; the first of several."""
         require_choice(self, self._has_choice)
-        return one_hot(self._param.argmax(-1, keepdim=True), self._num_events)
+        return one_hot(self._param.argmax(-1, keepdim=True), self._num_events, self.dtype)
 
     deterministic_sample = mode
 
@@ -432,17 +459,19 @@ class Ordinal(d.Categorical):
     tensor(1)
     """
 
+    num_params = 1
+
     def __init__(self, scores: Tensor) -> None:
         super().__init__(logits=ordinal_logits(scores), validate_args=False)
 
-    def expand(self, batch_shape: Shape, _instance: Any = None) -> Ordinal:
+    def expand(self, batch_shape: Shape, _instance: object = None) -> Ordinal:
         """Return the distribution with the batch shape ``batch_shape``."""
-        new: Any = super().expand(batch_shape, Ordinal.__new__(Ordinal))
+        new = super().expand(batch_shape, Ordinal.__new__(Ordinal))
         return new
 
     @property
     def deterministic_sample(self) -> Tensor:
-        """The likeliest choice; the first of several."""
+        """The most likely choice; the first of several."""
         return self.logits.argmax(-1)
 
 

@@ -1,105 +1,27 @@
-"""What one asks of a distribution without knowing which: a value, a score, a closed form."""
+"""Samples, log-probabilities and entropies of any distribution, and NormalParamWrapper."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from tensordict.nn import CompositeDistribution, InteractionType
-from torch import Size, Tensor
+from tensordict.nn import CompositeDistribution
+from tensordict.nn.distributions import NormalParamExtractor
+from torch import Size, Tensor, nn
 from torch import distributions as d
 
-
-def draw(dist: d.Distribution, kind: InteractionType, num_empirical: int = 1000) -> Tensor:
-    """Return the value of ``dist`` that an exploration type asks for.
-
-    ``DETERMINISTIC`` is ``deterministic_sample`` if the distribution has it, else the mode of a
-    discrete and the mean of any other one. ``MEAN`` of a discrete distribution is its mode, since
-    the mean is no outcome of it. A mean without a closed form is estimated.
-
-    Args:
-        dist: The distribution.
-        kind: The exploration type.
-        num_empirical: Number of samples in an estimated mean.
-
-    Raises:
-        NotImplementedError: if the distribution does not have what is asked for.
-
-    >>> draw(d.Categorical(logits=torch.tensor([0.0, 3.0])), InteractionType.DETERMINISTIC)
-    tensor(1)
-    """
-    if kind is InteractionType.RANDOM:
-        return dist.rsample() if dist.has_rsample else dist.sample()
-    if kind is InteractionType.DETERMINISTIC:
-        value = getattr(dist, "deterministic_sample", None)
-        if value is not None:
-            return value
-        base = dist.base_dist if isinstance(dist, d.Independent) else dist
-        value = getattr(base, "deterministic_sample", None)
-        if value is not None:
-            return value
-        kind = InteractionType.MODE if base.has_enumerate_support else InteractionType.MEAN
-    if kind is InteractionType.MEAN and is_discrete(dist):
-        kind = InteractionType.MODE
-    try:
-        value = getattr(dist, kind.value)
-    except (AttributeError, NotImplementedError):
-        value = None
-    if kind is InteractionType.MODE and _is_bernoulli(dist) and value is not None:
-        value = value.nan_to_num(0.0)  # both outcomes are as likely: torch has NaN
-    if value is None and kind is InteractionType.MEAN:
-        many = Size((num_empirical,))
-        return (dist.rsample(many) if dist.has_rsample else dist.sample(many)).mean(0)
-    if value is None:
-        raise NotImplementedError(f"{type(dist).__name__} has no {kind.value}.")
-    return value
-
-
-def is_discrete(dist: d.Distribution) -> bool:
-    """Return whether a distribution is over finitely or countably many values.
-
-    >>> is_discrete(d.Independent(d.Bernoulli(torch.ones(2)), 1)), is_discrete(d.Normal(0.0, 1.0))
-    (True, False)
-    """
-    try:
-        support: Any = dist.support
-        return bool(support.is_discrete)
-    except (AttributeError, NotImplementedError):
-        return bool(dist.has_enumerate_support)
-
-
-def _is_bernoulli(dist: d.Distribution) -> bool:
-    base = dist.base_dist if isinstance(dist, d.Independent) else dist
-    return isinstance(base, d.Bernoulli)
-
-
-def draw_and_score(
-    dist: d.Distribution, kind: InteractionType, num_empirical: int = 1000
-) -> tuple[Tensor, Tensor]:
-    """Return :func:`draw` and its log-probability; a sample is scored before it is rounded.
-
-    >>> value, score = draw_and_score(d.Normal(0.0, 1.0), InteractionType.MEAN)
-    >>> value, score
-    (tensor(0.), tensor(-0.9189))
-    """
-    if kind is InteractionType.RANDOM:
-        return sample_and_log_prob(dist, reparameterize=dist.has_rsample)
-    value = draw(dist, kind, num_empirical)
-    return value, dist.log_prob(value)
+from torchrl._core.math import safeatanh, safetanh  # noqa: F401 - found here by scripts of this API
 
 
 def sample_and_log_prob(
-    distribution: d.Distribution,
-    sample_shape: Size | tuple = (),
-    *,
-    reparameterize: bool = False,
+    distribution: d.Distribution, sample_shape: Size | tuple = (), *, reparameterize: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Draw and score, without inverting a transformation where the distribution can do so.
+    """Return samples and their log-probabilities, without inverting a transform where possible.
 
     Args:
         distribution: The distribution.
         sample_shape: Shape of the samples, before the batch shape.
-        reparameterize: Let gradients flow through the samples.
+        reparameterize: Whether samples are differentiable.
 
     >>> sample_and_log_prob(d.Normal(0.0, 1.0), (3,))[1].shape
     torch.Size([3])
@@ -112,10 +34,19 @@ def sample_and_log_prob(
     return value, distribution.log_prob(value)
 
 
-def rsample_and_log_prob(
-    distribution: d.Distribution, sample_shape: Size | tuple = ()
-) -> tuple[Tensor, Tensor]:
-    """Draw differentiably and score; see :func:`sample_and_log_prob`."""
+def rsample_and_log_prob(distribution: d.Distribution, sample_shape: Size | tuple = ()) -> tuple[Tensor, Tensor]:
+    """Return differentiable samples and log-probabilities; see :func:`sample_and_log_prob`.
+
+    Args:
+        distribution: A distribution that has ``rsample``.
+        sample_shape: Shape of the draws, before that of the batch.
+
+    >>> from torchrl.modules import TanhNormal
+    >>> loc = torch.zeros(4, 2, requires_grad=True)
+    >>> action, log_prob = rsample_and_log_prob(TanhNormal(loc, 1.0))
+    >>> action.requires_grad, log_prob.shape
+    (True, torch.Size([4]))
+    """
     return sample_and_log_prob(distribution, sample_shape, reparameterize=True)
 
 
@@ -124,7 +55,7 @@ def composite_entropy(distribution: CompositeDistribution, samples_mc: int = 1) 
 
     Args:
         distribution: Of ``*B`` batch dimensions.
-        samples_mc: How many samples estimate an entropy without a closed form.
+        samples_mc: Number of samples that estimate an entropy without a closed form.
 
     >>> from tensordict import TensorDict
     >>> params = TensorDict(move={"loc": torch.zeros(2), "scale": torch.ones(2)}, batch_size=[2])
@@ -146,6 +77,9 @@ def composite_entropy(distribution: CompositeDistribution, samples_mc: int = 1) 
 def has_analytic_entropy(dist: d.Distribution) -> bool:
     """Return whether ``dist.entropy()`` has a closed form.
 
+    Args:
+        dist: A distribution.
+
     >>> has_analytic_entropy(d.Normal(0.0, 1.0))
     True
     """
@@ -159,6 +93,10 @@ def has_analytic_entropy(dist: d.Distribution) -> bool:
 def has_analytic_kl(p: d.Distribution, q: d.Distribution) -> bool:
     """Return whether the Kullback-Leibler divergence of ``p`` from ``q`` has a closed form.
 
+    Args:
+        p: A distribution.
+        q: The distribution that it is compared with.
+
     >>> has_analytic_kl(d.Normal(0.0, 1.0), d.Normal(0.0, 1.0))
     True
     """
@@ -167,3 +105,28 @@ def has_analytic_kl(p: d.Distribution, q: d.Distribution) -> bool:
     except NotImplementedError:
         return False
     return True
+
+
+class NormalParamWrapper(nn.Module):
+    """A network whose output is split in two: a location, and a scale made positive.
+
+    Args:
+        operator: The network; its output is ``[*B, 2 A]``; further outputs are passed on.
+        scale_mapping: Name of the map to positive numbers: see
+            :class:`tensordict.nn.NormalParamExtractor`.
+        scale_lb: Lower bound of the scale.
+
+    >>> import torch
+    >>> loc, scale = NormalParamWrapper(nn.Linear(3, 4))(torch.zeros(5, 3))
+    >>> loc.shape, bool((scale > 0).all())
+    (torch.Size([5, 2]), True)
+    """
+
+    def __init__(self, operator: nn.Module, scale_mapping: str = "biased_softplus_1.0", scale_lb: float = 1e-4) -> None:
+        super().__init__()
+        self.operator = operator
+        self.extractor = NormalParamExtractor(scale_mapping, scale_lb)  # type: ignore[arg-type]  # a float is a Number
+
+    def forward(self, *tensors: Tensor, **kwargs: Any) -> tuple[Tensor, ...]:
+        out = self.operator(*tensors, **kwargs)
+        return self.extractor(*out) if isinstance(out, tuple) else self.extractor(out)

@@ -1,18 +1,19 @@
 """Networks of tensors: usable alone in any PyTorch code."""
 
-from torchrl.modules.models.batchrenorm import BatchRenorm1d
 from torchrl.modules.models.conv import Conv3dNet, ConvNet
 from torchrl.modules.models.ddpg import DdpgCnnActor, DdpgCnnQNet, DdpgMlpActor, DdpgMlpQNet
-from torchrl.modules.models.decision_transformer import (
-    DecisionTransformer,
-    DTActor,
-    OnlineDTActor,
-)
+from torchrl.modules.models.decision_transformer import DecisionTransformer, DTActor, OnlineDTActor
 from torchrl.modules.models.dqn import DistributionalDQNnet, DuelingCnnDQNet, DuelingMlpDQNet
-from torchrl.modules.models.dropout import ConsistentDropout, ConsistentDropoutModule
-from torchrl.modules.models.exploration import NoisyLazyLinear, NoisyLinear, reset_noise
-from torchrl.modules.models.gsde import LazygSDEModule, gSDEModule
-from torchrl.modules.models.init import init_weights
+from torchrl.modules.models.exploration import (
+    ConsistentDropout,
+    ConsistentDropoutModule,
+    LazygSDEModule,
+    NoisyLazyLinear,
+    NoisyLinear,
+    gSDEModule,
+    reset_noise,
+)
+from torchrl.modules.models.layers import BatchRenorm1d, SquashDims, Squeeze2dLayer, SqueezeLayer, init_weights
 from torchrl.modules.models.mlp import MLP
 from torchrl.modules.models.model_based import (
     DreamerActor,
@@ -23,13 +24,13 @@ from torchrl.modules.models.model_based import (
     RSSMRollout,
 )
 from torchrl.modules.models.multiagent import (
+    Mixer,
     MultiAgentConvNet,
     MultiAgentMLP,
     MultiAgentNetBase,
     QMixer,
     VDNMixer,
 )
-from torchrl.modules.models.utils import SquashDims, Squeeze2dLayer, SqueezeLayer
 
 __all__ = [
     "BatchRenorm1d",
@@ -49,6 +50,7 @@ __all__ = [
     "DuelingMlpDQNet",
     "LazygSDEModule",
     "MLP",
+    "Mixer",
     "MultiAgentConvNet",
     "MultiAgentMLP",
     "MultiAgentNetBase",

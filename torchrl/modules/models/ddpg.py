@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from torchrl._core.devices import check_devices
 from torchrl.modules.models.conv import ConvNet
+from torchrl.modules.models.layers import SquashDims
 from torchrl.modules.models.mlp import MLP
-from torchrl.modules.models.utils import SquashDims
 
 Device = torch.device | str | None
 Kwargs = dict[str, Any] | None
@@ -52,7 +52,7 @@ def _shrink_last(net: MLP, bound: float) -> None:
 
 
 class DdpgMlpActor(nn.Module):
-    """The paper's policy of vectors: hidden layers of 400 and 300.
+    """The policy of the paper, for vectors: hidden layers of 400 and 300.
 
     Args:
         action_dim: Number of actions.
@@ -65,16 +65,10 @@ class DdpgMlpActor(nn.Module):
     torch.Size([10, 2])
     """
 
-    def __init__(
-        self, action_dim: int, mlp_net_kwargs: Kwargs = None, device: Device = None
-    ) -> None:
+    def __init__(self, action_dim: int, mlp_net_kwargs: Kwargs = None, device: Device = None) -> None:
         check_devices(self, device=device)
         super().__init__()
-        self.mlp = MLP(
-            **_mlp_kwargs(
-                [400, 300], device, {"out_features": action_dim, **(mlp_net_kwargs or {})}
-            )
-        )
+        self.mlp = MLP(**_mlp_kwargs([400, 300], device, {"out_features": action_dim, **(mlp_net_kwargs or {})}))
         _shrink_last(self.mlp, LAST_LAYER_MLP)
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -83,11 +77,11 @@ class DdpgMlpActor(nn.Module):
 
 
 class DdpgMlpQNet(nn.Module):
-    """The paper's critic of vectors: the action enters behind the first hidden layer.
+    """The critic of the paper, for vectors: the action enters after the first hidden layer.
 
     Args:
         mlp_net_kwargs_net1: Arguments of the :class:`MLP` before the action.
-        mlp_net_kwargs_net2: Arguments of the :class:`MLP` behind it.
+        mlp_net_kwargs_net2: Arguments of the :class:`MLP` after it.
         device: Where the parameters live.
 
     Source: Lillicrap et al., 2015, https://arxiv.org/abs/1509.02971, section 7.
@@ -97,10 +91,7 @@ class DdpgMlpQNet(nn.Module):
     """
 
     def __init__(
-        self,
-        mlp_net_kwargs_net1: Kwargs = None,
-        mlp_net_kwargs_net2: Kwargs = None,
-        device: Device = None,
+        self, mlp_net_kwargs_net1: Kwargs = None, mlp_net_kwargs_net2: Kwargs = None, device: Device = None
     ) -> None:
         check_devices(self, device=device)
         super().__init__()
@@ -116,7 +107,7 @@ class DdpgMlpQNet(nn.Module):
 
 
 class DdpgCnnActor(nn.Module):
-    """The paper's policy of images: three convolutions, two hidden layers of 200.
+    """The policy of the paper, for images: three convolutions, two hidden layers of 200.
 
     Args:
         action_dim: Number of actions.
@@ -143,21 +134,17 @@ class DdpgCnnActor(nn.Module):
         check_devices(self, device=device)
         super().__init__()
         self.convnet = ConvNet(**_conv_kwargs(use_avg_pooling, device, conv_net_kwargs))
-        self.mlp = MLP(
-            **_mlp_kwargs(
-                [200, 200], device, {"out_features": action_dim, **(mlp_net_kwargs or {})}
-            )
-        )
+        self.mlp = MLP(**_mlp_kwargs([200, 200], device, {"out_features": action_dim, **(mlp_net_kwargs or {})}))
         _shrink_last(self.mlp, LAST_LAYER_CNN)
 
     def forward(self, observation: Tensor) -> tuple[Tensor, Tensor]:
-        """Return actions ``[*B, A]`` and what the convolutions made of the image."""
+        """Return actions ``[*B, A]`` and the features of the convolutions."""
         hidden = self.convnet(observation)
         return self.mlp(hidden), hidden
 
 
 class DdpgCnnQNet(nn.Module):
-    """The paper's critic of images: the action enters behind the convolutions.
+    """The critic of the paper, for images: the action enters after the convolutions.
 
     Args:
         conv_net_kwargs: Arguments of the :class:`ConvNet`, over the default ones.
@@ -181,9 +168,7 @@ class DdpgCnnQNet(nn.Module):
         check_devices(self, device=device)
         super().__init__()
         self.convnet = ConvNet(**_conv_kwargs(use_avg_pooling, device, conv_net_kwargs))
-        self.mlp = MLP(
-            **_mlp_kwargs([200, 200], device, {"out_features": 1, **(mlp_net_kwargs or {})})
-        )
+        self.mlp = MLP(**_mlp_kwargs([200, 200], device, {"out_features": 1, **(mlp_net_kwargs or {})}))
         _shrink_last(self.mlp, LAST_LAYER_CNN)
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:

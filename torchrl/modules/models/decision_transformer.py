@@ -1,4 +1,4 @@
-"""Policies that continue a trajectory: the Decision Transformer and its online kin.
+"""Policies that continue a trajectory: the Decision Transformer, offline and online.
 
 ``*B`` batch, ``T`` time, ``S`` observation size, ``A`` actions, ``D`` width of the transformer.
 """
@@ -30,6 +30,7 @@ class TransformerConfig:
         activation: ``"relu"`` or ``"gelu"``.
         n_positions: Longest trajectory ``T``.
         resid_pdrop: Dropout, in training.
+        attn_pdrop: Dropout of the attention weights; ``resid_pdrop`` if ``None``.
     """
 
     n_embd: int = 128
@@ -39,10 +40,11 @@ class TransformerConfig:
     activation: str = "relu"
     n_positions: int = 1024
     resid_pdrop: float = 0.1
+    attn_pdrop: float | None = None
 
 
 class DecisionTransformer(nn.Module):
-    """Reads returns to go, observations and actions in turn, each seeing only what came before.
+    """A causal transformer over returns to go, observations and actions in turn.
 
     Args:
         state_dim: ``S``.
@@ -59,6 +61,8 @@ class DecisionTransformer(nn.Module):
     >>> net(torch.zeros(5, 7, 4), torch.zeros(5, 7, 2), torch.zeros(5, 7, 1)).shape
     torch.Size([5, 7, 16])
     """
+
+    DTConfig = TransformerConfig
 
     def __init__(
         self,
@@ -87,15 +91,17 @@ class DecisionTransformer(nn.Module):
             norm_first=True,
             device=device,
         )
+        if c.attn_pdrop is not None:
+            layer.self_attn.dropout = c.attn_pdrop
         self.transformer = nn.TransformerEncoder(layer, c.n_layer, enable_nested_tensor=False)
 
     def forward(self, observation: Tensor, action: Tensor, return_to_go: Tensor) -> Tensor:
-        """Return what was understood up to each observation, ``[*B, T, D]``.
+        """Return the hidden state at each observation, ``[*B, T, D]``.
 
         Args:
             observation: ``[*B, T, S]``.
-            action: ``[*B, T, A]``; that of a step is seen by later steps only.
-            return_to_go: Reward still wished for, ``[*B, T, 1]``.
+            action: ``[*B, T, A]``; that of a step is input of later steps only.
+            return_to_go: Desired sum of the remaining rewards, ``[*B, T, 1]``.
         """
         *batch, steps, _ = observation.shape
         if steps > self.config.n_positions:
@@ -137,6 +143,11 @@ class DTActor(nn.Module):
     torch.Size([5, 7, 2])
     """
 
+    @classmethod
+    def default_config(cls) -> TransformerConfig:
+        """Return the sizes of the paper: three layers, one head, a width of 128."""
+        return TransformerConfig()
+
     def __init__(
         self,
         state_dim: int,
@@ -171,6 +182,11 @@ class OnlineDTActor(nn.Module):
     (torch.Size([5, 7, 2]), torch.Size([5, 7, 2]))
     """
 
+    @classmethod
+    def default_config(cls) -> TransformerConfig:
+        """Return the sizes of the paper: four layers, four heads, a width of 512."""
+        return TransformerConfig(n_embd=512, n_layer=4, n_head=4)
+
     def __init__(
         self,
         state_dim: int,
@@ -188,9 +204,7 @@ class OnlineDTActor(nn.Module):
             nn.init.orthogonal_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(
-        self, observation: Tensor, action: Tensor, return_to_go: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, observation: Tensor, action: Tensor, return_to_go: Tensor) -> tuple[Tensor, Tensor]:
         """Return location and scale of the action after each observation, ``[*B, T, A]``."""
         hidden = self.transformer(observation, action, return_to_go)
         share = (self.action_layer_logstd(hidden).tanh() + 1) / 2

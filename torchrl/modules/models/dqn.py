@@ -64,9 +64,7 @@ class DuelingMlpDQNet(_Dueling):
         feature.update(mlp_kwargs_feature or {})
         head = {**base, "in_features": feature["out_features"], **(mlp_kwargs_output or {})}
         super().__init__(
-            MLP(**feature),
-            MLP(**head, out_features=out_features),
-            MLP(**head, out_features=out_features_value),
+            MLP(**feature), MLP(**head, out_features=out_features), MLP(**head, out_features=out_features_value)
         )
 
 
@@ -102,11 +100,7 @@ class DuelingCnnDQNet(_Dueling):
             "activation_class": nn.ReLU,
             "device": device,
         }
-        head: dict[str, Any] = {
-            "num_cells": [512],
-            "activation_class": nn.ReLU,
-            "device": device,
-        }
+        head: dict[str, Any] = {"num_cells": [512], "activation_class": nn.ReLU, "device": device}
         head.update(mlp_kwargs or {})
         super().__init__(
             ConvNet(**{**conv, **(cnn_kwargs or {})}),
@@ -116,7 +110,7 @@ class DuelingCnnDQNet(_Dueling):
 
 
 class DistributionalDQNnet(TensorDictModule):
-    """Turns scores of atoms into their log-probabilities.
+    """Convert scores of atoms to their log-probabilities.
 
     Args:
         in_keys: Where the scores are.
@@ -132,12 +126,5 @@ class DistributionalDQNnet(TensorDictModule):
     True
     """
 
-    def __init__(
-        self,
-        *,
-        in_keys: list[NestedKey] | None = None,
-        out_keys: list[NestedKey] | None = None,
-    ) -> None:
-        super().__init__(
-            nn.LogSoftmax(-2), in_keys or ["action_value"], out_keys or ["action_value"]
-        )
+    def __init__(self, *, in_keys: list[NestedKey] | None = None, out_keys: list[NestedKey] | None = None) -> None:
+        super().__init__(nn.LogSoftmax(-2), in_keys or ["action_value"], out_keys or ["action_value"])

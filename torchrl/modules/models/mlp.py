@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
 from torchrl._core.legacy import old_keywords
-from torchrl.modules.models.utils import Layers, SharedBias, build, layer_of, per_layer, widths
+from torchrl._core.records.torch_private import call_in_turn
+from torchrl.modules.models.layers import Layers, SharedBias, build_layer, build_on, hidden_widths, per_layer
 
 Kwargs = dict[str, Any] | list[dict[str, Any]] | None
 
@@ -23,22 +24,23 @@ class MLP(Layers):
     A hidden layer is: linear, dropout, normalisation, activation. Several inputs are concatenated.
 
     Args:
-        in_features: Size of the input; inferred from the first one if ``None``.
+        in_features: Size of the input; inferred at the first call if ``None``.
         out_features: Size of the output, or its shape.
-        depth: Number of hidden layers, 32 wide unless ``num_cells`` says otherwise. Neither given:
-            a single linear layer.
+        depth: Number of hidden layers, 32 wide unless ``num_cells`` is given. Without either, there
+            is a single linear layer.
         num_cells: Width of every hidden layer, or of each.
-        activation_class: Class (or factory) of the activations; the old name is ``activation``.
+        activation_class: Class (or factory) of the activations, modules or functions; the old name is
+            ``activation``.
         activation_kwargs: Its arguments; a list has one element for each activation.
         norm_class: Class of the normalisations, if any.
         norm_kwargs: Its arguments; a list has one element for each normalisation.
         dropout: Probability of dropping a hidden unit; ``None`` has no dropout layers.
         bias_last_layer: Whether the last layer has a bias.
-        single_bias_last_layer: Give the last layer one bias that its outputs share.
+        single_bias_last_layer: Use one bias for all outputs of the last layer.
         layer_class: Class of the linear layers, such as :class:`~torchrl.modules.NoisyLinear`.
         layer_kwargs: Its arguments beside sizes, ``bias`` and ``device``; a list has one element
             for each layer.
-        activate_last_layer: Treat the last layer as a hidden one.
+        activate_last_layer: Treat the last layer as a hidden one, with activation.
         device: Where the parameters live.
 
     Raises:
@@ -73,7 +75,7 @@ class MLP(Layers):
         check_devices(self, device=device)
         if out_features is None:
             raise ValueError(describe(self, "needs the size of its output: out_features"))
-        hidden = widths(num_cells, depth, self)
+        hidden = hidden_widths(num_cells, depth, self)
         self.in_features, self.out_features = in_features, out_features
         self.depth, self.num_cells = len(hidden), hidden
         self._shape = None if isinstance(out_features, int) else tuple(out_features)
@@ -89,7 +91,7 @@ class MLP(Layers):
         for i, width in enumerate([*hidden, size]):
             bias = i < last or (bias_last_layer and not single_bias_last_layer)
             kwargs = {"bias": bias, "device": device, **(kwargs_of[i] or {})}
-            layers.append(layer_of(layer_class, previous, width, self, **kwargs))
+            layers.append(build_layer(layer_class, previous, width, self, **kwargs))
             previous = width
             if i == last and bias_last_layer and single_bias_last_layer:
                 layers.append(SharedBias(device))
@@ -97,11 +99,11 @@ class MLP(Layers):
                 if dropout is not None:
                     layers.append(nn.Dropout(dropout))
                 if norm_class is not None:
-                    layers.append(build(norm_class, norms[i], device))
-                layers.append(build(activation_class, activations[i], device))
+                    layers.append(build_on(norm_class, norms[i], device))
+                layers.append(build_on(activation_class, activations[i], device))
         super().__init__(*layers)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return ``[*B, out_features]`` for inputs ``[*B, F1]``, ``[*B, F2]``, ..."""
-        out = super().forward(inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1))
+        out = call_in_turn(self, inputs[0] if len(inputs) == 1 else torch.cat(inputs, -1))
         return out if self._shape is None else out.unflatten(-1, self._shape)

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from tensordict.nn.distributions import NormalParamExtractor
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ Device = torch.device | str | None
 
 
 class ObsEncoder(nn.Module):
-    """Embeds images of 64 x 64 pixels.
+    """Embed images of 64 x 64 pixels.
 
     Args:
         channels: Channels of the first convolution, doubled by each; the old name is ``depth``.
@@ -44,11 +44,7 @@ class ObsEncoder(nn.Module):
 
     @old_keywords(depth="channels")
     def __init__(
-        self,
-        channels: int = 32,
-        num_layers: int = 4,
-        in_channels: int | None = None,
-        device: Device = None,
+        self, channels: int = 32, num_layers: int = 4, in_channels: int | None = None, device: Device = None
     ) -> None:
         check_devices(self, device=device)
         super().__init__()
@@ -67,7 +63,7 @@ class ObsEncoder(nn.Module):
 
 
 class ObsDecoder(nn.Module):
-    """Draws images of 64 x 64 pixels from a latent state.
+    """Generate images of 64 x 64 pixels from a latent state.
 
     Args:
         channels: Channels before the last layer, doubled by each one before; old name ``depth``.
@@ -101,11 +97,7 @@ class ObsDecoder(nn.Module):
         kernels = [5, 5, 6, 6] if kernel_sizes is None else kernel_sizes
         kernels = [kernels] * num_layers if isinstance(kernels, int) else list(kernels)
         if len(kernels) != num_layers:
-            raise ValueError(
-                describe(
-                    self, "has one kernel size for each layer", expected=num_layers, found=kernels
-                )
-            )
+            raise ValueError(describe(self, "has one kernel size for each layer", expected=num_layers, found=kernels))
         width = channels * 2**num_layers
         self.state_to_latent = MLP(latent_dim, width, device=device)
         layers: list[nn.Module] = [nn.Unflatten(-1, (width, 1, 1))]
@@ -126,10 +118,10 @@ class ObsDecoder(nn.Module):
 
 
 class RSSMPrior(nn.Module):
-    """What the state-space model expects next, without looking.
+    """The prior of the state-space model: the next state, without the observation.
 
     Args:
-        action_spec: Spec of the action: tells ``A``.
+        action_spec: Spec of the action, of which ``A`` is taken.
         hidden_dim: Width of the hidden layers.
         rnn_hidden_dim: ``H``.
         state_dim: ``S``.
@@ -138,7 +130,7 @@ class RSSMPrior(nn.Module):
         device: Where the parameters live.
 
     Raises:
-        ValueError: if the number of actions is not said.
+        ValueError: if neither ``action_spec`` nor ``action_dim`` is given.
 
     Source: Hafner et al., 2018, https://arxiv.org/abs/1811.04551, eq. 4.
 
@@ -161,24 +153,27 @@ class RSSMPrior(nn.Module):
         super().__init__()
         if action_dim is None:
             if action_spec is None:
-                raise ValueError(
-                    describe(self, "must know the number of actions", hint="Give action_spec.")
-                )
+                raise ValueError(describe(self, "must know the number of actions", hint="Give action_spec."))
             action_dim = action_spec.shape[-1]
+        self.state_dim = state_dim
         self.action_state_projector = MLP(
-            state_dim + action_dim,
-            hidden_dim,
-            activation_class=nn.ELU,
-            activate_last_layer=True,
-            device=device,
+            state_dim + action_dim, hidden_dim, activation_class=nn.ELU, activate_last_layer=True, device=device
         )
         self.rnn = nn.GRUCell(hidden_dim, rnn_hidden_dim, device=device)
         self.rnn_to_prior = _gaussian(rnn_hidden_dim, state_dim, hidden_dim, scale_lb, device)
 
     def forward(
-        self, state: Tensor, belief: Tensor, action: Tensor
+        self, state: Tensor | None, belief: Tensor | None, action: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return mean, std and a draw of the next state ``[*B, S]``, and the next belief."""
+        """Return mean, std and a draw of the next state ``[*B, S]``, and the next belief.
+
+        State and belief are zero where they are ``None``, as at the start of an episode.
+        """
+        like = next(self.rnn.parameters())
+        if state is None:
+            state = like.new_zeros(*action.shape[:-1], self.state_dim)
+        if belief is None:
+            belief = like.new_zeros(*state.shape[:-1], self.rnn.hidden_size)
         x = self.action_state_projector(state, action.to(state.dtype))
         batch = x.shape[:-1]
         flat = self.rnn(x.reshape(-1, x.shape[-1]), belief.reshape(-1, belief.shape[-1]))
@@ -188,13 +183,13 @@ class RSSMPrior(nn.Module):
 
 
 class RSSMPosterior(nn.Module):
-    """What the state-space model believes after looking.
+    """The posterior of the state-space model: the state, given the observation.
 
     Args:
         hidden_dim: Width of the hidden layer.
         state_dim: ``S``.
         scale_lb: Lower bound of the standard deviation.
-        rnn_hidden_dim: ``H``; inferred, with ``E``, if ``None``.
+        rnn_hidden_dim: ``H``; inferred, together with ``E``, if ``None``.
         obs_embed_dim: ``E``; inferred, with ``H``, if ``None``.
         device: Where the parameters live.
 
@@ -226,16 +221,14 @@ class RSSMPosterior(nn.Module):
         return mean, std, mean + std * torch.randn_like(std)
 
 
-def _gaussian(
-    size: int | None, out: int, hidden: int, scale_lb: float, device: Device
-) -> nn.Sequential:
+def _gaussian(size: int | None, out: int, hidden: int, scale_lb: float, device: Device) -> nn.Sequential:
     mlp = MLP(size, 2 * out, num_cells=[hidden], activation_class=nn.ELU, device=device)
     extract: Any = NormalParamExtractor
     return nn.Sequential(mlp, extract("softplus", scale_lb=scale_lb))
 
 
 class RSSMRollout(TensorDictModuleBase):
-    """Runs prior and posterior along time: each step starts from the posterior before it.
+    """Run prior and posterior along time: each step starts from the posterior before it.
 
     Where ``is_init`` is true, state and belief are zero before the step.
 
@@ -245,10 +238,10 @@ class RSSMRollout(TensorDictModuleBase):
         rssm_posterior: Reads ``next.belief`` and ``next.encoded_latents``; writes
             ``next.posterior_mean``, ``next.posterior_std``, ``next.state``.
         compile_step: Compile a step with :func:`torch.compile`.
-        compile_backend: With which backend.
-        compile_mode: In which of its modes.
+        compile_backend: Backend of the compilation.
+        compile_mode: Mode of the compilation.
 
-    Reads: ``state [*B, T, S]`` and ``belief [*B, T, H]`` (only their first step), ``action
+    Reads: ``state [*B, T, S]`` and ``belief [*B, T, H]`` (only their first step, zeros if absent), ``action
     [*B, T, A]``, ``next.encoded_latents [*B, T, E]``, ``is_init [*B, T, 1]`` if it is there.
     Writes: ``state`` and ``belief`` before each step; what both modules write, ``[*B, T, ...]``.
 
@@ -290,45 +283,42 @@ class RSSMRollout(TensorDictModuleBase):
         self._compilation = (compile_backend, compile_mode) if compile_step else None
         self.rssm_prior, self.rssm_posterior = rssm_prior, rssm_posterior
         written = [key for key in rssm_prior.out_keys if key != "_"]
-        reads: Any = [*rssm_prior.in_keys]
+        reads = [*rssm_prior.in_keys]
         reads += [key for key in rssm_posterior.in_keys if key not in (*written, *reads)]
-        writes: Any = [*written, *rssm_posterior.out_keys]
-        self.in_keys, self.out_keys = reads, writes
+        self.in_keys, self.out_keys = reads, [*written, *rssm_posterior.out_keys]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Run along the last batch dimension."""
-        require(tensordict, self.in_keys, self, "Encode the observations before.")
+        needed = [key for key in self.in_keys if key not in self.carried]
+        require(tensordict, needed, self, "Encode the observations before.")
         advance = _advance if self._compilation is None else _compiled_advance(*self._compilation)
         dim = tensordict.ndim - 1
         steps: list[Any] = []
         before: dict[str, Tensor] = {}
-        for t, step in enumerate(tensordict.select(*self._read_keys(), strict=False).unbind(dim)):
+        keys = [*self.in_keys, self.init_key]
+        for t, step in enumerate(tensordict.select(*keys, strict=False).unbind(dim)):
+            is_init = step.get(self.init_key, None)
             for key in self.carried:
-                value = step.get(key) if t == 0 else before[key]
-                step.set(key, self._restarted(value, step))
+                value = step.get(key, None) if t == 0 else before[key]
+                if value is not None:
+                    step.set(key, value if is_init is None else value.masked_fill(is_init, 0.0))
             step = advance(self.rssm_prior, self.rssm_posterior, step)
             before = {key: step.get(next_key(key)) for key in self.carried}
+            for key, value in before.items() if t == 0 else ():
+                if step.get(key, None) is None:
+                    step.set(key, torch.zeros_like(value))
             steps.append(step.select(*self.carried, *self.out_keys))
         stacked: Any = torch.stack(steps, dim)
         return tensordict.update(stacked)
 
-    def _read_keys(self) -> list[NestedKey]:
-        return [*self.in_keys, self.init_key]
 
-    def _restarted(self, value: Tensor, step: TensorDictBase) -> Tensor:
-        is_init = step.get(self.init_key, None)
-        return value if is_init is None else value.masked_fill(is_init, 0.0)
-
-
-def _advance(
-    prior: TensorDictModule, posterior: TensorDictModule, step: TensorDictBase
-) -> TensorDictBase:
+def _advance(prior: TensorDictModule, posterior: TensorDictModule, step: TensorDictBase) -> TensorDictBase:
     return posterior(prior(step))
 
 
 @cache
 def _compiled_advance(backend: str, mode: str | None) -> Callable[..., TensorDictBase]:
-    """Return the step, compiled; apart from modules, so that they copy and pickle."""
+    """Return the compiled step; it is no part of a module, so that modules copy and pickle."""
     return torch.compile(_advance, backend=backend, mode=mode)
 
 
@@ -340,7 +330,7 @@ class DreamerActor(nn.Module):
         depth: Number of hidden layers.
         num_cells: Their width.
         activation_class: Class of the activations.
-        std_bias: Standard deviation where the network says 0.
+        std_bias: Standard deviation where the network returns 0.
         std_min_val: Lower bound of the standard deviation.
         device: Where the parameters live.
 

@@ -2,28 +2,30 @@
 
 from tensordict.nn import EnsembleModule
 
+from torchrl._core.recurrence import get_recurrent_matmul_precision, set_recurrent_matmul_precision
 from torchrl.data import RandomPolicy
-from torchrl.modules.tensordict_module.actor_critic import (
+from torchrl.modules.tensordict_module.actors import (
+    Actor,
     ActorCriticOperator,
     ActorCriticWrapper,
     ActorValueOperator,
+    ProbabilisticActor,
+    TanhModule,
+    ValueOperator,
 )
-from torchrl.modules.tensordict_module.actors import Actor, ProbabilisticActor, ValueOperator
-from torchrl.modules.tensordict_module.bounds import TanhModule
-from torchrl.modules.tensordict_module.common import SafeModule
-from torchrl.modules.tensordict_module.dt_inference import DecisionTransformerInferenceWrapper
+from torchrl.modules.tensordict_module.common import SafeModule, VmapModule
+from torchrl.modules.tensordict_module.decision_transformer import DecisionTransformerPolicy
 from torchrl.modules.tensordict_module.exploration import (
     AdditiveGaussianModule,
+    AdditiveGaussianWrapper,
     EGreedyModule,
+    EGreedyWrapper,
+    ExplorationModule,
     OrnsteinUhlenbeckProcessModule,
+    OrnsteinUhlenbeckProcessWrapper,
     set_exploration_modules_spec_from_env,
 )
-from torchrl.modules.tensordict_module.exploration_wrappers import (
-    AdditiveGaussianWrapper,
-    EGreedyWrapper,
-    OrnsteinUhlenbeckProcessWrapper,
-)
-from torchrl.modules.tensordict_module.multi_step import MultiStepActorWrapper
+from torchrl.modules.tensordict_module.policy_wrappers import DecisionTransformerInferenceWrapper, MultiStepActorWrapper
 from torchrl.modules.tensordict_module.probabilistic import (
     SafeProbabilisticModule,
     SafeProbabilisticTensorDictSequential,
@@ -32,6 +34,8 @@ from torchrl.modules.tensordict_module.qvalue import (
     DistributionalQValueActor,
     DistributionalQValueHook,
     DistributionalQValueModule,
+    QuantileQValueActor,
+    QuantileQValueModule,
     QValueActor,
     QValueHook,
     QValueModule,
@@ -39,13 +43,12 @@ from torchrl.modules.tensordict_module.qvalue import (
 from torchrl.modules.tensordict_module.rnn import (
     GRUModule,
     LSTMModule,
+    canonicalize_rnn_subset,
     recurrent_mode,
     set_recurrent_mode,
 )
 from torchrl.modules.tensordict_module.rnn_cells import GRU, LSTM, GRUCell, LSTMCell
-from torchrl.modules.tensordict_module.sequence import SafeSequential
-from torchrl.modules.tensordict_module.vmap import VmapModule
-from torchrl.modules.tensordict_module.world_models import WorldModelWrapper
+from torchrl.modules.tensordict_module.sequence import SafeSequential, WorldModelWrapper
 
 __all__ = [
     "Actor",
@@ -55,12 +58,14 @@ __all__ = [
     "AdditiveGaussianModule",
     "AdditiveGaussianWrapper",
     "DecisionTransformerInferenceWrapper",
+    "DecisionTransformerPolicy",
     "DistributionalQValueActor",
     "DistributionalQValueHook",
     "DistributionalQValueModule",
     "EGreedyModule",
     "EGreedyWrapper",
     "EnsembleModule",
+    "ExplorationModule",
     "GRU",
     "GRUCell",
     "GRUModule",
@@ -74,6 +79,8 @@ __all__ = [
     "QValueActor",
     "QValueHook",
     "QValueModule",
+    "QuantileQValueActor",
+    "QuantileQValueModule",
     "RandomPolicy",
     "SafeModule",
     "SafeProbabilisticModule",
@@ -83,7 +90,10 @@ __all__ = [
     "ValueOperator",
     "VmapModule",
     "WorldModelWrapper",
+    "canonicalize_rnn_subset",
+    "get_recurrent_matmul_precision",
     "recurrent_mode",
     "set_exploration_modules_spec_from_env",
+    "set_recurrent_matmul_precision",
     "set_recurrent_mode",
 ]

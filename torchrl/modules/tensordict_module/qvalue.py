@@ -1,4 +1,4 @@
-"""From action values to the best action.
+"""Q-values: modules, hooks and policies that choose the action of highest value.
 
 ``*B`` batch dimensions, ``N`` choices, ``Z`` atoms of a distribution of values.
 """
@@ -9,42 +9,43 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tensordict import NestedKey
-from tensordict.nn import TensorDictModule, TensorDictModuleBase
+from tensordict.nn import TensorDictModule, TensorDictModuleBase, TensorDictSequential
 from torch import Tensor, nn
 
 from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import as_keys, require
-from torchrl._core.plan import Record
+from torchrl._core.records.flat_record import Record
 from torchrl.data import TensorSpec
-from torchrl.modules.tensordict_module.calls import RecordModule, choose
-from torchrl.modules.tensordict_module.choices import resolve
-from torchrl.modules.tensordict_module.common import HasSpec, SafeModule
+from torchrl.modules.tensordict_module.action_space import resolve
+from torchrl.modules.tensordict_module.common import HasSpec, RecordModule, SafeModule, choose
 from torchrl.modules.tensordict_module.sequence import SafeSequential
 
 Space = str | TensorSpec | None
+Keys = Sequence[NestedKey] | None
+Sizes = Sequence[int] | None
 CHOSEN = "chosen_action_value"
 
 
 class QValueModule(HasSpec, RecordModule):
-    """Chooses the action of highest value; of equal ones, the first.
+    """Choose the action of highest value; of equal ones, the first.
 
     Args:
         action_space: ``"one_hot"``, ``"categorical"``, ``"mult_one_hot"``, ``"mult_categorical"``;
             or a spec.
-        action_value_key: Where the values are.
-        action_mask_key: Where the mask of allowed actions is, if there is one.
-        out_keys: Where action, values and value of the action go.
+        action_value_key: Key of the values.
+        action_mask_key: Key of the mask of allowed actions, if there is one.
+        out_keys: Keys of the action, the values and the value of the action.
         var_nums: Number of choices of each space of a product.
-        spec: Spec of the action, or a composite of the outputs; tells the action space.
+        spec: Spec of the action, or a composite of the outputs; has the action space.
         safe: Project the action on its spec.
-        strict_shape: Refuse another number of values than the spec has choices.
+        strict_shape: Raise if the number of values is not that of the choices of the spec.
 
     Reads: ``action_value [*B, N]``, and the mask ``[*B, N]``.
     Writes: ``action`` (one-hot ``[*B, N]`` or index ``[*B]``), ``action_value [*B, N]``,
     ``chosen_action_value [*B, 1]``; for a product, the sum over its spaces.
 
     Raises:
-        ValueError: if nothing tells the action space.
+        ValueError: if the arguments determine no action space.
         MissingKeyError: at a call, if there are no values.
         ValueError: at a call, if the mask allows nothing in a row that is not ``done``.
 
@@ -55,7 +56,7 @@ class QValueModule(HasSpec, RecordModule):
     (tensor([0, 1, 0]), tensor([3.]))
     """
 
-    entrywise = True
+    supports_flat_records = True
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class QValueModule(HasSpec, RecordModule):
         action_value_key: NestedKey | None = None,
         action_mask_key: NestedKey | None = None,
         out_keys: Sequence[NestedKey] | None = None,
-        var_nums: Sequence[int] | None = None,
+        var_nums: Sizes = None,
         spec: TensorSpec | None = None,
         safe: bool = False,
         strict_shape: bool = True,
@@ -72,9 +73,8 @@ class QValueModule(HasSpec, RecordModule):
         self.strict_shape = strict_shape
         self.action_value_key = action_value_key if action_value_key else "action_value"
         self.action_mask_key, self.var_nums = action_mask_key, var_nums
-        reads: Any = [self.action_value_key, *as_keys(action_mask_key)]
-        writes: Any = ["action", self.action_value_key, CHOSEN] if out_keys is None else out_keys
-        self.in_keys, self.out_keys = reads, writes
+        self.in_keys = [self.action_value_key, *as_keys(action_mask_key)]
+        self.out_keys = ["action", self.action_value_key, CHOSEN] if out_keys is None else list(out_keys)
         self.action_space, spec = resolve(self, action_space, spec, var_nums, self.out_keys[0])
         self.register_spec(spec, safe)
 
@@ -87,19 +87,18 @@ class QValueModule(HasSpec, RecordModule):
         if self.strict_shape:
             self.action_space.check(scores)
         if self.action_mask_key is not None:
-            scores = self._masked(scores, td)
+            scores = self._masked(scores, td, self.action_mask_key)
         action, chosen = self.action_space.best(scores)
         self._write(td, action, values, chosen)
 
     def _scores(self, values: Tensor) -> Tensor:
         return values
 
-    def _masked(self, scores: Tensor, td: Record) -> Tensor:
-        mask = td.get(self.action_mask_key)
+    def _masked(self, scores: Tensor, td: Record, mask_key: NestedKey) -> Tensor:
+        mask = td.get(mask_key)
         if mask is None:
             require(td, self.in_keys, self, "Add an ActionMask to the environment.")
-        near = as_keys(self.action_mask_key)
-        return choose(td, near, lambda: self.action_space.masked(scores, mask))
+        return choose(td, [mask_key], lambda: self.action_space.masked(scores, mask))
 
     def _write(self, td: Record, action: Tensor, values: Tensor, chosen: Tensor) -> None:
         action_key, value_key, chosen_key = self.out_keys_source
@@ -112,14 +111,14 @@ class QValueModule(HasSpec, RecordModule):
 
 
 class DistributionalQValueModule(QValueModule):
-    """Chooses the action of highest expected value, given a distribution over atoms.
+    """Choose the action of highest expected value, given a distribution over atoms.
 
     Args:
         action_space: See :class:`QValueModule`.
         support: Value of each atom, ``[Z]``.
-        action_value_key: Where the log-probabilities of the atoms are.
-        action_mask_key: Where the mask of allowed actions is, if there is one.
-        out_keys: Where action and log-probabilities go, and, if a third is named, the
+        action_value_key: Key of the log-probabilities of the atoms.
+        action_mask_key: Key of the mask of allowed actions, if there is one.
+        out_keys: Keys of the action and the log-probabilities and, as an optional third, of the
             log-probabilities ``[*B, Z]`` of the chosen action.
         var_nums: Number of choices of each space of a product.
         spec: Spec of the action, or a composite of the outputs.
@@ -129,7 +128,7 @@ class DistributionalQValueModule(QValueModule):
     Writes: ``action``, ``action_value [*B, Z, N]``.
 
     Raises:
-        ShapeError: at a call, if the atoms are not as many as the support's.
+        ShapeError: at a call, if the number of atoms is not that of the support.
 
     Source: Bellemare et al., 2017, https://arxiv.org/abs/1707.06887.
 
@@ -141,7 +140,7 @@ class DistributionalQValueModule(QValueModule):
     tensor([0, 1])
     """
 
-    entrywise = True
+    supports_flat_records = True
 
     def __init__(
         self,
@@ -150,15 +149,13 @@ class DistributionalQValueModule(QValueModule):
         action_value_key: NestedKey | None = None,
         action_mask_key: NestedKey | None = None,
         out_keys: Sequence[NestedKey] | None = None,
-        var_nums: Sequence[int] | None = None,
+        var_nums: Sizes = None,
         spec: TensorSpec | None = None,
         safe: bool = False,
     ) -> None:
         if out_keys is None:
             out_keys = ["action", action_value_key if action_value_key else "action_value"]
-        super().__init__(
-            action_space, action_value_key, action_mask_key, out_keys, var_nums, spec, safe
-        )
+        super().__init__(action_space, action_value_key, action_mask_key, out_keys, var_nums, spec, safe)
         self.register_buffer("support", support)
 
     support: Tensor
@@ -183,28 +180,58 @@ class DistributionalQValueModule(QValueModule):
         if value_key != self.action_value_key:
             td.set(value_key, values)
         if rest:
-            td.set(rest[0], _atoms_of(values, self.action_space.index(action)))
+            index = self.action_space.index(action).unsqueeze(-2)  # [*B, 1, 1]
+            chosen = values.gather(-1, index.expand(*values.shape[:-1], 1)).squeeze(-1)  # [*B, Z]
+            td.set(rest[0], chosen)
         if self._projected:
             self.project(td)
 
 
-def _atoms_of(values: Tensor, index: Tensor) -> Tensor:
-    """Return the log-probabilities ``[*B, Z]`` of the actions ``index [*B, 1]``."""
-    index = index.unsqueeze(-2).expand(*values.shape[:-1], 1)
-    return values.gather(-1, index).squeeze(-1)
+class QuantileQValueModule(QValueModule):
+    """Choose the action with the highest mean of quantiles of its value; of equal ones, the first.
+
+    Args are those of :class:`QValueModule`.
+
+    Reads: ``action_value [*B, Z, N]``, ``Z`` quantiles of each of ``N`` actions, and the mask ``[*B, N]``.
+    Writes: ``action``, ``action_value [*B, Z, N]``, ``chosen_action_value [*B, 1]``, the mean.
+
+    Source: Dabney et al., 2018, https://arxiv.org/abs/1710.10044, section 4.
+
+    >>> import torch
+    >>> from tensordict import TensorDict
+    >>> quantiles = torch.tensor([[0.0, 1.0], [9.0, 2.0]])  # two quantiles, two actions
+    >>> QuantileQValueModule("categorical")(TensorDict(action_value=quantiles))["chosen_action_value"]
+    tensor([4.5000])
+    """
+
+    supports_flat_records = True
+
+    def _scores(self, values: Tensor) -> Tensor:
+        return values.mean(-2)
+
+
+def choice_of(network: object) -> QValueModule | None:
+    """Return the module at the end of a sequence that only chooses among values, if there is one.
+
+    >>> actor = QValueActor(nn.Linear(3, 2), action_space="one_hot")
+    >>> choice_of(actor) is actor.module[-1], choice_of(actor.module[0])
+    (True, None)
+    """
+    last = [*network.module][-1] if isinstance(network, TensorDictSequential) else None
+    return last if isinstance(last, QValueModule) else None
 
 
 class QValueHook:
-    """A forward hook that turns the action values of a network into a choice.
+    """A forward hook that replaces the action values of a network by a choice.
 
     Args:
         action_space: See :class:`QValueModule`.
         var_nums: Number of choices of each space of a product.
-        action_value_key: Name of the values, for messages.
-        action_mask_key: Refused: a hook sees no mask.
-        out_keys: Names of the outputs, for messages.
+        action_value_key: Name of the values in error messages.
+        action_mask_key: Must be ``None``: a hook has no mask.
+        out_keys: Names of the outputs; the first is that of the action in a composite spec.
 
-    Returns: action, values, value of the action, in the place of the network's output.
+    Returns: action, values, value of the action, in place of the output of the network.
 
     >>> import torch
     >>> net = nn.Linear(3, 2)
@@ -216,38 +243,36 @@ class QValueHook:
     def __init__(
         self,
         action_space: Space,
-        var_nums: Sequence[int] | None = None,
+        var_nums: Sizes = None,
         action_value_key: NestedKey | None = None,
         action_mask_key: NestedKey | None = None,
         out_keys: Sequence[NestedKey] | None = None,
     ) -> None:
         if action_mask_key is not None:
-            raise ValueError(
-                describe(self, "sees no mask", hint="Put a QValueModule behind the network.")
-            )
+            raise ValueError(describe(self, "does not support masks", hint="Put a QValueModule behind the network."))
         self.module = self._make(action_space, action_value_key, out_keys, var_nums)
 
-    def _make(self, space: Space, key: Any, out_keys: Any, var_nums: Any) -> QValueModule:
+    def _make(self, space: Space, key: NestedKey | None, out_keys: Keys, var_nums: Sizes) -> QValueModule:
         return QValueModule(space, key, None, out_keys, var_nums)
 
-    def __call__(self, net: nn.Module, observation: Any, values: Tensor) -> tuple[Tensor, ...]:
-        """Return what the network shall return instead of ``values``."""
+    def __call__(self, net: nn.Module, observation: object, values: Tensor) -> tuple[Tensor, ...]:
+        """Return the output that replaces ``values``."""
         action, chosen = self.module.action_space.best(self.module._scores(values))
         return action, values, chosen
 
 
 class DistributionalQValueHook(QValueHook):
-    """The hook of a network with a distribution of values; see :class:`QValueHook`.
+    """The forward hook of a network of distributions of values; see :class:`QValueHook`.
 
     Args:
         action_space: See :class:`QValueModule`.
         support: Value of each atom, ``[Z]``.
         var_nums: Number of choices of each space of a product.
-        action_value_key: Name of the values, for messages.
-        action_mask_key: Refused: a hook sees no mask.
-        out_keys: Names of the outputs, for messages.
+        action_value_key: Name of the values in error messages.
+        action_mask_key: Must be ``None``: a hook has no mask.
+        out_keys: Names of the outputs; the first is that of the action in a composite spec.
 
-    Returns: action and log-probabilities ``[*B, Z, N]``, in the place of the network's output.
+    Returns: action and log-probabilities ``[*B, Z, N]``, in place of the output of the network.
 
     >>> import torch
     >>> net = nn.Unflatten(-1, (2, 2))
@@ -261,7 +286,7 @@ class DistributionalQValueHook(QValueHook):
         self,
         action_space: Space,
         support: Tensor,
-        var_nums: Sequence[int] | None = None,
+        var_nums: Sizes = None,
         action_value_key: NestedKey | None = None,
         action_mask_key: NestedKey | None = None,
         out_keys: Sequence[NestedKey] | None = None,
@@ -269,11 +294,11 @@ class DistributionalQValueHook(QValueHook):
         self.support = support
         super().__init__(action_space, var_nums, action_value_key, action_mask_key, out_keys)
 
-    def _make(self, space: Space, key: Any, out_keys: Any, var_nums: Any) -> QValueModule:
+    def _make(self, space: Space, key: NestedKey | None, out_keys: Keys, var_nums: Sizes) -> QValueModule:
         return DistributionalQValueModule(space, self.support, key, None, out_keys, var_nums)
 
-    def __call__(self, net: nn.Module, observation: Any, values: Tensor) -> tuple[Tensor, ...]:
-        """Return what the network shall return instead of ``values``."""
+    def __call__(self, net: nn.Module, observation: object, values: Tensor) -> tuple[Tensor, ...]:
+        """Return the output that replaces ``values``."""
         return super().__call__(net, observation, values)[:2]
 
 
@@ -283,13 +308,13 @@ class QValueActor(SafeSequential):
     Args:
         module: The network, or a module of tensordicts that writes the values.
         in_keys: What the network reads.
-        spec: Spec of the action, or a composite of the outputs; tells the action space.
+        spec: Spec of the action, or a composite of the outputs; has the action space.
         safe: Project the action on its spec.
         action_space: See :class:`QValueModule`.
-        action_value_key: Where the values go.
-        action_key: Where the action goes.
-        chosen_action_value_key: Where its value goes.
-        action_mask_key: Where the mask of allowed actions is, if there is one.
+        action_value_key: Key of the values.
+        action_key: Key of the action.
+        chosen_action_value_key: Key of its value.
+        action_mask_key: Key of the mask of allowed actions, if there is one.
         var_nums: Number of choices of each space of a product.
         strict_shape: See :class:`QValueModule`.
 
@@ -303,7 +328,7 @@ class QValueActor(SafeSequential):
     (torch.bool, ['action', 'action_value', 'chosen_action_value'])
     """
 
-    entrywise = True
+    supports_flat_records = True
 
     def __init__(
         self,
@@ -317,14 +342,12 @@ class QValueActor(SafeSequential):
         action_key: NestedKey | None = None,
         chosen_action_value_key: NestedKey | None = None,
         action_mask_key: NestedKey | None = None,
-        var_nums: Sequence[int] | None = None,
+        var_nums: Sizes = None,
         strict_shape: bool = True,
     ) -> None:
         value_key = action_value_key if action_value_key else "action_value"
         out_keys = [action_key or "action", value_key, chosen_action_value_key or CHOSEN]
-        choice = QValueModule(
-            action_space, value_key, action_mask_key, out_keys, var_nums, spec, safe, strict_shape
-        )
+        choice = QValueModule(action_space, value_key, action_mask_key, out_keys, var_nums, spec, safe, strict_shape)
         super().__init__(_values(module, in_keys, value_key), choice)
 
     @property
@@ -340,13 +363,14 @@ class DistributionalQValueActor(SafeSequential):
         module: The network, or a module of tensordicts that writes ``[*B, Z, N]``.
         support: Value of each atom, ``[Z]``.
         in_keys: What the network reads.
-        spec: Spec of the action, or a composite of the outputs; tells the action space.
+        spec: Spec of the action, or a composite of the outputs; has the action space.
         safe: Project the action on its spec.
         var_nums: Number of choices of each space of a product.
         action_space: See :class:`QValueModule`.
-        action_value_key: Where the log-probabilities of the atoms go.
-        action_mask_key: Where the mask of allowed actions is, if there is one.
+        action_value_key: Key of the log-probabilities of the atoms.
+        action_mask_key: Key of the mask of allowed actions, if there is one.
         make_log_softmax: Normalise the network's output over the atoms.
+        action_key: Key of the action.
 
     Reads: ``observation [*B, O]``. Writes: ``action_value [*B, Z, N]``, ``action``.
 
@@ -362,7 +386,7 @@ class DistributionalQValueActor(SafeSequential):
     True
     """
 
-    entrywise = True
+    supports_flat_records = True
 
     def __init__(
         self,
@@ -371,20 +395,16 @@ class DistributionalQValueActor(SafeSequential):
         in_keys: Sequence[NestedKey] | NestedKey | None = None,
         spec: TensorSpec | None = None,
         safe: bool = False,
-        var_nums: Sequence[int] | None = None,
+        var_nums: Sizes = None,
         action_space: Space = None,
         action_value_key: NestedKey = "action_value",
         action_mask_key: NestedKey | None = None,
         make_log_softmax: bool = True,
+        action_key: NestedKey = "action",
     ) -> None:
+        out_keys = [action_key, action_value_key]
         choice = DistributionalQValueModule(
-            action_space,
-            support,
-            action_value_key,
-            action_mask_key,
-            var_nums=var_nums,
-            spec=spec,
-            safe=safe,
+            action_space, support, action_value_key, action_mask_key, out_keys, var_nums, spec, safe
         )
         parts = [_values(module, in_keys, action_value_key)]
         if make_log_softmax:
@@ -403,7 +423,56 @@ class DistributionalQValueActor(SafeSequential):
         return self.module[-1].action_space
 
 
-def _values(module: Callable, in_keys: Any, out_key: NestedKey) -> TensorDictModuleBase:
+class QuantileQValueActor(SafeSequential):
+    """A network of quantiles of action values and the choice of the action with the highest mean.
+
+    Args:
+        module: The network, or a module of tensordicts that writes ``[*B, Z, N]``.
+        in_keys: What the network reads.
+        spec: Spec of the action, or a composite of the outputs; has the action space.
+        safe: Project the action on its spec.
+        action_space: See :class:`QValueModule`.
+        action_value_key: Key of the quantiles.
+        action_key: Key of the action.
+        action_mask_key: Key of the mask of allowed actions, if there is one.
+
+    Reads: ``observation [*B, O]``. Writes: what :class:`QuantileQValueModule` writes.
+
+    Source: Dabney et al., 2018, https://arxiv.org/abs/1710.10044.
+
+    >>> import torch
+    >>> from tensordict import TensorDict
+    >>> from torchrl.modules import MLP
+    >>> actor = QuantileQValueActor(MLP(3, (5, 2)), action_space="one_hot")
+    >>> actor(TensorDict(observation=torch.zeros(3)))["action_value"].shape
+    torch.Size([5, 2])
+    """
+
+    supports_flat_records = True
+
+    def __init__(
+        self,
+        module: Callable,
+        *,
+        in_keys: Sequence[NestedKey] | NestedKey | None = None,
+        spec: TensorSpec | None = None,
+        safe: bool = False,
+        action_space: Space = None,
+        action_value_key: NestedKey = "action_value",
+        action_key: NestedKey = "action",
+        action_mask_key: NestedKey | None = None,
+    ) -> None:
+        out_keys = [action_key, action_value_key, CHOSEN]
+        choice = QuantileQValueModule(action_space, action_value_key, action_mask_key, out_keys, spec=spec, safe=safe)
+        super().__init__(_values(module, in_keys, action_value_key), choice)
+
+    @property
+    def action_space(self) -> Any:
+        """The space of the actions."""
+        return self.module[-1].action_space
+
+
+def _values(module: Callable, in_keys: Keys | NestedKey, out_key: NestedKey) -> TensorDictModuleBase:
     if isinstance(module, TensorDictModuleBase):
         return module
     reads = ["observation"] if in_keys is None else as_keys(in_keys)

@@ -16,6 +16,7 @@ from torchrl.data import Categorical, Composite, OneHot, TensorSpec
 from torchrl.data.tensor_specs import MultiCategorical, MultiOneHot
 from torchrl.modules.distributions.discrete import index_of, one_hot, require_choice, usable
 
+_ALIASES = {"multi_one_hot": "mult_one_hot", "multi_categorical": "mult_categorical"}
 NAMES = ("one_hot", "mult_one_hot", "categorical", "mult_categorical")
 _OF_SPEC = {
     OneHot: "one_hot",
@@ -26,15 +27,16 @@ _OF_SPEC = {
 
 
 class ActionSpace:
-    """How actions of a discrete space are written, and which of several products they are.
+    """The encoding of the actions of a discrete space, or of a product of several.
 
     Args:
         name: ``"one_hot"``, ``"mult_one_hot"`` (one-hot vectors side by side), ``"categorical"``
-            (an index) or ``"mult_categorical"`` (indices side by side); hyphens will do, too.
+            (an index) or ``"mult_categorical"`` (indices side by side); also with hyphens, or with ``multi``.
         sizes: Number of choices of each space of a product.
         dtype: Dtype of one-hot actions.
 
-    Its ``num_choices`` is the number ``N`` of choices, ``None`` if only the values tell.
+    ``num_choices`` is the number ``N`` of choices, ``None`` if it is not known. A space equals its name,
+    written with underscores.
 
     Raises:
         ValueError: if the name is unknown, or a product comes without sizes.
@@ -44,30 +46,38 @@ class ActionSpace:
     tensor([0, 1, 1, 0, 0])
     """
 
-    def __init__(
-        self, name: str, sizes: Sequence[int] | None = None, dtype: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, name: str, sizes: Sequence[int] | None = None, dtype: torch.dtype | None = None) -> None:
         name = name.replace("-", "_")
+        name = _ALIASES.get(name, name)
         if name not in NAMES:
-            raise ValueError(
-                describe(self, "is unknown", key=name, expected=f"one of {list(NAMES)}")
-            )
+            raise ValueError(describe(self, "is unknown", key=name, expected=f"one of {list(NAMES)}"))
         self.is_product = name.startswith("mult")
-        if self.is_product and not sizes:
-            raise ValueError(
-                describe(self, f"{name!r} needs the sizes of its spaces", hint="Give var_nums.")
-            )
-        self.name, self.sizes = name, list(sizes) if self.is_product and sizes else None
+        counts = [] if sizes is None else [int(size) for size in sizes]
+        if self.is_product and not counts:
+            raise ValueError(describe(self, f"{name!r} needs the sizes of its spaces", hint="Give var_nums."))
+        self.name, self.sizes = name, counts if self.is_product else None
         self.is_one_hot = name.endswith("one_hot")
         self.dtype = dtype or torch.int64
         self.num_choices = None if self.sizes is None else sum(self.sizes)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether another space, or the name of one, is the same."""
+        if isinstance(other, str):
+            return self.name == other
+        return isinstance(other, ActionSpace) and (self.name, self.sizes) == (other.name, other.sizes)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __str__(self) -> str:
+        return self.name
 
     @classmethod
     def of(cls, spec: TensorSpec) -> ActionSpace:
         """Return the action space of a spec.
 
         Raises:
-            SpecError: if the spec is not that of a choice.
+            SpecError: if the spec is not discrete.
         """
         for kind, name in _OF_SPEC.items():
             if isinstance(spec, kind):
@@ -88,7 +98,7 @@ class ActionSpace:
     def best(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the best action and its value ``[*B, 1]``; of equal ones the first.
 
-        The value of a product is the sum of its parts.
+        The value of an action of a product is the sum over its spaces.
         """
         if self.sizes is None:
             value, index = values.max(-1, keepdim=True)
@@ -118,41 +128,38 @@ class ActionSpace:
         return torch.cat(picked, -1).sum(-1, keepdim=True)
 
     def index(self, action: Tensor, values: Tensor | None = None) -> Tensor:
-        """Return what an action stands for as indices ``[*B, 1]``, of a product ``[*B, G]``.
+        """Return an action as indices ``[*B, 1]``, of a product ``[*B, G]``.
 
         Args:
-            action: As the space has it; an index may have a last dimension of one.
-            values: ``[*B, N]`` of all choices, which the action has to fit.
+            action: In the encoding of the space; an index may have a last dimension of one.
+            values: ``[*B, N]`` of all choices, which the action must fit.
 
         Raises:
             ShapeError: if it does not.
         """
+        if self.name == "one_hot" and (values is None or action.shape == values.shape):
+            return (action.byte() if action.dtype is torch.bool else action).argmax(-1, keepdim=True)
         if values is not None:
-            action = self._fitting(action, values)
+            batch = values.shape[:-1]
+            if self.name == "categorical" and action.shape == (*batch, 1):
+                action = action.squeeze(-1)
+            width = values.shape[-1:] if self.is_one_hot else [len(self.sizes)] if self.sizes else []
+            if action.shape != (*batch, *width):
+                raise ShapeError(
+                    describe(
+                        self,
+                        f"an action written as {self.name!r} does not fit the values of the network",
+                        expected=[*batch, *width],
+                        found=list(action.shape),
+                        hint="Compare the action space of the environment with that of the loss.",
+                    )
+                )
         if self.name == "categorical":
             return action.long().unsqueeze(-1)
         if self.name == "mult_categorical":
             return action.long()
-        if self.sizes is None:
-            return index_of(action)
+        assert self.sizes is not None
         return torch.cat([index_of(part) for part in action.split(self.sizes, -1)], -1)
-
-    def _fitting(self, action: Tensor, values: Tensor) -> Tensor:
-        batch = values.shape[:-1]
-        if self.name == "categorical" and action.shape == (*batch, 1):
-            return action.squeeze(-1)
-        width = values.shape[-1:] if self.is_one_hot else [len(self.sizes)] if self.sizes else []
-        if action.shape == (*batch, *width):
-            return action
-        raise ShapeError(
-            describe(
-                self,
-                f"an action written as {self.name!r} does not fit the values of the network",
-                expected=[*batch, *width],
-                found=list(action.shape),
-                hint="Compare the action space of the environment with that of the loss.",
-            )
-        )
 
     def random(self, mask: Tensor) -> Tensor:
         """Return an action drawn uniformly from those that ``mask [*B, N]`` allows.
@@ -163,18 +170,21 @@ class ActionSpace:
         parts = [usable(part) for part in self._parts(mask)]
         for _, has_choice in parts:
             require_choice(self, has_choice)
-        draws = [_draw_allowed(part) for part, _ in parts]
+        # The largest of uniform numbers, of which forbidden choices have none.
+        draws = [
+            torch.rand(part.shape, device=part.device).masked_fill(~part, -1.0).argmax(-1, True) for part, _ in parts
+        ]  # each [*B, 1]
         if self.sizes is None:
             return self._written(draws[0], mask)
         return self._joined(draws)
 
     def masked(self, values: Tensor, mask: Tensor, *, choosing: bool = True) -> Tensor:
-        """Return values ``[*B, N]`` with what ``mask [*B, N]`` forbids at minus infinity.
+        """Return values ``[*B, N]`` with minus infinity where ``mask [*B, N]`` forbids a choice.
 
         Args:
             values: One for each choice.
             mask: True where allowed. Where it allows nothing, values stay as they are.
-            choosing: Whether what is best will be carried out, so that something must be allowed.
+            choosing: Whether the best choice is executed, so that something must be allowed.
 
         Raises:
             ValueError: if a row of the mask allows nothing, and ``choosing``.
@@ -218,16 +228,11 @@ class ActionSpace:
 
 
 def _count(spec: TensorSpec | None) -> int | None:
-    """Return the number of choices that a spec tells, if it does."""
+    """Return the number of choices of a spec, if it has one."""
     if isinstance(spec, MultiOneHot | MultiCategorical):
         return int(torch.as_tensor(spec.nvec).sum())
     n = getattr(spec, "n", None)
     return n if isinstance(n, int) and n > 0 else None
-
-
-def _draw_allowed(mask: Tensor) -> Tensor:
-    """Return indices ``[*B, 1]``, each drawn uniformly from what ``mask [*B, N]`` allows."""
-    return torch.rand(mask.shape, device=mask.device).masked_fill(~mask, -1.0).argmax(-1, True)
 
 
 def resolve(
@@ -237,10 +242,11 @@ def resolve(
     var_nums: Sequence[int] | None,
     action_key: NestedKey = "action",
 ) -> tuple[ActionSpace, TensorSpec | None]:
-    """Return the action space that arguments describe, and the spec of the action if there is one.
+    """Return the action space of these arguments, and the spec of the action if there is one.
 
     Raises:
-        ValueError: if nothing describes it.
+        ValueError: if they determine none.
+        SpecError: if they contradict each other.
     """
     if isinstance(action_space, TensorSpec):
         action_space, spec = None, action_space if spec is None else spec
@@ -248,9 +254,18 @@ def resolve(
     if action_space is not None:
         space = ActionSpace(action_space, var_nums, None if leaf is None else leaf.dtype)
         space.num_choices = space.num_choices or _count(leaf)
+        found = next((name for kind, name in _OF_SPEC.items() if isinstance(leaf, kind)), space.name)
+        if found != space.name:
+            raise SpecError(
+                describe(
+                    owner,
+                    "has another action space than its spec",
+                    expected=found,
+                    found=space.name,
+                    hint="Leave out action_space, or the spec.",
+                )
+            )
         return space, spec
     if leaf is None:
-        raise ValueError(
-            describe(owner, "needs an action space", hint="Give spec, or action_space by name.")
-        )
+        raise ValueError(describe(owner, "needs an action space", hint="Give spec, or action_space by name."))
     return ActionSpace.of(leaf), spec

@@ -1,5 +1,0 @@
-"""The networks, under the path of their first home."""
-
-from torchrl._core.legacy import moved
-
-__getattr__ = moved(__name__, "torchrl.modules.models")
