@@ -45,14 +45,10 @@ class Models:
         kw = {"hidden_dim": hidden, "state_dim": S, "rnn_hidden_dim": BELIEF}
         prior = RSSMPrior(action_dim=1, **kw)
         posterior = RSSMPosterior(obs_embed_dim=OBS, **kw)
-        reward, decoder, value = (
-            MLP(size, out, num_cells=[hidden], activation_class=nn.ELU) for out in (1, OBS, 1)
-        )
+        reward, decoder, value = (MLP(size, out, num_cells=[hidden], activation_class=nn.ELU) for out in (1, OBS, 1))
         scan = RSSMRollout(
             TensorDictModule(
-                prior,
-                [*LATENT, "action"],
-                [*under_next("prior_mean", "prior_std"), "_", ("next", "belief")],
+                prior, [*LATENT, "action"], [*under_next("prior_mean", "prior_std"), "_", ("next", "belief")]
             ),
             TensorDictModule(
                 posterior,
@@ -61,9 +57,7 @@ class Models:
             ),
         )
         self.model = TensorDictSequential(
-            TensorDictModule(
-                nn.Identity(), under_next("observation"), under_next("encoded_latents")
-            ),
+            TensorDictModule(nn.Identity(), under_next("observation"), under_next("encoded_latents")),
             scan,
             TensorDictModule(decoder, under_next(*LATENT), under_next("reco")),
             TensorDictModule(reward, under_next(*LATENT), under_next("reward")),
@@ -81,20 +75,14 @@ class Models:
         head = Head(MLP(size, 2, num_cells=[hidden]))
         self.actor = ProbabilisticTensorDictSequential(
             TensorDictModule(head, LATENT, ["loc", "scale"]),
-            ProbabilisticTensorDictModule(
-                ["loc", "scale"], ["action"], distribution_class=tanh_normal
-            ),
+            ProbabilisticTensorDictModule(["loc", "scale"], ["action"], distribution_class=tanh_normal),
         )
         self.value = TensorDictModule(value, LATENT, ["state_value"])
 
     def losses(self, **kw):
         model = DreamerModelLoss(self.model, **kw)
         model.set_keys(pixels="observation", reco_pixels="reco")
-        return (
-            model,
-            DreamerActorLoss(self.actor, self.value, self.env),
-            DreamerValueLoss(self.value),
-        )
+        return (model, DreamerActorLoss(self.actor, self.value, self.env), DreamerValueLoss(self.value))
 
 
 def rows(batch=6, steps=5):

@@ -6,19 +6,10 @@ What a probe hands over makes networks by name: ``policy()``, ``state_value()``,
 """
 
 import torch
-from tensordict.nn import (
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-    TensorDictModule,
-)
+from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
 from torch import nn
 
-from torchrl.modules import (
-    DistributionalQValueActor,
-    MaskedOneHotCategorical,
-    OneHotCategorical,
-    QValueActor,
-)
+from torchrl.modules import DistributionalQValueActor, MaskedOneHotCategorical, OneHotCategorical, QValueActor
 from torchrl.objectives import (
     A2CLoss,
     ClipPPOLoss,
@@ -71,16 +62,12 @@ TEAMS = {"mappo", "ippo", "qmix"}
 
 def on_values(kind, count=1, **options):
     return lambda networks: kind(
-        QValueActor(networks.action_value(count), **ONE_HOT, **networks.choice),
-        gamma=GAMMA,
-        **options,
+        QValueActor(networks.action_value(count), **ONE_HOT, **networks.choice), gamma=GAMMA, **options
     )
 
 
 def c51(networks):
-    net = DistributionalQValueActor(
-        networks.action_value(ATOMS), SUPPORT, **ONE_HOT, **networks.choice
-    )
+    net = DistributionalQValueActor(networks.action_value(ATOMS), SUPPORT, **ONE_HOT, **networks.choice)
     return DistributionalDQNLoss(net, gamma=GAMMA)
 
 
@@ -137,8 +124,7 @@ def learn(loss, batches, lr, epochs=1):
 
 def networks_of(loss):
     """The networks that are trained, one of each ensemble."""
-    named = [(n, m) for n, m in loss.named_children() if not n.startswith("target")]
-    return {n: m[0] if isinstance(m, nn.ModuleList) else m for n, m in named}
+    return {n: m[0] if isinstance(m, nn.ModuleList) else m for n, m in loss.named_networks().items()}
 
 
 @torch.no_grad()
@@ -181,9 +167,7 @@ class Tables:
             distribution_class=MaskedOneHotCategorical if self.minds else OneHotCategorical,
             return_log_prob=True,
         )
-        return ProbabilisticTensorDictSequential(
-            self.network("logits", self.actions, self.trap), choose
-        )
+        return ProbabilisticTensorDictSequential(self.network("logits", self.actions, self.trap), choose)
 
     def state_value(self):
         return self.network("state_value", 1)

@@ -43,9 +43,7 @@ def assert_same(loss, td, expected, seed=0):
     for name, value in expected.items():
         torch.testing.assert_close(out[name], value, atol=1e-5, rtol=1e-5, msg=name)
     parameters = list(loss.parameters())
-    got = torch.autograd.grad(
-        sum(v for k, v in out.items() if k.startswith("loss")), parameters, allow_unused=True
-    )
+    got = torch.autograd.grad(sum(v for k, v in out.items() if k.startswith("loss")), parameters, allow_unused=True)
     want = torch.autograd.grad(
         sum(v for k, v in expected.items() if k.startswith("loss")), parameters, allow_unused=True
     )
@@ -79,9 +77,9 @@ def sac_by_hand(loss, td, weight, reward, alive, *, subset=None, mean=False, tar
         if subset is not None:
             ahead = ahead[torch.randperm(len(ahead))[:subset]]
         target = reward + GAMMA * alive * (ahead.min(0).values - alpha * next_log_prob)
-    errors = torch.stack([q_of(n)(obs, td["action"]) for n in loss.qvalue_network]) - target
+    errors = torch.stack([q_of(n)(obs, td["action"]) for n in loss.network("qvalue_network")]) - target
     action, log_prob = draw(actor, obs)
-    values = torch.stack([without_gradient(n)(obs, action) for n in loss.qvalue_network])
+    values = torch.stack([without_gradient(n)(obs, action) for n in loss.network("qvalue_network")])
     value = values.mean(0) if mean else values.min(0).values
     return {
         "loss_actor": (alpha * log_prob - value).mean(),

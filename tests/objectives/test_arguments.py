@@ -28,10 +28,7 @@ def test_every_loss_names_itself_and_the_argument(cls):
         (lambda: PPOLoss(gaussian_actor(), entropy_coeffs=0.1), "PPOLoss.*'entropy_coeff'"),
         (lambda: SACLoss(gaussian_actor(), q_critic(), alpha_intt=1.0), "SACLoss.*'alpha_init'"),
         (lambda: GAE(gamma=0.9, lmbda=0.9, averge_gae=True), "GAE.*'average_gae'"),
-        (
-            lambda: PPOLoss(gaussian_actor(), critic()).make_value_estimator("gae", gama=0.9),
-            "GAE.*'gamma'",
-        ),
+        (lambda: PPOLoss(gaussian_actor(), critic()).make_value_estimator("gae", gama=0.9), "GAE.*'gamma'"),
     ],
 )
 def test_the_nearest_argument_is_named(make, message):

@@ -39,9 +39,7 @@ def test_each_row_is_discounted_by_its_own_power(name):
 
 @pytest.mark.parametrize("name", CRITICS)
 def test_an_end_without_termination_changes_nothing(name):
-    plain, out = (
-        samples(name, change=lambda td, to=to: td["next", "done"].fill_(to)) for to in (False, True)
-    )
+    plain, out = (samples(name, change=lambda td, to=to: td["next", "done"].fill_(to)) for to in (False, True))
     for key, value in plain.items():
         torch.testing.assert_close(out[key], value, msg=key)
 

@@ -14,10 +14,7 @@ from tensordict.nn import (
 )
 from torch import nn
 
-from torchrl.modules import (
-    SafeProbabilisticModule,
-    SafeProbabilisticTensorDictSequential,
-)
+from torchrl.modules import SafeProbabilisticModule, SafeProbabilisticTensorDictSequential
 from torchrl.modules.tensordict_module.probabilistic import distribution_of
 from torchrl.objectives import (
     A2CLoss,

@@ -3,16 +3,11 @@
 import pytest
 import torch
 from tensordict import TensorDict
-from tensordict.nn import (
-    CompositeDistribution,
-    TensorDictModule,
-    TensorDictSequential,
-    set_composite_lp_aggregate,
-)
+from tensordict.nn import CompositeDistribution, TensorDictModule, TensorDictSequential, set_composite_lp_aggregate
 from torch import nn
 from torch.distributions import Categorical
 
-from torchrl._core.plan import input_keys
+from torchrl._core.records.policies import input_keys
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import (
     A2CLoss,
@@ -51,8 +46,7 @@ def two_heads():
     layer = nn.Linear(3, 7)
     keys = [("params", "grip", "logits"), ("params", "move", "loc"), ("params", "move", "scale")]
     net = TensorDictSequential(
-        TensorDictModule(layer, ["observation"], ["hidden"]),
-        TensorDictModule(split, ["hidden"], keys),
+        TensorDictModule(layer, ["observation"], ["hidden"]), TensorDictModule(split, ["hidden"], keys)
     )
     heads = {
         "distribution_map": {"grip": Categorical, "move": normal},
@@ -191,9 +185,7 @@ def grouped(out_key="state_value"):
     """Return a critic that writes two features and reads them as one group."""
     features = TensorDictModule(nn.Linear(3, 4), ["observation"], ["half"])
     pieces = TensorDictModule(
-        lambda half: (half[..., :2], half[..., 2:]),
-        ["half"],
-        [("features", "a"), ("features", "b")],
+        lambda half: (half[..., :2], half[..., 2:]), ["half"], [("features", "a"), ("features", "b")]
     )
     net = nn.Linear(4, 1)
     head = TensorDictModule(lambda f: net(torch.cat([f["a"], f["b"]], -1)), ["features"], [out_key])
@@ -325,9 +317,7 @@ class Faulty(LossModule):
 def test_the_contract_catches_a_loss_that_reads_stored_parameters():
     def batch():
         torch.manual_seed(0)
-        return TensorDict(
-            observation=torch.randn(6, 3), a=torch.randn(6, 1), b=torch.randn(6, 1), batch_size=[6]
-        )
+        return TensorDict(observation=torch.randn(6, 3), a=torch.randn(6, 1), b=torch.randn(6, 1), batch_size=[6])
 
     with pytest.raises(AssertionError):
         contract.stored_outputs_do_not_matter(lambda: Faulty(composite_actor()), batch)
@@ -337,8 +327,6 @@ def test_the_contract_catches_a_loss_that_reads_stored_parameters():
 def test_what_agents_read_beside_what_their_policy_writes_is_an_input():
     """A mask in the group in which a policy writes its logits is read from the batch."""
     logits = TensorDictModule(nn.Linear(3, 2), [("agents", "seen")], [("agents", "logits")])
-    mask = TensorDictModule(
-        torch.where, [("agents", "mask"), ("agents", "logits"), "low"], [("agents", "masked")]
-    )
+    mask = TensorDictModule(torch.where, [("agents", "mask"), ("agents", "logits"), "low"], [("agents", "masked")])
     keys = input_keys(TensorDictSequential(logits, mask))
     assert keys == [("agents", "seen"), ("agents", "mask"), "low"]

@@ -126,9 +126,7 @@ def trajectories():
     torch.manual_seed(1)
     done = torch.zeros(2, 5, 1, dtype=torch.bool)
     value = torch.randn(2, 5, 1)
-    after = TensorDict(
-        reward=torch.randn(2, 5, 1), done=done, terminated=done.clone(), state_value=value
-    )
+    after = TensorDict(reward=torch.randn(2, 5, 1), done=done, terminated=done.clone(), state_value=value)
     after.batch_size = [2, 5]
     return TensorDict(state_value=value, next=after, batch_size=[2, 5])
 

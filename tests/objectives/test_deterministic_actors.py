@@ -2,43 +2,18 @@
 
 import pytest
 import torch
-from tensordict.nn import (
-    TensorDictModule,
-    TensorDictSequential,
-)
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 
-from tests.objectives.oracles import (
-    ACTIONS,
-    GAMMA,
-    apart,
-    assert_same,
-    data,
-    huber,
-    q_of,
-    without_gradient,
-)
+from tests.objectives.oracles import ACTIONS, GAMMA, apart, assert_same, data, huber, q_of, without_gradient
 from torchrl.data import Bounded, Composite
-from torchrl.objectives import (
-    DDPGLoss,
-    REDQLoss,
-    SACLoss,
-    TD3BCLoss,
-    TD3Loss,
-)
-from torchrl.testing.networks import (
-    OBS,
-    deterministic_actor,
-    gaussian_actor,
-    q_critic,
-    transitions,
-)
+from torchrl.objectives import DDPGLoss, REDQLoss, SACLoss, TD3BCLoss, TD3Loss
+from torchrl.testing.networks import OBS, deterministic_actor, gaussian_actor, q_critic, transitions
 
 
 @pytest.mark.parametrize("actions", ACTIONS)
 @pytest.mark.parametrize(
-    ("delay_actor", "delay_value", "weights"),
-    [(False, True, False), (True, True, True), (False, False, False)],
+    ("delay_actor", "delay_value", "weights"), [(False, True, False), (True, True, True), (False, False, False)]
 )
 def test_ddpg(actions, delay_actor, delay_value, weights):
     loss = apart(
@@ -119,7 +94,7 @@ def test_td3(actions, delay, behaviour):
     td, weight, reward, alive = data(actions, weights=True)
     obs, after = td["observation"], td["next", "observation"]
     pi = loss.actor_network.module
-    q1, q2 = (q_of(n) for n in loss.qvalue_network)
+    q1, q2 = (q_of(n) for n in loss.network("qvalue_network"))
     t1, t2 = (q_of(n) for n in loss.target("qvalue_network"))
     torch.manual_seed(0)
     with torch.no_grad():
@@ -129,7 +104,7 @@ def test_td3(actions, delay, behaviour):
         ahead = torch.min(t1(after, smoothed), t2(after, smoothed))
         target = reward + GAMMA * alive * ahead
     errors = [q(obs, td["action"]) - target for q in (q1, q2)]
-    value = without_gradient(loss.qvalue_network[0])(obs, pi(obs))
+    value = without_gradient(loss.network("qvalue_network")[0])(obs, pi(obs))
     expected = {
         "loss_actor": -value.mean(),
         "loss_qvalue": (weight * (huber(errors[0]) + huber(errors[1]))).mean(),
@@ -168,11 +143,7 @@ def test_any_network_works():
         def __init__(self):
             super().__init__()
             self.net = nn.Sequential(
-                nn.Linear(OBS + 2, 8),
-                nn.BatchNorm1d(8),
-                nn.ReLU(inplace=True),
-                nn.Dropout(0.3),
-                nn.Linear(8, 1),
+                nn.Linear(OBS + 2, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Dropout(0.3), nn.Linear(8, 1)
             )
 
         def forward(self, *x):

@@ -10,12 +10,7 @@ from torchrl.modules import QValueActor
 from torchrl.objectives import DistributionalDQNLoss, DQNLoss, QRDQNLoss
 from torchrl.objectives.dqn import project, quantile_huber
 from torchrl.objectives.value.functional import td_lambda_return_estimate
-from torchrl.testing.networks import (
-    distributional_q_network,
-    q_network,
-    quantile_q_network,
-    transitions,
-)
+from torchrl.testing.networks import distributional_q_network, q_network, quantile_q_network, transitions
 
 ACTIONS = [1, 2, 17]
 
@@ -36,9 +31,7 @@ def raw(net):
 
 def assert_gradients(loss, got, want):
     parameters = list(loss.parameters())
-    pairs = zip(
-        torch.autograd.grad(got, parameters), torch.autograd.grad(want, parameters), strict=True
-    )
+    pairs = zip(torch.autograd.grad(got, parameters), torch.autograd.grad(want, parameters), strict=True)
     for one, other in pairs:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
@@ -103,9 +96,7 @@ def test_action_spaces(spec):
 
 LOSSES = {
     "dqn": lambda space: DQNLoss(q_network(), action_space=space),
-    "c51": lambda space: DistributionalDQNLoss(
-        distributional_q_network(), gamma=0.9, action_space=space
-    ),
+    "c51": lambda space: DistributionalDQNLoss(distributional_q_network(), gamma=0.9, action_space=space),
     "quantiles": lambda space: QRDQNLoss(quantile_q_network(), action_space=space),
 }
 
@@ -198,8 +189,7 @@ def test_c51(actions, delay, double):
     td = transitions(actions, discrete=True, batch=(16,))
     support = torch.linspace(-2, 2, 5)
     online, frozen = (
-        lambda o, n=n: raw(n.module[0])(o).log_softmax(-2)
-        for n in (loss.value_network, loss.target("value_network"))
+        lambda o, n=n: raw(n.module[0])(o).log_softmax(-2) for n in (loss.value_network, loss.target("value_network"))
     )
     log_p = (online(td["observation"]) * td["action"].unsqueeze(-2)).sum(-1)
     with torch.no_grad():
@@ -233,10 +223,7 @@ def slow_quantile_huber(quantiles, target, kappa):
 def test_quantile_regression():
     quantiles, target = torch.randn(5, 4, requires_grad=True), torch.randn(5, 3)
     for kappa in (1.0, 0.3):
-        got, want = (
-            quantile_huber(quantiles, target, kappa),
-            slow_quantile_huber(quantiles, target, kappa),
-        )
+        got, want = (quantile_huber(quantiles, target, kappa), slow_quantile_huber(quantiles, target, kappa))
         torch.testing.assert_close(got, want)
         torch.testing.assert_close(
             torch.autograd.grad(got.sum(), quantiles), torch.autograd.grad(want.sum(), quantiles)

@@ -16,11 +16,7 @@ from torchrl.objectives import DreamerActorLoss, DreamerValueLoss
 def test_world_model(delayed, average):
     models, td = Models(), rows()
     loss, *_ = models.losses(
-        lambda_kl=0.5,
-        lambda_reward=2.0,
-        free_nats=0.3,
-        delayed_clamp=delayed,
-        global_average=average,
+        lambda_kl=0.5, lambda_reward=2.0, free_nats=0.3, delayed_clamp=delayed, global_average=average
     )
     torch.manual_seed(1)
     out, data = loss(td)
@@ -107,6 +103,13 @@ def test_latent_environment():
     assert (td["state"] == 1).all()
     assert (td["belief"] == 0).all()
     assert env.decode_obs(td)["reco"].shape == (3, OBS)
+    torch.manual_seed(0)
+    moved = env.decode_obs(td.clone(), compute_latents=True)
+    assert moved["reco"].shape == (3, OBS)
+    assert (moved["reco"] != env.decode_obs(td.clone())["reco"]).any()
+    torch.manual_seed(0)
+    acted = env.decode_obs(td.clone().set("action", env.action_spec.zero((3,))), compute_latents=True)
+    torch.testing.assert_close(acted["reco"], moved["reco"])
     env.set_specs_from_env(PendulumEnv())
     assert env.action_spec.space.high == 2
     assert isinstance(env.observation_spec, Composite)

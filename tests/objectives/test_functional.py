@@ -5,16 +5,14 @@ import torch
 from torch import nn
 
 from torchrl._core.errors import ShapeError
-from torchrl.objectives.functional import cross_entropy_loss
+from torchrl._core.math import cross_entropy_loss
 
 
 @pytest.mark.parametrize("batch", [(), (4,), (2, 3)])
 def test_cross_entropy_of_indices_and_of_one_hot_actions(batch):
     logits = torch.randn(*batch, 5)
     action = torch.randint(5, batch)
-    expected = -nn.functional.cross_entropy(
-        logits.reshape(-1, 5), action.reshape(-1), reduction="none"
-    ).reshape(batch)
+    expected = -nn.functional.cross_entropy(logits.reshape(-1, 5), action.reshape(-1), reduction="none").reshape(batch)
     log_policy = logits.log_softmax(-1)
     one_hot = nn.functional.one_hot(action, 5)
     torch.testing.assert_close(cross_entropy_loss(log_policy, action), expected)

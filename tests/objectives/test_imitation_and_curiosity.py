@@ -80,13 +80,7 @@ def test_learning_rate_follows_the_divergence():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
     schedule = KLAdaptiveLR(optimizer, 0.01, factor=2.0, min_lr=4e-4, max_lr=1.5e-3)
     rate = lambda: optimizer.param_groups[0]["lr"]
-    for kl, expected in (
-        (0.01, 1e-3),
-        (torch.tensor(0.03), 5e-4),
-        (0.03, 4e-4),
-        (0.001, 8e-4),
-        (0.001, 1.5e-3),
-    ):
+    for kl, expected in ((0.01, 1e-3), (torch.tensor(0.03), 5e-4), (0.03, 4e-4), (0.001, 8e-4), (0.001, 1.5e-3)):
         schedule.step(kl)
         assert rate() == pytest.approx(expected)
     with pytest.raises(ValueError, match=r"KLAdaptiveLR.*expected factor > 1"):
@@ -115,13 +109,7 @@ def test_a_discriminator_learns_to_tell():
     net = TensorDictModule(nn.Bilinear(1, 1, 1), ["observation", "action"], ["d_logits"])
     loss = GAILLoss(net)
     one = torch.ones(8, 1)
-    td = TensorDict(
-        observation=one,
-        action=one,
-        collector_observation=one,
-        collector_action=-one,
-        batch_size=8,
-    )
+    td = TensorDict(observation=one, action=one, collector_observation=one, collector_action=-one, batch_size=8)
     optimizer = torch.optim.Adam(loss.parameters(), 0.1)
     for _ in range(50):
         loss(td).backward()

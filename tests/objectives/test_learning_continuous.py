@@ -3,25 +3,11 @@
 import pytest
 import torch
 from tensordict import TensorDict
-from tensordict.nn import (
-    ProbabilisticTensorDictSequential,
-    TensorDictModule,
-)
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from torch import nn
 
-from torchrl.objectives import (
-    CrossQLoss,
-    DDPGLoss,
-    REDQLoss,
-    SACLoss,
-    SoftUpdate,
-    TD3BCLoss,
-    TD3Loss,
-    TQCLoss,
-)
-from torchrl.testing.networks import (
-    gaussian_actor,
-)
+from torchrl.objectives import CrossQLoss, DDPGLoss, REDQLoss, SACLoss, SoftUpdate, TD3BCLoss, TD3Loss, TQCLoss
+from torchrl.testing.networks import gaussian_actor
 
 # a probe whose best action depends on the observation
 
@@ -67,13 +53,8 @@ def test_learns_an_action_that_depends_on_the_observation(name):
     pi = TensorDictModule(net(1, 1), ["observation"], ["action"])
     gauss = gaussian_actor(1)
     head = nn.Sequential(net(1, 2), gauss[0].module[1])
-    gauss = ProbabilisticTensorDictSequential(
-        TensorDictModule(head, ["observation"], ["loc", "scale"]), gauss[1]
-    )
-    q, qs = (
-        TensorDictModule(Joint(n), ["observation", "action"], ["state_action_value"])
-        for n in (1, 5)
-    )
+    gauss = ProbabilisticTensorDictSequential(TensorDictModule(head, ["observation"], ["loc", "scale"]), gauss[1])
+    q, qs = (TensorDictModule(Joint(n), ["observation", "action"], ["state_action_value"]) for n in (1, 5))
     loss = LEARNERS[name](pi, gauss, q, qs)
     optimizer = torch.optim.Adam(loss.parameters(), 3e-3)
     updater = SoftUpdate(loss, tau=0.05) if loss.target_pairs() else None

@@ -1,5 +1,6 @@
 """Every loss keeps the contract. A new loss joins with one line in ``LOSSES``."""
 
+import functools
 import inspect
 
 import pytest
@@ -115,25 +116,13 @@ LOSSES = {
     "dqn": (lambda: DQNLoss(q_network(), action_space="one_hot"), discrete),
     "dqn, double, on policy values": (
         lambda: DQNLoss(
-            QValueActor(q_network(), action_space="one_hot"),
-            double_dqn=True,
-            gamma=0.9,
-            loss_function="smooth_l1",
+            QValueActor(q_network(), action_space="one_hot"), double_dqn=True, gamma=0.9, loss_function="smooth_l1"
         ),
         discrete,
     ),
-    "dqn, not delayed": (
-        lambda: DQNLoss(q_network(), action_space="one_hot", delay_value=False),
-        discrete,
-    ),
-    "c51": (
-        lambda: DistributionalDQNLoss(distributional_q_network(), gamma=0.9),
-        discrete,
-    ),
-    "qr-dqn": (
-        lambda: QRDQNLoss(quantile_q_network(), action_space="one_hot", double_dqn=True),
-        discrete,
-    ),
+    "dqn, not delayed": (lambda: DQNLoss(q_network(), action_space="one_hot", delay_value=False), discrete),
+    "c51": (lambda: DistributionalDQNLoss(distributional_q_network(), gamma=0.9), discrete),
+    "qr-dqn": (lambda: QRDQNLoss(quantile_q_network(), action_space="one_hot", double_dqn=True), discrete),
     "ddpg": (lambda: DDPGLoss(deterministic_actor(), q_critic()), transitions),
     "ddpg, delayed, weighted": (
         lambda: DDPGLoss(deterministic_actor(), q_critic(), delay_actor=True, separate_losses=True),
@@ -142,11 +131,7 @@ LOSSES = {
     "td3": (lambda: TD3Loss(deterministic_actor(), q_critic(), bounds=BOUNDS), transitions),
     "td3, not delayed": (
         lambda: TD3Loss(
-            deterministic_actor(),
-            [q_critic(), q_critic()],
-            bounds=BOUNDS,
-            delay_actor=False,
-            delay_qvalue=False,
+            deterministic_actor(), [q_critic(), q_critic()], bounds=BOUNDS, delay_actor=False, delay_qvalue=False
         ),
         transitions,
     ),
@@ -168,17 +153,12 @@ LOSSES = {
     "sac, two heads": (lambda: SACLoss(composite_actor(), q_of_two()), two_actions),
     "iql, two heads": (lambda: IQLLoss(composite_actor(), q_of_two(), critic()), two_actions),
     "discrete sac": (
-        lambda: DiscreteSACLoss(
-            discrete_actor(), q_network(), action_space="one_hot", num_actions=3
-        ),
+        lambda: DiscreteSACLoss(discrete_actor(), q_network(), action_space="one_hot", num_actions=3),
         discrete,
     ),
     "redq": (lambda: REDQLoss(gaussian_actor(), q_critic(), num_qvalue_nets=3), transitions),
     "crossq": (lambda: CrossQLoss(gaussian_actor(), q_critic()), transitions),
-    "iql": (
-        lambda: IQLLoss(gaussian_actor(), q_critic(), critic(), expectile=0.7, temperature=3.0),
-        transitions,
-    ),
+    "iql": (lambda: IQLLoss(gaussian_actor(), q_critic(), critic(), expectile=0.7, temperature=3.0), transitions),
     "discrete iql": (
         lambda: DiscreteIQLLoss(discrete_actor(), q_network(), critic(), action_space="one_hot"),
         discrete,
@@ -215,20 +195,14 @@ LOSSES = {
     ),
     "tqc": (lambda: TQCLoss(gaussian_actor(), q_critic(2, 5)), transitions),
     "a2c": (lambda: A2CLoss(gaussian_actor(), critic()), advantage_batch),
-    "a2c discrete": (
-        lambda: A2CLoss(discrete_actor(), critic()),
-        lambda: advantage_batch(3, discrete=True),
-    ),
+    "a2c discrete": (lambda: A2CLoss(discrete_actor(), critic()), lambda: advantage_batch(3, discrete=True)),
     "a2c, two heads": (lambda: A2CLoss(composite_actor(), critic()), rated_heads),
     "ppo, two heads": (lambda: PPOLoss(composite_actor(), critic()), rated_heads),
     "clip ppo, two heads": (lambda: ClipPPOLoss(composite_actor(), critic()), rated_heads),
     "kl ppo, two heads": (lambda: KLPENPPOLoss(composite_actor(), critic()), rated_heads),
     "reinforce, two heads": (lambda: ReinforceLoss(composite_actor(), critic()), rated_heads),
     "bc, two heads": (lambda: BCLoss(composite_actor()), two_actions),
-    "redq, two heads": (
-        lambda: REDQLoss(composite_actor(), q_of_two(), num_qvalue_nets=2),
-        two_actions,
-    ),
+    "redq, two heads": (lambda: REDQLoss(composite_actor(), q_of_two(), num_qvalue_nets=2), two_actions),
     "crossq, two heads": (lambda: CrossQLoss(composite_actor(), q_of_two()), two_actions),
     "tqc, two heads": (lambda: TQCLoss(composite_actor(), q_of_two(5)), two_actions),
     "a2c, no critic": (lambda: A2CLoss(gaussian_actor()), advantage_batch),
@@ -247,16 +221,10 @@ LOSSES = {
         ),
         lambda: advantage_batch(17),
     ),
-    "clip ppo, discrete": (
-        lambda: ClipPPOLoss(discrete_actor(), critic()),
-        lambda: advantage_batch(3, discrete=True),
-    ),
+    "clip ppo, discrete": (lambda: ClipPPOLoss(discrete_actor(), critic()), lambda: advantage_batch(3, discrete=True)),
     "kl ppo": (lambda: KLPENPPOLoss(gaussian_actor(), critic()), advantage_batch),
     "reinforce": (lambda: ReinforceLoss(gaussian_actor(), critic()), advantage_batch),
-    "reinforce, delayed": (
-        lambda: ReinforceLoss(gaussian_actor(), critic(), delay_value=True),
-        advantage_batch,
-    ),
+    "reinforce, delayed": (lambda: ReinforceLoss(gaussian_actor(), critic(), delay_value=True), advantage_batch),
     "dreamer's model": (lambda: Models().losses()[0], drawn(rows, 6, 3)),
     "dreamer's policy": (lambda: Models().losses()[1], drawn(latents, 6)),
     "dreamer's values": (lambda: Models().losses()[2], drawn(latents, 6, 3)),
@@ -289,20 +257,49 @@ EXCEPT = {
 
 
 CHECKS = [
-    pytest.param(
-        check,
-        id=check.__name__,
-        marks=[pytest.mark.slow] * (check is contract.compiles_without_graph_breaks),
-    )
+    pytest.param(check, id=check.__name__, marks=[pytest.mark.slow] * (check is contract.compiles_without_graph_breaks))
     for check in contract.CHECKS
 ]
+
+
+# Tracing takes seconds: one loss of each class is traced, with the options that branch most.
+TRACED = {
+    "dqn, double, on policy values",
+    "ddpg, delayed, weighted",
+    "td3, not delayed",
+    "sac, all options",
+    "sac, first version",
+    "iql, two heads",
+    "cql, all options",
+    "bc, two heads",
+    "redq, two heads",
+    "crossq, two heads",
+    "tqc",
+    "rnd, every sample",
+    "a2c, two heads",
+    "ppo, tanh",
+    "clip ppo, all options",
+    "kl ppo, two heads",
+    "reinforce, delayed",
+}
 
 
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("name", LOSSES)
 def test_contract(name, check):
+    if check is contract.compiles_without_graph_breaks and not is_traced(name):
+        pytest.skip("another loss of this class is traced")
     if check.__name__ not in EXCEPT.get(name, ()):
         check(*LOSSES[name])
+
+
+def is_traced(name):
+    return name in TRACED or not any(kind(name) is kind(other) for other in TRACED)
+
+
+@functools.cache
+def kind(name):
+    return type(LOSSES[name][0]())
 
 
 class NestedLinear(torch.nn.Module):

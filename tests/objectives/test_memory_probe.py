@@ -12,16 +12,7 @@ from tensordict.nn import (
 )
 from torch import nn
 
-from tests.objectives.learners import (
-    AGENTS,
-    ALL,
-    OFF_POLICY,
-    SEVERAL_EPOCHS,
-    TEAMS,
-    action_values,
-    learn,
-    networks_of,
-)
+from tests.objectives.learners import AGENTS, ALL, OFF_POLICY, SEVERAL_EPOCHS, TEAMS, action_values, learn, networks_of
 from torchrl._core.exploration import set_exploration_type
 from torchrl.data import Bounded
 from torchrl.modules import MLP, GRUModule, LSTMModule, TanhNormal, set_recurrent_mode

@@ -10,13 +10,7 @@ from torch import nn
 from torchrl.modules import PopArtValueNorm, RunningValueNorm
 from torchrl.objectives import ClipPPOLoss, IPPOLoss, MAPPOLoss, QMixerLoss
 from torchrl.objectives.value import MultiAgentGAE
-from torchrl.testing.networks import (
-    AGENTS,
-    mixing_networks,
-    team,
-    team_advantages,
-    team_networks,
-)
+from torchrl.testing.networks import AGENTS, mixing_networks, team, team_advantages, team_networks
 
 
 @pytest.mark.parametrize("kind", [MAPPOLoss, IPPOLoss])
@@ -29,7 +23,7 @@ def test_mappo(kind, actions):
     loc, scale = actor[0].module(obs)
     z = (td["agents", "action"] - loc) / scale
     log_prob = (-0.5 * z**2 - scale.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
-    ratio = (log_prob - td["action_log_prob"]).exp()
+    ratio = (log_prob - td["agents", "action_log_prob"]).exp()
     a = td["advantage"].squeeze(-1)  # each agent by itself
     a = (a - a.mean((0, 1))) / a.std((0, 1))
     gain = torch.min(ratio * a, ratio.clamp(0.8, 1.2) * a)
@@ -55,9 +49,9 @@ def test_mappo_computes_advantages_from_the_rewards_of_the_team():
     bare = td.exclude("advantage", "value_target")
     loss = MAPPOLoss(actor, critic, gamma=0.9, lmbda=0.8)
     gae = MultiAgentGAE(gamma=0.9, lmbda=0.8, value_network=critic)
-    expected = ClipPPOLoss(
-        actor, critic, normalize_advantage=True, normalize_advantage_exclude_dims=(-2,)
-    )(gae(td.clone()))
+    expected = ClipPPOLoss(actor, critic, normalize_advantage=True, normalize_advantage_exclude_dims=(-2,))(
+        gae(td.clone())
+    )
     torch.testing.assert_close(loss(bare), expected)
 
 
@@ -116,9 +110,7 @@ def test_qmix(delay, actions):
     out = loss(td)["loss"]
     torch.testing.assert_close(out, expected)
     parameters = list(loss.parameters())
-    pairs = zip(
-        torch.autograd.grad(out, parameters), torch.autograd.grad(expected, parameters), strict=True
-    )
+    pairs = zip(torch.autograd.grad(out, parameters), torch.autograd.grad(expected, parameters), strict=True)
     for one, other in pairs:
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
     assert td["td_error"].shape == (32, 1)

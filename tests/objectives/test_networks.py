@@ -90,9 +90,7 @@ def test_a_network_held_out_learns_nothing():
 
 def test_optimizers_merge_with_their_state():
     nets = nn.Linear(1, 1), nn.Linear(1, 1)
-    optimizers = [
-        torch.optim.Adam(n.parameters(), lr) for n, lr in zip(nets, (0.1, 0.2), strict=True)
-    ]
+    optimizers = [torch.optim.Adam(n.parameters(), lr) for n, lr in zip(nets, (0.1, 0.2), strict=True)]
     for net, optimizer in zip(nets, optimizers, strict=True):
         net(torch.ones(1)).backward()
         optimizer.step()

@@ -10,15 +10,7 @@ from torch import nn
 
 from tests.objectives.oracles import ACTIONS, GAMMA, apart, assert_same, data, draw, huber
 from torchrl.data import Bounded
-from torchrl.objectives import (
-    BCLoss,
-    CQLLoss,
-    DiscreteCQLLoss,
-    DiscreteIQLLoss,
-    DTLoss,
-    IQLLoss,
-    OnlineDTLoss,
-)
+from torchrl.objectives import BCLoss, CQLLoss, DiscreteCQLLoss, DiscreteIQLLoss, DTLoss, IQLLoss, OnlineDTLoss
 from torchrl.testing.networks import (
     critic,
     deterministic_actor,
@@ -54,14 +46,7 @@ def gaussian_log_prob(actor, obs, action):
 @pytest.mark.parametrize("expectile", [0.5, 0.9])
 def test_iql(actions, expectile):
     loss = apart(
-        IQLLoss(
-            gaussian_actor(actions),
-            q_critic(actions),
-            critic(),
-            gamma=GAMMA,
-            expectile=expectile,
-            temperature=3.0,
-        )
+        IQLLoss(gaussian_actor(actions), q_critic(actions), critic(), gamma=GAMMA, expectile=expectile, temperature=3.0)
     )
     td, weight, reward, alive = data(actions, weights=True)
     obs, action = td["observation"], td["action"]
@@ -69,7 +54,7 @@ def test_iql(actions, expectile):
     with torch.no_grad():
         target = reward + GAMMA * alive * v(td["next", "observation"])
         lowest = values(loss.target("qvalue_network"), obs, action).amin(0)
-    errors = values(loss.qvalue_network, obs, action) - target
+    errors = values(loss.network("qvalue_network"), obs, action) - target
     gap = lowest - v(obs)
     side = (expectile - (gap < 0).float()).abs()
     boost = (3.0 * gap.detach()).exp().clamp(max=100)
@@ -86,11 +71,7 @@ def test_iql(actions, expectile):
 
 
 def test_discrete_iql():
-    loss = apart(
-        DiscreteIQLLoss(
-            discrete_actor(), q_network(), critic(), action_space="one_hot", gamma=GAMMA
-        )
-    )
+    loss = apart(DiscreteIQLLoss(discrete_actor(), q_network(), critic(), action_space="one_hot", gamma=GAMMA))
     td, weight, reward, alive = data(3, weights=True, discrete=True)
     obs, action = td["observation"], td["action"]
     taken = lambda networks: torch.stack([(n.module(obs) * action).sum(-1) for n in networks])
@@ -102,7 +83,7 @@ def test_discrete_iql():
     log_prob = (loss.actor_network[0].module(obs).log_softmax(-1) * action).sum(-1)
     expected = {
         "loss_actor": -(gap.detach().exp().clamp(max=100) * log_prob).mean(),
-        "loss_qvalue": (weight * huber(taken(loss.qvalue_network) - target).sum(0)).mean(),
+        "loss_qvalue": (weight * huber(taken(loss.network("qvalue_network")) - target).sum(0)).mean(),
         "loss_value": (weight * 0.5 * gap**2).mean(),
     }
     assert_same(loss, td, expected)
@@ -137,7 +118,7 @@ def test_cql(actions, lagrange, deterministic):
         loss.log_alpha_prime.data.fill_(0.2)
     td, weight, reward, alive = data(actions, weights=True)
     obs, after, action = td["observation"], td["next", "observation"], td["action"]
-    actor, q = loss.actor_network, loss.qvalue_network
+    actor, q = loss.actor_network, loss.network("qvalue_network")
     torch.manual_seed(0)
     with torch.no_grad():
         next_action, next_log_prob = draw(actor, after)
@@ -152,9 +133,7 @@ def test_cql(actions, lagrange, deterministic):
         uniform = low + (high - low) * torch.rand(count, 32, actions)
         sets = [(uniform, torch.full((count, 32), -actions * math.log(high - low)))]
         sets += [draw(actor, o.expand(count, 32, -1)) for o in (obs, after)]
-    pools = torch.cat(
-        [values(q, obs.expand(count, 32, -1), a) / heat - density for a, density in sets], 1
-    )
+    pools = torch.cat([values(q, obs.expand(count, 32, -1), a) / heat - density for a, density in sets], 1)
     over = heat * (pools.exp().mean(1)).log() - values(q, obs, action)
     penalty = weight * weight_of_penalty * over  # of each critic
     expected = {
@@ -182,7 +161,7 @@ def test_cql_may_bootstrap_from_the_best_of_several_actions():
         ahead = values(loss.target("qvalue_network"), after, action).amin(0).amax(0)
         alive = ~td["next", "terminated"].squeeze(-1)
         target = td["next", "reward"].squeeze(-1) + GAMMA * alive * ahead
-        errors = values(loss.qvalue_network, td["observation"], td["action"]) - target
+        errors = values(loss.network("qvalue_network"), td["observation"], td["action"]) - target
     torch.manual_seed(0)
     torch.testing.assert_close(loss(td)["loss_qvalue"].detach(), huber(errors).sum(0).mean())
 
@@ -258,8 +237,8 @@ def test_conservative_values_of_actions_outside_the_data():
         loss(td).backward()
         optimizer.step()
         optimizer.zero_grad()
-    inside = values(loss.qvalue_network, td["observation"], td["action"])
-    outside = values(loss.qvalue_network, td["observation"], torch.ones(64, 1))
+    inside = values(loss.network("qvalue_network"), td["observation"], td["action"])
+    outside = values(loss.network("qvalue_network"), td["observation"], torch.ones(64, 1))
     assert inside.mean() > outside.mean()
 
 
@@ -278,7 +257,7 @@ def test_iql_prefers_the_better_actions_of_the_data():
         loss(td).backward()
         optimizer.step()
         optimizer.zero_grad()
-    for twin, net in zip(loss.target("qvalue_network"), loss.qvalue_network, strict=True):
+    for twin, net in zip(loss.target("qvalue_network"), loss.network("qvalue_network"), strict=True):
         twin.load_state_dict(net.state_dict())
     for _ in range(200):
         loss(td).backward()

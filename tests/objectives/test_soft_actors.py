@@ -27,14 +27,7 @@ from tests.objectives.oracles import (
 )
 from torchrl.data import Bounded, Composite, OneHot
 from torchrl.modules import ProbabilisticActor, TanhNormal
-from torchrl.objectives import (
-    CQLLoss,
-    CrossQLoss,
-    DiscreteSACLoss,
-    REDQLoss,
-    SACLoss,
-    TQCLoss,
-)
+from torchrl.objectives import CQLLoss, CrossQLoss, DiscreteSACLoss, REDQLoss, SACLoss, TQCLoss
 from torchrl.testing.networks import (
     OBS,
     Concat,
@@ -52,8 +45,7 @@ from torchrl.testing.networks import (
 
 @pytest.mark.parametrize("actions", ACTIONS)
 @pytest.mark.parametrize(
-    ("delay_actor", "delay_qvalue", "weights"),
-    [(False, True, False), (True, True, True), (False, False, False)],
+    ("delay_actor", "delay_qvalue", "weights"), [(False, True, False), (True, True, True), (False, False, False)]
 )
 def test_sac(actions, delay_actor, delay_qvalue, weights):
     loss = apart(
@@ -76,18 +68,16 @@ def test_sac(actions, delay_actor, delay_qvalue, weights):
 
 @pytest.mark.parametrize("actions", ACTIONS)
 def test_sac_with_a_value_network(actions):
-    loss = apart(
-        SACLoss(gaussian_actor(actions), q_critic(actions), critic(), gamma=GAMMA, alpha_init=0.3)
-    )
+    loss = apart(SACLoss(gaussian_actor(actions), q_critic(actions), critic(), gamma=GAMMA, alpha_init=0.3))
     td, weight, reward, alive = data(actions, weights=True)
     obs, after = td["observation"], td["next", "observation"]
     with torch.no_grad():
         ahead = loss.target("value_network").module(after).squeeze(-1)
         target = reward + GAMMA * alive * ahead
-    errors = torch.stack([q_of(n)(obs, td["action"]) for n in loss.qvalue_network]) - target
+    errors = torch.stack([q_of(n)(obs, td["action"]) for n in loss.network("qvalue_network")]) - target
     torch.manual_seed(0)
     action, log_prob = draw(loss.actor_network, obs)
-    value = torch.stack([without_gradient(n)(obs, action) for n in loss.qvalue_network]).amin(0)
+    value = torch.stack([without_gradient(n)(obs, action) for n in loss.network("qvalue_network")]).amin(0)
     now = loss.value_network.module(obs).squeeze(-1)
     expected = {
         "loss_actor": (0.3 * log_prob - value).mean(),
@@ -201,9 +191,7 @@ def test_actions_at_an_edge_are_scored_by_the_noise_that_drew_them(make, composi
     torch.manual_seed(0)
     names = ["a", "b"] if composite else ["action"]
     q = TensorDictModule(
-        Concat(OBS + 2 * len(names), 5 if make is TQCLoss else 1),
-        ["observation", *names],
-        ["state_action_value"],
+        Concat(OBS + 2 * len(names), 5 if make is TQCLoss else 1), ["observation", *names], ["state_action_value"]
     )
     td = transitions(actions=2)
     for name in names:
@@ -239,7 +227,7 @@ def test_discrete_sac(actions):
         log_p = policy(after)
         ahead = torch.stack([n.module(after) for n in loss.target("qvalue_network")]).amin(0)
         target = reward + GAMMA * alive * (log_p.exp() * (ahead - 0.3 * log_p)).sum(-1)
-    values = torch.stack([n.module(obs) for n in loss.qvalue_network])
+    values = torch.stack([n.module(obs) for n in loss.network("qvalue_network")])
     errors = (values * td["action"]).sum(-1) - target
     log_p = policy(obs)
     entropy = -(log_p.exp() * log_p).sum(-1)

@@ -8,14 +8,7 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 
 from torchrl.objectives import DDPGLoss, DQNLoss, HardUpdate, SACLoss, SoftUpdate
-from torchrl.testing.networks import (
-    OBS,
-    deterministic_actor,
-    gaussian_actor,
-    q_critic,
-    q_network,
-    transitions,
-)
+from torchrl.testing.networks import OBS, deterministic_actor, gaussian_actor, q_critic, q_network, transitions
 
 
 def ddpg():
@@ -92,7 +85,7 @@ def test_ensembles_statistics_and_counts_follow():
     loss = SACLoss(gaussian_actor(), critic)
     updater = SoftUpdate(loss, tau=0.5)
     loss(transitions())["loss_qvalue"].backward()
-    online, target = (n[1].module.net[1] for n in (loss.qvalue_network, loss.target_qvalue_network))
+    online, target = (n[1].module.net[1] for n in (loss.network("qvalue_network"), loss.target("qvalue_network")))
     mean = (online.running_mean + target.running_mean) / 2
     updater.step()
     torch.testing.assert_close(target.running_mean, mean)
@@ -147,7 +140,7 @@ def test_resetting_draws_networks_anew_and_their_targets_follow():
 
 def test_networks_out_and_in():
     loss = ddpg()
-    net = loss.get_stateful_net("value_network")
+    net = copy.deepcopy(loss.get_stateful_net("value_network"))
     shifted(net)
     assert (loss.value_network_params.detach() == loss.target_value_network_params.detach()).all()
     loss.from_stateful_net("value_network", net)

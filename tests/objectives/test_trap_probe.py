@@ -12,16 +12,7 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
-from tests.objectives.learners import (
-    OFF_POLICY,
-    ON_POLICY,
-    SEVERAL_EPOCHS,
-    TEAMS,
-    Tables,
-    action_values,
-    learn,
-    put,
-)
+from tests.objectives.learners import OFF_POLICY, ON_POLICY, SEVERAL_EPOCHS, TEAMS, Tables, action_values, learn, put
 from torchrl._core.exploration import set_exploration_type
 
 EPISODES = 64

@@ -2,7 +2,11 @@
 
 from typing import Any
 
-OLD = {"add_random_module": "torchrl.objectives._legacy:add_random_module"}
+OLD = {
+    "DoubleREDQLoss_deprecated": "REDQLoss",
+    "REDQLoss_deprecated": "REDQLoss",
+    "add_random_module": "torchrl.objectives._legacy:add_random_module",
+}
 
 
 def add_random_module(module: Any) -> None:

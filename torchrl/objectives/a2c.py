@@ -9,9 +9,9 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl._core.legacy import old_keywords
+from torchrl._core.math import standardized
 from torchrl.objectives.actor_critic import OLD_KEYWORDS, ActorCriticLoss
-from torchrl.objectives.calls import distribution
-from torchrl.objectives.masks import per_item, standardized
+from torchrl.objectives.distributions import distribution, log_prob, per_item
 
 
 class A2CLoss(ActorCriticLoss):
@@ -31,9 +31,19 @@ class A2CLoss(ActorCriticLoss):
 
     Reads: ``action``, ``advantage [*B, 1]``, ``value_target [*B, 1]`` and the inputs of both
         networks.
-    Returns: ``loss_objective``, ``loss_entropy``, ``loss_critic``, ``entropy``.
+    Returns: ``loss_objective``, ``loss_critic``, ``entropy``, ``loss_entropy``.
 
     Source: Mnih et al., 2016, https://arxiv.org/abs/1602.01783, algorithm S3.
+
+    >>> from torchrl.envs import GymEnv
+    >>> from torchrl.modules import make_actor, make_critic
+    >>> env = GymEnv("Pendulum-v1")
+    >>> actor = make_actor(env, num_cells=(16,))
+    >>> loss = A2CLoss(actor, make_critic(env, num_cells=(16,)), gamma=0.9)
+    >>> losses = loss(env.rollout(8, actor))  # advantages are estimated if the batch has none
+    >>> list(losses.keys())
+    ['loss_objective', 'loss_entropy', 'entropy', 'loss_critic']
+    >>> losses.backward()
     """
 
     @old_keywords(**OLD_KEYWORDS)
@@ -48,23 +58,21 @@ class A2CLoss(ActorCriticLoss):
     ) -> None:
         super().__init__(actor_network, critic_network, entropy_bonus=entropy_bonus, **options)
         self.normalize_advantage = bool(normalize_advantage)
-        names: list[NestedKey] = ["loss_objective"]
+        names: list[NestedKey] = ["loss_objective", *["loss_critic"] * self.has_critic]
         if entropy_bonus:
-            names += ["loss_entropy", "entropy"]
-        if self.has_critic:
-            names += ["loss_critic", *["value_clip_fraction"] * self.clips_value]
-        self.out_keys = names
+            names += ["entropy", "loss_entropy"]
+        self.out_keys = names + ["value_clip_fraction"] * (self.has_critic and self.clips_value)
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
-        mask = self._mask(td)
-        td = self._with_advantage(td)
-        advantage = self._advantage(td, mask)  # [*B, 1]
+        mask = self.row_mask(td)
+        td, advantage = self.with_advantage(td, mask)  # [*B, 1]
         if self.normalize_advantage:
             advantage = standardized(advantage, mask)
         dist = distribution(self.actor_network, td)
-        log_prob = self._log_prob(dist, td, advantage).unsqueeze(-1)  # [*B, 1]
+        ndim = advantage.ndim - 1
+        score = log_prob(dist, td, self.tensor_keys.action, ndim).unsqueeze(-1)  # [*B, 1]
         return {
-            "loss_objective": per_item(-log_prob * advantage),
-            **self._entropy_losses(dist, advantage.ndim - 1, mask),
+            "loss_objective": per_item(-score * advantage),
+            **self._entropy_losses(dist, ndim, mask),
             **self._critic_losses(td, mask),
         }

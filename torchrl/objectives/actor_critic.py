@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import CompositeDistribution, TensorDictModuleBase
 from torch import Tensor
 from torch.distributions import Distribution
 
 from torchrl._core.devices import check_devices
 from torchrl._core.errors import ShapeError, describe
-from torchrl._core.keys import next_key, read, require, write
+from torchrl._core.keys import kept_keys, next_key, read, require, write
 from torchrl._core.legacy import old_keywords
-from torchrl._core.math import distance_loss, known_distance
-from torchrl._core.plan import input_keys
-from torchrl.objectives.calls import take
-from torchrl.objectives.common import LossModule
-from torchrl.objectives.distributions import check_actor, entropy, heads, log_prob
-from torchrl.objectives.masks import cleared, expand_right, per_item
+from torchrl._core.math import cleared
+from torchrl._core.records.policies import input_keys, take
+from torchrl._core.records.rows import expand_right
+from torchrl.objectives.common import LossModule, distance_loss, known_distance
+from torchrl.objectives.distributions import check_actor, entropy, heads, per_item
 from torchrl.objectives.networks import frozen
-from torchrl.objectives.value.estimators import ValueEstimators
+from torchrl.objectives.value.registry import ValueEstimators
 
 OLD_KEYWORDS = {
     "actor": "actor_network",
@@ -77,18 +77,14 @@ class ActorCriticLoss(LossModule):
 
     actor_network: Any
     critic_network: Any
-    network_inputs: Mapping[str, str] = {
-        "actor_network": "root",
-        "critic_network": "root",
-    }
+    network_inputs: Mapping[str, str] = {"actor_network": "root", "critic_network": "root"}
     default_value_estimator = ValueEstimators.GAE
     keys_of_heads = ("action", "sample_log_prob")
-    _call_keys: Any = (None, None)  # for which in_keys they were found
 
     @old_keywords(functional=None)  # networks are called as they are
     def __init__(
         self,
-        actor_network: Any,
+        actor_network: TensorDictModuleBase,
         critic_network: TensorDictModuleBase | None = None,
         *,
         entropy_bonus: bool = False,
@@ -96,7 +92,7 @@ class ActorCriticLoss(LossModule):
         samples_mc_entropy: int = 1,
         loss_critic_type: str = "smooth_l1",
         critic_coeff: float | None = 1.0,
-        clip_value: float | None = None,
+        clip_value: float | Tensor | None = None,
         separate_losses: bool = False,
         delay_value: bool = False,
         gamma: float | None = None,
@@ -109,24 +105,33 @@ class ActorCriticLoss(LossModule):
     ) -> None:
         check_devices(self, device=device)
         super().__init__(reduction=reduction)
+        self.separate_losses, self.delay_value = separate_losses, delay_value
         self.convert_to_functional(actor_network, "actor_network")
         check_actor(self, actor_network)
         if critic_network is not None:
-            self.convert_to_functional(
-                critic_network, "critic_network", create_target_params=delay_value
-            )
+            self.convert_to_functional(critic_network, "critic_network", create_target_params=delay_value)
             if self.tensor_keys.value not in critic_network.out_keys:
                 self.tensor_keys.value = critic_network.out_keys[0]
-        action = actor_network.dist_sample_keys[0]
-        if len(actor_network.dist_sample_keys) == 1 and action != "_":
-            self.tensor_keys.action = action
+        actions = self.actor_network.dist_sample_keys
+        if len(actions) == 1 and actions[0] != "_":
+            self.tensor_keys.action = actions[0]
+        with suppress(RuntimeError):  # of an actor that was built with another composite_lp_aggregate
+            scores: list[NestedKey] = getattr(self.actor_network, "log_prob_keys", [])
+            if len(scores) == 1:
+                self.tensor_keys.sample_log_prob = scores[0]
         self.has_critic = critic_network is not None
         self.loss_critic_type = known_distance(self, loss_critic_type)
-        self.separate_losses = separate_losses
         self._coefficient("critic_coeff", 1.0 if critic_coeff is None else critic_coeff)
         self.clips_value = clip_value is not None
         if clip_value is not None:
-            self._coefficient("clip_value", clip_value)
+            is_number = isinstance(clip_value, int | float) and not isinstance(clip_value, bool)
+            if not is_number and not (isinstance(clip_value, Tensor) and clip_value.numel() == 1):
+                raise ValueError(
+                    describe(
+                        self, "got a clip_value that is none", expected="a number or a scalar tensor", found=clip_value
+                    )
+                )
+            self._coefficient("clip_value", torch.as_tensor(clip_value).reshape(()))
         self.entropy_bonus, self.samples_mc_entropy = entropy_bonus, samples_mc_entropy
         coefficient = 0.01 if entropy_coeff is None else entropy_coeff
         self._entropy_heads: list[NestedKey] = []
@@ -142,32 +147,25 @@ class ActorCriticLoss(LossModule):
         if device is not None:
             self.to(device)
 
-    def _collect_in_keys(self) -> list[NestedKey]:
-        keys, names = super()._collect_in_keys(), self.tensor_keys
+    def collect_in_keys(self) -> list[NestedKey]:
+        keys, names = super().collect_in_keys(), self.tensor_keys
         if not self.has_critic:
             keys.remove(names.value_target)
         if self.clips_value:
             keys.append(names.value)
         return keys
 
-    @property
+    @kept_keys
     def call_keys(self) -> list[NestedKey]:
-        """What is read, and what an advantage is made of where the data has none."""
+        """Every entry that is read, and those from which a missing advantage is computed."""
         read_keys, names = self.in_keys, self.tensor_keys
-        if self._call_keys[0] is not read_keys:
-            keys = [*read_keys, *(other for key in read_keys for other in self._stand_ins(key))]
-            if self.has_critic:
-                after = [
-                    *input_keys(self.critic_network),
-                    names.reward,
-                    names.done,
-                    names.terminated,
-                ]
-                keys += map(next_key, after)
-            self.__dict__["_call_keys"] = read_keys, list(dict.fromkeys(keys))
-        return self._call_keys[1]
+        keys = [*read_keys, *(other for key in read_keys for other in self.alternatives(key))]
+        if self.has_critic:
+            ends = [names.reward, names.done, names.terminated]
+            keys += map(next_key, [*input_keys(self.critic_network), *ends])
+        return list(dict.fromkeys(keys))
 
-    def _check_entries(self, td: TensorDictBase) -> None:
+    def check_entries(self, td: TensorDictBase) -> None:
         missing = [key for key in self.in_keys if not self._has(td, key)]
         if not missing:
             return
@@ -184,55 +182,50 @@ class ActorCriticLoss(LossModule):
         hint = hint or "Collect that entry, or name yours with set_keys()."
         require(td, others or missing, self, hint)
 
-    def _estimator_networks(self) -> dict[str, Any]:
+    def value_networks(self) -> dict[str, Any]:
         networks: dict[str, Any] = {"value_network": None}
         if self.has_critic:
             networks["value_network"] = self.target("critic_network")
         return {**networks, "actor_network": self.actor_network}
 
-    def _with_advantage(self, td: TensorDictBase) -> TensorDictBase:
-        """Return the batch with an advantage and a value target."""
-        names = self.tensor_keys
-        wanted = [names.advantage, names.value_target] if self.has_critic else [names.advantage]
-        if all(td.get(key, None) is not None for key in wanted):
-            return td
-        with torch.no_grad():
-            return self.value_estimator(td.copy())
+    def with_advantage(self, td: TensorDictBase, mask: Tensor | None) -> tuple[TensorDictBase, Tensor]:
+        """Return the batch with advantage and value target, and the advantage ``[*B, 1]``.
 
-    def _advantage(self, td: TensorDictBase, mask: Tensor | None) -> Tensor:
-        key = self.tensor_keys.advantage
-        advantage = td.get(key)
+        What the batch lacks is computed by the value estimator.
+        """
+        names = self.tensor_keys
+        advantage = td.get(names.advantage, None)
+        if advantage is None or (self.has_critic and td.get(names.value_target, None) is None):
+            with torch.no_grad():
+                td = self.value_estimator(td.copy())
+            advantage = td.get(names.advantage)
         if advantage.shape == td.batch_size and advantage.shape[-1:] != (1,):
             raise ShapeError(
                 describe(
                     self,
                     "has no dimension for the reward, after those of the batch",
-                    key=key,
+                    key=names.advantage,
                     expected=[*td.batch_size, 1],
                     found=list(advantage.shape),
                     hint="Write it with unsqueeze(-1).",
                 )
             )
-        return cleared(advantage, mask)
+        return td, advantage if mask is None else cleared(advantage, mask)
 
-    def _log_prob(self, dist: Distribution, td: TensorDictBase, advantage: Tensor) -> Tensor:
-        """Log-probability ``[*B]`` of the action of the data, which takes no gradient."""
-        return log_prob(dist, td, self.tensor_keys.action, advantage.ndim - 1)
-
-    def _as_predicted(self, value: Tensor, mask: Tensor | None, learn: bool = False) -> Tensor:
+    def scale_values(self, value: Tensor, mask: Tensor | None, learn: bool = False) -> Tensor:
         """Return values of the data in the unit of the critic's predictions, maybe learning it."""
         return value
 
-    def _entropy_losses(
-        self, dist: Distribution, ndim: int, mask: Tensor | None
-    ) -> dict[str, Tensor]:
+    def _entropy_losses(self, dist: Distribution, ndim: int, mask: Tensor | None) -> dict[str, Tensor]:
         """Return the weighted entropy ``[*B]`` as a loss, and its mean."""
         if not self.entropy_bonus:
             return {}
-        parts = {
-            name: entropy(part, ndim, self.samples_mc_entropy) for name, part in heads(dist).items()
-        }
-        total: Tensor = sum(parts.values())  # type: ignore[assignment]  # of one part at least
+        if not isinstance(dist, CompositeDistribution):
+            total: Any = entropy(dist, ndim, self.samples_mc_entropy)
+            parts: dict[NestedKey, Tensor] = {"action": total}
+        else:
+            parts = {name: entropy(part, ndim, self.samples_mc_entropy) for name, part in heads(dist).items()}
+            total = sum(parts.values())
         if not self._entropy_heads:
             weighted = self.entropy_coeff * total
         elif set(parts) == set(self._entropy_heads):
@@ -247,7 +240,7 @@ class ActorCriticLoss(LossModule):
                     found=self._entropy_heads,
                 )
             )
-        return {"loss_entropy": -weighted, "entropy": self._mean(total.detach(), mask)}
+        return {"loss_entropy": -weighted, "entropy": self._reduce(total.detach(), mask, "mean")}
 
     def _critic_losses(
         self, td: TensorDictBase, mask: Tensor | None, explained_variance: bool = False
@@ -261,15 +254,16 @@ class ActorCriticLoss(LossModule):
                 value = take(critic, td, names.value)  # [*B, 1]
         else:
             value = take(critic, td, names.value)  # [*B, 1]
-        target = self._as_predicted(td.get(names.value_target), mask, learn=True)
-        target = cleared(target, mask)
+        target = self.scale_values(td.get(names.value_target), mask, learn=True)
+        if mask is not None:
+            target = cleared(target, mask)
         loss, out = distance_loss(value, target, self.loss_critic_type), {}
         if self.clips_value:
-            old = cleared(self._as_predicted(td.get(names.value), mask), mask)
+            old = cleared(self.scale_values(td.get(names.value), mask), mask)
             reach = self.clip_value
             clipped = old + torch.clamp(value - old, -reach, reach)
             far = distance_loss(clipped, target, self.loss_critic_type)
-            out["value_clip_fraction"] = self._mean((far > loss).to(loss.dtype).detach(), mask)
+            out["value_clip_fraction"] = self._reduce((far > loss).to(loss.dtype).detach(), mask, "mean")
             loss = torch.maximum(loss, far)
         out["loss_critic"] = self.critic_coeff * per_item(loss)
         if explained_variance:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import ProbabilisticTensorDictSequential
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torch import Tensor
 
 from torchrl._core.keys import read, write
 from torchrl._core.legacy import old_keywords
-from torchrl._core.math import distance_loss, known_distance
-from torchrl.objectives.calls import distribution, take
-from torchrl.objectives.common import LossModule
-from torchrl.objectives.distributions import log_prob
-from torchrl.objectives.masks import expand_right
+from torchrl._core.records.policies import take
+from torchrl._core.records.rows import expand_right
+from torchrl.objectives.common import LossModule, distance_loss, known_distance
+from torchrl.objectives.distributions import distribution, log_prob
 
 
 class BCLoss(LossModule):
@@ -53,11 +51,7 @@ class BCLoss(LossModule):
 
     @old_keywords()
     def __init__(
-        self,
-        actor_network: Any,
-        *,
-        loss_function: str | None = None,
-        reduction: str | None = None,
+        self, actor_network: TensorDictModuleBase, *, loss_function: str | None = None, reduction: str | None = None
     ) -> None:
         super().__init__(reduction=reduction)
         self.convert_to_functional(actor_network, "actor_network")
@@ -67,8 +61,8 @@ class BCLoss(LossModule):
         self.loss_function = None if loss_function is None else known_distance(self, loss_function)
         self.out_keys = ["loss_bc"]
 
-    def _mask(self, td: TensorDictBase) -> Tensor | None:
-        mask, padding = super()._mask(td), td.get(self.tensor_keys.pad_mask, None)
+    def row_mask(self, td: TensorDictBase) -> Tensor | None:
+        mask, padding = super().row_mask(td), td.get(self.tensor_keys.pad_mask, None)
         if padding is None:
             return mask
         if padding.numel() == td.numel():
@@ -76,11 +70,11 @@ class BCLoss(LossModule):
         kept = ~padding.bool()  # [*B] or [*B, T]
         return kept if mask is None else expand_right(mask, kept) & kept
 
-    def _is_padding(self, td: TensorDictBase) -> bool:
-        return super()._is_padding(td) or td.get(self.tensor_keys.pad_mask, None) is not None
+    def is_padding(self, td: TensorDictBase) -> bool:
+        return super().is_padding(td) or td.get(self.tensor_keys.pad_mask, None) is not None
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
-        actor, key, mask = self.actor_network, self.tensor_keys.action, self._mask(td)
+        actor, key, mask = self.actor_network, self.tensor_keys.action, self.row_mask(td)
         ndim = td.ndim if mask is None else mask.ndim
         if self.loss_function is None:
             return {"loss_bc": -log_prob(distribution(actor, td), td, key, ndim)}

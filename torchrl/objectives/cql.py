@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
 from torchrl._core.errors import describe
-from torchrl.objectives.calls import distribution, value_of
-from torchrl.objectives.distributions import draw, log_prob
+from torchrl._core.records.policies import value_of
+from torchrl.data import TensorSpec
+from torchrl.objectives.distributions import distribution, draw, log_prob
 from torchrl.objectives.dqn import DQNLoss
 from torchrl.objectives.max_entropy import Actions
+from torchrl.objectives.networks import Critics
 from torchrl.objectives.off_policy import action_bounds
 from torchrl.objectives.sac import SACLoss
 
@@ -51,16 +54,25 @@ class CQLLoss(SACLoss):
         ``loss_alpha_prime`` (with Lagrange), ``alpha``, ``entropy``.
 
     Source: Kumar et al., 2020, https://arxiv.org/abs/2006.04779, eq. 4 (variant H) and appendix F.
+
+    >>> from torchrl.envs import GymEnv
+    >>> from torchrl.modules import make_actor, make_critic
+    >>> env = GymEnv("Pendulum-v1")
+    >>> actor, critic = make_actor(env, num_cells=(16,)), make_critic(env, num_cells=(16,), with_action=True)
+    >>> loss = CQLLoss(actor, critic, action_spec=env.action_spec)
+    >>> losses = loss(env.rollout(8))  # a batch of the dataset
+    >>> list(losses.keys())
+    ['loss_actor', 'loss_qvalue', 'loss_alpha', 'alpha', 'entropy', 'loss_actor_bc', 'loss_cql']
     """
 
     keys_of_heads = ()  # uniform actions are of one name
 
     def __init__(
         self,
-        actor_network: Any,
-        qvalue_network: Any,
+        actor_network: TensorDictModuleBase,
+        qvalue_network: Critics,
         *,
-        action_spec: Any = None,
+        action_spec: TensorSpec | None = None,
         temperature: float = 1.0,
         min_q_weight: float = 1.0,
         max_q_backup: bool = False,
@@ -75,13 +87,13 @@ class CQLLoss(SACLoss):
         self.max_q_backup, self.deterministic_backup = max_q_backup, deterministic_backup
         self.num_random, self.lagrange_thresh = num_random, lagrange_thresh
         self.with_lagrange = with_lagrange
-        if len(actor_network.dist_sample_keys) > 1:
+        if len(self.actor_network.dist_sample_keys) > 1:
             raise TypeError(
                 describe(
                     self,
                     "draws uniform actions of one name",
                     expected="a policy with one action",
-                    found=actor_network.dist_sample_keys,
+                    found=self.actor_network.dist_sample_keys,
                 )
             )
         spec = getattr(actor_network, "spec", None) if action_spec is None else action_spec
@@ -89,18 +101,41 @@ class CQLLoss(SACLoss):
         low, high = action_bounds(self, spec, bounds, self.tensor_keys.action)
         self._coefficient("action_low", low)
         self._coefficient("action_high", high)
-        self.out_keys = [*self.out_keys, "loss_actor_bc", "loss_cql"]
+        self.out_keys = ["loss_actor", "loss_actor_bc", "loss_qvalue", "loss_cql", "loss_alpha", "alpha", "entropy"]
         if with_lagrange:
             self.log_alpha_prime = nn.Parameter(torch.zeros_like(self.log_alpha))
-            self.out_keys = [*self.out_keys, "loss_alpha_prime"]
+            self.out_keys.insert(5, "loss_alpha_prime")
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
-        out = super().losses(td)
+        return {**super().losses(td), **self._cloning_terms(td), **self._conservative_terms(td)}
+
+    def q_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return ``loss_qvalue`` of a batch, and what is reported beside it; write the priority."""
+        return self.qvalue_loss(tensordict)
+
+    def actor_bc_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return ``loss_actor_bc`` of a batch, and what is reported beside it."""
+        return self._term(tensordict, self._cloning_terms, "loss_actor_bc")
+
+    def cql_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return ``loss_cql`` of a batch, and what is reported beside it."""
+        return self._term(tensordict, self._conservative_terms, "loss_cql")
+
+    def alpha_prime_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return ``loss_alpha_prime`` of a batch, of a loss with Lagrange, and what is reported beside it."""
+        if not self.with_lagrange:
+            raise TypeError(describe(self, "does not learn the weight of its penalty", hint="Pass with_lagrange=True."))
+        return self._term(tensordict, self._conservative_terms, "loss_alpha_prime")
+
+    def _cloning_terms(self, td: TensorDictBase) -> dict[str, Tensor]:
         dist, key = distribution(self.actor_network, td), self.tensor_keys.action
         of_data = log_prob(dist, td, key, td.ndim)
         _, of_policy = draw(dist, key, td.ndim)
-        out["loss_actor_bc"] = self.alpha * of_policy - of_data
-        with self._apart(self.qvalue_network):
+        return {"loss_actor_bc": self.alpha * of_policy - of_data}
+
+    def _conservative_terms(self, td: TensorDictBase) -> dict[str, Tensor]:
+        out = {}
+        with self._apart(self.network("qvalue_network")):
             penalty = self._penalty(td)  # [N, *B]
         if self.with_lagrange:
             weight, gap = self.log_alpha_prime.exp().clamp(0.0, 1e6), penalty - self.lagrange_thresh
@@ -113,19 +148,14 @@ class CQLLoss(SACLoss):
         """Return how far each critic values sampled actions above the data's, ``[N, *B]``."""
         key, count = self.tensor_keys.state_action_value, self.num_random
         with torch.no_grad():
-            draws = [
-                self._uniform(td),
-                self._draw(td.expand(count, *td.batch_size)),
-                self._draws_at_next(td),
-            ]
+            draws = [self._uniform(td), self._draw(td.expand(count, *td.batch_size)), self._draws_at_next(td)]
         wide = td.expand(count, *td.batch_size)
         ratios = [
-            self._judged(self.qvalue_network, wide, key, actions).squeeze(-1) / self.temperature
-            - density
+            self._judged(self.network("qvalue_network"), wide, key, actions).squeeze(-1) / self.temperature - density
             for actions, density in draws
         ]  # [N, R, *B] each
         sampled = torch.cat(ratios, 1).logsumexp(1) - math.log(3 * count)  # [N, *B]
-        gap = self.temperature * sampled - value_of(self.qvalue_network, td, key)
+        gap = self.temperature * sampled - value_of(self.network("qvalue_network"), td, key)
         return self.min_q_weight * gap
 
     def _draws_at_next(self, td: TensorDictBase) -> tuple[Actions, Tensor]:
@@ -150,15 +180,15 @@ class CQLLoss(SACLoss):
         density = -width.log().flatten(td.ndim).sum(-1)  # [*B]
         return {key: low + width * draws}, density.expand(self.num_random, *td.batch_size)
 
-    def _next_value(self, following: TensorDictBase) -> Tensor:
+    def _next_value(self, next_root: TensorDictBase) -> Tensor:
         if self.max_q_backup:
-            wide = following.expand(self.num_random, *following.batch_size)
+            wide = next_root.expand(self.num_random, *next_root.batch_size)
             actions, log_prob_of_next = self._draw(wide, self.target("actor_network"))
             value, best = self._lowest(wide, actions).max(0)
             log_prob_of_next = log_prob_of_next.gather(0, best.unsqueeze(0)).squeeze(0)
         else:
-            actions, log_prob_of_next = self._draw(following, self.target("actor_network"))
-            value = self._lowest(following, actions)
+            actions, log_prob_of_next = self._draw(next_root, self.target("actor_network"))
+            value = self._lowest(next_root, actions)
         return value if self.deterministic_backup else value - self.alpha * log_prob_of_next
 
 
@@ -176,24 +206,56 @@ class DiscreteCQLLoss(DQNLoss):
         ``target_value``.
 
     Source: Kumar et al., 2020, https://arxiv.org/abs/2006.04779, eq. 4 (variant H).
+
+    >>> from torchrl.envs import GymEnv
+    >>> from torchrl.modules import make_q_actor
+    >>> env = GymEnv("CartPole-v1")
+    >>> loss = DiscreteCQLLoss(make_q_actor(env, num_cells=(16,)))
+    >>> list(loss(env.rollout(8)).keys())  # a batch of the dataset
+    ['loss_qvalue', 'td_error', 'pred_value', 'target_value', 'loss_cql']
     """
 
-    def __init__(self, value_network: Any, **options: Any) -> None:
+    def __init__(self, value_network: TensorDictModuleBase, **options: Any) -> None:
         super().__init__(value_network, **options)
         self.out_keys = ["loss_qvalue", "loss_cql", "td_error", "pred_value", "target_value"]
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
-        mask, space = self._mask(td), self.action_space
-        values = self._possible(self._values(td), td)  # [*B, N]
-        taken = space.value_of(values, td.get(self.tensor_keys.action)).squeeze(-1)  # [*B]
+        values, taken = self._of_all_and_taken(td)
+        return {**self._critic_terms(td, taken), **self._conservative_terms(td, values, taken)}
+
+    def value_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return ``loss_qvalue`` of a batch, and what is reported beside it; write the priority."""
+        return self._term(tensordict, self._critic_terms, "loss_qvalue", has_priority=True)
+
+    qvalue_loss = value_loss
+
+    def cql_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return ``loss_cql`` of a batch, and what is reported beside it."""
+        return self._term(tensordict, self._conservative_terms, "loss_cql")
+
+    def _of_all_and_taken(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
+        """Return the values ``[*B, N]`` of all actions, and those of the actions of the data ``[*B]``."""
+        values = self._possible(self._values(td), td)
+        return values, self.action_space.value_of(values, td.get(self.tensor_keys.action)).squeeze(-1)
+
+    def _conservative_terms(
+        self, td: TensorDictBase, values: Tensor | None = None, taken: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        if values is None or taken is None:
+            values, taken = self._of_all_and_taken(td)
+        return {"loss_cql": self._weigh(td, values.logsumexp(-1) - taken)}
+
+    def _critic_terms(self, td: TensorDictBase, taken: Tensor | None = None) -> dict[str, Tensor]:
+        mask = self.row_mask(td)
+        if taken is None:
+            taken = self._of_all_and_taken(td)[1]
         with torch.no_grad():
             target = self._bootstrap(td, self._next_value(td))
             error = (taken - target).square()
         self._prioritise(td, error.unsqueeze(-1))
         return {
             "loss_qvalue": self._weigh(td, self._errors(taken, target)),
-            "loss_cql": self._weigh(td, values.logsumexp(-1) - taken),
-            "td_error": self._mean(error, mask),
-            "pred_value": self._mean(taken.detach(), mask),
-            "target_value": self._mean(target, mask),
+            "td_error": self._reduce(error, mask, "mean"),
+            "pred_value": self._reduce(taken.detach(), mask, "mean"),
+            "target_value": self._reduce(target, mask, "mean"),
         }

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl._core.keys import write
-from torchrl.objectives.calls import take, value_of
+from torchrl._core.records.policies import take, value_of
 from torchrl.objectives.networks import frozen
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss
 
@@ -41,17 +42,27 @@ class DDPGLoss(CriticLoss):
     Reads: ``action``, ``next.reward [*B, 1]``, ``next.terminated [*B, 1]`` (or ``next.done``) and
         the inputs of the networks, now and next.
     Writes: ``td_error [*B]``, the squared error, as priority.
-    Returns: ``loss_actor``, ``loss_value``; the means ``pred_value``, ``target_value``,
-        ``td_error``; the largest, ``pred_value_max``, ``target_value_max``.
+    Returns: ``loss_actor``, ``loss_value``; the means ``pred_value``, ``target_value``, ``td_error``; the
+        largest, ``pred_value_max``, ``target_value_max``. A call with tensors returns all but ``td_error``.
 
     Source: Lillicrap et al., 2016, https://arxiv.org/abs/1509.02971, algorithm 1.
+
+    >>> from torchrl.envs import GymEnv
+    >>> from torchrl.modules import make_critic, make_deterministic_actor
+    >>> from torchrl.objectives import SoftUpdate
+    >>> env = GymEnv("Pendulum-v1")
+    >>> actor = make_deterministic_actor(env, num_cells=(16,))
+    >>> loss = DDPGLoss(actor, make_critic(env, num_cells=(16,), with_action=True), gamma=0.98)
+    >>> updater = SoftUpdate(loss, tau=0.005)
+    >>> losses = loss(env.rollout(8))
+    >>> losses.backward()  # the sum of loss_actor and loss_value
+    >>> updater.step()  # after the step of the optimizer
+    >>> list(losses.keys())
+    ['loss_actor', 'loss_value', 'pred_value', 'target_value', 'pred_value_max', 'target_value_max', 'td_error']
     """
 
     _AcceptedKeys = DDPGKeys
-    network_inputs: Mapping[str, str] = {
-        "actor_network": "root next",
-        "value_network": "root next",
-    }
+    network_inputs: Mapping[str, str] = {"actor_network": "root next", "value_network": "root next"}
     network_outputs: Mapping[str, tuple[str, ...]] = {
         "actor_network": ("action",),
         "value_network": ("state_action_value",),
@@ -59,8 +70,8 @@ class DDPGLoss(CriticLoss):
 
     def __init__(
         self,
-        actor_network: Any,
-        value_network: Any,
+        actor_network: TensorDictModuleBase,
+        value_network: TensorDictModuleBase,
         *,
         loss_function: str = "l2",
         delay_actor: bool = False,
@@ -70,29 +81,33 @@ class DDPGLoss(CriticLoss):
         super().__init__(loss_function=loss_function, **options)
         self.convert_to_functional(actor_network, "actor_network", create_target_params=delay_actor)
         self.convert_to_functional(value_network, "value_network", create_target_params=delay_value)
-        self.out_keys = [
-            "loss_actor",
-            "loss_value",
-            "pred_value",
-            "target_value",
-            "pred_value_max",
-            "target_value_max",
-            "td_error",
-        ]
+        self.delay_actor, self.delay_value = delay_actor, delay_value
+        self.out_keys = ["loss_actor", "loss_value", "pred_value", "target_value", "pred_value_max", "target_value_max"]
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
-        mask = self._mask(td)
+        critic = self._critic_terms(td)
+        return {**self._actor_terms(td), **critic}
+
+    def loss_actor(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return ``loss_actor`` of a batch, and what is reported beside it."""
+        return self._term(tensordict, self._actor_terms, "loss_actor")
+
+    def loss_value(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return ``loss_value`` of a batch, and what is reported beside it; write the priority."""
+        return self._term(tensordict, self._critic_terms, "loss_value", has_priority=True)
+
+    def _critic_terms(self, td: TensorDictBase) -> dict[str, Tensor]:
+        mask = self.row_mask(td)
         predicted, target = self._critic(td)
         error = (predicted.detach() - target).square()
         self._prioritise(td, error)
         return {
-            "loss_actor": self._actor_loss(td),
             "loss_value": self._weigh(td, self._errors(predicted, target)),
-            "pred_value": self._mean(predicted.detach(), mask),
-            "target_value": self._mean(target, mask),
+            "pred_value": self._reduce(predicted.detach(), mask, "mean"),
+            "target_value": self._reduce(target, mask, "mean"),
             "pred_value_max": predicted.max(),
             "target_value_max": target.max(),
-            "td_error": self._mean(error, mask),
+            "td_error": self._reduce(error, mask, "mean"),
         }
 
     def _critic(self, td: TensorDictBase) -> tuple[Tensor, Tensor]:
@@ -105,16 +120,16 @@ class DDPGLoss(CriticLoss):
             target = self._bootstrap(td, ahead.unsqueeze(-1))
         return predicted, target
 
-    def _next_value(self, following: TensorDictBase) -> Tensor:
+    def _next_value(self, next_root: TensorDictBase) -> Tensor:
         keys = self.tensor_keys
-        action = take(self.target("actor_network"), following, keys.action)
-        actions = self._beside_taken(following, {keys.action: action})
+        action = take(self.target("actor_network"), next_root, keys.action)
+        actions = self._beside_taken(next_root, {keys.action: action})
         critic = self.target("value_network")
-        return value_of(critic, following, keys.state_action_value, actions)
+        return value_of(critic, next_root, keys.state_action_value, actions)
 
-    def _actor_loss(self, td: TensorDictBase) -> Tensor:
+    def _actor_terms(self, td: TensorDictBase) -> dict[str, Tensor]:
         keys = self.tensor_keys
         action = take(self.actor_network, td, keys.action)
         with frozen(self.value_network) as critic:
             key, actions = keys.state_action_value, {keys.action: action}
-            return -self._judged(critic, td, key, actions).squeeze(-1)
+            return {"loss_actor": -self._judged(critic, td, key, actions).squeeze(-1)}

@@ -8,16 +8,17 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
+from torch.nn import functional as F
 
 from torchrl._core.devices import check_devices
 from torchrl._core.keys import read, write
 from torchrl._core.legacy import old_keywords
-from torchrl._core.math import distance_loss, known_distance
-from torchrl.objectives.calls import distribution, take
-from torchrl.objectives.common import LossModule
-from torchrl.objectives.distributions import entropy, log_prob
-from torchrl.objectives.masks import per_item
+from torchrl._core.records.policies import take
+from torchrl.data import TensorSpec
+from torchrl.objectives.common import LossModule, distance_loss, known_distance
+from torchrl.objectives.distributions import distribution, entropy, log_prob, per_item
 from torchrl.objectives.max_entropy import MaxEntropyLoss
 
 
@@ -26,14 +27,24 @@ class DTLoss(LossModule):
 
     Args:
         actor_network: Reads trajectories, writes ``action [*B, T, A]``.
-        loss_function: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
+        loss_function: ``"l1"``, ``"l2"`` or ``"smooth_l1"``; ``"cross_entropy"`` for one discrete choice, whose
+            logits ``[*B, T, N]`` the network writes: name their entry with ``set_keys(action_pred="logits")``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         device: Where the loss, its network included, is moved to.
 
-    Reads: ``action [*B, T, A]`` and the inputs of the policy (which often are the action too).
+    Reads: ``action [*B, T, A]`` and the inputs of the policy (which often are the action too); padding is told by
+        the mask ``("collector", "mask") [*B, T]``.
     Returns: ``loss``.
 
     Source: Chen et al., 2021, https://arxiv.org/abs/2106.01345, section 3.
+
+    >>> from torchrl.modules import MLP
+    >>> from tensordict.nn import TensorDictModule
+    >>> actor = TensorDictModule(MLP(5, 2), ["observation", "return_to_go"], ["action"])
+    >>> loss = DTLoss(actor)  # in practice of a transformer
+    >>> steps = {"observation": torch.zeros(4, 10, 4), "return_to_go": torch.ones(4, 10, 1)}
+    >>> loss(**steps, action=torch.zeros(4, 10, 2)).shape
+    torch.Size([])
     """
 
     @dataclass
@@ -47,7 +58,7 @@ class DTLoss(LossModule):
     @old_keywords()
     def __init__(
         self,
-        actor_network: Any,
+        actor_network: TensorDictModuleBase,
         *,
         loss_function: str = "l2",
         reduction: str | None = None,
@@ -56,18 +67,30 @@ class DTLoss(LossModule):
         check_devices(self, device=device)
         super().__init__(reduction=reduction)
         self.convert_to_functional(actor_network, "actor_network")
-        self.loss_function = known_distance(self, loss_function)
+        is_choice = loss_function == "cross_entropy"
+        self.loss_function = loss_function if is_choice else known_distance(self, loss_function)
         self.out_keys = ["loss"]
         if device is not None:
             self.to(device)
 
+    def collect_in_keys(self) -> list[NestedKey]:
+        """Return what is read; a policy that keeps its context as state reads sequences in its place."""
+        sequences = getattr(self.actor_network, "sequence_keys", None)
+        if sequences is None:
+            return super().collect_in_keys()
+        return list(dict.fromkeys([self.tensor_keys.action_target, *sequences]))
+
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         keys = self.tensor_keys
-        predicted = take(self.actor_network, td, keys.action_pred)
-        distance = distance_loss(predicted, td.get(keys.action_target), self.loss_function)
-        return {
-            "loss": per_item(distance.flatten(td.ndim)) if distance.ndim > td.ndim else distance
-        }
+        sequences = {key: td.get(key) for key in getattr(self.actor_network, "sequence_keys", ())}
+        predicted = take(self.actor_network, td, keys.action_pred, sequences)
+        target = td.get(keys.action_target)
+        if self.loss_function == "cross_entropy":
+            number = (target.long().argmax(-1) if target.shape == predicted.shape else target).reshape(td.batch_size)
+            rows = F.cross_entropy(predicted.flatten(0, -2), number.flatten(), reduction="none")
+            return {"loss": rows.reshape(td.batch_size)}
+        distance = distance_loss(predicted, target, self.loss_function)
+        return {"loss": per_item(distance.flatten(td.ndim)) if distance.ndim > td.ndim else distance}
 
 
 class OnlineDTLoss(MaxEntropyLoss):
@@ -87,6 +110,13 @@ class OnlineDTLoss(MaxEntropyLoss):
     Returns: ``loss_log_likelihood``, ``loss_entropy``, ``loss_alpha``, ``alpha``, ``entropy``.
 
     Source: Zheng et al., 2022, https://arxiv.org/abs/2202.05607, eq. 3 to 5.
+
+    >>> from torchrl.envs import GymEnv
+    >>> from torchrl.modules import make_actor
+    >>> env = GymEnv("Pendulum-v1")
+    >>> loss = OnlineDTLoss(make_actor(env, num_cells=(16,)), action_spec=env.action_spec)  # a transformer in practice
+    >>> list(loss(env.rollout(8)[None]).keys())
+    ['loss_log_likelihood', 'loss_entropy', 'loss_alpha', 'alpha', 'entropy']
     """
 
     _AcceptedKeys: Any = DTLoss._AcceptedKeys
@@ -94,10 +124,10 @@ class OnlineDTLoss(MaxEntropyLoss):
 
     def __init__(
         self,
-        actor_network: Any,
+        actor_network: TensorDictModuleBase,
         *,
         target_entropy: float | str = "auto",
-        action_spec: Any = None,
+        action_spec: TensorSpec | None = None,
         samples_mc_entropy: int = 1,
         **options: Any,
     ) -> None:
@@ -105,13 +135,7 @@ class OnlineDTLoss(MaxEntropyLoss):
         self.samples_mc_entropy = samples_mc_entropy
         self._set_actor(actor_network)
         self._set_target_entropy(target_entropy, action_spec)
-        self.out_keys = [
-            "loss_log_likelihood",
-            "loss_entropy",
-            "loss_alpha",
-            "alpha",
-            "entropy",
-        ]
+        self.out_keys = ["loss_log_likelihood", "loss_entropy", "loss_alpha", "alpha", "entropy"]
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         self._limit_alpha()
@@ -123,5 +147,5 @@ class OnlineDTLoss(MaxEntropyLoss):
             "loss_log_likelihood": -log_prob(dist, td, key, td.ndim),
             "loss_entropy": -self.alpha * spread,
             **self._alpha_losses(-spread),
-            **self._reports(-spread, self._mask(td)),
+            **self._reports(-spread, self.row_mask(td)),
         }

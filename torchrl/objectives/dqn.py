@@ -11,18 +11,19 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDictBase
-from tensordict.nn import TensorDictSequential
-from torch import Tensor
+from tensordict.nn import TensorDictModule, TensorDictModuleBase
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import write
-from torchrl._core.plan import input_keys
-from torchrl.modules import QValueModule
-from torchrl.modules.tensordict_module.choices import resolve
-from torchrl.objectives.calls import take
+from torchrl._core.records.policies import input_keys, take
+from torchrl.data import TensorSpec
+from torchrl.modules.tensordict_module.action_space import resolve
+from torchrl.modules.tensordict_module.qvalue import choice_of
+from torchrl.objectives.common import distance_loss
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss
-from torchrl.objectives.value.estimators import ValueEstimators
+from torchrl.objectives.value.registry import ValueEstimators
 
 
 @dataclass
@@ -40,17 +41,15 @@ class _QLearning(CriticLoss):
 
     _AcceptedKeys = DQNKeys
     network_inputs: Mapping[str, str] = {"value_network": "root next"}
-    network_outputs: Mapping[str, tuple[str, ...]] = {
-        "value_network": ("action_value", "action", "value")
-    }
+    network_outputs: Mapping[str, tuple[str, ...]] = {"value_network": ("action_value", "action", "value")}
 
     def __init__(
         self,
-        value_network: Any,
+        value_network: TensorDictModuleBase,
         *,
         delay_value: bool = True,
         double_dqn: bool = False,
-        action_space: Any = None,
+        action_space: str | TensorSpec | None = None,
         **options: Any,
     ) -> None:
         if double_dqn and not delay_value:
@@ -63,13 +62,16 @@ class _QLearning(CriticLoss):
                 )
             )
         super().__init__(**options)
+        if isinstance(value_network, nn.Module) and not hasattr(value_network, "in_keys"):
+            value_network = TensorDictModule(value_network, ["observation"], [self.tensor_keys.action_value])
         self.convert_to_functional(value_network, "value_network", create_target_params=delay_value)
-        self.double_dqn = double_dqn
-        sequence = isinstance(value_network, TensorDictSequential)
-        last = list(value_network.module)[-1] if sequence else None
-        self._chooses = isinstance(last, QValueModule)  # the last part only chooses an action
-        self._mask_key = getattr(last, "action_mask_key", None)
-        space = getattr(value_network, "action_space", None) if action_space is None else None
+        self.delay_value, self.double_dqn = delay_value, double_dqn
+        choice = choice_of(value_network)  # the last part, if it only chooses an action
+        self._has_choice = choice is not None
+        self._mask_key = None if choice is None else choice.action_mask_key
+        space = None
+        if action_space is None:
+            space = getattr(value_network, "action_space", getattr(choice, "action_space", None))
         if space is None or isinstance(space, str):
             space, _ = resolve(self, action_space or space, None, None)
         self.action_space = space
@@ -77,10 +79,12 @@ class _QLearning(CriticLoss):
 
     def _values(self, td: TensorDictBase, target: bool = False) -> Tensor:
         """Return the values of all actions; the choice of one is left out."""
-        network = self.target("value_network") if target else self.value_network
-        *before, network = [*network.module][:-1] if self._chooses else [network]
-        for module in before:
-            td = module(td.copy())
+        name = "value_network"
+        network: Any = self.target(name) if target else self.value_network
+        if self._has_choice:
+            *before, network = list(network.module)[:-1]
+            for module in before:
+                td = module(td.copy())
         return take(network, td, self.tensor_keys.action_value)
 
     def _next_values(self, td: TensorDictBase, target: bool = False) -> Tensor:
@@ -117,7 +121,8 @@ class DQNLoss(_QLearning):
 
     Args:
         value_network: Reads observations, writes ``action_value [*B, N]``, such as
-            :class:`~torchrl.modules.QValueActor`.
+            :class:`~torchrl.modules.QValueActor`; any other ``nn.Module`` is called with the entry
+            ``"observation"``.
         loss_function: ``"l1"``, ``"l2"`` or ``"smooth_l1"``.
         delay_value: Take the target from a frozen copy of the network.
         double_dqn: Choose :math:`a'` with the network that is trained
@@ -142,16 +147,17 @@ class DQNLoss(_QLearning):
     torch.Size([])
     """
 
-    def __init__(self, value_network: Any, *, loss_function: str = "l2", **options: Any) -> None:
+    def __init__(self, value_network: TensorDictModuleBase, *, loss_function: str = "l2", **options: Any) -> None:
         super().__init__(value_network, loss_function=loss_function, **options)
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         taken = self.action_space.value_of(self._values(td), td.get(self.tensor_keys.action))
         with torch.no_grad():
-            target = self._bootstrap(td, self._next_value(td))
+            ahead = self._next_value(td)  # [*B, 1]
+            target = self.value_estimator.value_estimate(td, next_value=ahead).squeeze(-1)
         taken = taken.squeeze(-1)  # [*B]
-        self._prioritise(td, (taken.detach() - target).square().unsqueeze(-1))
-        return {"loss": self._weigh(td, self._errors(taken, target))}
+        td.set(self.tensor_keys.priority, (taken.detach() - target).square().unsqueeze(-1))
+        return {"loss": self._weigh(td, distance_loss(taken, target, self.loss_function))}
 
     def _next_value(self, td: TensorDictBase) -> Tensor:
         """Return the value ``[*B, 1]`` of the best next action."""
@@ -179,11 +185,19 @@ class DistributionalDQNLoss(_QLearning):
     Returns: ``loss``.
 
     Source: Bellemare et al., 2017, https://arxiv.org/abs/1707.06887, algorithm 1.
+
+    >>> from torchrl.envs import GymEnv
+    >>> from torchrl.modules import make_q_actor
+    >>> env = GymEnv("CartPole-v1")
+    >>> net = make_q_actor(env, num_cells=(16,), support=(0, 500, 51))  # 51 atoms from 0 to 500
+    >>> loss = DistributionalDQNLoss(net, gamma=0.99)
+    >>> loss(env.rollout(8))["loss"].shape
+    torch.Size([])
     """
 
     value_estimators = (ValueEstimators.TD0,)
 
-    def __init__(self, value_network: Any, *, gamma: float, **options: Any) -> None:
+    def __init__(self, value_network: TensorDictModuleBase, *, gamma: float, **options: Any) -> None:
         super().__init__(value_network, gamma=gamma, **options)
 
     def _scores(self, values: Tensor) -> Tensor:
@@ -219,11 +233,18 @@ class QRDQNLoss(_QLearning):
     Returns: ``loss``.
 
     Source: Dabney et al., 2018, https://arxiv.org/abs/1710.10044, algorithm 1.
+
+    >>> net = TensorDictModule(lambda obs: obs.expand(-1, 51, 2), ["observation"], ["action_value"])  # 51 quantiles
+    >>> loss = QRDQNLoss(net, action_space="categorical")
+    >>> obs, flag = torch.zeros(4, 1, 1), torch.zeros(4, 1, dtype=torch.bool)
+    >>> loss(observation=obs, next_observation=obs, action=torch.tensor([0, 1, 0, 1]),
+    ...      next_reward=torch.zeros(4, 1), next_done=flag, next_terminated=flag)
+    tensor(0.)
     """
 
     value_estimators = (ValueEstimators.TD0,)
 
-    def __init__(self, value_network: Any, *, kappa: float = 1.0, **options: Any) -> None:
+    def __init__(self, value_network: TensorDictModuleBase, *, kappa: float = 1.0, **options: Any) -> None:
         super().__init__(value_network, **options)
         self.kappa = kappa
 
@@ -276,8 +297,5 @@ def quantile_huber(quantiles: Tensor, target: Tensor, kappa: float = 1.0) -> Ten
     below = (target.detach() < quantiles.detach()).to(quantiles.dtype)
     shape = torch.broadcast_shapes(quantiles.shape, target.shape)
     pairs = (quantiles.expand(shape), target.expand(shape))
-    if kappa:
-        huber = F.huber_loss(*pairs, reduction="none", delta=kappa) / kappa
-    else:
-        huber = (pairs[1] - pairs[0]).abs()
+    huber = F.huber_loss(*pairs, reduction="none", delta=kappa) / kappa if kappa else (pairs[1] - pairs[0]).abs()
     return ((middle.unsqueeze(-1) - below).abs() * huber).mean(-1).sum(-1)

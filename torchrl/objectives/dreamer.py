@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tensordict import NestedKey, TensorDictBase
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl._core.exploration import ExplorationType, set_exploration_type
 from torchrl._core.keys import next_key, read, read_next, write
 from torchrl._core.legacy import old_keywords
-from torchrl._core.math import distance_loss, known_distance
 from torchrl._core.mdp import step_mdp
-from torchrl.objectives.calls import take
-from torchrl.objectives.common import LossModule
+from torchrl._core.records.policies import take
+from torchrl.objectives.common import LossModule, distance_loss, known_distance
 from torchrl.objectives.networks import frozen
-from torchrl.objectives.value.estimators import ValueEstimators
+from torchrl.objectives.value.registry import ValueEstimators
 
 
 class _DreamerLoss(LossModule, ABC):
@@ -35,9 +34,11 @@ class _DreamerLoss(LossModule, ABC):
 
     def forward(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
         """Return the losses, and the data without gradient; the batch stays as it is."""
-        mask = self._mask(tensordict)
-        losses, data = self.losses_and_data(self._as_data(tensordict, mask))
-        return self._reduced(losses, mask), data.detach()
+        mask = self.row_mask(tensordict)
+        losses, data = self.losses_and_data(self.prepare_batch(tensordict, mask))
+        if self._selects:
+            losses = {name: value for name, value in losses.items() if name in self.out_keys}
+        return TensorDict({name: self._reduce(value, mask) for name, value in losses.items()}), data.detach()
 
     @abstractmethod
     def losses_and_data(self, td: TensorDictBase) -> tuple[dict[str, Tensor], TensorDictBase]: ...
@@ -68,6 +69,27 @@ class DreamerModelLoss(_DreamerLoss):
 
     Source: Hafner et al., 2019, https://arxiv.org/abs/1912.01603, eq. 10, with a Gaussian of
         variance 1/2 as the likelihood.
+
+    >>> from tensordict.nn import TensorDictModule, TensorDictSequential
+    >>> from torchrl.modules import RSSMPosterior, RSSMPrior, RSSMRollout
+    >>> after = [("next", name) for name in ("prior_mean", "prior_std", "state", "belief")]
+    >>> kw = {"hidden_dim": 8, "rnn_hidden_dim": 8, "state_dim": 4}
+    >>> prior = TensorDictModule(RSSMPrior(action_dim=1, **kw), ["state", "belief", "action"], after)
+    >>> posterior = TensorDictModule(
+    ...     RSSMPosterior(obs_embed_dim=3, **kw),
+    ...     [("next", "belief"), ("next", "pixels")],  # in practice of an encoder of the pixels
+    ...     [("next", "posterior_mean"), ("next", "posterior_std"), ("next", "state")],
+    ... )
+    >>> heads = [
+    ...     TensorDictModule(torch.nn.Linear(4, 3), [("next", "state")], [("next", "reco_pixels")]),
+    ...     TensorDictModule(torch.nn.Linear(4, 1), [("next", "state")], [("next", "reward")]),
+    ... ]
+    >>> loss = DreamerModelLoss(TensorDictSequential(RSSMRollout(prior, posterior), *heads))
+    >>> batch = TensorDict(state=torch.zeros(2, 5, 4), belief=torch.zeros(2, 5, 8), action=torch.zeros(2, 5, 1))
+    >>> batch["next"] = TensorDict(pixels=torch.zeros(2, 5, 3), reward=torch.zeros(2, 5, 1))
+    >>> losses, _ = loss(batch.auto_batch_size_(2))
+    >>> list(losses.keys())
+    ['loss_model_kl', 'loss_model_reco', 'loss_model_reward']
     """
 
     @dataclass
@@ -111,9 +133,7 @@ class DreamerModelLoss(_DreamerLoss):
     def losses_and_data(self, td: TensorDictBase) -> tuple[dict[str, Tensor], TensorDictBase]:
         keys, reward = self.tensor_keys, td.get(next_key(self.tensor_keys.reward))
         data = self.world_model(td.copy().set(next_key(keys.true_reward), reward))
-        seen, drawn, foreseen = (
-            data.get(next_key(key)) for key in (keys.pixels, keys.reco_pixels, keys.reward)
-        )
+        seen, drawn, foreseen = (data.get(next_key(key)) for key in (keys.pixels, keys.reco_pixels, keys.reward))
         reco = self._pooled(data, distance_loss(seen, drawn, self.reco_loss))  # [*B, T]
         gain = self._pooled(data, distance_loss(reward, foreseen, self.reward_loss))
         losses = {
@@ -131,7 +151,7 @@ class DreamerModelLoss(_DreamerLoss):
         distance = (std.square() + (mean - prior_mean).square()) / (2 * prior_std.square())
         divergence = self._pooled(data, (prior_std / std).log() + distance - 0.5)  # [*B, T]
         if self.delayed_clamp:
-            divergence = self._mean(divergence, self._mask(data))
+            divergence = self._reduce(divergence, self.row_mask(data), "mean")
         return divergence.clamp_min(self.free_nats)
 
     def _pooled(self, data: TensorDictBase, error: Tensor) -> Tensor:
@@ -156,12 +176,29 @@ class DreamerActorLoss(_DreamerLoss):
         gamma: Discount factor, 0.99 by default.
         lmbda: :math:`\lambda`, 0.95 by default.
 
-    Reads: ``state [*B, S]`` and ``belief [*B, ...]`` (or what else the environment begins with):
+    Reads: ``state [*B, S]`` and ``belief [*B, ...]`` (or what else the environment starts from):
         where to start.
     Returns: ``loss_actor``; and what was imagined ``[prod(*B), H]``, without gradient, with the
         returns :math:`V_\lambda` under ``lambda_target``.
 
     Source: Hafner et al., 2019, https://arxiv.org/abs/1912.01603, eq. 6 and 7.
+
+    >>> from tensordict.nn import TensorDictModule
+    >>> from torchrl.data import Bounded
+    >>> from torchrl.envs import DreamerEnv
+    >>> from torchrl.modules import WorldModelWrapper
+    >>> move = TensorDictModule(lambda state, belief, action: (state + action, belief),
+    ...                         ["state", "belief", "action"], ["state", "belief"])
+    >>> reward = TensorDictModule(lambda state: -(state**2), ["state"], ["reward"])
+    >>> env = DreamerEnv(WorldModelWrapper(move, reward), [1], [1])
+    >>> env.action_spec = Bounded(-1, 1, (1,))
+    >>> actor = TensorDictModule(torch.nn.Linear(1, 1), ["state"], ["action"])
+    >>> value = TensorDictModule(torch.nn.Linear(1, 1), ["state"], ["state_value"])
+    >>> loss = DreamerActorLoss(actor, value, env, imagination_horizon=15)
+    >>> start = TensorDict(state=torch.ones(6, 1), belief=torch.zeros(6, 1), batch_size=[6])
+    >>> losses, imagined = loss(start)
+    >>> imagined.shape, losses["loss_actor"].requires_grad
+    (torch.Size([6, 15]), True)
     """
 
     @dataclass
@@ -176,6 +213,7 @@ class DreamerActorLoss(_DreamerLoss):
 
     actor_model: Any
     default_value_estimator = ValueEstimators.TDLambda
+    value_estimators = (ValueEstimators.TD0, ValueEstimators.TD1, ValueEstimators.TDLambda)
 
     @old_keywords()
     def __init__(
@@ -234,6 +272,13 @@ class DreamerValueLoss(_DreamerLoss):
     Returns: ``loss_value``; and the batch with the values, without gradient.
 
     Source: Hafner et al., 2019, https://arxiv.org/abs/1912.01603, eq. 8, without its factor 1/2.
+
+    >>> from tensordict.nn import TensorDictModule
+    >>> model = TensorDictModule(torch.nn.Linear(4, 1), ["state"], ["state_value"])
+    >>> imagined = TensorDict(state=torch.zeros(6, 15, 4), lambda_target=torch.ones(6, 15, 1), batch_size=[6, 15])
+    >>> losses, _ = DreamerValueLoss(model, gamma=0.99)(imagined)
+    >>> losses["loss_value"].shape
+    torch.Size([])
     """
 
     @dataclass

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -37,6 +37,15 @@ class GAILLoss(LossModule):
 
     Source: Ho and Ermon, 2016, https://arxiv.org/abs/1606.03476, eq. 17, with the two labels the
         other way round, as is usual.
+
+    >>> from tensordict.nn import TensorDictModule
+    >>> from torchrl.modules import MLP
+    >>> discriminator = TensorDictModule(MLP(4, 1), ["observation", "action"], ["d_logits"])
+    >>> expert = {"observation": torch.zeros(8, 3), "action": torch.zeros(8, 1)}
+    >>> policy = {"collector_observation": torch.ones(8, 3), "collector_action": torch.ones(8, 1)}
+    >>> loss = GAILLoss(discriminator)
+    >>> loss(TensorDict(**expert, **policy, batch_size=[8]))["loss"].shape
+    torch.Size([])
     """
 
     @dataclass
@@ -50,7 +59,7 @@ class GAILLoss(LossModule):
     @old_keywords()
     def __init__(
         self,
-        discriminator_network: Any,
+        discriminator_network: TensorDictModuleBase,
         *,
         use_grad_penalty: bool = False,
         gp_lambda: float = 10.0,
@@ -62,7 +71,7 @@ class GAILLoss(LossModule):
         self.out_keys = ["loss", *["gp_loss"] * use_grad_penalty]
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
-        keys, mask = self.tensor_keys, self._mask(td)
+        keys, mask = self.tensor_keys, self.row_mask(td)
         expert = td.get(keys.expert_observation), td.get(keys.expert_action)
         policy = td.get(keys.collector_observation), td.get(keys.collector_action)
         # one call, so that statistics over the batch are over both kinds
@@ -72,7 +81,7 @@ class GAILLoss(LossModule):
         if self.use_grad_penalty:
             penalty = self._penalty(expert, policy, td.ndim)  # [*B]
             out["loss"] = out["loss"] + penalty
-            out["gp_loss"] = self._mean(penalty.detach(), mask)
+            out["gp_loss"] = self._reduce(penalty.detach(), mask, "mean")
         return out
 
     def _logits(self, observation: Tensor, action: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import as_keys, write
+from torchrl._core.math import cleared
+from torchrl.data import TensorSpec
 from torchrl.modules.tensordict_module.probabilistic import reads_own_draws
-from torchrl.objectives.calls import distribution
-from torchrl.objectives.distributions import check_actor, draw, heads
-from torchrl.objectives.masks import cleared
+from torchrl.objectives.distributions import check_actor, distribution, draw, heads
 from torchrl.objectives.off_policy import CriticKeys, CriticLoss, spec_leaf
 
 Actions = dict[NestedKey, Tensor]
@@ -53,10 +53,7 @@ class MaxEntropyLoss(CriticLoss):
 
     _AcceptedKeys = MaxEntropyKeys
     keys_of_heads: ClassVar[tuple[str, ...]] = ("action", "log_prob")
-    network_inputs: Mapping[str, str] = {
-        "actor_network": "root next",
-        "qvalue_network": "root next",
-    }
+    network_inputs: Mapping[str, str] = {"actor_network": "root next", "qvalue_network": "root next"}
     network_outputs: Mapping[str, tuple[str, ...]] = {
         "qvalue_network": ("state_action_value",),
         "value_network": ("value",),
@@ -114,7 +111,7 @@ class MaxEntropyLoss(CriticLoss):
         if len(keys) == 1 and keys[0] != "_" and hasattr(self.tensor_keys, "action"):
             self.tensor_keys.action = keys[0]
 
-    def _set_target_entropy(self, target_entropy: float | str, action_spec: Any) -> None:
+    def _set_target_entropy(self, target_entropy: float | str, action_spec: TensorSpec | None) -> None:
         if target_entropy == "auto":
             spec = action_spec
             if spec is None:
@@ -124,7 +121,7 @@ class MaxEntropyLoss(CriticLoss):
         self._coefficient("target_entropy", float(target_entropy))
         self._knows_target_entropy = not math.isnan(float(target_entropy))
 
-    def _draw(self, td: TensorDictBase, actor: Any = None) -> tuple[Actions, Tensor]:
+    def _draw(self, td: TensorDictBase, actor: object = None) -> tuple[Actions, Tensor]:
         """Return actions of the policy and their log-probability ``[*B]``, both with gradients."""
         actor = self.actor_network if actor is None else actor
         dist = distribution(actor, td)
@@ -141,23 +138,41 @@ class MaxEntropyLoss(CriticLoss):
         self._infer_target_entropy(actions.values(), log_prob.ndim)
         return actions, log_prob
 
-    def _ahead(
-        self, td: TensorDictBase, value: Callable[[TensorDictBase], Tensor], skip: bool
-    ) -> Tensor:
+    def _ahead(self, td: TensorDictBase, value: Callable[[TensorDictBase], Tensor], skip: bool) -> Tensor:
         """Return values ``[*B, ...]`` of the next steps, if asked only of those that are not final.
 
         Args:
             td: The batch.
             value: Called on the next steps.
-            skip: Whether final steps are left out; their values, which do not count, are 0.
+            skip: Whether done steps are left out; their values, which do not count, are 0.
         """
         if not skip:
             return self._at_next(td, value)
-        goes_on = ~self.value_estimator.ends(td)[1].squeeze(-1)  # [*B]
+        done, terminated = self.value_estimator.ends(td)
+        goes_on = ~(done | terminated).squeeze(-1)  # [*B]
         if self._remembers(td):  # sequences have no gaps
             return cleared(self._at_next(td, value), goes_on)
         some = value(td.get("next")[goes_on])
         return some.new_zeros((*goes_on.shape, *some.shape[1:])).index_put((goes_on,), some)
+
+    def _of_known_targets(self, td: TensorDictBase, error: Tensor, skip: bool) -> Tensor:
+        """Return errors ``[*B]`` of critics; rows whose target is unknown do not count.
+
+        Args:
+            td: The batch.
+            error: Of each row.
+            skip: Whether nothing is read of what follows done steps: then the target of a row that
+                was truncated is not known.
+        """
+        if not skip:
+            return error
+        done, terminated = self.value_estimator.ends(td)
+        known, mask = ~(done & ~terminated).squeeze(-1), self.row_mask(td)  # [*B]
+        error = cleared(error, known)
+        if self.reduction != "mean":
+            return error
+        rows = torch.ones_like(known) if mask is None else mask
+        return error * (rows.sum() / (rows & known).sum().clamp_min(1))
 
     def _infer_target_entropy(self, actions: Iterable[Tensor], ndim: int) -> None:
         """Count the dimensions of actions ``[*B, ...]``, if no spec has told them."""
@@ -192,7 +207,62 @@ class MaxEntropyLoss(CriticLoss):
                 self.log_alpha.copy_(self.log_alpha.clamp(*self._log_limits))
 
     def _reports(self, log_prob: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
-        return {"alpha": self.alpha, "entropy": -self._mean(log_prob.detach(), mask)}
+        return {"alpha": self.alpha, "entropy": -self._reduce(log_prob.detach(), mask, "mean")}
+
+
+class SoftActorCriticLoss(MaxEntropyLoss):
+    """Base of the losses of maximum entropy that have a critic of actions.
+
+    Hooks:
+        _critic_terms: ``td -> {"loss_qvalue": [*B], ...}``; writes the priority.
+        _actor_terms: ``td -> ({"loss_actor": [*B], ...}, log-probabilities [*B])``.
+    """
+
+    _AcceptedKeys: Any = MaxEntropyKeys
+
+    def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
+        self._limit_alpha()
+        critic = self._critic_terms(td)
+        actor, log_prob = self._actor_terms(td)
+        reports = self._reports(log_prob, self.row_mask(td))
+        return {**actor, **critic, **self._alpha_losses(log_prob), **reports}
+
+    def _critic_terms(self, td: TensorDictBase) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def _actor_terms(self, td: TensorDictBase) -> tuple[dict[str, Tensor], Tensor]:
+        raise NotImplementedError
+
+    def actor_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return ``loss_actor`` of a batch, and what is reported beside it, with ``log_prob [*B]``."""
+        return self._term(tensordict, self._policy_terms, "loss_actor")
+
+    def qvalue_loss(self, tensordict: TensorDictBase) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return ``loss_qvalue`` of a batch, and what is reported beside it; write the priority."""
+        return self._term(tensordict, self._critic_terms, "loss_qvalue", has_priority=True)
+
+    def alpha_loss(
+        self, tensordict: TensorDictBase | Mapping[str, Tensor] | None = None, *, log_prob: Tensor | None = None
+    ) -> Any:
+        """Return ``loss_alpha``, and what is reported beside it; the loss alone if ``log_prob`` is given.
+
+        Args:
+            tensordict: What :meth:`actor_loss` reported; or a batch, for which actions are drawn.
+            log_prob: Log-probabilities ``[*B]`` of the policy's actions, in its place.
+        """
+        self._limit_alpha()
+        if log_prob is not None:
+            return self._reduce(self._alpha_losses(log_prob)["loss_alpha"])
+        report: Any = tensordict
+        if isinstance(tensordict, TensorDictBase):
+            report = self._term(tensordict, self._policy_terms, "loss_actor")[1]
+        loss = self._alpha_losses(report["log_prob"])["loss_alpha"]
+        return self._reduce(loss, report.get("mask")), {"alpha": self.alpha}
+
+    def _policy_terms(self, td: TensorDictBase) -> dict[str, Tensor]:
+        self._limit_alpha()
+        terms, log_prob = self._actor_terms(td)
+        return {**terms, "log_prob": log_prob, **self._reports(log_prob, self.row_mask(td))}
 
 
 def action_dims(spec: Any, keys: list[NestedKey]) -> int | None:
@@ -205,9 +275,7 @@ def action_dims(spec: Any, keys: list[NestedKey]) -> int | None:
     present = set(spec.keys(True, True))
     if not present:
         return None
-    chosen = [key for key in keys if key in present] or [
-        key for key in present if len(present) == 1
-    ]
+    chosen = [key for key in keys if key in present] or [key for key in present if len(present) == 1]
     if not chosen:
         return None
     total = 0

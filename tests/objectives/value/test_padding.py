@@ -35,8 +35,7 @@ def test_padding_is_no_data(name, shifted):
 
 
 @pytest.mark.parametrize(
-    ("kind", "option"),
-    [(GAE, "average_gae"), (VTrace, "average_adv"), (TDLambdaEstimator, "average_rewards")],
+    ("kind", "option"), [(GAE, "average_gae"), (VTrace, "average_adv"), (TDLambdaEstimator, "average_rewards")]
 )
 def test_averages_are_over_what_is_no_padding(kind, option):
     td, padded, mask = trajectories()

@@ -16,9 +16,7 @@ from torchrl.objectives.value import GAE, TD0Estimator, TDLambdaEstimator
 OBS, HIDDEN = 3, 5
 MAKE = {
     "gae": lambda critic, **kw: GAE(gamma=0.9, lmbda=0.8, value_network=critic, **kw),
-    "td_lambda": lambda critic, **kw: TDLambdaEstimator(
-        gamma=0.9, lmbda=0.8, value_network=critic, **kw
-    ),
+    "td_lambda": lambda critic, **kw: TDLambdaEstimator(gamma=0.9, lmbda=0.8, value_network=critic, **kw),
     "td0": lambda critic, **kw: TD0Estimator(gamma=0.9, value_network=critic, **kw),
 }
 
@@ -92,15 +90,13 @@ def test_steps_of_several_transitions_have_no_sequence_in_common():
     td["steps_to_next_obs"] = torch.full((2, 3, 8), 2)
     with set_recurrent_mode():
         out = MAKE["td0"](critic)(td.copy())
-        following = critic(td["next"].copy())["state_value"]
-    torch.testing.assert_close(out["next", "state_value"], following.detach())
+        next_root = critic(td["next"].copy())["state_value"]
+    torch.testing.assert_close(out["next", "state_value"], next_root.detach())
 
 
 Q_LEARNING = {
     "dqn": lambda net, **kw: DQNLoss(net, action_space="categorical", **kw),
-    "c51": lambda net, **kw: DistributionalDQNLoss(
-        net, gamma=0.9, action_space="categorical", **kw
-    ),
+    "c51": lambda net, **kw: DistributionalDQNLoss(net, gamma=0.9, action_space="categorical", **kw),
     "quantiles": lambda net, **kw: QRDQNLoss(net, action_space="categorical", **kw),
 }
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrl._core.legacy import old_keywords
 from torchrl.modules import ValueNorm
 from torchrl.objectives.ppo import ClipPPOLoss
-from torchrl.objectives.value.estimators import ValueEstimators
+from torchrl.objectives.value.registry import ValueEstimators
 
 
 class MAPPOLoss(ClipPPOLoss):
@@ -37,6 +37,15 @@ class MAPPOLoss(ClipPPOLoss):
     Returns: As :class:`~torchrl.objectives.ClipPPOLoss`.
 
     Source: Yu et al., 2022, https://arxiv.org/abs/2103.01955, appendix A.
+
+    >>> from torchrl.testing.networks import team_advantages, team_networks
+    >>> loss = MAPPOLoss(*team_networks())  # of two agents
+    >>> loss.set_keys(action=("agents", "action"), sample_log_prob=("agents", "action_log_prob"))
+    >>> loss.set_keys(value=("agents", "state_value"))
+    >>> losses = loss(team_advantages())
+    >>> losses.backward()
+    >>> losses["loss_objective"].shape
+    torch.Size([])
     """
 
     default_value_estimator = ValueEstimators.MAGAE
@@ -63,15 +72,15 @@ class MAPPOLoss(ClipPPOLoss):
         )
         self.value_norm = value_norm
 
-    def _estimator_networks(self) -> dict[str, Any]:
-        networks = super()._estimator_networks()
+    def value_networks(self) -> dict[str, Any]:
+        networks = super().value_networks()
         if self.value_norm is not None:
             key = self.tensor_keys.value
             undo = TensorDictModule(self.value_norm.denormalize, [key], [key])
             networks["value_network"] = TensorDictSequential(networks["value_network"], undo)
         return networks
 
-    def _as_predicted(self, value: Tensor, mask: Tensor | None, learn: bool = False) -> Tensor:
+    def scale_values(self, value: Tensor, mask: Tensor | None, learn: bool = False) -> Tensor:
         if self.value_norm is None:
             return value
         if learn:
@@ -85,4 +94,11 @@ class IPPOLoss(MAPPOLoss):
     The formulas are those of :class:`MAPPOLoss`; what differs is the critic that is passed.
 
     Source: de Witt et al., 2020, https://arxiv.org/abs/2011.09533.
+
+    >>> from torchrl.testing.networks import team_advantages, team_networks
+    >>> loss = IPPOLoss(*team_networks())  # the critic reads ("agents", "observation")
+    >>> loss.set_keys(action=("agents", "action"), sample_log_prob=("agents", "action_log_prob"))
+    >>> loss.set_keys(value=("agents", "state_value"))
+    >>> loss(team_advantages())["loss_critic"].shape
+    torch.Size([])
     """

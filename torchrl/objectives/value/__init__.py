@@ -3,16 +3,16 @@
 from torchrl._core.legacy import old_names
 from torchrl.objectives.value import functional
 from torchrl.objectives.value._legacy import OLD
-from torchrl.objectives.value.advantages import (
+from torchrl.objectives.value.estimators import (
     GAE,
     MultiAgentGAE,
     TD0Estimator,
     TD1Estimator,
     TDLambdaEstimator,
     ValueEstimatorBase,
-    VTrace,
 )
-from torchrl.objectives.value.estimators import ValueEstimators, default_value_kwargs
+from torchrl.objectives.value.registry import ValueEstimators, default_value_kwargs
+from torchrl.objectives.value.vtrace import VTrace
 
 __all__ = [
     "GAE",

@@ -10,12 +10,11 @@ from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
 from torchrl._core.keys import as_keys, require
-from torchrl._core.plan import input_keys
+from torchrl._core.math import cleared
+from torchrl._core.records.policies import input_keys
 from torchrl._core.returns import vtrace_advantage_estimate
-from torchrl.objectives.calls import distribution
-from torchrl.objectives.distributions import check_actor, log_prob, old_log_prob
-from torchrl.objectives.masks import cleared
-from torchrl.objectives.value.base import Steps, ValueEstimatorBase
+from torchrl.objectives.distributions import check_actor, distribution, log_prob, old_log_prob
+from torchrl.objectives.value.estimators import Steps, ValueEstimatorBase
 
 
 class VTrace(ValueEstimatorBase):
@@ -34,6 +33,14 @@ class VTrace(ValueEstimatorBase):
     Reads: ``action``, ``action_log_prob [*B, T]`` beside what every estimator reads.
 
     Source: Espeholt et al., 2018, https://arxiv.org/abs/1802.01561, section 4.1.
+
+    >>> from torchrl.envs import GymEnv
+    >>> from torchrl.modules import make_actor, make_critic
+    >>> env = GymEnv("Pendulum-v1")
+    >>> actor = make_actor(env, num_cells=(16,))
+    >>> vtrace = VTrace(gamma=0.99, actor_network=actor, value_network=make_critic(env, num_cells=(16,)))
+    >>> vtrace(env.rollout(8, actor))["advantage"].shape
+    torch.Size([8, 1])
     """
 
     needs_value = True
