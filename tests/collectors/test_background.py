@@ -44,9 +44,7 @@ def test_the_buffer_fills_by_itself(make, shared):
         before = buffer.write_count
         time.sleep(0.05)
         # A worker of an asynchronous collector ends the batch that it is at.
-        assert buffer.write_count - before <= (
-            20 if isinstance(collector, MultiAsyncCollector) else 0
-        )
+        assert buffer.write_count - before <= (20 if isinstance(collector, MultiAsyncCollector) else 0)
         assert collector.is_running()
         before = buffer.write_count
     wait_for(lambda: buffer.write_count > before)
@@ -105,16 +103,12 @@ def test_exploring_beside_does_not_change_how_the_learner_acts():
             return super()._step(tensordict)
 
     buffer = ReplayBuffer(storage=LazyTensorStorage(100))
-    collector = Collector(
-        Watching(), frames_per_batch=50, replay_buffer=buffer, exploration_type="random"
-    )
+    collector = Collector(Watching(), frames_per_batch=50, replay_buffer=buffer, exploration_type="random")
     collector.start()
     wait_for(lambda: seen)
     assert exploration_type() is None
     collector.shutdown()
-    assert {str(kind) for kind in seen} == {"random"} or all(
-        kind.value == "random" for kind in seen
-    )
+    assert {str(kind) for kind in seen} == {"random"} or all(kind.value == "random" for kind in seen)
 
 
 def test_an_interruptor_ends_a_batch_early():
@@ -124,9 +118,7 @@ def test_an_interruptor_ends_a_batch_early():
             return super()._step(tensordict)
 
     interruptor = Interruptor()
-    collector = Collector(
-        Slow(), frames_per_batch=10_000, total_frames=20_000, interruptor=interruptor
-    )
+    collector = Collector(Slow(), frames_per_batch=10_000, total_frames=20_000, interruptor=interruptor)
     threading.Timer(0.1, interruptor.stop_collection).start()
     batch = collector.next()
     assert 1 <= batch.shape[0] < 1000
@@ -178,11 +170,7 @@ def test_trajectories_of_different_lengths_are_padded_or_not():
 
 def test_trajectories_that_a_reset_cuts_are_left_out():
     collector = Collector(
-        CountingEnv(3),
-        frames_per_batch=5,
-        total_frames=20,
-        trajs_per_batch=2,
-        reset_at_each_iter=True,
+        CountingEnv(3), frames_per_batch=5, total_frames=20, trajs_per_batch=2, reset_at_each_iter=True
     )
     assert [batch.shape for batch in collector] == [(2, 3), (2, 3)]
     assert not collector._whole._open
@@ -190,13 +178,7 @@ def test_trajectories_that_a_reset_cuts_are_left_out():
 
 def test_whole_trajectories_fill_a_buffer():
     buffer = ReplayBuffer(storage=LazyTensorStorage(100))
-    collector = Collector(
-        CountingEnv(3),
-        frames_per_batch=5,
-        total_frames=20,
-        trajs_per_batch=2,
-        replay_buffer=buffer,
-    )
+    collector = Collector(CountingEnv(3), frames_per_batch=5, total_frames=20, trajs_per_batch=2, replay_buffer=buffer)
     assert list(collector) == [None] * 3
     assert len(buffer) == 18
     with pytest.raises(TypeError, match="count the batches"):
@@ -206,9 +188,7 @@ def test_whole_trajectories_fill_a_buffer():
 def test_whole_trajectories_are_written_while_steps_are_counted(make):
     buffer = ReplayBuffer(storage=LazyTensorStorage(100))
     sizes = []
-    with make(
-        trajs_per_write=2, frames_per_batch=10, total_frames=60, replay_buffer=buffer
-    ) as collector:
+    with make(trajs_per_write=2, frames_per_batch=10, total_frames=60, replay_buffer=buffer) as collector:
         for batch in collector:
             assert batch is None
             sizes.append(len(buffer))

@@ -1,4 +1,4 @@
-"""Every collector obeys every law of torchrl.testing.collector."""
+"""Every collector obeys every check of torchrl.testing.collector."""
 
 import pytest
 import torch
@@ -7,17 +7,12 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 
 import torchrl.collectors
-from torchrl.collectors import (
-    AsyncCollector,
-    Collector,
-    MultiAsyncCollector,
-    MultiCollector,
-    MultiSyncCollector,
-)
+from torchrl.collectors import AsyncCollector, Collector, MultiAsyncCollector, MultiCollector, MultiSyncCollector
 from torchrl.collectors.base import BaseCollector
+from torchrl.collectors.distributed import DistributedCollector, DistributedSyncCollector
 from torchrl.envs import GymEnv, InitTracker, RewardSum, StepCounter, TransformedEnv
-from torchrl.testing.collector import LAWS, check_collector
-from torchrl.testing.mocks import CountingEnv, EntrywiseCountingEnv
+from torchrl.testing.collector import CHECKS, check_collector
+from torchrl.testing.mocks import CountingEnv, FlatCountingEnv
 
 
 def policy():
@@ -37,12 +32,10 @@ def cartpole(num_envs=None):
 COLLECTORS = {
     "counting": lambda **kw: Collector(CountingEnv(), policy(), **kw),
     "counting, rows": lambda **kw: Collector(CountingEnv(batch_size=[3]), policy(), **kw),
-    "entrywise": lambda **kw: Collector(EntrywiseCountingEnv(), policy(), **kw),
-    "entrywise, grid": lambda **kw: Collector(
-        EntrywiseCountingEnv(2, batch_size=[2, 2]), policy(), **kw
-    ),
+    "supports_flat_records": lambda **kw: Collector(FlatCountingEnv(), policy(), **kw),
+    "supports_flat_records, grid": lambda **kw: Collector(FlatCountingEnv(2, batch_size=[2, 2]), policy(), **kw),
     "private": lambda **kw: Collector(
-        EntrywiseCountingEnv(),
+        FlatCountingEnv(),
         lambda td: td.set("action", torch.zeros(1)).set("_x", torch.zeros(1)).set(("a", "_y"), 1),
         **kw,
     ),
@@ -50,23 +43,29 @@ COLLECTORS = {
     "sync, action alone": lambda **kw: MultiSyncCollector([CountingEnv] * 2, action_alone, **kw),
     "random": lambda **kw: Collector(cartpole(), **kw),
     "rows": lambda **kw: Collector(cartpole(3), **kw),
-    "limited": lambda **kw: Collector(
-        GymEnv("Pendulum-v1", num_envs=2), max_frames_per_traj=5, **kw
-    ),
+    "limited": lambda **kw: Collector(GymEnv("Pendulum-v1", num_envs=2), max_frames_per_traj=5, **kw),
     "device": lambda **kw: Collector(cartpole(2), device="cpu", **kw),
     "sync": lambda **kw: MultiSyncCollector([cartpole] * 2, **kw),
-    "sync, rows": lambda **kw: MultiSyncCollector(
-        lambda: CountingEnv(batch_size=[2]), policy(), num_workers=2, **kw
-    ),
+    "sync, rows": lambda **kw: MultiSyncCollector(lambda: CountingEnv(batch_size=[2]), policy(), num_workers=2, **kw),
     "async": lambda **kw: MultiAsyncCollector([cartpole], **kw),
     "one worker": lambda **kw: AsyncCollector(lambda: cartpole(2), device="cpu", **kw),
 }
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-@pytest.mark.parametrize("make", COLLECTORS.values(), ids=COLLECTORS)
-def test_law(make, law):
-    law(make)
+RANKS = {
+    "ranks": lambda **kw: DistributedSyncCollector([cartpole] * 2, **kw),
+    "rank, async": lambda **kw: DistributedCollector([lambda: CountingEnv(batch_size=[2])], policy(), **kw),
+}
+ALL = [
+    *(pytest.param(make, id=name) for name, make in COLLECTORS.items()),
+    *(pytest.param(make, id=name, marks=pytest.mark.distributed) for name, make in RANKS.items()),
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("make", ALL)
+def test_contract(make, check):
+    check(make)
 
 
 def test_every_public_collector_is_listed():

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 
+import torchrl.collectors.evaluator
 from torchrl._core.errors import MissingKeyError, WorkerError
 from torchrl.collectors import Evaluator
-from torchrl.collectors.evaluation import returns_and_lengths
+from torchrl.collectors.evaluation_runner import returns_and_lengths
 from torchrl.data import Composite, Unbounded
 from torchrl.envs import GymEnv, ParallelEnv, SerialEnv, TransformedEnv
 from torchrl.modules import EGreedyModule
@@ -120,9 +122,7 @@ def test_long_episodes_are_given_up():
 
 def test_the_policy_does_not_explore():
     env = GymEnv("CartPole-v1")
-    greedy = TensorDictModule(
-        lambda x: torch.tensor([0, 1]).expand(*x.shape[:-1], 2), ["observation"], ["action"]
-    )
+    greedy = TensorDictModule(lambda x: torch.tensor([0, 1]).expand(*x.shape[:-1], 2), ["observation"], ["action"])
     explores = EGreedyModule(env.action_spec, eps_init=1.0, eps_end=1.0)
     found = [
         Evaluator(
@@ -236,8 +236,8 @@ def test_videos_are_written_once_an_evaluation(wanted):
 def test_contradictions_are_refused():
     with pytest.raises(ValueError, match=r"busy_policy one of .* found 10, 'queue'"):
         Evaluator(CountingEnv(), busy_policy="queue")
-    with pytest.raises(ValueError, match=r"backend must be one of .* found 'ray'"):
-        Evaluator(CountingEnv(), backend="ray")
+    with pytest.raises(ValueError, match=r"backend must be one of .* found 'mpi'"):
+        Evaluator(CountingEnv(), backend="mpi")
     with pytest.raises(ValueError, match=r"mp_start_method is an argument of backend='process'"):
         Evaluator(CountingEnv(), mp_start_method="fork")
     with pytest.raises(TypeError, match="either a policy or a policy_factory"):
@@ -326,7 +326,7 @@ def test_a_spawned_process_gets_functions_and_modules_by_value(policy, started):
     )
     set_bias(policy, 2.0)
     assert evaluator.evaluate()["actions"] == [2.0]
-    os.kill(evaluator._runner._worker.pid, signal.SIGKILL)
+    os.kill(evaluator._runner.pool.workers[0].pid, signal.SIGKILL)
     with pytest.raises(WorkerError, match="its process was killed by SIGKILL"):
         evaluator.evaluate()
     evaluator.shutdown()
@@ -358,10 +358,7 @@ def test_an_error_in_a_process_arrives_with_its_traceback_and_is_not_its_end(sta
 
 def test_an_answer_that_cannot_be_pickled_is_an_error(policy):
     evaluator = Evaluator(
-        CountingEnv(horizon=3),
-        policy,
-        metrics_fn=lambda _: {"lock": threading.Lock()},
-        backend="process",
+        CountingEnv(horizon=3), policy, metrics_fn=lambda _: {"lock": threading.Lock()}, backend="process"
     )
     with pytest.raises(WorkerError, match=r"its process failed: TypeError: cannot pickle '.*lock'"):
         evaluator.evaluate()
@@ -453,6 +450,46 @@ def test_shutdown_ends_an_evaluation_that_takes_too_long(started):
     assert not started()
     with pytest.raises(WorkerError):
         evaluator.wait()
+
+
+class Marking(CountingEnv):
+    """Leaves a file when an episode begins."""
+
+    def __init__(self, path, **kwargs):
+        super().__init__(**kwargs)
+        self.path = Path(path)
+
+    def _reset(self, tensordict=None):
+        self.path.touch()
+        return super()._reset(tensordict)
+
+
+def test_the_end_of_the_program_comes_before_an_evaluation_that_has_just_been_triggered(started, tmp_path, monkeypatch):
+    monkeypatch.setattr(torchrl.collectors.evaluator, "DELAY", 60)
+    evaluator = Evaluator(partial(Marking, str(tmp_path / "begun")), backend="process")
+    evaluator.trigger_eval()
+    time.sleep(0.3)  # a busy machine
+    evaluator._finalizer()  # as the interpreter calls it at its end
+    assert not started()
+    assert not (tmp_path / "begun").exists()
+    with pytest.raises(WorkerError):
+        evaluator.wait()
+
+
+@pytest.mark.parametrize("ask", ["wait", "poll", "shutdown", "nobody"])
+def test_a_triggered_evaluation_runs_whoever_asks_for_it(ask, started):
+    evaluator = Evaluator(CountingEnv, backend="process", num_trajectories=1, max_steps=2)
+    evaluator.trigger_eval()
+    if ask == "poll":
+        while not evaluator.poll():
+            time.sleep(0.01)
+    elif ask == "nobody":
+        assert evaluator._running.result(20)["eval/episode_length"] == 2
+    else:
+        getattr(evaluator, ask)()
+    evaluator.shutdown()
+    if ask == "shutdown":
+        assert evaluator.wait()["eval/episode_length"] == 2
 
 
 @pytest.mark.parametrize("name", ["timeout", "shutdown_timeout"])

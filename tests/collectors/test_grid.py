@@ -117,9 +117,7 @@ def test_cell(collector, env, policy):
         newest = data[data["policy_version"] == 1]
         expected = torch.tensor(0.25).tanh() if policy == "actor" else torch.tensor(0.25)
         assert len(newest) or "async" in collector
-        torch.testing.assert_close(
-            newest["action"], expected.expand_as(newest["action"]), atol=0.1, rtol=0
-        )
+        torch.testing.assert_close(newest["action"], expected.expand_as(newest["action"]), atol=0.1, rtol=0)
         assert not (data["action"][data["policy_version"] == 0] - expected).abs().max() < 0.1
     by_number = torch.cat([b.reshape(-1, STEPS) for b in batches])  # [rows, T], workers apart
     numbers = by_number["collector", "traj_ids"] % 2 if "sync" in collector else None

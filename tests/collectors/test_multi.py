@@ -9,7 +9,6 @@ import torch
 from tensordict.nn import TensorDictModule
 from torch import nn
 
-from torchrl._core.errors import WorkerError
 from torchrl.collectors import (
     AsyncCollector,
     Collector,
@@ -18,13 +17,7 @@ from torchrl.collectors import (
     make_collector,
     split_trajectories,
 )
-from torchrl.data import (
-    LazyMemmapStorage,
-    LazyTensorStorage,
-    PrioritizedSampler,
-    RandomSampler,
-    ReplayBuffer,
-)
+from torchrl.data import LazyMemmapStorage, LazyTensorStorage, PrioritizedSampler, RandomSampler, ReplayBuffer
 from torchrl.envs import EnvCreator, GymEnv, ParallelEnv, SerialEnv
 from torchrl.testing.mocks import CountingEnv
 
@@ -107,9 +100,7 @@ def test_the_documented_form():
 
 
 def test_workers_of_unequal_shares():
-    with MultiSyncCollector(
-        [CountingEnv] * 2, frames_per_batch=[4, 8], total_frames=24, cat_results=0
-    ) as collector:
+    with MultiSyncCollector([CountingEnv] * 2, frames_per_batch=[4, 8], total_frames=24, cat_results=0) as collector:
         assert collector.frames_per_batch == 12
         assert [batch.shape for batch in collector] == [(12,), (12,)]
     with (
@@ -180,9 +171,7 @@ ENVS = {
 def test_one_worker_gives_what_no_worker_gives(make_env):
     """Greedy, so that only the environments are random, and they are seeded."""
     module = nn.Sequential(nn.Linear(4, 2), nn.Softmax(-1))
-    policy = TensorDictModule(
-        lambda x: nn.functional.one_hot(module(x).argmax(-1), 2), ["observation"], ["action"]
-    )
+    policy = TensorDictModule(lambda x: nn.functional.one_hot(module(x).argmax(-1), 2), ["observation"], ["action"])
     kwargs = {"frames_per_batch": 40, "total_frames": 80}
     here = Collector(make_env(), policy, **kwargs)
     with AsyncCollector(make_env, policy, **kwargs) as there:
@@ -210,14 +199,14 @@ def test_the_number_of_workers_inside_makes_no_difference():
 def test_seeds_go_from_worker_to_worker():
     def first(seed):
         with MultiSyncCollector([CountingEnv] * 2, constant(), frames_per_batch=8) as collector:
-            following = collector.set_seed(seed)
-            return collector.next()["observation"][..., 1], following
+            next_root = collector.set_seed(seed)
+            return collector.next()["observation"][..., 1], next_root
 
-    one, following = first(1)
+    one, next_root = first(1)
     assert torch.equal(one, first(1)[0])
     assert not torch.equal(one[0], one[1])
     env = CountingEnv()
-    assert env.set_seed(env.set_seed(1)) == following
+    assert env.set_seed(env.set_seed(1)) == next_root
 
 
 def test_copies_of_one_environment_are_no_twins():
@@ -241,13 +230,9 @@ def test_batches_without_a_place_in_memory_are_pickled():
     def note(td):
         return td.set("action", torch.zeros(1)).set("note", "words")
 
-    with MultiSyncCollector([CountingEnv], note, frames_per_batch=4) as collector:
-        assert collector.next()["note"] == [["words"] * 4]
-    with (
-        MultiSyncCollector([CountingEnv], note, frames_per_batch=4, use_buffers=True) as collector,
-        pytest.raises(WorkerError, match=r"use_buffers=True: .* leave use_buffers out"),
-    ):
-        collector.next()
+    for use_buffers in (None, True):
+        with MultiSyncCollector([CountingEnv], note, frames_per_batch=4, use_buffers=use_buffers) as collector:
+            assert collector.next()["note"] == [["words"] * 4]
     with MultiSyncCollector([CountingEnv], frames_per_batch=4, use_buffers=False) as collector:
         assert collector.next().shape == (1, 4)
 
@@ -288,9 +273,7 @@ def test_weights_reach_a_worker_in_the_middle_of_a_batch():
             return super()._step(tensordict)
 
     policy = constant(0.25)
-    with AsyncCollector(
-        Slow, policy, frames_per_batch=100, total_frames=200, track_policy_version=True
-    ) as collector:
+    with AsyncCollector(Slow, policy, frames_per_batch=100, total_frames=200, track_policy_version=True) as collector:
         batches = iter(collector)
         assert (next(batches)["action"] == 0.25).all()
         time.sleep(0.1)  # the worker is at its next batch
@@ -306,9 +289,7 @@ def test_workers_of_one_factory_begin_alike():
     def factory():
         return constant(torch.rand(()).item())
 
-    with MultiSyncCollector(
-        [CountingEnv] * 2, policy_factory=factory, frames_per_batch=8
-    ) as collector:
+    with MultiSyncCollector([CountingEnv] * 2, policy_factory=factory, frames_per_batch=8) as collector:
         action = collector.next()["action"]
         assert (action == action[0, 0]).all()
         with pytest.raises(TypeError, match=r"has no policy here.*update_policy_weights_.policy"):
@@ -319,9 +300,7 @@ def test_workers_of_one_factory_begin_alike():
 
 def test_a_factory_a_worker():
     factories = [lambda: constant(0.5), lambda: constant(-0.5)]
-    with MultiSyncCollector(
-        [CountingEnv] * 2, policy_factory=factories, frames_per_batch=8
-    ) as collector:
+    with MultiSyncCollector([CountingEnv] * 2, policy_factory=factories, frames_per_batch=8) as collector:
         assert collector.next()["action"][:, 0, 0].tolist() == [0.5, -0.5]
 
 
@@ -329,9 +308,7 @@ def test_policies_without_weights():
     with MultiSyncCollector([CountingEnv], frames_per_batch=4) as collector:
         collector.update_policy_weights_()
     with (
-        MultiSyncCollector(
-            [CountingEnv], lambda td: td.set("action", torch.ones(1)), frames_per_batch=4
-        ) as collector,
+        MultiSyncCollector([CountingEnv], lambda td: td.set("action", torch.ones(1)), frames_per_batch=4) as collector,
         pytest.raises(TypeError, match="cannot send weights"),
     ):
         collector.update_policy_weights_()
@@ -339,9 +316,7 @@ def test_policies_without_weights():
 
 def test_update_at_each_batch():
     policy = constant(0.25)
-    with MultiSyncCollector(
-        [CountingEnv], policy, frames_per_batch=4, update_at_each_batch=True
-    ) as collector:
+    with MultiSyncCollector([CountingEnv], policy, frames_per_batch=4, update_at_each_batch=True) as collector:
         policy.module.value.data.fill_(0.5)
         assert (collector.next()["action"] == 0.5).all()
         assert collector.policy_version == 1
@@ -350,11 +325,7 @@ def test_update_at_each_batch():
 def test_versions_in_this_process():
     policy = constant(0.25)
     collector = Collector(
-        CountingEnv(batch_size=[2]),
-        policy,
-        frames_per_batch=6,
-        init_random_frames=6,
-        track_policy_version=True,
+        CountingEnv(batch_size=[2]), policy, frames_per_batch=6, init_random_frames=6, track_policy_version=True
     )
     assert collector.rollout()["policy_version"].tolist() == [[-1] * 3] * 2
     collector.update_policy_weights_()
@@ -366,9 +337,7 @@ def test_versions_in_this_process():
 def test_a_compiled_policy_acts_alike():
     policy = TensorDictModule(nn.Linear(2, 1), ["observation"], ["action"])
     plain = Collector(CountingEnv(), policy, frames_per_batch=6).rollout()
-    compiled = Collector(
-        CountingEnv(), policy, frames_per_batch=6, compile_policy={"backend": "eager"}
-    ).rollout()
+    compiled = Collector(CountingEnv(), policy, frames_per_batch=6, compile_policy={"backend": "eager"}).rollout()
     assert (plain["action"] == compiled["action"]).all()
 
 
@@ -377,11 +346,7 @@ def test_a_compiled_policy_acts_alike():
 
 def test_random_frames_come_first_and_are_counted_together(kind):
     with kind(
-        [CountingEnv] * 2,
-        constant(0.5),
-        frames_per_batch=10,
-        total_frames=60,
-        init_random_frames=20,
+        [CountingEnv] * 2, constant(0.5), frames_per_batch=10, total_frames=60, init_random_frames=20
     ) as collector:
         actions = torch.cat([batch["action"].flatten() for batch in collector])
     assert (actions != 0.5).sum() == 20
@@ -395,10 +360,7 @@ class SlowEnv(CountingEnv):
 
 def test_preempted_shares_are_filled_up():
     with MultiSyncCollector(
-        [lambda: CountingEnv(4), lambda: SlowEnv(4)],
-        frames_per_batch=100,
-        total_frames=100,
-        preemptive_threshold=0.5,
+        [lambda: CountingEnv(4), lambda: SlowEnv(4)], frames_per_batch=100, total_frames=100, preemptive_threshold=0.5
     ) as collector:
         batches = list(collector)
     steps = sum(int(batch["collector", "mask"].sum()) for batch in batches)
@@ -489,10 +451,7 @@ def test_threads_are_shared_out_and_come_back(caplog):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        with (
-            caplog.at_level("INFO", logger="torchrl"),
-            MultiSyncCollector([CountingEnv] * 2, frames_per_batch=4),
-        ):
+        with caplog.at_level("INFO", logger="torchrl"), MultiSyncCollector([CountingEnv] * 2, frames_per_batch=4):
             assert torch.get_num_threads() == 2
         assert torch.get_num_threads() == 4
         assert "2 workers with 1 torch thread(s) each; this process keeps 2 of 4" in caplog.text
@@ -523,9 +482,7 @@ def test_policy_and_factory_exclude_each_other():
 
 def test_batches_fill_a_buffer(kind):
     buffer = ReplayBuffer(storage=LazyTensorStorage(100))
-    with kind(
-        [CountingEnv] * 2, frames_per_batch=10, total_frames=40, replay_buffer=buffer
-    ) as collector:
+    with kind([CountingEnv] * 2, frames_per_batch=10, total_frames=40, replay_buffer=buffer) as collector:
         assert list(collector) == [None] * 4
     assert len(buffer) == 40
 
@@ -559,11 +516,7 @@ def test_workers_write_to_a_shared_buffer(kind, make_storage, sampler, method):
 def test_a_buffer_may_be_left_alone(kind):
     buffer = ReplayBuffer(storage=LazyTensorStorage(100))
     with kind(
-        [CountingEnv] * 2,
-        frames_per_batch=10,
-        total_frames=20,
-        replay_buffer=buffer,
-        extend_buffer=False,
+        [CountingEnv] * 2, frames_per_batch=10, total_frames=20, replay_buffer=buffer, extend_buffer=False
     ) as collector:
         assert all(batch is not None for batch in collector)
     assert len(buffer) == 0

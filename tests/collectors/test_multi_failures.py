@@ -40,7 +40,7 @@ class Broken(CountingEnv):
 
 
 def pids(collector):
-    return [worker.pid for worker in collector._crew._workers]
+    return [worker.pid for worker in collector._pool.workers]
 
 
 def open_files():

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from torchrl.collectors import AsyncCollector, Collector, MultiSyncCollector
-from torchrl.collectors.finishing import moved
+from torchrl.collectors.policy_runner import moved
 from torchrl.data import LazyTensorStorage, ReplayBuffer
 from torchrl.envs import InitTracker, TransformedEnv
 from torchrl.modules import GRUModule
@@ -34,10 +34,7 @@ def constant(value):
     return policy
 
 
-KINDS = {
-    "here": Collector,
-    "in workers": lambda env, *args, **kw: MultiSyncCollector([env] * 2, *args, **kw),
-}
+KINDS = {"here": Collector, "in workers": lambda env, *args, **kw: MultiSyncCollector([env] * 2, *args, **kw)}
 
 
 @pytest.fixture(params=KINDS.values(), ids=KINDS)
@@ -50,9 +47,7 @@ def kind(request):
 
 def test_one_record_again_and_again():
     plain = list(Collector(counting(), constant(0.5), frames_per_batch=4, total_frames=12))
-    again = Collector(
-        counting(), constant(0.5), frames_per_batch=4, total_frames=12, return_same_td=True
-    )
+    again = Collector(counting(), constant(0.5), frames_per_batch=4, total_frames=12, return_same_td=True)
     kept = [(id(batch), batch.clone()) for batch in again]
     assert len({number for number, _ in kept}) == 1
     for (_, batch), expected in zip(kept, plain, strict=True):
@@ -121,9 +116,7 @@ def test_only_moves_to_cuda_devices_may_go_on_beside_us():
 
 def test_what_a_recurrent_policy_reads_is_appended(kind):
     policy = GRUModule(2, 1, in_key="observation", out_key="action")
-    with kind(
-        counting, policy, frames_per_batch=24, auto_register_policy_transforms=True
-    ) as collector:
+    with kind(counting, policy, frames_per_batch=24, auto_register_policy_transforms=True) as collector:
         batch = collector.next().reshape(-1, 12 if kind is not Collector else 24)
     assert batch["is_init"][:, 0].all()
     begins = batch["is_init"].squeeze(-1)
@@ -149,19 +142,14 @@ def test_what_is_there_is_not_appended_again():
     collector = Collector(env, gru, frames_per_batch=4, auto_register_policy_transforms=True)
     assert collector.env is env
     plain = counting()
-    assert (
-        Collector(plain, linear(), frames_per_batch=4, auto_register_policy_transforms=True).env
-        is plain
-    )
+    assert Collector(plain, linear(), frames_per_batch=4, auto_register_policy_transforms=True).env is plain
 
 
 # --- weights -------------------------------------------------------------------------------------
 
 
 def test_weights_for_some_workers():
-    with MultiSyncCollector(
-        [counting] * 2, constant(0.0), frames_per_batch=8, track_policy_version=True
-    ) as collector:
+    with MultiSyncCollector([counting] * 2, constant(0.0), frames_per_batch=8, track_policy_version=True) as collector:
         collector.update_policy_weights_(constant(1.0), worker_ids=1)
         batch = collector.next()
         assert batch["action"].squeeze(-1).tolist() == [[0.0] * 4, [1.0] * 4]
@@ -238,9 +226,7 @@ class Doubling(Collector):
 def test_what_collects_in_a_worker_can_be_chosen():
     with AsyncCollector(counting, frames_per_batch=4, total_frames=4) as collector:
         plain = collector.next()["next", "reward"]
-    with AsyncCollector(
-        counting, frames_per_batch=4, total_frames=4, collector_class=Doubling
-    ) as collector:
+    with AsyncCollector(counting, frames_per_batch=4, total_frames=4, collector_class=Doubling) as collector:
         torch.testing.assert_close(collector.next()["next", "reward"], 2 * plain)
 
 
@@ -257,9 +243,7 @@ def test_workers_can_be_prepared():
 
 
 def test_preempted_frames_do_not_count_as_random_ones():
-    with MultiSyncCollector(
-        [counting] * 2, constant(0.5), frames_per_batch=8, init_random_frames=16
-    ) as collector:
+    with MultiSyncCollector([counting] * 2, constant(0.5), frames_per_batch=8, init_random_frames=16) as collector:
         collector._frames, collector._requested = 8, 16  # as if shares had ended early
         random = [not (collector.next()["action"] == 0.5).any() for _ in range(3)]
     assert random == [True, False, False]
@@ -289,14 +273,7 @@ for method in ("fork", "spawn"):
 
 @pytest.mark.slow
 def test_a_script_without_a_guard_from_standard_input():
-    done = subprocess.run(
-        [sys.executable, "-"],
-        input=SCRIPT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    done = subprocess.run([sys.executable, "-"], input=SCRIPT, capture_output=True, text=True, timeout=200, check=False)
     assert done.stdout == "6.0\n6.0\n", done.stderr
     assert not done.stderr
 

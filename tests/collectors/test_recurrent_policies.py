@@ -6,18 +6,10 @@ from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 
 from torchrl.collectors import Collector, MultiAsyncCollector, MultiSyncCollector
-from torchrl.collectors.recipes import with_needs_of
+from torchrl.collectors.env_factories import with_needs_of
 from torchrl.data import LazyTensorStorage, ReplayBuffer, SliceSampler
-from torchrl.envs import (
-    BurnInTransform,
-    Compose,
-    InitTracker,
-    ParallelEnv,
-    SerialEnv,
-    StepCounter,
-    TransformedEnv,
-)
-from torchrl.envs.env_options import transforms_for
+from torchrl.envs import BurnInTransform, Compose, InitTracker, ParallelEnv, SerialEnv, StepCounter, TransformedEnv
+from torchrl.envs.policy_needs import transforms_for
 from torchrl.modules import GRUModule, LSTMModule, set_recurrent_mode
 from torchrl.modules.utils import get_primers_from_module
 from torchrl.testing.mocks import CountingEnv
@@ -33,10 +25,7 @@ def policy_of(kind, flag="is_init"):
     torch.manual_seed(0)
     states = KINDS[kind].state_names
     rnn = KINDS[kind](
-        2,
-        4,
-        in_keys=["observation", *states, flag],
-        out_keys=["hidden", *(("next", key) for key in states)],
+        2, 4, in_keys=["observation", *states, flag], out_keys=["hidden", *(("next", key) for key in states)]
     )
     return TensorDictSequential(rnn, head())
 
@@ -45,9 +34,7 @@ def two_recurrent(kind="gru"):
     """Return a policy of two recurrent modules with states of their own."""
     torch.manual_seed(0)
     low = GRUModule(2, 4, in_keys=["observation", "a"], out_keys=["low", ("next", "a")])
-    high = LSTMModule(
-        4, 4, in_keys=["low", "b", "c"], out_keys=["hidden", ("next", "b"), ("next", "c")]
-    )
+    high = LSTMModule(4, 4, in_keys=["low", "b", "c"], out_keys=["hidden", ("next", "b"), ("next", "c")])
     return TensorDictSequential(low, high, head())
 
 

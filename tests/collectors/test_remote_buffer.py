@@ -6,13 +6,7 @@ import pytest
 import torch
 
 from torchrl.collectors import Collector, MultiAsyncCollector, MultiSyncCollector
-from torchrl.data import (
-    BufferProcess,
-    LazyTensorStorage,
-    RemoteReplayBuffer,
-    ReplayBuffer,
-    SamplerWithoutReplacement,
-)
+from torchrl.data import BufferProcess, LazyTensorStorage, RemoteReplayBuffer, ReplayBuffer, SamplerWithoutReplacement
 from torchrl.testing.mocks import CountingEnv
 
 

@@ -6,12 +6,8 @@ import pickle
 import pytest
 import torch
 from tensordict import TensorDict
-from tensordict.nn import (
-    InteractionType,
-    TensorDictModule,
-    interaction_type,
-    set_interaction_type,
-)
+from tensordict.nn import InteractionType, TensorDictModule, set_interaction_type
+from tensordict.nn.probabilistic import interaction_type
 from torch import nn
 
 from torchrl._core.errors import DTypeError, MissingKeyError, ShapeError
@@ -19,12 +15,7 @@ from torchrl.collectors import Collector, SyncDataCollector
 from torchrl.collectors.collectors import SyncDataCollector as OldPath
 from torchrl.envs import EnvCreator, GymEnv, RewardSum, StepCounter, TransformedEnv
 from torchrl.testing.env import assert_same
-from torchrl.testing.mocks import (
-    CountingEnv,
-    EntrywiseCountingEnv,
-    LyingEnv,
-    MultiAgentEnv,
-)
+from torchrl.testing.mocks import CountingEnv, FlatCountingEnv, LyingEnv, MultiAgentEnv
 
 
 def linear(out=1):
@@ -53,9 +44,7 @@ def test_frames_that_rows_do_not_divide_are_rounded_up():
 
 
 def test_the_last_batch_is_whole_and_the_overshoot_is_told_once():
-    with pytest.warns(
-        UserWarning, match=r"total_frames=100 .* 30 frames.*overshoots it by 20"
-    ) as w:
+    with pytest.warns(UserWarning, match=r"total_frames=100 .* 30 frames.*overshoots it by 20") as w:
         collector = Collector(CountingEnv(), frames_per_batch=30, total_frames=100)
     assert len(w) == 1
     assert [batch.numel() for batch in collector] == [30] * 4
@@ -90,7 +79,7 @@ def test_numbers_of_trajectories():
     assert not set(whole[0].tolist()) & set(whole[1].tolist())
 
 
-@pytest.mark.parametrize("make", [CountingEnv, EntrywiseCountingEnv])
+@pytest.mark.parametrize("make", [CountingEnv, FlatCountingEnv])
 @pytest.mark.parametrize("how", ["rollout", "continued", "seen through another", "step"])
 def test_an_evaluation_on_the_same_environment_ends_our_episodes(make, how):
     env = TransformedEnv(make(5, batch_size=[2]), RewardSum())
@@ -123,7 +112,7 @@ def test_a_step_that_failed_ends_our_episodes():
             raise RuntimeError("no")
         return td.set("action", torch.zeros(1))
 
-    collector = Collector(EntrywiseCountingEnv(9), policy, frames_per_batch=2)
+    collector = Collector(FlatCountingEnv(9), policy, frames_per_batch=2)
     first = collector.next()
     fails.append(1)
     with pytest.raises(RuntimeError, match="no"):
@@ -135,21 +124,15 @@ def test_a_step_that_failed_ends_our_episodes():
 
 
 def test_a_reset_at_each_iteration():
-    collector = Collector(
-        CountingEnv(9), frames_per_batch=4, total_frames=8, reset_at_each_iter=True
-    )
+    collector = Collector(CountingEnv(9), frames_per_batch=4, total_frames=8, reset_at_each_iter=True)
     first, second = collector
-    assert (
-        first["observation"][:, 0].tolist() == second["observation"][:, 0].tolist() == [0, 1, 2, 3]
-    )
+    assert first["observation"][:, 0].tolist() == second["observation"][:, 0].tolist() == [0, 1, 2, 3]
     assert ids(first).unique().tolist() == [0]
     assert ids(second).unique().tolist() == [1]
 
 
 def test_episodes_can_be_cut():
-    collector = Collector(
-        CountingEnv(99), frames_per_batch=10, total_frames=10, max_frames_per_traj=4
-    )
+    collector = Collector(CountingEnv(99), frames_per_batch=10, total_frames=10, max_frames_per_traj=4)
     (batch,) = collector
     assert batch["step_count"].flatten().tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
     assert batch["next", "truncated"].flatten().nonzero().flatten().tolist() == [3, 7]
@@ -197,7 +180,7 @@ def test_what_is_collected_is_what_a_rollout_returns():
     policy = linear()
 
     def env():
-        env = TransformedEnv(EntrywiseCountingEnv(batch_size=[2]), RewardSum())
+        env = TransformedEnv(FlatCountingEnv(batch_size=[2]), RewardSum())
         env.set_seed(0)
         return env
 
@@ -227,22 +210,16 @@ def test_a_policy_explores_without_gradients():
 
 def test_the_first_frames_can_be_random():
     policy = lambda td: td.set("action", torch.full((1,), 0.5))
-    collector = Collector(
-        CountingEnv(), policy, frames_per_batch=5, total_frames=25, init_random_frames=8
-    )
+    collector = Collector(CountingEnv(), policy, frames_per_batch=5, total_frames=25, init_random_frames=8)
     constant = [bool((batch["action"] == 0.5).all()) for batch in collector]
     assert constant == [False, False, True, True, True]
 
 
 @pytest.mark.parametrize("wrap", [lambda policy: policy, lambda policy: lambda td: policy(td)])
 def test_random_frames_have_the_entries_of_the_others(wrap):
-    network = TensorDictModule(
-        lambda x: (x[..., :1] * 0 + 0.5, x + 1), ["observation"], ["action", "more"]
-    )
+    network = TensorDictModule(lambda x: (x[..., :1] * 0 + 0.5, x + 1), ["observation"], ["action", "more"])
     env = CountingEnv(horizon=5)
-    collector = Collector(
-        env, wrap(network), frames_per_batch=4, total_frames=8, init_random_frames=4
-    )
+    collector = Collector(env, wrap(network), frames_per_batch=4, total_frames=8, init_random_frames=4)
     at_random, acting = collector
     assert set(at_random.keys(True)) == set(acting.keys(True))
     assert not (at_random["action"] == 0.5).any()
@@ -274,14 +251,12 @@ def test_private_entries_are_left_out():
 
 
 def test_batches_can_be_processed():
-    collector = Collector(
-        CountingEnv(), frames_per_batch=4, postproc=lambda td: td.set("twice", 2 * td["action"])
-    )
+    collector = Collector(CountingEnv(), frames_per_batch=4, postproc=lambda td: td.set("twice", 2 * td["action"]))
     batch = collector.next()
     assert torch.equal(batch["twice"], 2 * batch["action"])
 
 
-@pytest.mark.parametrize("base", [CountingEnv, EntrywiseCountingEnv])
+@pytest.mark.parametrize("base", [CountingEnv, FlatCountingEnv])
 def test_a_policy_that_writes_a_wrong_shape_is_refused(base):
     with pytest.raises(ShapeError, match=r"'action' has another shape.*\(1,\), found \(3,\)"):
         Collector(base(), linear(3), frames_per_batch=4).next()
@@ -327,9 +302,7 @@ def test_a_buffer_is_filled():
     assert list(collector) == [None, None]
     assert len(buffer) == 12
     buffer = Buffer()
-    collector = Collector(
-        env, frames_per_batch=6, total_frames=6, replay_buffer=buffer, extend_buffer=False
-    )
+    collector = Collector(env, frames_per_batch=6, total_frames=6, replay_buffer=buffer, extend_buffer=False)
     (batch,) = collector
     assert batch.shape == (2, 3)
     assert buffer == []
@@ -355,11 +328,7 @@ def test_a_policy_here_is_the_one_that_acts():
 def test_weights_can_be_given(form):
     policy, other = linear(), linear()
     collector = Collector(CountingEnv(), policy, frames_per_batch=2)
-    forms = {
-        "module": other,
-        "tensordict": TensorDict.from_module(other),
-        "state dict": other.state_dict(),
-    }
+    forms = {"module": other, "tensordict": TensorDict.from_module(other), "state dict": other.state_dict()}
     collector.update_policy_weights_(forms[form])
     for mine, theirs in zip(policy.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
@@ -383,7 +352,7 @@ def test_a_policy_elsewhere_acts_by_a_copy():
 
 def test_seeds():
     def batch(seed):
-        collector = Collector(EntrywiseCountingEnv(), linear, frames_per_batch=5)
+        collector = Collector(FlatCountingEnv(), linear, frames_per_batch=5)
         assert collector.set_seed(0) == 795726461
         collector.set_seed(seed)
         return collector.next()["observation"]
@@ -456,9 +425,9 @@ def test_the_environment_knows_who_drives_it():
     collector = Collector(env, frames_per_batch=4)
     assert env.collector is env.base_env.collector is collector
     assert copy.deepcopy(env).collector is pickle.loads(pickle.dumps(env)).collector is None
-    following = Collector(env, frames_per_batch=4)
-    assert env.collector is following
-    del following
+    next_root = Collector(env, frames_per_batch=4)
+    assert env.collector is next_root
+    del next_root
     assert env.collector is None
 
 

@@ -6,7 +6,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from torchrl._core.errors import MissingKeyError, ShapeError
-from torchrl._core.memory import Memory
+from torchrl._core.workers.shared_memory import Memory
 from torchrl.weight_update import SharedMemReceiver, SharedMemSender, layout_of, weights_of
 
 
@@ -68,7 +68,7 @@ def test_only_the_newest_is_taken(pair):
 
 def test_what_all_begin_with_is_version_zero(pair):
     learner, actor, sender, receiver = pair
-    sender.begin(learner)
+    sender.start(learner)
     assert receiver.poll()
     assert receiver.version == 0
     assert same(learner.state_dict(), actor.state_dict())
@@ -77,10 +77,10 @@ def test_what_all_begin_with_is_version_zero(pair):
 def test_half_written_weights_are_left_alone(pair):
     learner, actor, sender, receiver = pair
     before = {name: value.clone() for name, value in actor.state_dict().items()}
-    sender._marks[0] += 1  # as in the middle of writing
+    sender._header[0] += 1  # as in the middle of writing
     assert not receiver.poll()
     assert same(before, actor.state_dict())
-    sender._marks[0] -= 1
+    sender._header[0] -= 1
     sender.send(learner)
     assert receiver.poll()
 
@@ -92,7 +92,7 @@ def test_weights_written_while_they_are_read_are_left_alone(pair, monkeypatch):
 
     class Overtaken:
         def __getattr__(self, name):
-            sender._marks[0] += 2
+            sender._header[0] += 2
             return Memory.__getattribute__(memory, name)
 
     memory, receiver._memory = receiver._memory, Overtaken()

@@ -7,4 +7,6 @@ OLD = {
     "MultiaSyncDataCollector": "MultiAsyncCollector",
     "SyncDataCollector": "Collector",
     "aSyncDataCollector": "AsyncCollector",
+    "sync_async_collector": "torchrl.collectors.grouped:sync_async_collector",
+    "sync_sync_collector": "torchrl.collectors.grouped:sync_sync_collector",
 }

@@ -1,73 +1,183 @@
-"""How good a policy is: evaluations when they are asked for, now or beside the learner."""
+"""Evaluation of policies: whole episodes, in this thread, in another, in another process or on a cluster.
+
+:class:`Evaluator` is the public class, :class:`~.evaluation_runner.EvaluationRunner` runs the episodes,
+:class:`EvaluationProcess` runs them in a worker process and
+:class:`~.distributed.ray_evaluation.RayEvaluation` in a Ray actor.
+"""
 
 from __future__ import annotations
 
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.devices import check_devices
-from torchrl._core.errors import MissingKeyError, describe, nearest
+from torchrl._core.errors import MissingKeyError, describe, nearest, summary
 from torchrl._core.exploration import ExplorationType
-from torchrl.collectors.acting import check_one_policy
-from torchrl.collectors.evaluation import EvaluationPlan, EvaluationRunner, Metrics
-from torchrl.collectors.evaluation_process import EvaluationProcess
-from torchrl.collectors.recipes import Device, Factory
+from torchrl._core.workers.pool import RequestHandler, WorkerPool
+from torchrl._core.workers.protocol import CALL, RESULT, Channel
+from torchrl.collectors.distributed.ray_evaluation import RayEvaluation
+from torchrl.collectors.env_factories import Device, Factory, without_workers
+from torchrl.collectors.evaluation_runner import NUMBER, EvaluationConfig, EvaluationRunner, Metrics
+from torchrl.collectors.policy_runner import check_one_policy
 from torchrl.weight_update import Weights, weights_of
 
-BUSY_POLICIES, BACKENDS = ("skip", "wait", "error"), ("thread", "process")
+BUSY_POLICIES, BACKENDS = ("skip", "wait", "error"), ("thread", "process", "ray")
+DELAY = 0.1  # seconds before a process starts with an evaluation whose result is not waited for yet
+
+
+class _EvaluationPool(WorkerPool):
+    def _name(self, worker: int) -> str:
+        return "its process"
+
+
+class EvaluationProcess:
+    """Runs evaluations in another process, which ends with this object.
+
+    Args:
+        config: What to run. Under ``"spawn"`` it is pickled, functions by value.
+        mp_start_method: ``"fork"`` or ``"spawn"``; fork where that is safe if ``None``.
+        timeout: Seconds that an answer may take; unlimited if ``None``.
+        shutdown_timeout: Seconds in which the environment may close before the process is killed.
+
+    Raises:
+        WorkerError: from each method, if something raised there, with its traceback, or if the
+            process died or did not answer in time. It can be used again after an error of
+            :meth:`run`, unless the process has ended.
+
+    >>> from torchrl.envs import GymEnv
+    >>> config = EvaluationConfig(lambda: GymEnv("CartPole-v1"), max_steps=1)
+    >>> process = EvaluationProcess(config)
+    >>> process.run(weights=None, step=None)["eval/reward"]
+    1.0
+    >>> process.close()
+    """
+
+    def __init__(
+        self,
+        config: EvaluationConfig,
+        *,
+        mp_start_method: str | None = None,
+        timeout: float | None = None,
+        shutdown_timeout: float = 10.0,
+    ) -> None:
+        self.pool = _EvaluationPool(
+            "Evaluator",
+            _serve,
+            [(config,)],
+            mp_start_method=mp_start_method,
+            preload="torchrl.collectors",
+            first_number=NUMBER,
+            timeout=timeout,
+            shutdown_timeout=shutdown_timeout,
+        )
+        self._finalizer = weakref.finalize(self, self.pool.close)
+        self._weight_names: frozenset[str] | None = self.pool.answer(0)
+
+    def weight_names(self) -> frozenset[str] | None:
+        """Return the names of the policy's weights; ``None`` if it is no module."""
+        return self._weight_names
+
+    def run(self, weights: dict[str, Tensor] | None, step: int | None) -> Metrics:
+        """Run the episodes; return their metrics; see :meth:`EvaluationRunner.run`."""
+        if self.pool.is_closed:
+            raise RuntimeError("Evaluator: its process has ended; build a new one.")
+        if weights is not None:
+            weights = {name: value.cpu() for name, value in weights.items()}
+        metrics, error = self.pool.call(0, "run", weights, step)
+        if error is not None:
+            raise self.pool.failure(0, "", *error)
+        return metrics
+
+    def kill(self) -> None:
+        """Kill the process; another thread that waits for its answer raises then."""
+        self.pool.kill()
+
+    def close(self) -> None:
+        """Close the environment and end the process; calling it again is fine."""
+        self._finalizer()
+
+
+def _serve(channel: Channel, config: EvaluationConfig) -> None:
+    """Build a runner in a worker process and run it on request, until the pool ends the worker."""
+    handler = RequestHandler(channel)
+    runners: list[EvaluationRunner] = []
+
+    def build() -> frozenset[str] | None:
+        runners.append(EvaluationRunner(replace(config, env=without_workers(config.env))))
+        return runners[0].weight_names()
+
+    def evaluate(request: tuple[Any, ...]) -> bytes:
+        try:
+            return Channel.message(RESULT, (runners[0].run(*request), None))
+        except BaseException as error:  # a result for the pool, which goes on then
+            return Channel.message(RESULT, (None, summary(error)))
+
+    try:
+        if handler.answer(build):
+            while (message := channel.receive(handler.tick))[0] == CALL:
+                _, request = message[1]
+                handler.reply(partial(evaluate, request))
+    finally:
+        for runner in runners:
+            runner.close()
 
 
 class Evaluator:
-    """Runs whole episodes with a copy of a policy and tells what came of them.
+    """Runs whole episodes with a copy of a policy and returns their metrics.
 
-    Rows of a batched environment begin together and each counts with its first episode, so that
+    Rows of a batched environment start together, and the first episode of each row counts, so that
     short episodes do not count more than long ones.
 
     Args:
-        env: The environment, which nobody else steps, or a function that builds it.
-        policy: Writes the action; a copy acts. Acts at random if ``None``.
+        env: The environment, for the evaluator alone, or a function that builds it.
+        policy: Writes the action; a copy of it acts. Actions are random if ``None``.
         policy_factory: Builds the policy, instead of ``policy``.
         num_trajectories: Number of episodes.
-        max_steps: Steps after which an episode is given up; never if ``None``.
-        log_prefix: Begins the name of each number.
-        reward_keys: The reward that is added up.
+        max_steps: Steps after which an episode is cut; unlimited if ``None``.
+        log_prefix: First part of the name of each metric.
+        reward_keys: The reward that is summed.
         done_keys: The flag that ends an episode.
-        device: Where environment and policy live; where they are if ``None``.
+        device: Device of environment and policy; unchanged if ``None``.
         exploration_type: How the policy acts.
-        metrics_fn: More numbers, from the rollouts ``[*B, T]``; steps after the end of a row repeat
-            its last.
+        metrics_fn: Returns more metrics of the rollouts ``[*B, T]``; steps after the end of a row
+            repeat its last.
         dump_video: Write the videos of the recorders among the transforms of ``env``.
-        on_result: Called in this process, whatever the backend, with the numbers of each
-            evaluation: by the thread if :meth:`trigger_eval` began it.
-        busy_policy: What :meth:`trigger_eval` does while one runs: ``"skip"`` the new one,
-            ``"wait"`` for the old one, or raise an ``"error"``.
+        on_result: Called with the metrics of each evaluation, in this process, whatever the
+            backend; by another thread if :meth:`trigger_eval` started it.
+        busy_policy: What :meth:`trigger_eval` does while an evaluation runs: ``"skip"`` the new
+            one, ``"wait"`` for the old one, or raise an ``"error"``.
         backend: Where the episodes run: a ``"thread"`` of this process shares its processor time
-            with the learner; a ``"process"`` has its own. What builds environment and policy,
-            ``metrics_fn`` and the videos run there too; what is given goes there as a copy, once,
-            and weights go there with each evaluation.
+            with the learner; a ``"process"`` has its own. The functions that build environment and
+            policy, ``metrics_fn`` and the videos run there, too; the arguments are copied there
+            once, and the weights for each evaluation. ``"ray"`` is an actor on a node of a Ray cluster, which is
+            started here unless it runs.
         init_fn: Called before environment and policy are built, where they are built.
+        num_gpus: GPUs that the actor of ``"ray"`` gets.
+        ray_kwargs: Other arguments of ``ray.remote`` for it.
         mp_start_method: How the process starts: ``"fork"`` or ``"spawn"``, for which everything
             must be picklable; fork where that is safe if ``None``.
         timeout: Seconds that an evaluation in a process may take; unlimited if ``None``.
         shutdown_timeout: Seconds that an evaluation in a process that still runs, and then the
             closing of the environment, may take at :meth:`shutdown` before the process is killed;
-            10 if ``None``. At the end of the program, too, but there an evaluation without
-            ``on_result``, whose numbers reach no one any more, is ended at once. A thread is
-            waited for.
+            10 if ``None``. It also holds at the end of the program, where an evaluation without
+            ``on_result`` is ended at once. A thread is always waited for.
 
     Returns: ``<prefix>/reward``, the mean return; ``/reward_std``, ``/episode_length``, ``/fps``,
         ``/step``, if one was given.
 
     Raises:
-        WorkerError: from ``"process"``, with the traceback of what raised there; or if it was lost
-            or took longer than ``timeout``.
+        WorkerError: from ``"process"`` and ``"ray"``, with its traceback, if something raised there, it died, or
+            it took longer than ``timeout``.
 
     >>> from torchrl.envs import GymEnv
     >>> evaluator = Evaluator(GymEnv("Pendulum-v1"), num_trajectories=2, max_steps=20)
@@ -79,9 +189,9 @@ class Evaluator:
     def __init__(
         self,
         env: Factory,
-        policy: Callable[..., Any] | None = None,
+        policy: Callable[..., object] | None = None,
         *,
-        policy_factory: Callable[[], Callable[..., Any]] | None = None,
+        policy_factory: Callable[[], Callable[..., object]] | None = None,
         num_trajectories: int = 10,
         max_steps: int | None = None,
         log_prefix: str = "eval",
@@ -91,10 +201,12 @@ class Evaluator:
         exploration_type: ExplorationType | str = ExplorationType.DETERMINISTIC,
         metrics_fn: Callable[[list[TensorDictBase]], Metrics] | None = None,
         dump_video: bool = True,
-        on_result: Callable[[Metrics], Any] | None = None,
+        on_result: Callable[[Metrics], object] | None = None,
         busy_policy: str = "skip",
         backend: str = "thread",
-        init_fn: Callable[[], Any] | None = None,
+        init_fn: Callable[[], object] | None = None,
+        num_gpus: float | None = None,
+        ray_kwargs: Mapping[str, Any] | None = None,
         mp_start_method: str | None = None,
         timeout: float | None = None,
         shutdown_timeout: float | None = None,
@@ -102,12 +214,14 @@ class Evaluator:
         check_devices(self, device=device)
         check_one_policy(self, policy, policy_factory)
         _check(num_trajectories, busy_policy, backend)
-        if backend == "thread":
-            _refuse_for_threads(
-                mp_start_method=mp_start_method, timeout=timeout, shutdown_timeout=shutdown_timeout
-            )
+        process = {"mp_start_method": mp_start_method}
+        limits = {"timeout": timeout, "shutdown_timeout": shutdown_timeout}
+        actor = {"num_gpus": num_gpus, "ray_kwargs": ray_kwargs}
+        _refuse(backend, "process", **({} if backend == "process" else process))
+        _refuse(backend, "process", **(limits if backend == "thread" else {}))
+        _refuse(backend, "ray", **({} if backend == "ray" else actor))
         shutdown_timeout = 10.0 if shutdown_timeout is None else shutdown_timeout
-        plan = EvaluationPlan(
+        config = EvaluationConfig(
             env,
             policy,
             policy_factory,
@@ -122,40 +236,44 @@ class Evaluator:
             dump_video=dump_video,
             init_fn=init_fn,
         )
-        self._runner: EvaluationRunner | EvaluationProcess
+        self._runner: EvaluationRunner | EvaluationProcess | RayEvaluation
         if backend == "thread":
-            self._runner = EvaluationRunner(plan)
+            self._runner = EvaluationRunner(config)
+        elif backend == "ray":
+            self._runner = RayEvaluation(config, num_gpus, ray_kwargs, timeout, shutdown_timeout)
         else:
             self._runner = EvaluationProcess(
-                plan,
-                mp_start_method=mp_start_method,
-                timeout=timeout,
-                shutdown_timeout=shutdown_timeout,
+                config, mp_start_method=mp_start_method, timeout=timeout, shutdown_timeout=shutdown_timeout
             )
         self._policy, self.on_result, self.busy_policy = policy, on_result, busy_policy
         self._running: Future[Metrics] | None = None
         self._shutdown_timeout = shutdown_timeout
-        # The thread that runs, if there is one, and the seconds that the end of the program waits.
-        self._threads: list[tuple[threading.Thread, float]] = []
+        # The thread that runs, if there is one, what starts its evaluation, and how many seconds the end of
+        # the program waits for it.
+        self._start_event = threading.Event()
+        self._threads: list[tuple[threading.Thread, threading.Event, float]] = []
         self._finalizer = weakref.finalize(self, _end, self._runner, self._threads)
 
     def evaluate(self, weights: Weights | None = None, step: int | None = None) -> Metrics:
-        """Return what came of the episodes.
+        """Run the episodes; return their metrics.
 
         Args:
-            weights: A module, its parameters as a tensordict, or a state dict. If ``None``, those
-                of the policy that was given, as they are now, or that ``policy_factory`` made.
+            weights: A module, its parameters as a tensordict, or a state dict. If ``None``, the
+                current weights of ``policy``, or those of the policy of ``policy_factory``.
             step: Frames or updates so far, for the log and the video.
         """
         self.wait()
         return self._evaluate(self._snapshot(weights), step)
 
     def trigger_eval(self, weights: Weights | None = None, step: int | None = None) -> bool:
-        """Evaluate beside this thread, with the weights of now; return whether it was begun.
+        """Evaluate in another thread, with the current weights; return whether it was started.
+
+        A process starts a tenth of a second later, or as soon as the result is asked for, so that the end of
+        the program, if it is near, leaves no evaluation half done.
 
         Raises:
             RuntimeError: if one is running and ``busy_policy`` is ``"error"``.
-            Exception: the error that ended an evaluation of which nobody has asked the result.
+            Exception: the error that ended the last evaluation, if its result was not read.
         """
         if self._running is not None and not self._running.done():
             if self.busy_policy == "skip":
@@ -166,30 +284,42 @@ class Evaluator:
         if not self._finalizer.alive:
             raise RuntimeError("Evaluator: it was shut down; build a new one.")
         future: Future[Metrics] = Future()
-        self._running = future
+        self._running, self._start_event = future, threading.Event()
+        if isinstance(self._runner, EvaluationRunner):
+            self._start_event.set()
         thread = threading.Thread(
-            target=self._fulfil,
-            args=(future, self._snapshot(weights), step),
+            target=self._evaluate_for,
+            args=(future, self._start_event, self._snapshot(weights), step),
             name="Evaluator",
             daemon=True,  # at the end of the program the finalizer waits for it
         )
         limit = 0.0 if self.on_result is None else self._shutdown_timeout
-        self._threads[:] = [(thread, limit)]
+        self._threads[:] = [(thread, self._start_event, limit)]
         thread.start()
         return True
 
-    def _fulfil(self, future: Future[Metrics], *request: Any) -> None:
+    def _evaluate_for(self, future: Future[Metrics], start: threading.Event, *request: Any) -> None:
+        start.wait(DELAY)
         try:
             future.set_result(self._evaluate(*request))
         except BaseException as error:  # raised again by wait()
             future.set_exception(error)
 
-    def poll(self) -> Metrics | None:
-        """Return the result of what was triggered, once, if it has ended."""
-        return self.wait() if self._running is not None and self._running.done() else None
+    def poll(self, timeout: float | None = 0.0) -> Metrics | None:
+        """Return the metrics of the evaluation that was triggered, once, if it has ended.
+
+        Args:
+            timeout: Seconds to wait for its end; unlimited if ``None``.
+        """
+        try:
+            return self.wait(timeout)
+        except FutureTimeoutError:
+            if self._running is None or self._running.done():
+                raise  # the error of the evaluation itself
+            return None
 
     def wait(self, timeout: float | None = None) -> Metrics | None:
-        """Wait for what was triggered and return its result, if there is any.
+        """Wait for the evaluation that was triggered, if there is one; return its metrics.
 
         Raises:
             TimeoutError: if it takes longer than ``timeout`` seconds.
@@ -197,6 +327,7 @@ class Evaluator:
         """
         if self._running is None:
             return None
+        self._start_event.set()
         error = self._running.exception(timeout)
         running, self._running = self._running, None
         if error is not None:
@@ -204,13 +335,13 @@ class Evaluator:
         return running.result()
 
     def shutdown(self) -> None:
-        """Wait for what runs, close the environment, end the process; calling it again is fine.
+        """Wait for the evaluation that runs, close the environment, end the process.
 
         An evaluation in a process that takes longer than ``shutdown_timeout`` is ended, with a
-        warning; :meth:`wait` then raises the error that it ended with.
+        warning; :meth:`wait` then raises its error. Calling it again is fine.
         """
         if self._finalizer.detach() is not None:
-            _end(self._runner, [(thread, self._shutdown_timeout) for thread, _ in self._threads])
+            _end(self._runner, [(thread, start, self._shutdown_timeout) for thread, start, _ in self._threads])
 
     def _snapshot(self, weights: Weights | None) -> dict[str, Tensor] | None:
         wanted = self._runner.weight_names()
@@ -240,14 +371,16 @@ class Evaluator:
 
 
 def _end(
-    runner: EvaluationRunner | EvaluationProcess,
-    threads: list[tuple[threading.Thread, float]],
+    runner: EvaluationRunner | EvaluationProcess | RayEvaluation,
+    threads: list[tuple[threading.Thread, threading.Event, float]],
 ) -> None:
     try:
-        for thread, limit in threads:
+        for thread, start, limit in threads:
             if isinstance(runner, EvaluationRunner):
                 thread.join()
                 continue
+            if limit:
+                start.set()
             thread.join(limit)
             if thread.is_alive():
                 if limit:
@@ -257,6 +390,7 @@ def _end(
                         stacklevel=3,
                     )
                 runner.kill()
+                start.set()  # of an evaluation that has not started, which finds no process
                 thread.join()
     finally:
         runner.close()
@@ -272,15 +406,16 @@ def _check(num_trajectories: int, busy_policy: str, backend: str) -> None:
         raise ValueError(f"Evaluator: backend must be one of {BACKENDS}, found {backend!r}.")
 
 
-def _refuse_for_threads(**arguments: Any) -> None:
-    """Refuse arguments that need a process, which can be ended."""
+def _refuse(backend: str, owner: str, **arguments: Any) -> None:
+    """Raise ValueError for arguments of another backend."""
     for name, value in arguments.items():
         if value is not None:
+            hint = "A thread cannot be ended: leave it out, or evaluate in a process." if backend == "thread" else ""
             raise ValueError(
                 describe(
                     "Evaluator",
-                    f"{name} is an argument of backend='process'",
-                    found=f"{name}={value!r} with backend='thread'",
-                    hint="A thread cannot be ended: leave it out, or evaluate in a process.",
+                    f"{name} is an argument of backend={owner!r}",
+                    found=f"{name}={value!r} with backend={backend!r}",
+                    hint=hint,
                 )
             )

@@ -1,4 +1,4 @@
-"""A word that ends a batch early."""
+"""`Interruptor`: a flag that ends a batch early."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from torch import Tensor
 
 
 class Interruptor:
-    """Tells a collector, from another thread or process, to end the batch it is at.
+    """Ends the current batch of a collector, from another thread or process.
 
     Args:
-        flag: Where the word stands, ``[1]`` bool, for instance in shared memory; its own if
-            ``None``.
+        flag: The flag, ``[1]`` bool, for instance in shared memory; a new one if ``None``.
 
     >>> from torchrl.collectors import Collector
     >>> from torchrl.envs import GymEnv
@@ -24,12 +23,10 @@ class Interruptor:
     """
 
     def __init__(self, flag: Tensor | None = None) -> None:
-        self._flag: np.ndarray = (
-            torch.zeros(1, dtype=torch.bool) if flag is None else flag
-        ).numpy()
+        self._flag: np.ndarray = (torch.zeros(1, dtype=torch.bool) if flag is None else flag).numpy()
 
     def start_collection(self) -> None:
-        """Let batches be full from now on."""
+        """Collect full batches from now on."""
         self._flag[0] = False
 
     def stop_collection(self) -> None:

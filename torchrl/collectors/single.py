@@ -1,35 +1,150 @@
-"""A collector that runs in the calling process."""
+"""The collector of one process: batches of steps, postprocessed, with trajectory numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
-from torch import nn
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn
 
 from torchrl._core.devices import check_devices
+from torchrl._core.errors import describe
 from torchrl._core.exploration import ExplorationType, set_exploration_type
-from torchrl.collectors.acting import ActingPolicy, Options, check_one_policy
+from torchrl._core.keys import next_key
+from torchrl._core.records.policy_output import with_output
 from torchrl.collectors.base import BaseCollector
-from torchrl.collectors.finishing import Finishing, Numbers
+from torchrl.collectors.env_factories import Device, Factory, build_env, layers, with_limit, with_needs_of
 from torchrl.collectors.interrupt import Interruptor
-from torchrl.collectors.profile import Profile, profiled
-from torchrl.collectors.recipes import (
-    Device,
-    Factory,
-    build_env,
-    layers,
-    with_limit,
-    with_needs_of,
-)
-from torchrl.envs.rollout import Stepper
-from torchrl.weight_update import Weights
+from torchrl.collectors.policy_runner import ActingPolicy, Options, check_one_policy, moved
+from torchrl.collectors.profile import Profile, ProfileConfig, RolloutProfiler, profiled
+from torchrl.data.trajectories import split_trajectories
+from torchrl.envs.base import EnvBase
+from torchrl.envs.stepping.rollout import Stepper, truncate_last
+from torchrl.weight_update import Weights, WeightSyncScheme
+from torchrl.weight_update.sync_schemes import Updater
 
 POLICY_VERSION = "policy_version"
+BACKENDS = ("direct", "process", "ray", "distributed")
+
+
+@dataclass
+class BatchPostprocessor:
+    """What is done to the steps ``[*B, T]`` of each batch, in this order.
+
+    Args:
+        env: The environment.
+        set_truncated: Mark the last step as truncated.
+        compact_obs: Leave out the observations after each step.
+        device: Where the batch is kept; where it was made if ``None``.
+        waits: Whether a move to a CUDA device is waited for.
+        split_trajs: Give each piece of a trajectory a row of its own.
+        postproc: Applied last.
+        in_place: Write each batch over the one before, and return that.
+
+    Entries whose name starts with an underscore are left out first of all.
+    """
+
+    env: EnvBase
+    set_truncated: bool = False
+    compact_obs: bool = False
+    device: Device = None
+    waits: bool = True
+    split_trajs: bool = False
+    postproc: Callable[[TensorDictBase], TensorDictBase] | None = None
+    in_place: bool = False
+    _last: TensorDictBase | None = None
+
+    def __call__(self, batch: TensorDictBase) -> TensorDictBase:
+        left_out: list[Any] = []
+        for key in batch.keys(True):
+            for name in (key,) if isinstance(key, str) else key:
+                if name.startswith("_"):
+                    left_out.append(key)
+                    break
+        left_out += map(next_key, self.env.omitted_next)
+        if self.compact_obs:
+            left_out += [next_key(key) for key in self.env.observation_keys]
+        if left_out:
+            batch = batch.exclude(*left_out)
+        if self.set_truncated:
+            truncate_last(self.env, batch)
+        if self.device is not None:
+            batch = moved(batch, torch.device(self.device), self.waits)
+        if self.split_trajs:
+            batch = split_trajectories(batch, prefix="collector")
+        if self.postproc is not None:
+            batch = self.postproc(batch)
+        if not self.in_place:
+            return batch
+        if self._last is None or self._last.batch_size != batch.batch_size:
+            self._last = batch
+            return batch
+        return self._last.update_(batch)
+
+
+class TrajectoryIds:
+    """Numbers the trajectories of an environment.
+
+    Args:
+        env: The environment.
+
+    Attributes:
+        next_free: Smallest number that is above all given out so far.
+        stride, offset: What each number is multiplied by, and what is added then, so that several
+            collectors share no number.
+
+    Writes: ``("collector", "traj_ids") [*B, T]``.
+    """
+
+    def __init__(self, env: EnvBase) -> None:
+        self.env, self.next_free = env, 0
+        self.stride, self.offset = 1, 0
+        self._first = torch.empty(0, dtype=torch.int64)
+
+    def restart(self) -> None:
+        """Start a new trajectory in all rows."""
+        count = self.env.batch_size.numel()
+        self._first = torch.arange(self.next_free, self.next_free + count)
+        self._first = self._first.reshape(self.env.batch_size)  # [*B]
+        self.next_free += count
+
+    def write(self, batch: TensorDictBase) -> None:
+        """Number the steps of a batch ``[*B, T]`` that follows the last one."""
+        over = self.env.compiled_specs.rows_over(batch.get("next"), every=False)  # [*B, T, 1]
+        ids, self._first, self.next_free = traj_ids(over.cpu(), self._first, self.next_free)
+        ids = (ids * self.stride + self.offset).to(over.device)
+        batch.set("collector", TensorDict({"traj_ids": ids}, batch.batch_size, batch.device))
+
+
+def traj_ids(done: Tensor, first: Tensor, next_free: int) -> tuple[Tensor, Tensor, int]:
+    """Number the trajectories of a batch; a new number follows each end, in order of time.
+
+    Args:
+        done: Ends of trajectories ``[*B, T, 1]``, bool: a reset follows.
+        first: Number ``[*B]`` of the trajectory that each row starts in.
+        next_free: The smallest number that is above every number given out so far.
+
+    Returns: the numbers ``[*B, T]`` of the steps, the numbers ``[*B]`` that the next batch starts
+    with, and its ``next_free``.
+
+    >>> done = torch.tensor([[0, 1, 0], [0, 0, 1]], dtype=torch.bool).unsqueeze(-1)
+    >>> ids, first, next_free = traj_ids(done, torch.tensor([0, 1]), 2)
+    >>> ids.tolist(), first.tolist(), next_free
+    ([[0, 0, 2], [1, 1, 1]], [2, 3], 4)
+    """
+    ended = done.any(-1)  # [*B, T]
+    by_time = ended.movedim(-1, 0)  # [T, *B]
+    rank = by_time.flatten().cumsum(0).view(by_time.shape).movedim(0, -1)  # [*B, T], from 1
+    current = first.unsqueeze(-1)  # [*B, 1]
+    # Numbers only grow along a row, so the largest so far is the one that holds.
+    after = torch.where(ended, next_free - 1 + rank, current).cummax(-1).values  # [*B, T]
+    ids = torch.cat([current, after[..., :-1]], -1)
+    return ids, after[..., -1], next_free + int(ended.sum())
 
 
 class Collector(BaseCollector):
@@ -54,7 +169,7 @@ class Collector(BaseCollector):
         max_frames_per_traj: Truncate an episode after this many frames.
         init_random_frames: Act at random for this many frames first; what else the policy writes is
             that of the action it would have taken.
-        reset_at_each_iter: Begin each batch with a reset.
+        reset_at_each_iter: Reset before each batch.
         postproc: Applied to each batch, ``td -> td``.
         split_trajs: Give each piece of a trajectory a row of its own, zero-padded, with the mask
             ``("collector", "mask")``.
@@ -87,10 +202,22 @@ class Collector(BaseCollector):
         pre_collect_hook: Called without arguments before each batch.
         post_collect_hook: Called with each batch.
         compact_obs: Leave out the observations after each step, which the next step holds too.
+        reset_when_done: Rows that end are reset; ``False`` is refused, as
+            ``env.rollout(break_when_all_done=True)`` takes steps without resets.
+        update_at_each_batch: Call :meth:`update_policy_weights_` before each batch.
+        weight_sync_schemes: ``{"policy": scheme}``, see
+            :class:`~torchrl.weight_update.WeightSyncScheme`; weights are sent if ``None``.
+        weight_updater: Sends the weights in its own way, or a function that builds it; see
+            :class:`~torchrl.weight_update.WeightUpdaterBase`.
+        num_collectors: Build so many collectors in workers instead: :func:`make_collector`, which takes all other
+            arguments.
+        sync: With ``False`` each batch comes from one worker.
+        backend: ``None`` or ``"direct"`` for this process; else where workers run: ``"process"``, ``"ray"`` or
+            ``"distributed"``.
 
     Writes: what a step holds (see the data layout), ``("collector", "traj_ids") [*B, T]``, unique
         for each trajectory, and ``policy_version [*B, T]`` on demand, -1 for random actions.
-        Entries whose name begins with an underscore are left out.
+        Entries whose name starts with an underscore are left out.
 
     Raises:
         TypeError: for both a policy and a factory, or what is no environment.
@@ -103,20 +230,36 @@ class Collector(BaseCollector):
     """
 
     is_closed = False
+    _profiler: RolloutProfiler | None = None
+    _several: Callable[..., BaseCollector]  # builds collectors in workers; set by factory.py
+
+    @classmethod
+    def _built_instead(cls, args: tuple, kwargs: dict[str, Any]) -> BaseCollector | None:
+        count, sync, backend = (kwargs.pop(name, None) for name in ("num_collectors", "sync", "backend"))
+        if backend is not None and backend not in BACKENDS:
+            raise ValueError(describe(cls.__name__, "has no such backend", expected=BACKENDS, found=backend))
+        if count is None and sync is None and backend in (None, "direct"):
+            return None
+        if backend == "direct":
+            raise ValueError(f"{cls.__name__}: backend='direct' is one collector; leave num_collectors and sync out.")
+        if cls is not Collector:
+            kwargs.setdefault("collector_class", cls)
+        options = {"num_collectors": count or 1, "sync": sync is not False, "backend": backend or "process"}
+        return cls._several(*args, **options, **kwargs)
 
     def __init__(
         self,
         create_env_fn: Factory,
-        policy: Callable[..., Any] | None = None,
+        policy: Callable[..., object] | None = None,
         *,
-        policy_factory: Callable[[], Callable[..., Any]] | None = None,
+        policy_factory: Callable[[], Callable[..., object]] | None = None,
         frames_per_batch: int,
         total_frames: int = -1,
         device: Device = None,
         storing_device: Device = None,
         policy_device: Device = None,
         env_device: Device = None,
-        create_env_kwargs: dict[str, Any] | None = None,
+        create_env_kwargs: dict[str, object] | None = None,
         max_frames_per_traj: int | None = None,
         init_random_frames: int | None = None,
         reset_at_each_iter: bool = False,
@@ -140,13 +283,22 @@ class Collector(BaseCollector):
         traj_format: str | None = None,
         trajs_per_write: int | None = None,
         auto_register_policy_transforms: bool | None = None,
-        pre_collect_hook: Callable[[], Any] | None = None,
-        post_collect_hook: Callable[[TensorDictBase | None], Any] | None = None,
+        pre_collect_hook: Callable[[], object] | None = None,
+        post_collect_hook: Callable[[TensorDictBase | None], object] | None = None,
         compact_obs: bool = False,
+        reset_when_done: bool = True,
+        update_at_each_batch: bool = False,
+        weight_sync_schemes: Mapping[str, WeightSyncScheme] | None = None,
+        weight_updater: Updater = None,
+        num_collectors: None = None,
+        sync: None = None,
+        backend: str | None = None,
     ) -> None:
         check_devices(self, **{n: v for n, v in locals().items() if n.endswith("device")})
         super().__init__(pre_collect_hook=pre_collect_hook, post_collect_hook=post_collect_hook)
         check_one_policy(self, policy, policy_factory)
+        self._set_options(reset_when_done, weight_sync_schemes, weight_updater, compile_policy, cudagraph_policy)
+        self.update_at_each_batch = update_at_each_batch
         self.policy = policy if policy_factory is None else policy_factory()
         env = build_env(create_env_fn, create_env_kwargs, env_device or device)
         self.env = with_limit(env, max_frames_per_traj)
@@ -154,42 +306,27 @@ class Collector(BaseCollector):
             self.env = with_needs_of(self.policy, self.env)
         self.use_buffers, self.interruptor, self.worker_idx = use_buffers, interruptor, worker_idx
         self._set_frames(frames_per_batch, total_frames)
-        self._acting = ActingPolicy(
-            env,  # what we added is no observation for a plain function
-            self.policy,
-            device=policy_device or device,
-            trust=bool(trust_policy),
-            compile_policy=compile_policy,
-            cudagraph_policy=cudagraph_policy,
-            waits=not no_cuda_sync,
-            tracks_version=track_policy_version,
-        )
+        self._acting = ActingPolicy(  # of env: what was added is no observation for a plain function
+            env, self.policy, device=policy_device or device, trust=bool(trust_policy), waits=not no_cuda_sync,
+            compile_policy=compile_policy, cudagraph_policy=cudagraph_policy, tracks_version=track_policy_version,
+        )  # fmt: skip
         self._stepper, self._random = Stepper(self.env), self._acting.at_random(self.env)
         self.init_random_frames, self.exploration_type = init_random_frames or 0, exploration_type
         self.extend_buffer, self.reset_at_each_iter = extend_buffer, reset_at_each_iter
         self.postproc, self.replay_buffer = postproc, replay_buffer
-        self._set_trajectories(
-            trajs_per_batch, traj_format, trajs_per_write, split_trajs, track_traj_ids
-        )
-        self._finish = Finishing(
-            self.env,
-            set_truncated=set_truncated,
-            compact_obs=compact_obs,
-            device=storing_device or device,
-            waits=not no_cuda_sync,
-            split_trajs=bool(split_trajs),
+        self._set_trajectories(trajs_per_batch, traj_format, trajs_per_write, split_trajs, track_traj_ids)
+        self._finish = BatchPostprocessor(
+            self.env, set_truncated=set_truncated, compact_obs=compact_obs, device=storing_device or device,
+            waits=not no_cuda_sync, split_trajs=bool(split_trajs), in_place=return_same_td,
             postproc=postproc if self._whole is None else None,
-            in_place=return_same_td,
-        )
-        self._numbers = Numbers(self.env) if track_traj_ids else None
+        )  # fmt: skip
+        self._numbers = TrajectoryIds(self.env) if track_traj_ids else None
         for layer in layers(self.env):
             layer.register_collector(self)
 
     def _set_frames(self, frames_per_batch: int, total_frames: int) -> None:
         if frames_per_batch < 1:
-            raise ValueError(
-                f"Collector: frames_per_batch must be at least 1, found {frames_per_batch}."
-            )
+            raise ValueError(f"Collector: frames_per_batch must be at least 1, found {frames_per_batch}.")
         width = self.env.batch_size.numel()
         self._steps = -(-frames_per_batch // width)
         self.requested_frames_per_batch = frames_per_batch
@@ -203,32 +340,37 @@ class Collector(BaseCollector):
     # --- collecting ------------------------------------------------------------------------------
 
     def _next_batch(self) -> tuple[TensorDictBase, int]:
+        if self.update_at_each_batch:
+            self.update_policy_weights_()
         return self._collect(random=self._frames < self.init_random_frames)
 
     @torch.no_grad()
     def _collect(self, *, random: bool) -> tuple[TensorDictBase, int]:
         if self.is_closed:
             raise RuntimeError("Collector: it was shut down; build a new one.")
-        if self.reset_at_each_iter or self._stepper.root is None or self._stepper.is_displaced():
-            self._stepper.begin()
+        if self.reset_at_each_iter or self._stepper.root is None or self._stepper.is_stale():
+            self._stepper.reset()
             if self._numbers is not None:
-                self._numbers.begin()
+                self._numbers.restart()
+        if (profiler := self._profiler) is not None:
+            profiler.before_batch()
         policy = self._random if random else self._acting.prepared
         stopped = None if self.interruptor is None else self.interruptor.collection_stopped
-        with set_exploration_type(self.exploration_type, thread_local=True):
-            batch = self._stepper.run(
-                policy, self._steps, interrupted=stopped, dense=bool(self.use_buffers)
-            )
+        with self._exploring:
+            batch = self._stepper.run(policy, self._steps, interrupted=stopped, dense=bool(self.use_buffers))
         if self._numbers is not None:
             self._numbers.write(batch)
-        versions = self._acting.take_versions()
-        if versions is not None:
+        if self._acting.tracks_version:
+            versions = self._acting.take_versions()
             versions = versions.new_full(batch.shape[-1:], -1) if random else versions  # [T]
             batch.set(POLICY_VERSION, versions.expand(batch.shape).clone())
-        return self._finish(batch), batch.numel()
+        frames, batch = batch.numel(), self._finish(batch)
+        if profiler is not None and profiler.after_batch():
+            self._profiler = None
+        return batch, frames
 
     def reset(self) -> None:
-        """Begin new episodes with the next batch."""
+        """Start new episodes with the next batch."""
         with self._between_batches():
             self._stepper.root = None
             self._forget_trajectories()
@@ -242,16 +384,69 @@ class Collector(BaseCollector):
             self._acting.update(weights)
 
     @property
+    def exploration_type(self) -> ExplorationType | None:
+        """How the policy acts; its name can be assigned, too."""
+        return self._exploring.type
+
+    @exploration_type.setter
+    def exploration_type(self, value: ExplorationType | str | None) -> None:
+        self._exploring = set_exploration_type(value, thread_local=True)
+
+    @property
     def policy_version(self) -> int:
         """Number of times that the weights were renewed."""
         return self._acting.version
+
+    def increment_version(self) -> None:
+        """Count an update of the weights that was made elsewhere."""
+        with self._between_batches():
+            self._acting.count_version()
+
+    @property
+    def acting_policy(self) -> object:
+        """The policy that acts: that of the constructor, or its copy on ``policy_device``."""
+        return self._acting.module
+
+    def _first_attribute(self, name: str) -> object:
+        return self.get_distant_attr(name)
+
+    @torch.no_grad()
+    def fake_tensordict(self) -> TensorDictBase:
+        """Return a batch of zeros, with every entry that one has before ``postproc``."""
+        with self._between_batches(), torch.random.fork_rng(devices=[]):
+            step = self.env.fake_tensordict()
+            acting = self._acting
+            policy = acting.at_random(self.env) if acting.module is None else acting.plain
+            root = with_output(step.copy(), policy.on_tensordict(step.exclude("next")), acting.module)
+        batch = root.unsqueeze(-1).expand(*root.shape, self._steps).clone().zero_()
+        if self._numbers is not None:
+            ids = torch.zeros(batch.shape, dtype=torch.int64, device=batch.device)
+            batch.set("collector", TensorDict({"traj_ids": ids}, batch.batch_size, batch.device))
+        if self._acting.tracks_version:
+            batch.set(POLICY_VERSION, torch.zeros(batch.shape, dtype=torch.int64, device=batch.device))
+        batch.names = [*[None] * root.ndim, "time"]
+        return batch
+
+    def enable_profile(self, config: ProfileConfig | None = None, **options: Any) -> None:
+        """Record the next batches with :mod:`torch.profiler`, and save the trace.
+
+        Args:
+            config: What to record.
+            options: The arguments of a :class:`~torchrl.collectors.ProfileConfig`, instead of one.
+
+        Raises:
+            RuntimeError: if batches are being recorded already.
+        """
+        if self._profiler is not None:
+            raise RuntimeError("Collector: batches are being recorded already.")
+        self._profiler = RolloutProfiler(config or ProfileConfig(**options), self.worker_idx)
 
     def get_distant_attr(self, name: str) -> Any:
         """Return an attribute, ``"env.batch_size"`` for instance, as it is where collection is."""
         with self._between_batches():
             return attrgetter(name)(self)
 
-    def map_fn(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    def map_fn(self, name: str, *args: object, **kwargs: object) -> Any:
         """Call a method, ``"env.set_seed"`` for instance, where collection is."""
         with self._between_batches():
             return attrgetter(name)(self)(*args, **kwargs)
@@ -264,12 +459,12 @@ class Collector(BaseCollector):
         return profiled(self)
 
     def set_seed(self, seed: int, static_seed: bool = False) -> int | None:
-        """Seed the environment and begin new episodes; return the seed for the next one."""
+        """Seed the environment and start new episodes; return the seed for the next one."""
         with self._between_batches():
             self.reset()
             return self.env.set_seed(seed, static_seed=static_seed)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return the policy, the environment's buffers, and how far collection has come."""
         acting = self._acting.module
         with self._between_batches():
@@ -283,7 +478,7 @@ class Collector(BaseCollector):
             }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from where another collector stood, with new episodes."""
+        """Restore the state of another collector, with new episodes."""
         with self._between_batches():
             if isinstance(self._acting.module, nn.Module):
                 self._acting.module.load_state_dict(state_dict["policy_state_dict"])
@@ -303,6 +498,8 @@ class Collector(BaseCollector):
         if not self.is_closed:
             self._stop_background(timeout)
             self.is_closed = True
+            if self._profiler is not None:
+                self._profiler.close()
             self._stepper.root = None
             if close_env and not self.env.is_closed:
                 self.env.close()

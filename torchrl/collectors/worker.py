@@ -1,7 +1,8 @@
-"""What collects in a worker process, and what it understands.
+"""The worker's side of multi-process collectors: a collector that answers requests.
 
-A :class:`CollectorWorker` is one collector that answers requests. It does not know how they arrive:
-:func:`serve` brings them over a channel, and another transport may bring them otherwise.
+A :class:`CollectorWorker` builds and runs one collector, :func:`serve` lets it answer the requests
+of a :class:`~torchrl.collectors.collector_pool.CollectorPool`; batches are returned in a
+:class:`~torchrl._core.workers.shared_batch.SharedBatch`.
 """
 
 from __future__ import annotations
@@ -19,40 +20,44 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
-from torchrl._core.errors import summary
-from torchrl._core.memory import Memory
-from torchrl._core.processes import Channel, check_parent
+from torchrl._core.workers.pool import RequestHandler
+from torchrl._core.workers.protocol import (
+    BATCH,
+    BATCH_IN_MEMORY,
+    CALL,
+    COLLECT,
+    COLLECT_RANDOM,
+    MEMORY,
+    QUIT,
+    QUIT_OPEN,
+    WRITTEN,
+    Channel,
+)
+from torchrl._core.workers.shared_batch import BatchLayout, SharedBatch
+from torchrl._core.workers.shared_memory import Memory
 from torchrl.collectors.base import extend
+from torchrl.collectors.env_factories import in_a_worker
 from torchrl.collectors.interrupt import Interruptor
-from torchrl.collectors.recipes import in_a_worker
 from torchrl.collectors.single import Collector
-from torchrl.collectors.slab import Layout, Slab
-from torchrl.weight_update import SharedMemReceiver, WeightReceiver, weights_of
+from torchrl.weight_update import SharedMemReceiver, layout_of, weights_of
 from torchrl.weight_update.scheme import Layout as WeightLayout
-from torchrl.weight_update.scheme import layout_of
-
-# To a worker.
-COLLECT, COLLECT_RANDOM, CALL, WEIGHTS, QUIT = b"c", b"x", b"C", b"W", b"q"
-# From a worker.
-DONE, RESULT, FAILED = b"k", b"R", b"E"
-BATCH_IN_SLAB, BATCH, SLAB, WRITTEN = b"b", b"B", b"M", b"N"
 
 
 @dataclass
-class Job:
-    """What a worker needs to know to build its collector.
+class WorkerConfig:
+    """What a worker builds, and how it returns batches.
 
     Args:
         create_env_fn: An environment, or a function that builds it.
-        policy: Acts.
+        policy: Writes the action.
         options: Other arguments of :class:`~torchrl.collectors.Collector`.
-        number: Which of the workers this one is.
+        number: Number of the worker.
         num_workers: Number of workers.
-        pads: Fill up batches that were interrupted, and mark what is filled.
-        replay_buffer: Written to in place of handing batches over.
-        use_buffers: Hand batches over in shared memory; found out if ``None``.
-        collector_class: What collects.
-        init_fn: Called first of all.
+        pads: Pad batches that were interrupted, and mask the padding.
+        replay_buffer: Batches are written into it instead of being returned.
+        use_buffers: Return batches in shared memory, those that fit into it.
+        collector_class: Class of the collector.
+        init_fn: Called before anything is built.
     """
 
     create_env_fn: Any = None
@@ -64,17 +69,17 @@ class Job:
     replay_buffer: Any = None
     use_buffers: bool | None = None
     collector_class: type[Collector] = Collector
-    init_fn: Callable[[], Any] | None = None
+    init_fn: Callable[[], object] | None = None
 
 
 @dataclass
-class Facts:
-    """What a worker tells about itself once it is built.
+class WorkerInfo:
+    """What a worker reports once it is built.
 
     Args:
         frames: Frames of a full batch.
         rows: Batch size of the environment.
-        weights: What the weights of its policy look like.
+        weights: Layout of the weights of its policy.
     """
 
     frames: int
@@ -83,47 +88,53 @@ class Facts:
 
 
 class CollectorWorker:
-    """One of several collectors, which collects when it is asked to.
+    """One of several collectors.
 
     Args:
-        job: What to build.
+        config: What to build.
         interruptor: Ends a batch early.
     """
 
-    def __init__(self, job: Job, interruptor: Interruptor) -> None:
-        self.job = job
-        if job.init_fn is not None:
-            job.init_fn()
-        self.collector = job.collector_class(
-            in_a_worker(job.create_env_fn),
-            _own_policy(job.policy),
+    def __init__(self, config: WorkerConfig, interruptor: Interruptor) -> None:
+        self.config = config
+        if config.init_fn is not None:
+            config.init_fn()
+        policy = config.policy
+        if isinstance(policy, nn.Module) and any(weight.is_shared() for weight in weights_of(policy).values()):
+            policy = copy.deepcopy(policy)  # with weights that no other process sees
+        self.collector = config.collector_class(
+            in_a_worker(config.create_env_fn),
+            policy,
             interruptor=interruptor,
-            worker_idx=job.number,
-            **job.options,
+            worker_idx=config.number,
+            **config.options,
         )
-        numbers = self.collector._numbers
-        assert numbers is not None
-        numbers.times, numbers.plus = job.num_workers, job.number
+        ids = self.collector._numbers
+        assert ids is not None
+        ids.stride, ids.offset = config.num_workers, config.number
 
-    def facts(self) -> Facts:
-        """Return what others need to know."""
+    def worker_info(self) -> WorkerInfo:
+        """Return what the pool needs to know of this worker."""
         collector = self.collector
         rows = collector.env.batch_size
-        return Facts(collector.frames_per_batch, rows, layout_of(collector._acting.module))
+        return WorkerInfo(collector.frames_per_batch, rows, layout_of(collector._acting.module))
 
-    def follow(self, make_receiver: Callable[[object], WeightReceiver]) -> None:
-        """Take the newest weights before each action."""
-        self.collector._acting.follow(make_receiver)
+    def follow(self, layout: WeightLayout, file: int) -> None:
+        """Update the weights of the policy, before each action, from a shared memory."""
+        try:
+            self.collector._acting.follow(lambda policy: SharedMemReceiver(policy, layout, file))
+        finally:
+            os.close(file)
 
     def collect(self, random: bool) -> TensorDictBase | int:
         """Return the next batch, or the number of frames that went into the replay buffer."""
-        collector, job = self.collector, self.job
+        collector, config = self.collector, self.config
         batch, frames = collector._collect(random=random)
-        if job.replay_buffer is None:
-            return pad_time(batch, collector._steps) if job.pads else batch
-        if frames < collector.frames_per_batch and not job.pads:
-            return 0  # we are being shut down: nobody counts these any more
-        extend(job.replay_buffer, batch)
+        if config.replay_buffer is None:
+            return pad_time(batch, collector._steps) if config.pads else batch
+        if frames < collector.frames_per_batch and not config.pads:
+            return 0  # interrupted by a shutdown: the frames are not counted any more
+        extend(config.replay_buffer, batch)
         return frames
 
     def weights(self) -> dict[str, Tensor]:
@@ -133,34 +144,34 @@ class CollectorWorker:
         return {name: value.cpu() for name, value in found.items()}
 
     def take(self, weights: dict[str, Tensor], version: int) -> None:
-        """Act with these weights until newer ones are found."""
+        """Set the weights of the policy, until newer ones are received."""
         self.collector._acting.take(weights, version)
 
     def attribute(self, name: str) -> Any:
-        """Return an attribute of the collector, or of what it holds."""
+        """Return an attribute of the collector, by its dotted name."""
         return self.collector.get_distant_attr(name)
 
-    def map(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
-        """Call a method of the collector, or of what it holds."""
+    def map(self, name: str, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a method of the collector, by its dotted name."""
         return self.collector.map_fn(name, *args, **kwargs)
 
     def start_profile(self) -> None:
-        """Begin to measure where the time goes."""
+        """Start to measure where the time is spent."""
         self._measuring = ExitStack()
         self._profile = self._measuring.enter_context(self.collector.profile())
 
     def stop_profile(self) -> dict[str, float]:
-        """Return where the time went."""
+        """Return the seconds of each part since the start."""
         self._measuring.close()
         return self._profile.seconds
 
-    def close(self) -> None:
-        """Close the environment."""
-        self.collector.shutdown()
+    def close(self, close_env: bool = True) -> None:
+        """Shut the collector down."""
+        self.collector.shutdown(close_env=close_env)
 
 
 def pad_time(batch: TensorDictBase, steps: int) -> TensorDictBase:
-    """Fill a batch ``[*B, T]`` with zeros up to ``[*B, steps]``; mark the steps it has.
+    """Pad a batch ``[*B, T]`` with zeros up to ``[*B, steps]``; mask the padding.
 
     Writes: ``("collector", "mask") [*B, steps]``.
 
@@ -176,105 +187,71 @@ def pad_time(batch: TensorDictBase, steps: int) -> TensorDictBase:
     return batch
 
 
-def _own_policy(policy: Any) -> Any:
-    """Return a policy whose weights no other process sees."""
-    if isinstance(policy, nn.Module) and any(w.is_shared() for w in weights_of(policy).values()):
-        return copy.deepcopy(policy)
-    return policy
+class _BatchWriter:
+    """Returns the batches of a worker to the pool.
 
+    Args:
+        channel: Leads to the pool.
+        handler: Handles the requests of the pool.
+        worker: Collects.
+    """
 
-def failure(error: BaseException) -> bytes:
-    """Return the message that tells of an error: in brief, and its traceback."""
-    return Channel.message(FAILED, summary(error))
+    def __init__(self, channel: Channel, handler: RequestHandler, worker: CollectorWorker) -> None:
+        self.channel, self.handler, self.worker = channel, handler, worker
+        self.shared: SharedBatch | None = None
 
-
-class _Desk:
-    """Carries requests from a channel to a worker, and the answers back."""
-
-    def __init__(self, channel: Channel) -> None:
-        self.channel, self.tick = channel, check_parent(os.getppid())
-        self.slab: Slab | None = None
-
-    def answer(self, work: Callable[[], bytes]) -> None:
-        """Send what ``work`` returns, or the error that it raises."""
-        try:
-            message = work()
-        except BaseException as error:
-            message = failure(error)
-        try:
-            self.channel.send_message(message, self.tick)
-        except OSError:
-            raise EOFError("nobody waits for the answer any more") from None
-
-    def batch(self, worker: CollectorWorker, random: bool) -> bytes:
-        """Collect; hand the batch over."""
-        found = worker.collect(random)
-        if isinstance(found, int):
-            return Channel.message(WRITTEN, found)
-        if found.device is not None and found.device.type != "cpu":
-            found = found.cpu()
-        use_buffers = worker.job.use_buffers
-        layout = None if use_buffers is False else Layout.of(found)
+    def message(self, random: bool) -> bytes:
+        """Collect; return the message with the batch."""
+        batch = self.worker.collect(random)
+        if isinstance(batch, int):
+            return Channel.message(WRITTEN, batch)
+        if batch.device is not None and batch.device.type != "cpu":
+            batch = batch.cpu()
+        layout = None if self.worker.config.use_buffers is False else BatchLayout.of(batch)
         if layout is None:
-            if use_buffers:
-                raise ValueError(
-                    "use_buffers=True: batches with other things than dense tensors have no place "
-                    "in buffers; leave use_buffers out."
-                )
-            return Channel.message(BATCH, found)
-        if self.slab is None:
-            self.slab = Slab(layout)
-            memory = self.slab.memory
-            assert memory.file is not None
-            self.channel.send(SLAB, layout, self.tick)
-            self.channel.send_file(memory.file)
+            return Channel.message(BATCH, batch)
+        if self.shared is None:
+            self.shared = SharedBatch(layout)
+            memory = self.shared.memory
+            self.channel.send(MEMORY, layout, self.handler.tick, memory.file)
             memory.close()
-        if layout != self.slab.layout:
-            return Channel.message(BATCH, found)
-        self.slab.write(found)
-        return BATCH_IN_SLAB
-
-    @staticmethod
-    def call(method: Callable[..., Any], args: tuple) -> bytes:
-        """Call a method of the worker."""
-        result = method(*args)
-        return DONE if result is None else Channel.message(RESULT, result)
-
-    def follow(self, worker: CollectorWorker, layout: WeightLayout) -> bytes:
-        """Let the worker follow the weights in a memory."""
-        file = self.channel.receive_file()
-        try:
-            worker.follow(lambda policy: SharedMemReceiver(policy, layout, file))
-        finally:
-            os.close(file)
-        return DONE
+        if layout != self.shared.layout:
+            return Channel.message(BATCH, batch)
+        self.shared.write(batch)
+        return BATCH_IN_MEMORY
 
 
-def serve(channel: Channel, job: Job) -> None:
-    """Build a collector and do what the channel says, until it says :data:`QUIT` or closes."""
-    desk = _Desk(channel)
-    file = channel.receive_file()
+def serve(channel: Channel, config: WorkerConfig) -> None:
+    """Build a collector in a worker process and answer requests, until the pool ends the worker.
+
+    The first message is the memory of the interruptor.
+    """
+    handler = RequestHandler(channel)
+    _, (_, file) = channel.receive(handler.tick)
     interruptor = Interruptor(Memory(1, file=file).view(0, [1], torch.bool))
     os.close(file)
     workers: list[CollectorWorker] = []
+    code = QUIT
 
-    def build() -> bytes:
-        workers.append(CollectorWorker(job, interruptor))
-        return Channel.message(RESULT, workers[0].facts())
+    def build() -> WorkerInfo:
+        workers.append(CollectorWorker(config, interruptor))
+        return workers[0].worker_info()
 
     try:
-        desk.answer(build)
+        if not handler.answer(build):
+            return
+        worker = workers[0]
+        batches = _BatchWriter(channel, handler, worker)
         while True:
-            code, payload = channel.receive(desk.tick)
+            code, payload = channel.receive(handler.tick)
             if code in (COLLECT, COLLECT_RANDOM):
-                desk.answer(partial(desk.batch, workers[0], code == COLLECT_RANDOM))
+                handler.reply(partial(batches.message, code == COLLECT_RANDOM))
             elif code == CALL:
-                name, args = payload
-                desk.answer(partial(desk.call, getattr(workers[0], name), args))
-            elif code == WEIGHTS:
-                desk.answer(partial(desk.follow, workers[0], payload))
+                handler.call(worker, *payload)
+            elif code == MEMORY:
+                handler.answer(worker.follow, *payload)
             else:
                 return
     finally:
         for worker in workers:
-            worker.close()
+            worker.close(close_env=code != QUIT_OPEN)

@@ -1,7 +1,7 @@
-"""Who sends weights and who receives them, whatever lies between them.
+"""The base classes of weight senders and weight receivers.
 
-A sender publishes; receivers look for themselves, before each action, so that nobody waits for
-anybody. Another way to travel is one file: a sender and a receiver with the hooks below.
+A sender publishes weights; receivers look for new ones before each action, so that neither waits
+for the other. Another medium is one file: a sender and a receiver with the hooks below.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
 
+#: What has weights: a module, its parameters as a tensordict, or a state dict.
 Weights = nn.Module | TensorDictBase | Mapping[str, Any]
 Layout = dict[str, tuple[torch.Size, torch.dtype]]
 
@@ -41,15 +42,15 @@ def weights_of(source: Weights) -> dict[str, Tensor]:
     elif isinstance(source, Mapping):
         items = source.items()
     else:
-        raise TypeError(
-            f"weights: expected a module, a tensordict or a state dict, found "
-            f"{type(source).__name__}."
-        )
+        raise TypeError(f"weights: expected a module, a tensordict or a state dict, found {type(source).__name__}.")
     return {name: value.detach() for name, value in items if isinstance(value, Tensor)}
 
 
 def layout_of(policy: object) -> Layout:
     """Return names, shapes and dtypes of a policy's weights; nothing for a plain callable.
+
+    Args:
+        policy: A module, or any other callable.
 
     >>> layout_of(nn.Linear(2, 1, bias=False))
     {'weight': (torch.Size([1, 2]), torch.float32)}
@@ -63,11 +64,22 @@ class WeightSender(ABC):
     """Publishes weights to any number of receivers.
 
     Args:
-        layout: What the weights look like, see :func:`layout_of`.
+        layout: Shapes and dtypes of the weights, see :func:`layout_of`.
 
     Hooks:
-        _publish: ``{name: tensor}, version``; let the receivers find these weights.
+        _publish: ``{name: tensor}, version``; show these weights to the receivers.
         close: release what the sender holds.
+
+    >>> class Mailbox(WeightSender):
+    ...     def _publish(self, weights, version):
+    ...         self.content = {name: value.clone() for name, value in weights.items()}, version
+    ...
+    ...     def close(self):
+    ...         self.content = None
+    >>> learner = nn.Linear(2, 1)
+    >>> sender = Mailbox(layout_of(learner))
+    >>> sender.send(learner), sorted(sender.content[0])
+    (1, ['bias', 'weight'])
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -94,14 +106,14 @@ class WeightSender(ABC):
             return self.version
 
     def pick(self, source: Weights) -> dict[str, Tensor]:
-        """Return weights that go to some receivers only, by another way, as the next version."""
+        """Count a version; return its weights, which only some receivers are sent."""
         weights = self._select(weights_of(source))
         with self._lock:
             self.version += 1
         return weights
 
-    def begin(self, source: Weights) -> None:
-        """Publish the weights that all begin with, version 0."""
+    def start(self, source: Weights) -> None:
+        """Publish the first weights, version 0."""
         with self._lock:
             self._publish(self._select(weights_of(source)), 0)
 
@@ -124,14 +136,29 @@ class WeightSender(ABC):
 
 
 class WeightReceiver(ABC):
-    """Keeps the weights of a policy as new as the last that were sent.
+    """Updates the weights of a policy to the last that were sent.
 
     Args:
-        policy: The policy that acts, or nothing to renew if it has no weights.
+        policy: The policy that acts; one without weights is not updated.
 
     Hooks:
-        _is_new: say, quickly, whether there may be weights that were not fetched yet.
-        _fetch: ``-> ({name: tensor}, version)``, or ``None`` if they cannot be had right now.
+        _is_new: ``-> bool``; whether there may be weights that were not fetched yet; called often.
+        _fetch: ``-> ({name: tensor}, version)``, or ``None`` if they are being written.
+
+    >>> class Reader(WeightReceiver):
+    ...     def __init__(self, policy, mailbox):
+    ...         super().__init__(policy)
+    ...         self.mailbox = mailbox
+    ...
+    ...     def _is_new(self):
+    ...         return bool(self.mailbox)
+    ...
+    ...     def _fetch(self):
+    ...         return self.mailbox.pop()
+    >>> learner, actor = nn.Linear(1, 1), nn.Linear(1, 1)
+    >>> receiver = Reader(actor, [(learner.state_dict(), 1)])
+    >>> receiver.poll(), receiver.poll(), torch.equal(actor.weight, learner.weight)
+    (True, False, True)
     """
 
     def __init__(self, policy: object) -> None:
@@ -147,7 +174,7 @@ class WeightReceiver(ABC):
 
     @torch.no_grad()
     def take(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Renew the weights with these."""
+        """Set the weights."""
         self.version = version
         for name, target in self._targets.items():
             if target.device.type == "cpu":
@@ -157,7 +184,7 @@ class WeightReceiver(ABC):
                 target.copy_(weights[name])
 
     def poll(self) -> bool:
-        """Renew the weights if newer ones were sent; return whether they were renewed."""
+        """Fetch the weights if newer ones were sent; return whether they were."""
         found = self._fetch() if self._is_new() else None
         if found is not None:
             self.take(*found)

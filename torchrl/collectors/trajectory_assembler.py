@@ -1,4 +1,4 @@
-"""Batches of whole trajectories, put together from batches of steps."""
+"""Batches of whole trajectories, assembled from batches of steps."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from torchrl.data.trajectories import split_trajectories
 FORMATS = ("padded", "cat")
 
 
-class WholeTrajectories:
-    """Keeps steps until their trajectories have ended; hands these out together.
+class TrajectoryAssembler:
+    """Keeps steps until their trajectories have ended; returns these in batches.
 
     Args:
         count: Number of trajectories ``N`` in a batch.
         form: ``"padded"`` gives ``[N, L]``, ``L`` the longest, with the mask
             ``("collector", "mask")``; ``"cat"`` gives all steps one after the other, ``[S]``.
-        keeps_open: Whether trajectories go on in the next batch; else the rest is forgotten.
+        keeps_open: Whether trajectories continue in the next batch; else the rest is dropped.
 
-    Reads: ``("collector", "traj_ids") [*B, T]``, the ``done`` flags of the outcome, and
+    Reads: ``("collector", "traj_ids") [*B, T]``, the ``done`` flags of the result, and
         ``("collector", "mask")``, if there is one.
 
     Raises:
@@ -36,15 +36,14 @@ class WholeTrajectories:
         form = form or FORMATS[0]
         if count < 1 or form not in FORMATS:
             raise ValueError(
-                f"trajs_per_batch must be positive and traj_format one of {FORMATS}, found "
-                f"{count}, {form!r}."
+                f"trajs_per_batch must be positive and traj_format one of {FORMATS}, found {count}, {form!r}."
             )
         self.count, self.form, self.keeps_open = count, form, keeps_open
         self._open: dict[int, list[TensorDictBase]] = {}
         self._whole: deque[TensorDictBase] = deque()
 
     def gather(self, batches: Iterator[TensorDictBase]) -> Iterator[TensorDictBase]:
-        """Yield trajectories as they become whole; fewer at the end of ``batches``."""
+        """Yield batches of whole trajectories; the last may have fewer."""
         for batch in batches:
             yield from self.add(batch)
         yield from self.rest()
@@ -58,7 +57,7 @@ class WholeTrajectories:
             yield self._take(self.count)
 
     def rest(self) -> Iterator[TensorDictBase]:
-        """Yield the whole trajectories, fewer than ``N``, that are left, if there are any."""
+        """Yield the whole trajectories that are left, fewer than ``N``, if there are any."""
         if self._whole:
             yield self._take(len(self._whole))
 
@@ -88,13 +87,13 @@ class WholeTrajectories:
         return split_trajectories(steps, prefix="collector") if self.form == "padded" else steps
 
     def reset(self) -> None:
-        """Forget the trajectories that have not ended: no step of theirs will follow."""
+        """Drop the trajectories that have not ended."""
         self._open.clear()
 
 
 def _ended(steps: TensorDictBase) -> Tensor:
     """Return where an episode ended ``[T]``, of any agent."""
-    outcome = steps.get("next")
-    flags = [outcome.get(key) for key in outcome.keys(True, True) if last_name(key) == DONE]
+    result = steps.get("next")
+    flags = [result.get(key) for key in result.keys(True, True) if last_name(key) == DONE]
     ended = [flag.reshape(flag.shape[0], -1).any(-1) for flag in flags]
     return torch.stack(ended).any(0)

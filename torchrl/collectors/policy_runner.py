@@ -1,4 +1,4 @@
-"""The policy that acts: where it should live, with the newest weights, its versions counted."""
+"""The policy of a collector: on its device, with the newest weights, its versions counted."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from torchrl._core.devices import check_devices
 from torchrl._core.errors import describe
-from torchrl._core.policy_output import output_entries, with_output
-from torchrl.collectors.finishing import moved
-from torchrl.collectors.recipes import Device
-from torchrl.envs.common import EnvBase
-from torchrl.envs.rollout import Act, PreparedPolicy
+from torchrl._core.records.policy_output import output_entries, with_output
+from torchrl.collectors.env_factories import Device
+from torchrl.envs.base import EnvBase
+from torchrl.envs.stepping.rollout import Act, PreparedPolicy
 from torchrl.weight_update import WeightReceiver, Weights
 
 Options = bool | dict[str, Any] | None
@@ -44,7 +43,7 @@ class ActingPolicy:
     def __init__(
         self,
         env: EnvBase,
-        policy: Callable[..., Any] | None,
+        policy: Callable[..., object] | None,
         *,
         device: Device = None,
         trust: bool = False,
@@ -60,21 +59,24 @@ class ActingPolicy:
             lives = {parameter.device for parameter in policy.parameters()}
             if any(_differ(one, there) for one in lives):
                 self.module = copy.deepcopy(policy).to(there)
-        self._plain = PreparedPolicy(env, self.module, trust=trust)
-        act = self._plain.on_tensordict
-        if _is_wanted(compile_policy):
-            act = torch.compile(act, **_arguments(compile_policy))
-        if _is_wanted(cudagraph_policy):
-            act = _captured(act, self.module, there or env.device, _arguments(cudagraph_policy))
+        self.plain = PreparedPolicy(env, self.module, trust=trust)
+        act = self.plain.on_tensordict
+        if is_wanted(compile_policy):
+            act = torch.compile(act, **arguments(compile_policy))
+        if is_wanted(cudagraph_policy):
+            act = _captured(act, self.module, there or env.device, arguments(cudagraph_policy))
         here = env.device or torch.device("cpu")
-        if policy is not None and there is not None and _differ(here, there):
+        # A policy that takes tensordicts may read their device, which those of the environment may lack.
+        sees_device = env.device is None and self.plain.on_flat_record is None
+        if policy is not None and there is not None and (sees_device or _differ(here, there)):
             act = _elsewhere(act, self.module, there, here, waits)
-        if act is not self._plain.on_tensordict:
-            self._plain.on_entries, self._plain.on_tensordict = None, act
+        if act is not self.plain.on_tensordict:
+            self.plain.on_flat_record, self.plain.on_tensordict = None, act
         self._version = 0
         self._receiver: WeightReceiver | None = None
+        self.tracks_version = tracks_version
         self._versions: list[int] | None = [] if tracks_version else None
-        self.prepared = self._looking() if tracks_version else self._plain
+        self.prepared = self._looking() if tracks_version else self.plain
 
     @property
     def version(self) -> int:
@@ -90,6 +92,13 @@ class ActingPolicy:
         self._receiver = make_receiver(self.module)
         self.prepared = self._looking()
 
+    def count_version(self) -> None:
+        """Count an update of the weights that was made elsewhere."""
+        if self._receiver is None:
+            self._version += 1
+        else:
+            self._receiver.version += 1
+
     def take(self, weights: dict[str, Tensor], version: int) -> None:
         """Act with these weights until newer ones are found."""
         assert self._receiver is not None
@@ -97,9 +106,9 @@ class ActingPolicy:
         self._receiver.take(weights, version)
 
     def _looking(self) -> PreparedPolicy:
-        prepared = copy.copy(self._plain)
-        if prepared.on_entries is not None:
-            prepared.on_entries = self._before(prepared.on_entries)
+        prepared = copy.copy(self.plain)
+        if prepared.on_flat_record is not None:
+            prepared.on_flat_record = self._before(prepared.on_flat_record)
         prepared.on_tensordict = self._before(prepared.on_tensordict)
         return prepared
 
@@ -123,17 +132,14 @@ class ActingPolicy:
         draw = PreparedPolicy(env, None)
         if self.module is None:
             return draw
-        prepared, plain = copy.copy(self._plain), self._plain
-        prepared.on_tensordict = lambda td: draw.on_tensordict(
-            with_output(td, plain.on_tensordict(td), self.module)
-        )
-        prepared.on_entries = _one_after_the_other(plain.on_entries, draw.on_entries)
+        prepared, plain = copy.copy(self.plain), self.plain
+        prepared.on_tensordict = lambda td: draw.on_tensordict(with_output(td, plain.on_tensordict(td), self.module))
+        prepared.on_flat_record = _one_after_the_other(plain.on_flat_record, draw.on_flat_record)
         return prepared
 
-    def take_versions(self) -> Tensor | None:
-        """Return the versions ``[T]`` that acted since the last call, if they are tracked."""
-        if self._versions is None:
-            return None
+    def take_versions(self) -> Tensor:
+        """Return the versions ``[T]`` that acted since the last call."""
+        assert self._versions is not None
         versions = torch.tensor(self._versions, dtype=torch.int64)
         self._versions.clear()
         return versions
@@ -150,8 +156,7 @@ class ActingPolicy:
             return
         if not isinstance(self.module, nn.Module):
             raise TypeError(
-                f"Collector: a policy without parameters ({type(self.module).__name__}) has no "
-                "weights to update."
+                f"Collector: a policy without parameters ({type(self.module).__name__}) has no weights to update."
             )
         if isinstance(new, TensorDictBase):
             TensorDict.from_module(self.module).data.update_(new.data)
@@ -171,17 +176,16 @@ def check_one_policy(owner: object, policy: object, factory: object) -> None:
             )
         )
     if policy is not None and factory is not None:
-        raise TypeError(
-            f"{type(owner).__name__}: give either a policy or a policy_factory, not both."
-        )
+        raise TypeError(f"{type(owner).__name__}: give either a policy or a policy_factory, not both.")
 
 
-def _is_wanted(choice: Options) -> bool:
+def is_wanted(choice: Options) -> bool:
     """Return whether an option that may be its arguments is wanted: an empty ``{}`` means yes."""
     return bool(choice) or isinstance(choice, dict)
 
 
-def _arguments(choice: Options) -> dict[str, Any]:
+def arguments(choice: Options) -> dict[str, Any]:
+    """Return the arguments that an option holds."""
     return choice if isinstance(choice, dict) else {}
 
 
@@ -229,3 +233,13 @@ def _one_after_the_other(first: Act | None, second: Act | None) -> Act | None:
         second(record)
 
     return act
+
+
+def moved(record: TensorDictBase, device: torch.device, waits: bool) -> TensorDictBase:
+    """Return a record on ``device``; a copy to a CUDA device need not be synchronous.
+
+    A copy to the CPU always is: its numbers may be read at once.
+    """
+    if waits or device.type != "cuda":
+        return record.to(device)
+    return record.to(device, non_blocking=True)

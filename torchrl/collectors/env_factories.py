@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from torchrl._core.mdp import last_name
-from torchrl.envs.batched_envs import BatchedEnvBase
-from torchrl.envs.common import EnvBase
-from torchrl.envs.env_options import transforms_for
-from torchrl.envs.transforms import StepCounter, TransformedEnv
+from torchrl.envs.base import EnvBase
+from torchrl.envs.batched import BatchedEnvBase
+from torchrl.envs.policy_needs import transforms_for
+from torchrl.envs.transforms import Compose, StepCounter, TransformedEnv
 
 Device = torch.device | str | int | None
 Factory = EnvBase | Callable[..., EnvBase]
@@ -32,8 +32,7 @@ def build_env(recipe: Factory, kwargs: Mapping[str, Any] | None, device: Device)
         if isinstance(env, str):
             hint = f"GymEnv({env!r}) makes a gymnasium environment by its name."
         raise TypeError(
-            f"Collector: expected create_env_fn to be or to build an EnvBase, found "
-            f"{type(env).__name__}. {hint}"
+            f"Collector: expected create_env_fn to be or to build an EnvBase, found {type(env).__name__}. {hint}"
         )
     return env if device is None else env.to(device)
 
@@ -51,7 +50,7 @@ def with_limit(env: EnvBase, max_steps: int | None) -> EnvBase:
             "Collector: max_frames_per_traj counts steps under 'step_count', which the environment "
             "has already; give its StepCounter max_steps instead."
         )
-    return TransformedEnv(env, StepCounter(max_steps=max_steps))
+    return TransformedEnv(env, StepCounter(max_steps=max_steps), auto_unwrap=False)
 
 
 def with_needs_of(policy: Any, env: EnvBase) -> EnvBase:
@@ -65,9 +64,8 @@ def with_needs_of(policy: Any, env: EnvBase) -> EnvBase:
     >>> sorted(with_needs_of(gru, GymEnv("Pendulum-v1")).observation_keys)
     ['is_init', 'observation', 'recurrent_state']
     """
-    for transform in transforms_for(policy, env) if isinstance(policy, nn.Module) else ():
-        env = TransformedEnv(env, transform)
-    return env
+    needs = list(transforms_for(policy, env)) if isinstance(policy, nn.Module) else []
+    return TransformedEnv(env, Compose(*needs), auto_unwrap=False) if needs else env
 
 
 def one_each(owner: str, recipes: Factory | Sequence[Factory], count: int | None) -> list[Factory]:
@@ -84,10 +82,7 @@ def one_each(owner: str, recipes: Factory | Sequence[Factory], count: int | None
     if len(each) == 1 and count is not None:
         each = each * count
     if not each or count not in (None, len(each)):
-        raise ValueError(
-            f"{owner}: expected one create_env_fn for each of {count or 1} workers, found "
-            f"{len(each)}."
-        )
+        raise ValueError(f"{owner}: expected one create_env_fn for each of {count or 1} workers, found {len(each)}.")
     return each
 
 
@@ -112,12 +107,12 @@ def in_a_worker(recipe: Factory) -> Factory:
     """Return a recipe for an environment that no other process steps."""
     own = without_workers(recipe)
     if own is recipe and isinstance(recipe, EnvBase):
-        recipe.set_seed(int(torch.randint(2**31, ())))  # copies of one are not to be twins
+        recipe.set_seed(int(torch.randint(2**31, ())))  # copies of one must differ
     return own
 
 
 def materialize(policy: nn.Module, recipe: Factory, kwargs: Mapping[str, Any] | None) -> None:
-    """Give lazy layers their shapes, so that all workers begin with the same weights."""
+    """Give lazy layers their shapes, so that all workers start with the same weights."""
     if not any(nn.parameter.is_lazy(p) for p in (*policy.parameters(), *policy.buffers())):
         return
     given = isinstance(recipe, EnvBase)
