@@ -12,9 +12,7 @@ BATCHES = {
     "parallel": lambda makers: ParallelEnv(len(makers), makers, mp_start_method="fork"),
     "one worker": lambda makers: ParallelEnv(1, makers, mp_start_method="fork"),
     "pool": lambda makers: AsyncEnvPool(makers),
-    "transformed": lambda makers: TransformedEnv(
-        SerialEnv(len(makers), makers), StepCounter(step_count_key="n")
-    ),
+    "transformed": lambda makers: TransformedEnv(SerialEnv(len(makers), makers), StepCounter(step_count_key="n")),
     "view": lambda makers: SerialEnv(3, [*makers, makers[0]])[:2],
 }
 
@@ -39,14 +37,14 @@ class LosesWhatPoliciesWrite(Changed):
 
 class ReadsTheActionOnly(Changed):
     def step(self, tensordict):
-        following = super().step(tensordict.exclude("next")).get("next")
-        return tensordict.set("next", following)
+        next_root = super().step(tensordict.exclude("next")).get("next")
+        return tensordict.set("next", next_root)
 
 
 class FlattensGroups(Changed):
     def step(self, tensordict):
-        following = super().step(tensordict).get("next")
-        return tensordict.set("next", TensorDict(following.to_dict(), self.batch_size))
+        next_root = super().step(tensordict).get("next")
+        return tensordict.set("next", TensorDict(next_root.to_dict(), self.batch_size))
 
 
 class DrawsAnything(Changed):

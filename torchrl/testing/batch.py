@@ -1,4 +1,4 @@
-"""Contract checks of environments that hold others: batches of one's own, pools, wrappers of such.
+"""Contract checks of batched environments: batches, pools and their wrappers.
 
 Each takes ``wrap``, which builds an environment of batch size ``[N, *B]`` from ``N`` functions that
 build one of ``[*B]`` each.
@@ -12,48 +12,44 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import torch
 from tensordict import TensorDictBase
 
+from torchrl._core.records.flat_record import Record
 from torchrl.data import Unbounded
-from torchrl.envs import (
-    ActionMask,
-    Compose,
-    EnvBase,
-    InitTracker,
-    TensorDictPrimer,
-    TransformedEnv,
-)
+from torchrl.envs import ActionMask, Compose, EnvBase, InitTracker, TensorDictPrimer, TransformedEnv
 from torchrl.testing.env import assert_same
 from torchrl.testing.mocks import CountingEnv, MaskedEnv, MultiAgentEnv
 
+R = TypeVar("R", bound=Record)
 Wrap = Callable[[Sequence[Callable[[], EnvBase]]], EnvBase]
 HORIZONS, STEPS = (3, 5), 12
 
 
 def primed(horizon: int) -> EnvBase:
-    """Return an environment with a state for the policy to keep."""
+    """Return an environment with a recurrent state, written by a primer."""
     transform = Compose(InitTracker(), TensorDictPrimer(memory=Unbounded((1,))))
     return TransformedEnv(CountingEnv(horizon), transform)
 
 
 def masked() -> EnvBase:
-    """Return an environment whose random actions heed its mask."""
+    """Return an environment whose random actions are legal."""
     return TransformedEnv(MaskedEnv(), ActionMask())
 
 
-def remember(tensordict: Any) -> Any:
-    """Act by what is seen and remembered, and remember one more."""
+def remember(tensordict: R) -> R:
+    """Write an action that depends on the observation and on the state, and the next state."""
     seen = tensordict.get("observation").sum(-1, keepdim=True)
     memory = tensordict.get("memory")
     tensordict.set("action", torch.sin(seen + memory))
-    return tensordict.set(("next", "memory"), memory + 1)
+    tensordict.set(("next", "memory"), memory + 1)
+    return tensordict
 
 
 def remember_apart(tensordict: TensorDictBase) -> TensorDictBase:
-    """Do the same, and return what was computed alone."""
+    """Return the entries that :func:`remember` writes, in a new tensordict."""
     acted = remember(tensordict.copy())
     return acted.select("action", ("next", "memory"))
 
@@ -88,7 +84,7 @@ def check_each_environment_steps_as_alone(wrap: Wrap) -> None:
 
 
 def check_policies_may_return_their_action_alone(wrap: Wrap) -> None:
-    """A policy that returns what it computed alone gives what one gives that writes in place."""
+    """A policy may return only what it writes instead of writing in place."""
     batches = []
     for policy in (remember, remember_apart):
         with wrapped(wrap, [partial(primed, h) for h in HORIZONS]) as env:
@@ -96,8 +92,8 @@ def check_policies_may_return_their_action_alone(wrap: Wrap) -> None:
     assert_same(batches[1], batches[0])
 
 
-def check_rows_that_wait_keep_their_memory(wrap: Wrap) -> None:
-    """With ``break_when_all_done`` the environment that runs on remembers."""
+def check_rows_that_run_on_keep_their_state(wrap: Wrap) -> None:
+    """With ``break_when_all_done``, the environment that runs longest keeps its state."""
     with wrapped(wrap, [partial(primed, h) for h in HORIZONS]) as env:
         batch = env.rollout(STEPS, remember, break_when_any_done=False, break_when_all_done=True)
     assert batch.shape[-1] == max(HORIZONS), "the last episode to end decides the length"
@@ -118,11 +114,11 @@ def check_groups_keep_their_batch_size(wrap: Wrap) -> None:
 
 
 def check_random_actions_are_legal(wrap: Wrap) -> None:
-    """Random actions heed the masks of the environments inside."""
+    """Random actions are legal under the masks of the inner environments."""
     with wrapped(wrap, [masked] * 2) as env:
         batch = env.rollout(STEPS, break_when_any_done=False)
     legal = batch["action_mask"].gather(-1, batch["action"].unsqueeze(-1))
-    assert legal.all(), "a random action is forbidden by the mask that stands in its row"
+    assert legal.all(), "a random action is forbidden by the mask of its row"
 
 
 def check_partial_resets_leave_other_rows_alone(wrap: Wrap) -> None:
@@ -142,7 +138,7 @@ def check_partial_resets_leave_other_rows_alone(wrap: Wrap) -> None:
 CHECKS: tuple[Callable[[Wrap], None], ...] = (
     check_each_environment_steps_as_alone,
     check_policies_may_return_their_action_alone,
-    check_rows_that_wait_keep_their_memory,
+    check_rows_that_run_on_keep_their_state,
     check_groups_keep_their_batch_size,
     check_random_actions_are_legal,
     check_partial_resets_leave_other_rows_alone,

@@ -1,7 +1,7 @@
-"""What every collector must do: laws to point at any collector, one's own included.
+"""Contract checks that every collector must pass.
 
-A collector joins by one function: ``make(**kwargs)`` builds it, with ``frames_per_batch`` and
-``total_frames`` among the keywords, over environments whose episodes end now and then.
+``make(**kwargs)`` builds the collector, with ``frames_per_batch`` and ``total_frames`` among the
+keywords, over environments whose episodes end within the batches.
 
 >>> from torchrl.collectors import Collector
 >>> from torchrl.testing.mocks import CountingEnv
@@ -10,7 +10,7 @@ A collector joins by one function: ``make(**kwargs)`` builds it, with ``frames_p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from tensordict import TensorDictBase
 
 from torchrl._core.mdp import last_name
 from torchrl.collectors.base import BaseCollector
+from torchrl.testing.report import run_checks
 
 Make = Callable[..., BaseCollector]
 FRAMES, BATCHES = 24, 4
@@ -42,7 +43,7 @@ def check_frames_are_exact(make: Make) -> None:
     assert all(batch.names[-1] == "time" for batch in batches)
 
 
-def check_going_on_goes_on(make: Make) -> None:
+def check_iteration_resumes(make: Make) -> None:
     with make(frames_per_batch=FRAMES, total_frames=3 * FRAMES) as collector:
         assert len(collector) == 3
         for _ in collector:
@@ -58,7 +59,7 @@ def check_trajectories_have_a_number_each(make: Make) -> None:
         ids = row["collector", "traj_ids"]
         assert ids.dtype == torch.int64
         done = row["next", "done"].squeeze(-1)
-        assert done.any(), "these environments never end: the law says nothing"
+        assert done.any(), "no episode ends within the batches: use environments with shorter episodes"
         changes = ids[1:] != ids[:-1]
         assert torch.equal(changes, done[:-1])
         pieces = ids[torch.cat([changes.new_ones(1), changes])].tolist()
@@ -77,13 +78,13 @@ def check_steps_follow_each_other(make: Make) -> None:
                 assert torch.equal(before[~done[:-1]], after[~done[:-1]]), key
 
 
-def check_roots_hold_what_next_holds(make: Make) -> None:
-    """What the environment shows is there before a step too, whatever the policy returns."""
+def check_roots_have_the_entries_of_next(make: Make) -> None:
+    """Observations are at the root too, whatever the policy returns."""
     for batch in collect(make):
         root = batch.keys(True, True)
         lost = [k for k in batch.get("next").keys(True, True) if k not in root]
         lost = [key for key in lost if last_name(key) != "reward"]
-        assert not lost, f"{lost} stand under 'next' alone"
+        assert not lost, f"{lost} are under 'next' only"
 
 
 def check_nothing_is_shared_between_batches(make: Make) -> None:
@@ -103,14 +104,14 @@ def check_no_gradients_and_no_private_entries(make: Make) -> None:
             assert not any(part.startswith("_") for part in path), key
 
 
-def check_shutting_down_twice_is_fine(make: Make) -> None:
+def check_shutdown_can_be_repeated(make: Make) -> None:
     collector = make(frames_per_batch=FRAMES, total_frames=FRAMES)
     list(collector)
     collector.shutdown()
     collector.shutdown()
 
 
-def check_state_comes_back(make: Make) -> None:
+def check_state_is_restored(make: Make) -> None:
     kwargs = {"frames_per_batch": FRAMES, "total_frames": 3 * FRAMES}
     with make(**kwargs) as first, make(**kwargs) as second:
         batch = next(iter(first))
@@ -121,24 +122,31 @@ def check_state_comes_back(make: Make) -> None:
         assert newest > int(batch["collector", "traj_ids"].max())
 
 
-LAWS = (
+CHECKS = (
     check_frames_are_exact,
-    check_going_on_goes_on,
+    check_iteration_resumes,
     check_trajectories_have_a_number_each,
     check_steps_follow_each_other,
-    check_roots_hold_what_next_holds,
+    check_roots_have_the_entries_of_next,
     check_nothing_is_shared_between_batches,
     check_no_gradients_and_no_private_entries,
-    check_shutting_down_twice_is_fine,
-    check_state_comes_back,
+    check_shutdown_can_be_repeated,
+    check_state_is_restored,
 )
 
 
-def check_collector(make: Make) -> None:
-    """Assert every law.
+def check_collector(make: Make, skip: Collection[str] = ()) -> None:
+    """Run all contract checks of a collector.
 
     Args:
-        make: Builds the collector, each time anew and alike.
+        make: Builds the collector, an equal one in each call.
+        skip: Names of checks to leave out, without ``check_``.
+
+    Raises:
+        ContractError: if a check fails.
+
+    >>> from torchrl.collectors import Collector
+    >>> from torchrl.testing.mocks import CountingEnv
+    >>> check_collector(lambda **kwargs: Collector(CountingEnv(), **kwargs))  # raises if a check fails
     """
-    for law in LAWS:
-        law(make)
+    run_checks(CHECKS, make, skip=skip)

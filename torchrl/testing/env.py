@@ -1,4 +1,4 @@
-"""What every environment must do: laws to point at any environment, one's own included.
+"""Contract checks that every environment must pass.
 
 >>> from torchrl.envs import GymEnv
 >>> check_env(lambda: GymEnv("CartPole-v1"))
@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import cloudpickle
@@ -17,13 +17,15 @@ from torch import Tensor
 
 from torchrl._core.keys import next_key
 from torchrl._core.mdp import step_mdp
-from torchrl._core.policy_output import with_output
+from torchrl._core.records.policy_output import with_output
+from torchrl._core.records.rows import is_lazy, part_names
 from torchrl.data import RandomPolicy
 from torchrl.envs import EnvBase, check_env_specs
-from torchrl.envs.hook_watch import HookWatch
-from torchrl.envs.partial_reset import is_lazy, part_names
+from torchrl.envs.check import HookWatch
+from torchrl.testing.report import run_checks
 
 Make = Callable[[], EnvBase]
+Policy = Callable[[TensorDictBase], TensorDictBase]
 STEPS = 12
 
 
@@ -51,16 +53,18 @@ def assert_same(found: TensorDictBase, expected: TensorDictBase) -> None:
             assert ours.tolist() == theirs.tolist(), key
 
 
-def begin(make: Make, seed: int = 0) -> EnvBase:
-    """Return a new environment, with every source of chance seeded."""
+def make_seeded(make: Make, seed: int = 0) -> EnvBase:
+    """Return a new environment and seed it and torch's random number generator."""
     env = make()
     env.set_seed(seed)
     torch.manual_seed(seed)
     return env
 
 
-def step_by_step(env: EnvBase, steps: int, *, go_on: bool, policy: Any = None) -> TensorDictBase:
-    """Return what a rollout must return, from a loop that uses only ``reset`` and ``step``."""
+def step_by_step(
+    env: EnvBase, steps: int, *, go_on: bool, policy: Callable[[TensorDictBase], TensorDictBase] | None = None
+) -> TensorDictBase:
+    """Return the expected result of a rollout, from a loop over ``reset`` and ``step``."""
     record: list[Any] = []
     dim = len(env.batch_size)
     root = env.reset()
@@ -89,7 +93,7 @@ def check_keeps_to_its_specs(make: Make) -> None:
 
 
 def check_fake_step_is_like_a_real_one(make: Make) -> None:
-    env = begin(make)
+    env = make_seeded(make)
     fake, real = env.fake_tensordict(), env.rollout(1)[..., 0]
     assert fake.batch_size == real.batch_size
     assert names(fake) == names(real), names(fake) ^ names(real)
@@ -100,9 +104,9 @@ def check_fake_step_is_like_a_real_one(make: Make) -> None:
 
 
 def check_same_seed_same_rollout(make: Make) -> None:
-    first = begin(make, 3).rollout(STEPS, break_when_any_done=False)
-    assert_same(begin(make, 3).rollout(STEPS, break_when_any_done=False), first)
-    env = begin(make, 5)
+    first = make_seeded(make, 3).rollout(STEPS, break_when_any_done=False)
+    assert_same(make_seeded(make, 3).rollout(STEPS, break_when_any_done=False), first)
+    env = make_seeded(make, 5)
     env.rollout(3)
     env.set_seed(3)
     torch.manual_seed(3)
@@ -110,8 +114,8 @@ def check_same_seed_same_rollout(make: Make) -> None:
 
 
 def check_done_is_terminated_or_truncated(make: Make) -> None:
-    batch = begin(make).rollout(STEPS, break_when_any_done=False)
-    for group in make().plan.groups:
+    batch = make_seeded(make).rollout(STEPS, break_when_any_done=False)
+    for group in make().compiled_specs.groups:
         done = batch.get(next_key(group.done))
         either = batch.get(next_key(group.terminated))
         if group.has_truncated:
@@ -121,55 +125,55 @@ def check_done_is_terminated_or_truncated(make: Make) -> None:
 
 def check_rollout_is_step_by_step(make: Make) -> None:
     for go_on in (False, True):
-        expected = step_by_step(begin(make), STEPS, go_on=go_on)
-        found = begin(make).rollout(STEPS, break_when_any_done=not go_on)
+        expected = step_by_step(make_seeded(make), STEPS, go_on=go_on)
+        found = make_seeded(make).rollout(STEPS, break_when_any_done=not go_on)
         assert_same(found, expected)
 
 
 def check_flat_records_change_nothing(make: Make) -> None:
     for go_on in (False, True):
-        flat = begin(make).rollout(STEPS, break_when_any_done=not go_on)
-        # Where a storing device is named, tensordicts carry the steps.
-        nested = begin(make).rollout(STEPS, break_when_any_done=not go_on, storing_device="cpu")
+        flat = make_seeded(make).rollout(STEPS, break_when_any_done=not go_on)
+        # With a storing device, records are tensordicts.
+        nested = make_seeded(make).rollout(STEPS, break_when_any_done=not go_on, storing_device="cpu")
         assert_same(flat.to("cpu"), nested)
 
 
 def check_hooks_leave_other_steps_alone(make: Make) -> None:
-    """``_step`` and ``_reset`` return memory of their own, edit no input and no earlier step."""
-    env = begin(make)
+    """``_step`` and ``_reset`` allocate their output and change neither inputs nor earlier results."""
+    env = make_seeded(make)
     with HookWatch(env) as watch:
         root = env.reset()
         for _ in range(STEPS):
             _, root = env.step_and_maybe_reset(env.rand_action(root))
     assert not watch.problems, "\n".join(watch.problems.values())
-    env = begin(make)
+    env = make_seeded(make)
     with HookWatch(env) as watch:  # flat records are stepped here, where they can be
         env.rollout(STEPS, break_when_any_done=False)
     assert not watch.problems, "\n".join(watch.problems.values())
 
 
-def check_next_is_the_following_root(make: Make) -> None:
-    env = begin(make)
+def check_next_is_the_root_of_the_next_step(make: Make) -> None:
+    env = make_seeded(make)
     batch = env.rollout(STEPS, break_when_any_done=False)
-    over = torch.stack([env.plan.rows_over(step["next"], every=False) for step in batch.unbind(-1)])
+    over = torch.stack([env.compiled_specs.rows_over(step["next"], every=False) for step in batch.unbind(-1)])
     for t in range(batch.shape[-1] - 1):
-        now, following = batch[..., t]["next"], batch[..., t + 1]
+        now, next_root = batch[..., t]["next"], batch[..., t + 1]
         kept = now.select(*env.observation_keys, *env.done_keys)
         rows = ~over[t].squeeze(-1)
         if not env.batch_size:
             if rows:
-                assert_same(following.select(*names(kept)), kept)
+                assert_same(next_root.select(*names(kept)), kept)
         elif rows.any():
-            assert_same(following.select(*names(kept))[rows], kept[rows])
+            assert_same(next_root.select(*names(kept))[rows], kept[rows])
 
 
 def check_partial_reset_touches_nothing_else(make: Make) -> None:
-    env = begin(make)
+    env = make_seeded(make)
     if env.batch_size.numel() < 2:
         return
     root = env.step_mdp(env.rollout(1)[..., -1])
     before = root.clone()
-    group = env.plan.deciding[0]
+    group = env.compiled_specs.outermost[0]
     rows = torch.zeros(env.batch_size, dtype=torch.bool)
     rows.view(-1)[0] = True
     mask = rows.reshape(*rows.shape, *(1,) * (len(group.shape) - rows.ndim)).expand(group.shape)
@@ -182,7 +186,7 @@ def check_partial_reset_touches_nothing_else(make: Make) -> None:
 
 def check_ted_layout(make: Make) -> None:
     """Time is the last batch dimension; rewards are only under next, flags on both sides."""
-    env = begin(make)
+    env = make_seeded(make)
     batch = env.rollout(STEPS, break_when_any_done=False)
     assert batch.batch_size[:-1] == env.batch_size
     assert batch.names[-1] == "time"
@@ -196,27 +200,27 @@ def check_ted_layout(make: Make) -> None:
 
 
 def check_rollout_options(make: Make) -> None:
-    """What a rollout does is what its options say."""
-    expected = begin(make).rollout(STEPS)
-    env = begin(make)
+    """The options of ``rollout()`` have the documented effect."""
+    expected = make_seeded(make).rollout(STEPS)
+    env = make_seeded(make)
     roots = []
     found = env.rollout(
         STEPS,
-        RandomPolicy(env.full_action_spec) if env.plan.batch_locked else env.rand_action,
+        RandomPolicy(env.full_action_spec) if env.compiled_specs.batch_locked else env.rand_action,
         lambda _, root: roots.append(root),
         auto_reset=False,
         tensordict=env.reset(),
     )
     assert_same(found, expected)
     assert len(roots) == found.shape[-1] - 1
-    until_all = begin(make).rollout(STEPS, break_when_all_done=True)
-    assert bool(env.plan.all_ended(until_all[..., -1]["next"])) or until_all.shape[-1] == STEPS
-    short = begin(make).rollout(2, break_when_any_done=False, return_contiguous=False)
+    until_all = make_seeded(make).rollout(STEPS, break_when_all_done=True)
+    assert bool(env.compiled_specs.all_ended(until_all[..., -1]["next"])) or until_all.shape[-1] == STEPS
+    short = make_seeded(make).rollout(2, break_when_any_done=False, return_contiguous=False)
     assert short.shape[-1] == 2
 
 
 def check_moves_to_a_device(make: Make) -> None:
-    expected = begin(make).rollout(3)
+    expected = make_seeded(make).rollout(3)
     env = make().to("cpu")
     env.set_seed(0)
     torch.manual_seed(0)
@@ -228,9 +232,9 @@ def check_moves_to_a_device(make: Make) -> None:
     assert_same(found, expected.to("cpu"))
 
 
-def check_travels(make: Make) -> None:
-    """A copy that was pickled in the middle of an episode needs no more than a seed."""
-    env = begin(make)
+def check_pickles_in_mid_episode(make: Make) -> None:
+    """An environment pickled in the middle of an episode gives an equal rollout after a seed."""
+    env = make_seeded(make)
     env.rollout(2)
     if hasattr(env, "numbers"):  # a view shares its environments, and is not copied
         return
@@ -242,7 +246,7 @@ def check_travels(make: Make) -> None:
     assert_same(*batches)
 
 
-LAWS = (
+CHECKS = (
     check_keeps_to_its_specs,
     check_fake_step_is_like_a_real_one,
     check_same_seed_same_rollout,
@@ -250,20 +254,26 @@ LAWS = (
     check_rollout_is_step_by_step,
     check_flat_records_change_nothing,
     check_hooks_leave_other_steps_alone,
-    check_next_is_the_following_root,
+    check_next_is_the_root_of_the_next_step,
     check_partial_reset_touches_nothing_else,
     check_ted_layout,
     check_rollout_options,
     check_moves_to_a_device,
-    check_travels,
+    check_pickles_in_mid_episode,
 )
 
 
-def check_env(make: Make) -> None:
-    """Assert every law.
+def check_env(make: Make, skip: Collection[str] = ()) -> None:
+    """Run all contract checks of an environment.
 
     Args:
-        make: Builds the environment, each time anew and alike.
+        make: Builds the environment, an equal one in each call.
+        skip: Names of checks to leave out, without ``check_``.
+
+    Raises:
+        ContractError: if a check fails.
+
+    >>> from torchrl.testing.mocks import CountingEnv
+    >>> check_env(CountingEnv)  # raises if a check fails
     """
-    for law in LAWS:
-        law(make)
+    run_checks(CHECKS, make, skip=skip)

@@ -1,4 +1,4 @@
-"""Small environments with known behaviour: a line of arithmetic says what each step returns.
+"""Small environments with known behaviour, for tests.
 
 ``B`` rows of a batch, ``A`` agents.
 """
@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from tensordict import NonTensorData, NonTensorStack, TensorDict, TensorDictBase
+from tensordict import NestedKey, NonTensorData, NonTensorStack, TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.entries import Entries
-from torchrl.data import Bounded, Categorical, Composite, NonTensor, OneHot, Unbounded
+from torchrl._core.records.flat_record import FlatRecord, Record
+from torchrl.data import Bounded, Categorical, Composite, NonTensor, OneHot, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
+
+Entries = dict[NestedKey, Any]
 
 
 def flag(shape: Sequence[int]) -> Categorical:
@@ -41,13 +43,7 @@ class CountingEnv(EnvBase):
     tensor([1., 2.])
     """
 
-    def __init__(
-        self,
-        horizon: int = 3,
-        cut: int | None = None,
-        batch_size: Sequence[int] = (),
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, horizon: int = 3, cut: int | None = None, batch_size: Sequence[int] = (), **kwargs: Any) -> None:
         super().__init__(batch_size=torch.Size(batch_size), **kwargs)
         batch = self.batch_size
         self.observation_spec = Composite(observation=Unbounded((*batch, 2)), shape=batch)
@@ -64,11 +60,11 @@ class CountingEnv(EnvBase):
     def _set_seed(self, seed: int | None) -> None:
         self._generator.manual_seed(0 if seed is None else seed)
 
-    def _mask(self, record: Any, key: str) -> Tensor:
+    def _mask(self, record: Record | None, key: str) -> Tensor:
         mask = None if record is None else record.get(key, None)
         return torch.ones(*self.batch_size, 1, dtype=torch.bool) if mask is None else mask
 
-    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: object) -> TensorDictBase:
         rows = self._mask(tensordict, "_reset")
         start = torch.rand(*self.batch_size, 1, generator=self._generator)
         self.count = torch.where(rows, torch.zeros_like(self.count), self.count)
@@ -79,7 +75,7 @@ class CountingEnv(EnvBase):
         rows = self._mask(tensordict, "_step")
         self.count = torch.where(rows, self.count + 1, self.count)
         self.total = torch.where(rows, self.total + tensordict.get("action"), self.total)
-        entries = {
+        entries: Entries = {
             "observation": self._observation(),
             "reward": self.total,
             "terminated": self.count >= self.horizons,
@@ -91,21 +87,21 @@ class CountingEnv(EnvBase):
     def _observation(self) -> Tensor:
         return torch.cat([self.count, self.total], -1)  # [*B, 2]
 
-    def _record(self, entries: dict[Any, Any], like: Any) -> Any:
+    def _record(self, entries: Entries, like: Record | None) -> Any:
         return TensorDict(entries, self.batch_size, device=self.device)
 
 
-class EntrywiseCountingEnv(CountingEnv):
+class FlatCountingEnv(CountingEnv):
     """The same, on flat records.
 
-    >>> EntrywiseCountingEnv(horizon=2).rollout(9)["next", "observation"][:, 0]
+    >>> FlatCountingEnv(horizon=2).rollout(9)["next", "observation"][:, 0]
     tensor([1., 2.])
     """
 
-    entrywise = True
+    supports_flat_records = True
 
-    def _record(self, entries: dict[Any, Any], like: Any) -> Any:
-        return Entries(entries) if isinstance(like, Entries) else super()._record(entries, like)
+    def _record(self, entries: Entries, like: Record | None) -> Any:
+        return FlatRecord(entries) if isinstance(like, FlatRecord) else super()._record(entries, like)
 
 
 class NestedEnv(CountingEnv):
@@ -130,13 +126,13 @@ class NestedEnv(CountingEnv):
             setattr(self, name, Composite(body=body, shape=batch))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        flat = Entries(action=tensordict.get(("body", "push")))
+        flat = FlatRecord(action=tensordict.get(("body", "push")))
         if (mask := tensordict.get("_step", None)) is not None:
             flat["_step"] = mask
         return super()._step(flat)  # type: ignore[arg-type]  # read like one
 
-    def _record(self, entries: dict[Any, Any], like: Any) -> Any:
-        names = {"observation": ("body", "pose"), "reward": ("body", "reward")}
+    def _record(self, entries: Entries, like: Record | None) -> Any:
+        names: dict[NestedKey, NestedKey] = {"observation": ("body", "pose"), "reward": ("body", "reward")}
         return super()._record({names.get(k, k): v for k, v in entries.items()}, like)
 
 
@@ -146,7 +142,7 @@ class MultiAgentEnv(EnvBase):
     Args:
         num_agents: ``A``.
         root_done: Write flags at the root too: a row is over when all of its agents are. Otherwise
-            each agent begins anew on its own.
+            each agent is reset on its own.
         batch_size: Rows.
 
     Reads: ``("agents", "action") [*B, A, 3]``, one-hot.
@@ -158,22 +154,17 @@ class MultiAgentEnv(EnvBase):
     torch.Size([3])
     """
 
-    def __init__(
-        self, num_agents: int = 3, *, root_done: bool = True, batch_size: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, num_agents: int = 3, *, root_done: bool = True, batch_size: Sequence[int] = ()) -> None:
         super().__init__(batch_size=torch.Size(batch_size))
         batch, group = self.batch_size, torch.Size([*batch_size, num_agents])
         self.root_done = root_done
 
-        def agents(**specs: Any) -> Composite:
-            named: Any = specs
-            return Composite(agents=Composite(named, shape=group), shape=batch)
+        def agents(**specs: TensorSpec) -> Composite:
+            return Composite(agents=Composite(dict(specs), shape=group), shape=batch)
 
         self.observation_spec = agents(observation=Unbounded((*group, 1)))
         self.observation_spec = Composite(
-            state=Unbounded((*batch, 1)),
-            agents=self.observation_spec["agents"].clone(),
-            shape=batch,
+            state=Unbounded((*batch, 1)), agents=self.observation_spec["agents"].clone(), shape=batch
         )
         self.action_spec = agents(action=OneHot(3, shape=(*group, 3)))
         self.reward_spec = agents(reward=Unbounded((*group, 1)))
@@ -189,7 +180,7 @@ class MultiAgentEnv(EnvBase):
     def _set_seed(self, seed: int | None) -> None:
         torch.manual_seed(0 if seed is None else seed)
 
-    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: object) -> TensorDictBase:
         rows = torch.ones_like(self.count, dtype=torch.bool)
         if tensordict is not None:
             rows = tensordict.get(("agents", "_reset"), rows)
@@ -201,18 +192,18 @@ class MultiAgentEnv(EnvBase):
         self.count, self.state = self.count + 1, self.state + 1
         choice = tensordict.get(("agents", "action")).long().argmax(-1, True)
         done = self.count >= self.horizons
-        entries = {("agents", "reward"): choice.float(), ("agents", "done"): done}
+        entries: Entries = {("agents", "reward"): choice.float(), ("agents", "done"): done}
         if self.root_done:
-            entries["done"] = done.all(-2)  # type: ignore[index]  # a key
+            entries["done"] = done.all(-2)
         return self._record(entries)
 
-    def _record(self, entries: dict[Any, Any]) -> TensorDict:
+    def _record(self, entries: Entries) -> TensorDict:
         entries |= {("agents", "observation"): self.count, "state": self.state}
         return TensorDict(entries, self.batch_size, device=self.device)
 
 
 class FlagsEnv(EnvBase):
-    """An environment that writes no end flags but those given.
+    """An environment that writes given end flags only.
 
     Args:
         flags: Value of each flag that a step writes.
@@ -230,9 +221,9 @@ class FlagsEnv(EnvBase):
         self.flags = flags
 
     def _set_seed(self, seed: int | None) -> None:
-        """Nothing here is random."""
+        """Do nothing: the environment is not random."""
 
-    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: object) -> TensorDictBase:
         return TensorDict(observation=torch.zeros(1))
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -241,7 +232,7 @@ class FlagsEnv(EnvBase):
 
 
 class LyingEnv(CountingEnv):
-    """A :class:`CountingEnv` that breaks one promise.
+    """A :class:`CountingEnv` whose output differs from its specs.
 
     Args:
         lie: ``"float64"`` or ``"shape"`` (of the observation), ``"reward"`` (none),
@@ -258,7 +249,7 @@ class LyingEnv(CountingEnv):
         super().__init__(**kwargs)
         self.lie = lie
 
-    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: object) -> TensorDictBase:
         root = self._bend(super()._reset(tensordict, **kwargs))
         if self.lie == "done":
             root.set("done", torch.ones(*self.batch_size, 1, dtype=torch.bool))
@@ -269,12 +260,12 @@ class LyingEnv(CountingEnv):
         return root
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        following = self._bend(super()._step(tensordict))
+        next_root = self._bend(super()._step(tensordict))
         if self.lie == "reward":
-            del following["reward"]
+            del next_root["reward"]
         if self.lie == "reward_shape":
-            following["reward"] = following["reward"].repeat_interleave(2, -1)
-        return tensordict.update(following) if self.lie == "same_step" else following
+            next_root["reward"] = next_root["reward"].repeat_interleave(2, -1)
+        return tensordict.update(next_root) if self.lie == "same_step" else next_root
 
     def _bend(self, record: TensorDictBase) -> TensorDictBase:
         observation = record["observation"]
@@ -308,12 +299,10 @@ class StatelessEnv(EnvBase):
     def _set_seed(self, seed: int | None) -> None:
         self._generator.manual_seed(0 if seed is None else seed)
 
-    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: object) -> TensorDictBase:
         batch = torch.Size([]) if tensordict is None else tensordict.batch_size
         return TensorDict(
-            position=torch.rand(*batch, 1, generator=self._generator),
-            batch_size=batch,
-            device=self.device,
+            position=torch.rand(*batch, 1, generator=self._generator), batch_size=batch, device=self.device
         )
 
     def _set_state(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -344,10 +333,10 @@ class TextEnv(CountingEnv):
         spec["text"] = NonTensor(shape=self.batch_size, example_data="0")
         self.observation_spec = spec
 
-    def _record(self, entries: dict[Any, Any], like: Any) -> Any:
+    def _record(self, entries: Entries, like: Record | None) -> Any:
         words = [str(int(count)) for count in self.count.flatten()]
         if self.batch_size:
-            text: Any = NonTensorStack(*words).reshape(self.batch_size)
+            text: object = NonTensorStack(*words).reshape(self.batch_size)
         else:
             text = NonTensorData(words[0])
         return super()._record({**entries, "text": text}, like)
@@ -369,9 +358,7 @@ class MaskedEnv(EnvBase):
     def __init__(self, horizon: int = 5) -> None:
         super().__init__()
         self.horizon, self.count = horizon, 0
-        self.observation_spec = Composite(
-            count=Unbounded((1,)), action_mask=Categorical(2, (4,), dtype=torch.bool)
-        )
+        self.observation_spec = Composite(count=Unbounded((1,)), action_mask=Categorical(2, (4,), dtype=torch.bool))
         self.action_spec = Categorical(4)
 
     def _set_seed(self, seed: int | None) -> None:
@@ -383,7 +370,7 @@ class MaskedEnv(EnvBase):
     def _observed(self) -> TensorDict:
         return TensorDict(count=torch.tensor([float(self.count)]), action_mask=self._legal())
 
-    def _reset(self, tensordict: TensorDictBase | None, **kwargs: Any) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None, **kwargs: object) -> TensorDictBase:
         self.count = 0
         return self._observed()
 

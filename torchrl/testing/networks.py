@@ -1,4 +1,4 @@
-"""Networks and batches small enough to compute with by hand."""
+"""Small networks and batches, for tests of losses."""
 
 from __future__ import annotations
 
@@ -27,26 +27,22 @@ def independent_normal(loc: Tensor, scale: Tensor) -> d.Distribution:
 
 
 def tanh_normal(loc: Tensor, scale: Tensor) -> d.Distribution:
-    """Has no closed entropy."""
+    """Return a distribution without a closed form of its entropy."""
     squash: list[d.Transform] = [d.transforms.TanhTransform(cache_size=1)]
     base = d.TransformedDistribution(d.Normal(loc, scale, validate_args=False), squash)
     base._validate_args = False
     return d.Independent(base, 1, validate_args=False)
 
 
-def one_hot(logits: Tensor) -> Any:
+def one_hot(logits: Tensor) -> d.Distribution:
     return d.OneHotCategorical(logits=logits, validate_args=False)
 
 
-def gaussian_actor(
-    actions: int = 2, dist: Any = independent_normal
-) -> ProbabilisticTensorDictSequential:
+def gaussian_actor(actions: int = 2, dist: Any = independent_normal) -> ProbabilisticTensorDictSequential:
     net = nn.Sequential(nn.Linear(OBS, 2 * actions), NormalParamExtractor())
     return ProbabilisticTensorDictSequential(
         TensorDictModule(net, ["observation"], ["loc", "scale"]),
-        ProbabilisticTensorDictModule(
-            ["loc", "scale"], ["action"], distribution_class=dist, return_log_prob=True
-        ),
+        ProbabilisticTensorDictModule(["loc", "scale"], ["action"], distribution_class=dist, return_log_prob=True),
     )
 
 
@@ -63,7 +59,7 @@ class Heads(nn.Module):
 
 
 def composite_actor() -> ProbabilisticTensorDictSequential:
-    """A policy with two actions, ``a`` and ``b``, of one number each."""
+    """Return a policy with two actions, ``a`` and ``b [*B, 1]``."""
     params: list[NestedKey] = [("params", head, k) for head in "ab" for k in ("loc", "scale")]
     return ProbabilisticTensorDictSequential(
         TensorDictModule(Heads(), ["observation"], params),
@@ -71,16 +67,14 @@ def composite_actor() -> ProbabilisticTensorDictSequential:
             ["params"],
             ["a", "b"],
             distribution_class=CompositeDistribution,
-            distribution_kwargs={
-                "distribution_map": {"a": independent_normal, "b": independent_normal}
-            },
+            distribution_kwargs={"distribution_map": {"a": independent_normal, "b": independent_normal}},
             return_log_prob=True,
         ),
     )
 
 
 def two_actions() -> TensorDict:
-    """Steps of that policy."""
+    """Return steps of that policy."""
     td = transitions()
     td["a"], td["b"] = td.pop("action").chunk(2, -1)
     return td
@@ -103,7 +97,7 @@ def deterministic_actor(actions: int = 2) -> TensorDictModule:
 
 
 class Concat(nn.Module):
-    """A network of several inputs, put side by side."""
+    """A network of several inputs, concatenated."""
 
     def __init__(self, size: int, out: int = 1) -> None:
         super().__init__()
@@ -118,9 +112,7 @@ def critic() -> TensorDictModule:
 
 
 def q_critic(actions: int = 2, out: int = 1) -> TensorDictModule:
-    return TensorDictModule(
-        Concat(OBS + actions, out), ["observation", "action"], ["state_action_value"]
-    )
+    return TensorDictModule(Concat(OBS + actions, out), ["observation", "action"], ["state_action_value"])
 
 
 def q_network(actions: int = 3) -> TensorDictModule:
@@ -134,16 +126,14 @@ def quantile_q_network(actions: int = 3, quantiles: int = 4) -> TensorDictModule
 
 def distributional_q_network(actions: int = 3, atoms: int = 5) -> DistributionalQValueActor:
     return DistributionalQValueActor(
-        quantile_q_network(actions, atoms),
-        support=torch.linspace(-2.0, 2.0, atoms),
-        action_space="one_hot",
+        quantile_q_network(actions, atoms), support=torch.linspace(-2.0, 2.0, atoms), action_space="one_hot"
     )
 
 
 def transitions(
     actions: int = 2, discrete: bool = False, batch: tuple[int, ...] = (BATCH,), seed: int = 0
 ) -> TensorDict:
-    """Steps with terminated, truncated and ordinary ends."""
+    """Return steps of which some are terminated and some truncated."""
     g = torch.Generator().manual_seed(seed)
 
     def rand(*size: int) -> Tensor:
@@ -151,9 +141,7 @@ def transitions(
 
     terminated = torch.rand((*batch, 1), generator=g) < 0.3
     done = terminated | (torch.rand((*batch, 1), generator=g) < 0.3)
-    after = TensorDict(
-        observation=rand(OBS), reward=rand(1), terminated=terminated, done=done, batch_size=batch
-    )
+    after = TensorDict(observation=rand(OBS), reward=rand(1), terminated=terminated, done=done, batch_size=batch)
     if discrete:
         index = torch.randint(actions, batch, generator=g)
         action = nn.functional.one_hot(index, actions)
@@ -165,7 +153,7 @@ def transitions(
 def advantage_batch(
     actions: int = 2, discrete: bool = False, batch: tuple[int, ...] = (BATCH,), seed: int = 0
 ) -> TensorDict:
-    """The same, with what a policy and an advantage estimator add."""
+    """Return such steps with the outputs of a policy and of an advantage estimator."""
     td = transitions(actions, discrete, batch, seed)
     g = torch.Generator().manual_seed(seed + 1)
 
@@ -184,10 +172,8 @@ def advantage_batch(
 AGENTS = 2
 
 
-def team_networks(
-    actions: int = 2,
-) -> tuple[ProbabilisticTensorDictSequential, TensorDictModule]:
-    """A policy and a critic for each of several agents."""
+def team_networks(actions: int = 2) -> tuple[ProbabilisticTensorDictSequential, TensorDictModule]:
+    """Return a policy and a critic for several agents."""
     net = nn.Sequential(nn.Linear(OBS, 2 * actions), NormalParamExtractor())
     loc: NestedKey = ("agents", "loc")
     scale: NestedKey = ("agents", "scale")
@@ -205,7 +191,7 @@ def team_networks(
 
 
 class Mixer(nn.Module):
-    """Rises with the value of every agent."""
+    """A mixer that is monotone in the value of every agent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,16 +202,14 @@ class Mixer(nn.Module):
 
 
 def mixing_networks(actions: int = 4) -> tuple[TensorDictModule, TensorDictModule]:
-    """The values of each agent's actions, and what mixes them."""
-    local = TensorDictModule(
-        Concat(OBS, actions), [("agents", "observation")], [("agents", "action_value")]
-    )
+    """Return a network of the action values of each agent and a mixer."""
+    local = TensorDictModule(Concat(OBS, actions), [("agents", "observation")], [("agents", "action_value")])
     keys: list[NestedKey] = [("agents", "chosen_action_value"), "state"]
     return local, TensorDictModule(Mixer(), keys, ["chosen_action_value"])
 
 
 def team(actions: int = 4, batch: tuple[int, ...] = (BATCH,), seed: int = 0) -> TensorDict:
-    """Steps of a team with one reward, discrete actions and a state."""
+    """Return steps of a team with one reward, discrete actions and a state."""
     td = transitions(actions, discrete=True, batch=batch, seed=seed)
     g = torch.Generator().manual_seed(seed + 2)
     for place in (td, td["next"]):
@@ -237,16 +221,14 @@ def team(actions: int = 4, batch: tuple[int, ...] = (BATCH,), seed: int = 0) -> 
     return td.exclude("action")
 
 
-def team_advantages(
-    actions: int = 2, batch: tuple[int, ...] = (BATCH,), seed: int = 0
-) -> TensorDict:
-    """Steps of a team with continuous actions, advantages and values for each agent."""
+def team_advantages(actions: int = 2, batch: tuple[int, ...] = (BATCH,), seed: int = 0) -> TensorDict:
+    """Return steps of a team with continuous actions, advantages and values for each agent."""
     td = team(batch=batch, seed=seed)
     g = torch.Generator().manual_seed(seed + 3)
 
     def rand(*size: int) -> Tensor:
         return torch.randn((*batch, AGENTS, *size), generator=g)
 
-    td["agents", "action"], td["action_log_prob"] = rand(actions), rand() * 0.1 - actions
+    td["agents", "action"], td["agents", "action_log_prob"] = rand(actions), rand() * 0.1 - actions
     td["advantage"], td["value_target"] = rand(1), rand(1)
     return td

@@ -1,4 +1,4 @@
-"""What every transform must do: laws to point at any transform, one's own included.
+"""Contract checks that every transform must pass.
 
 >>> from torchrl.envs import StepCounter
 >>> check_transform(StepCounter)
@@ -7,42 +7,44 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import wraps
 from typing import Any
 
-import pytest
 import torch
-from tensordict import TensorDict
+from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.entries import Entries
-from torchrl.data import (
-    Bounded,
-    Categorical,
-    Composite,
-    LazyTensorStorage,
-    OneHot,
-    ReplayBuffer,
-    Unbounded,
-)
+from torchrl._core.keys import is_private
+from torchrl._core.records.flat_record import FlatRecord, Record
+from torchrl._core.records.rows import entry_names
+from torchrl.data import Bounded, Categorical, Composite, LazyTensorStorage, OneHot, ReplayBuffer, Unbounded
 from torchrl.envs import Compose, EnvBase, Transform, TransformedEnv
-from torchrl.envs.rollout import PreparedPolicy, Stepper
-from torchrl.testing.env import assert_same, begin, check_env
+from torchrl.envs.specs import leaf_names
+from torchrl.envs.stepping.rollout import PreparedPolicy, Stepper
+from torchrl.testing.env import CHECKS as ENV_CHECKS
+from torchrl.testing.env import assert_same, make_seeded
+from torchrl.testing.report import raises, remedy, run_checks
 
 Make = Callable[[], Transform]
 MakeEnv = Callable[[], EnvBase]
 STEPS = 64
+MEMORY = (
+    "what a transform remembers is an entry of the data, which _reset(td, td_reset) writes into the root and "
+    "_step(td, next_td) reads from the root td; statistics over all steps are registered buffers"
+)
 
 
 class World(EnvBase):
-    """A small world in which any transform finds something to change.
+    """A small environment with entries for every transform to change.
 
-    Row ``b`` lives ``3 + b`` steps; even rows then terminate, odd ones are truncated. It keeps its
-    state to itself, as a simulator does; rows that a ``_step`` mask leaves out stand still.
+    An episode of row ``b`` has ``3 + b`` steps; even rows then terminate, odd ones are truncated.
+    The state is kept in the environment, as by a simulator; rows that a ``_step`` mask leaves out
+    do not move.
 
     Args:
-        batch_size: Rows.
-        discrete: Choose among three actions, one-hot, of which a changing one is forbidden.
+        batch_size: Batch size.
+        discrete: Use three one-hot actions, one of which is masked, a different one in each step.
 
     Reads: ``action [*B, 2]`` in [-2, 1], or ``[*B, 3]`` one-hot.
     Writes: ``observation [*B, 3]``, ``double [*B, 2]`` (float64), ``pixels [*B, 6, 8, 3]`` (uint8),
@@ -53,7 +55,7 @@ class World(EnvBase):
     tensor([3, 0])
     """
 
-    entrywise = True
+    supports_flat_records = True
     reads_action_only = True
 
     def __init__(self, batch_size: Sequence[int] = (), *, discrete: bool = False) -> None:
@@ -72,9 +74,7 @@ class World(EnvBase):
             success=flag(),
             shape=batch,
         )
-        self.action_spec = (
-            OneHot(3, (*batch, 3)) if discrete else Bounded(-2.0, 1.0, shape=(*batch, 2))
-        )
+        self.action_spec = OneHot(3, (*batch, 3)) if discrete else Bounded(-2.0, 1.0, shape=(*batch, 2))
         self.reward_spec = Unbounded((*batch, 1))
         self.done_spec = Composite(done=flag(), terminated=flag(), truncated=flag(), shape=batch)
         row = torch.arange(batch.numel()).reshape(*batch, 1)
@@ -86,11 +86,11 @@ class World(EnvBase):
     def _set_seed(self, seed: int | None) -> None:
         self._generator.manual_seed(0 if seed is None else seed)
 
-    def _rows(self, record: Any, key: str) -> Tensor:
+    def _rows(self, record: Record | None, key: str) -> Tensor:
         mask = None if record is None else record.get(key, None)
         return torch.ones_like(self._is_even) if mask is None else mask
 
-    def _reset(self, tensordict: Any, **kwargs: Any) -> Any:
+    def _reset(self, tensordict: Any, **kwargs: object) -> Any:
         rows = self._rows(tensordict, "_reset")
         begin_at = torch.rand(self._place.shape, generator=self._generator)
         self._clock = torch.where(rows, 0, self._clock)
@@ -102,16 +102,16 @@ class World(EnvBase):
         push = action.mean(-1, True)
         self._clock = torch.where(rows, self._clock + 1, self._clock)
         self._place = torch.where(rows, (0.9 * self._place + push).roll(1, -1), self._place)
-        over = self._clock >= self._life
+        ended = self._clock >= self._life
         entries = self._observed() | {
             "reward": self._place[..., :1] - push,
-            "done": over,
-            "terminated": over & self._is_even,
-            "truncated": over & ~self._is_even,
+            "done": ended,
+            "terminated": ended & self._is_even,
+            "truncated": ended & ~self._is_even,
         }
         return self._record(entries, tensordict)
 
-    def _observed(self) -> dict[Any, Tensor]:
+    def _observed(self) -> dict[NestedKey, Tensor]:
         shade = (self._place.sum(-1, True) * 40).abs() % 200  # [*B, 1]
         picture = shade[..., None, None] + torch.arange(48.0).reshape(6, 8, 1)
         colours = torch.cat([picture, picture * 0.5, picture + 5], -1)
@@ -124,75 +124,106 @@ class World(EnvBase):
             "success": self._clock == 2,
         }
 
-    def _record(self, entries: dict[Any, Tensor], like: Any) -> Any:
-        flat = isinstance(like, Entries)
-        return Entries(entries) if flat else TensorDict(entries, self.batch_size)
+    def _record(self, entries: dict[NestedKey, Tensor], like: Record | None) -> Record:
+        flat = isinstance(like, FlatRecord)
+        return FlatRecord(entries) if flat else TensorDict(entries, self.batch_size)
+
+
+def check_outputs_are_in_the_specs(make: Make, make_env: MakeEnv) -> None:
+    """Every entry that the transform writes in a reset or a step has a spec."""
+    env = make_seeded(lambda: TransformedEnv(make_env(), make()))
+    specs = {key for spec in env._get_specs().values() for key in leaf_names(spec)}
+    root = env.reset()
+    result = env.step(env.rand_action(root.clone()))["next"]
+    for record in (root, result):
+        unknown = [key for key in entry_names(record) if key not in specs and not is_private(key)]
+        assert not unknown, (
+            f"{type(env.transform).__name__} writes {unknown}, which have no spec; add them in "
+            "transform_specs() or transform_observation_spec()"
+        )
+
+
+def check_parent_is_the_environment_before(make: Make, make_env: MakeEnv) -> None:
+    """``parent`` is the environment without this transform, in a nested composition, too."""
+    alone, nested = make(), make()
+    for transform, outer in ((alone, alone), (nested, Compose(Compose(), Compose(nested)))):
+        TransformedEnv(make_env(), outer)
+        parent = transform.parent
+        assert isinstance(parent, TransformedEnv), type(parent)
+        assert parent.specs == TransformedEnv(make_env()).specs, "parent has other specs"
 
 
 def check_composed_is_alone(make: Make, make_env: MakeEnv) -> None:
-    """Alone, in a composition, after nothing, in an environment seen twice: the same."""
-    alone = begin(lambda: TransformedEnv(make_env(), make())).rollout(8, **_ON)
-    for place in (
+    """A rollout is the same alone, in a nested composition, and around a TransformedEnv."""
+    alone = make_seeded(lambda: TransformedEnv(make_env(), make())).rollout(8, break_when_any_done=False)
+    for build in (
         lambda: TransformedEnv(make_env(), Compose(Compose(), Compose(make()))),
         lambda: TransformedEnv(TransformedEnv(make_env()).append_transform(make())),
     ):
-        assert_same(begin(place).rollout(8, **_ON), alone)
+        with remedy("a transform in a composition differs from the same one alone"):
+            assert_same(make_seeded(build).rollout(8, break_when_any_done=False), alone)
 
 
 def check_split_is_whole(make: Make, make_env: MakeEnv) -> None:
-    """A long chain of steps equals itself in two parts."""
+    """A long run of steps equals itself in two parts."""
     parts: list[Any] = []
     for lengths in ((STEPS,), (STEPS // 2, STEPS // 2)):
-        env: Any = begin(lambda: TransformedEnv(make_env(), make()))
+        env = make_seeded(lambda: TransformedEnv(make_env(), make()))
         stepper, policy = Stepper(env), PreparedPolicy(env, None)
-        stepper.begin()
+        stepper.reset()
         parts.append(torch.cat([stepper.run(policy, length) for length in lengths], -1))
-    assert_same(parts[1], parts[0])
+    with remedy(f"a rollout in two parts differs from a whole one; {MEMORY}"):
+        assert_same(parts[1], parts[0])
 
 
 def check_state_is_carried_over(make: Make, make_env: MakeEnv) -> None:
-    """A transform that loads the state of another goes on as that one does."""
-    env: Any = begin(lambda: TransformedEnv(make_env(), make()))
-    root = env.step_mdp(env.rollout(5, **_ON)[..., -1])
-    other = TransformedEnv(copy.deepcopy(env.base_env), make())
-    other.transform.load_state_dict(env.transform.state_dict())
-    going_on = []
-    for each in (env, other):
-        torch.manual_seed(1)
-        going_on.append(each.rollout(10, auto_reset=False, tensordict=root.clone(), **_ON))
-    assert_same(going_on[1], going_on[0])
+    """A transform that loads the state of another continues as the other does."""
+
+    def loaded(env: Any) -> TransformedEnv:
+        other = TransformedEnv(copy.deepcopy(env.base_env), make())
+        other.transform.load_state_dict(env.transform.state_dict())
+        return other
+
+    with remedy(f"after loading the state dict, with the same root; {MEMORY}", AttributeError, TypeError):
+        _assert_continues(make, make_env, loaded)
 
 
 def check_copies_are_independent(make: Make, make_env: MakeEnv) -> None:
-    """A deep copy of an environment goes on alike, and does not disturb the original."""
-    env: Any = begin(lambda: TransformedEnv(make_env(), make()))
-    root = env.step_mdp(env.rollout(5, **_ON)[..., -1])
-    twin = copy.deepcopy(env)
-    going_on = []
-    for each in (twin, env):
-        torch.manual_seed(1)
-        going_on.append(each.rollout(10, auto_reset=False, tensordict=root.clone(), **_ON))
-    assert_same(going_on[1], going_on[0])
+    """A deep copy of an environment continues as the original and does not change it."""
+    with remedy(f"a deep copy and the original continue differently; {MEMORY}", AttributeError, TypeError):
+        _assert_continues(make, make_env, copy.deepcopy)
+
+
+def _assert_continues(make: Make, make_env: MakeEnv, copied: Callable[[Any], Any]) -> None:
+    """Assert that a copy continues as the original does, in an episode and later."""
+    for steps in (2, 5):
+        env: Any = make_seeded(lambda: TransformedEnv(make_env(), make()))
+        root = env.step_mdp(env.rollout(steps, break_when_any_done=False)[..., -1])
+        continued = []
+        for each in (copied(env), env):
+            torch.manual_seed(1)
+            continued.append(each.rollout(10, auto_reset=False, tensordict=root.clone(), break_when_any_done=False))
+        assert_same(*continued)
 
 
 def check_partial_reset_leaves_memory_alone(make: Make, make_env: MakeEnv) -> None:
-    """Rows that are not reset go on as if no other row had been."""
-    env: Any = begin(lambda: TransformedEnv(make_env(), make()))
+    """Rows that are not reset continue as if no other row had been, in an environment in the same state."""
+    env = make_seeded(lambda: TransformedEnv(make_env(), make()))
     if not env.batch_size:
         return
     root = env.step_mdp(env.rollout(2)[..., -1])
     action = env.rand_action(root.clone()).select(*env.action_keys)
-    twin, undisturbed = copy.deepcopy(env), root.clone()
+    copied, undisturbed = copy.deepcopy(env), root.clone()
     rows = torch.zeros(*env.batch_size, 1, dtype=torch.bool)
     rows[0] = True
     env.reset(root.set("_reset", rows))
-    steps = [each.step(td.update(action)) for each, td in ((env, root), (twin, undisturbed))]
-    assert_same(steps[0][1:], steps[1][1:])
+    with remedy(f"in a row that a partial reset leaves out; {MEMORY}"):
+        _assert_same_step(env, root, copied, undisturbed, action)
 
 
-def check_rows_that_stand_still_keep_their_memory(make: Make, make_env: MakeEnv) -> None:
-    """Rows that a step leaves out go on as if no other row had stepped."""
-    env: Any = begin(lambda: TransformedEnv(make_env(), make()))
+def check_masked_rows_keep_their_memory(make: Make, make_env: MakeEnv) -> None:
+    """Rows that a ``_step`` mask leaves out continue as if no other row had stepped."""
+    env = make_seeded(lambda: TransformedEnv(make_env(), make()))
     if not env.batch_size:
         return
     root = env.step_mdp(env.rollout(2)[..., -1])
@@ -202,18 +233,35 @@ def check_rows_that_stand_still_keep_their_memory(make: Make, make_env: MakeEnv)
     rows[0] = True
     held = env.step_mdp(env.step(root.update(action).set("_step", rows)))
     names = [*env.observation_keys, *env.done_keys]
-    assert_same(held.select(*names)[1:], undisturbed.select(*names)[1:])
-    steps = [each.step(td.update(action)) for each, td in ((env, held), (copied, undisturbed))]
+    with remedy(f"in a row that a '_step' mask leaves out; {MEMORY}"):
+        assert_same(held.select(*names)[1:], undisturbed.select(*names)[1:])
+        _assert_same_step(env, held, copied, undisturbed, action)
+
+
+def _assert_same_step(
+    env: Any, root: TensorDictBase, other: Any, other_root: TensorDictBase, action: TensorDictBase
+) -> None:
+    """Assert that all rows but the first step alike, from ``root`` in ``env`` and ``other_root`` in ``other``.
+
+    The environment inside ``other`` gets the state of that inside ``env``: its rows may share a
+    random generator, from which what happened to the first row has drawn.
+    """
+    other.base_env.__dict__ = copy.deepcopy(env.base_env).__dict__
+    steps = []
+    for each, td in ((env, root), (other, other_root)):
+        torch.manual_seed(0)
+        steps.append(each.step(td.update(action)))
     assert_same(steps[0][1:], steps[1][1:])
 
 
 def check_serves_a_buffer(make: Make, make_env: MakeEnv) -> None:
-    """In a replay buffer, entries get the shapes and dtypes that they have in an environment.
+    """In a replay buffer, entries have the shapes and dtypes that they have in an environment.
 
-    A transform that needs an environment, or whole trajectories, says so.
+    A transform that needs an environment, or whole trajectories, raises an error that says so: one
+    with a ``_step`` and no ``_call`` does.
     """
     env, transform = TransformedEnv(make_env(), make()), make()
-    data = begin(make_env).rollout(6, **_ON).reshape(-1)  # [N]
+    data = make_seeded(make_env).rollout(6, break_when_any_done=False).reshape(-1)  # [N]
     data.update(data["next"])  # so that what is read of a step is at the root too
     actions: Any = torch.stack([env.full_action_spec.rand() for _ in range(len(data))])
     data.update(actions.reshape(-1)[: len(data)])
@@ -233,8 +281,8 @@ def check_serves_a_buffer(make: Make, make_env: MakeEnv) -> None:
         assert found.dtype == spec.dtype, (key, found.dtype, spec.dtype)
 
 
-def check_clone_has_no_place(make: Make, make_env: MakeEnv) -> None:
-    """A clone can be appended elsewhere, the original cannot; the text names the class."""
+def check_clone_has_no_container(make: Make, make_env: MakeEnv) -> None:
+    """A clone can be appended elsewhere, the original cannot; ``repr`` names the class."""
     transform = make()
     TransformedEnv(make_env(), transform)
     clone = transform.clone()
@@ -243,39 +291,50 @@ def check_clone_has_no_place(make: Make, make_env: MakeEnv) -> None:
     TransformedEnv(make_env(), clone)
     assert isinstance(transform.parent, TransformedEnv)
     assert type(transform).__name__ in repr(transform)
-    with pytest.raises(ValueError, match="clone"):
+    with raises(ValueError, match="clone"):
         TransformedEnv(make_env(), transform)
 
 
-_ON: dict[str, Any] = {"break_when_any_done": False}
-
-LAWS = (
+CHECKS = (
+    check_outputs_are_in_the_specs,
+    check_parent_is_the_environment_before,
     check_composed_is_alone,
     check_split_is_whole,
     check_state_is_carried_over,
     check_copies_are_independent,
     check_partial_reset_leaves_memory_alone,
-    check_rows_that_stand_still_keep_their_memory,
+    check_masked_rows_keep_their_memory,
     check_serves_a_buffer,
-    check_clone_has_no_place,
+    check_clone_has_no_container,
 )
 
 
-def check_transform(make: Make, make_env: MakeEnv | None = None) -> None:
-    """Assert every law, and that the environment seen through the transform obeys those of its own.
+def check_transform(make: Make, make_env: MakeEnv | None = None, *, skip: Collection[str] = ()) -> None:
+    """Run all contract checks of a transform, and those of the environment seen through it.
 
     Args:
-        make: Builds the transform, each time anew and alike.
-        make_env: Builds an environment that it fits; a :class:`World` if ``None``.
+        make: Builds the transform, an equal one in each call.
+        make_env: Builds an environment that it fits; if ``None``, a :class:`World`, once without a
+            batch and once with four rows.
+        skip: Names of checks to leave out, without ``check_``.
+
+    Raises:
+        ContractError: after the last check, with the name of the transform and every failure.
+
+    >>> from torchrl.envs import RewardSum
+    >>> from torchrl.testing.mocks import CountingEnv
+    >>> check_transform(RewardSum, CountingEnv)  # raises if a check fails
     """
-    for batch_size in ((), (4,)):
-        build = make_env if make_env is not None else _world(batch_size)
-        check_env(lambda build=build: TransformedEnv(build(), make()))  # type: ignore[misc]  # bound at once
-        for law in LAWS:
-            law(make, build)
-        if make_env is not None:
-            return
+    checks = (*CHECKS, *map(_seen_through, ENV_CHECKS))
+    for build in [make_env] if make_env else [World, lambda: World((4,))]:
+        run_checks(checks, make, build, skip=skip, name=type(make()).__name__)
 
 
-def _world(batch_size: Sequence[int]) -> MakeEnv:
-    return lambda: World(batch_size)
+def _seen_through(check: Callable[..., None]) -> Callable[[Make, MakeEnv], None]:
+    """Return a contract check of environments as one of transforms."""
+
+    @wraps(check)
+    def check_seen_through(make: Make, make_env: MakeEnv) -> None:
+        check(lambda: TransformedEnv(make_env(), make()))
+
+    return check_seen_through

@@ -1,8 +1,8 @@
-"""What every value estimator must do: functions that a test runs on a way to build it."""
+"""Contract checks of value estimators."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from tensordict import TensorDictBase
@@ -10,43 +10,55 @@ from tensordict import TensorDictBase
 from torchrl._core.keys import next_key
 from torchrl.objectives.value import ValueEstimatorBase
 from torchrl.testing.loss import refusal
+from torchrl.testing.report import run_checks
 
 Make = Callable[[], ValueEstimatorBase]
 Batch = Callable[[], TensorDictBase]
 
 
-def check_value_estimator(make: Make, batch: Batch) -> None:
+def check_value_estimator(make: Make, batch: Batch, skip: Collection[str] = ()) -> None:
     """Run every check of this file.
 
     Args:
         make: Builds the estimator; every call gives the same networks.
         batch: Builds trajectories ``[*B, T]`` with all that the estimator reads.
+        skip: Names of checks to leave out.
+
+    Raises:
+        ContractError: if a check fails.
+
+    >>> from torchrl.objectives.value import GAE
+    >>> from torchrl.testing.networks import critic, transitions
+    >>> batch = lambda: transitions(batch=(3, 5))  # three pieces of five steps
+    >>> network = critic()
+    >>> check_value_estimator(lambda: GAE(gamma=0.9, lmbda=0.9, value_network=network), batch)
     """
-    for check in CHECKS:
-        check(make, batch)
+    run_checks(CHECKS, make, batch, skip=skip)
 
 
 def writes_its_out_keys(make: Make, batch: Batch) -> None:
-    """The batch gains ``out_keys`` and nothing else; they have the shape of the reward."""
+    """The batch gains ``out_keys``, the values and nothing else; they have the shape of the reward."""
     estimator, td = make(), batch()
     before = set(td.keys(True, True))
     out = estimator(td)
     assert out is td
-    assert set(td.keys(True, True)) - before <= set(estimator.out_keys)
+    value = estimator.tensor_keys.value
+    values: set = {value, next_key(value)}
+    assert set(td.keys(True, True)) - before <= {*estimator.out_keys, *values}
     for key in estimator.out_keys:
         assert td.get(key).isfinite().all(), key
         assert not td.get(key).requires_grad, key
 
 
 def can_be_called_again(make: Make, batch: Batch) -> None:
-    """A second call on its own output gives the same."""
+    """A second call on the output of the first gives the same values."""
     estimator, td = make(), batch()
     once = estimator(td).clone()
     torch.testing.assert_close(estimator(td), once)
 
 
 def in_keys_suffice(make: Make, batch: Batch) -> None:
-    """Nothing else is read."""
+    """Entries that are not in ``in_keys`` are not read."""
     estimator = make()
     expected = estimator(batch()).select(*estimator.out_keys)
     bare = batch().select(*estimator.in_keys)
@@ -54,7 +66,7 @@ def in_keys_suffice(make: Make, batch: Batch) -> None:
 
 
 def every_in_key_is_needed(make: Make, batch: Batch) -> None:
-    """A missing entry is named; ``done`` and ``terminated`` can stand in for each other."""
+    """A missing entry is named; ``done`` and ``terminated`` can replace each other."""
     estimator = make()
     ends = [key for key in estimator.in_keys if key[-1] in ("done", "terminated")]
     for gone in [[key] for key in estimator.in_keys if key not in ends] + [ends]:
@@ -72,7 +84,7 @@ def value_estimate_is_the_target(make: Make, batch: Batch) -> None:
 
 
 def set_keys_renames(make: Make, batch: Batch) -> None:
-    """Outputs can have other names."""
+    """``set_keys`` renames outputs."""
     estimator, other = make(), make()
     other.set_keys(advantage="a", value_target=("b", "c"))
     out, renamed = estimator(batch()), other(batch())
