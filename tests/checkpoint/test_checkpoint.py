@@ -16,13 +16,7 @@ from torchrl._core import files
 from torchrl._core.errors import DamagedFileError, UntrustedFileError
 from torchrl.checkpoint import Checkpoint, CheckpointError, GlobalRNGState
 from torchrl.checkpoint.checkpoint import read_manifest
-from torchrl.data import (
-    LazyTensorStorage,
-    ListStorage,
-    PrioritizedSampler,
-    ReplayBuffer,
-    TensorDictReplayBuffer,
-)
+from torchrl.data import LazyTensorStorage, ListStorage, PrioritizedSampler, ReplayBuffer, TensorDictReplayBuffer
 from torchrl.testing.buffer import assert_same_state
 
 
@@ -37,9 +31,7 @@ def learner(seed):
 
 
 def buffer(rows):
-    made = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(10), sampler=PrioritizedSampler(10, 0.7, 0.5), batch_size=4
-    )
+    made = TensorDictReplayBuffer(storage=LazyTensorStorage(10), sampler=PrioritizedSampler(10, 0.7, 0.5), batch_size=4)
     made.extend(TensorDict(a=torch.arange(rows), batch_size=[rows]))
     return made
 
@@ -62,9 +54,7 @@ def test_everything_comes_back(tmp_path, options, compression):
 
     other, its_optimizer = learner(1)
     its_buffer = buffer(2)
-    into = Checkpoint(
-        net=other, optimizer=its_optimizer, buffer=its_buffer, frames=None, settings=None
-    )
+    into = Checkpoint(net=other, optimizer=its_optimizer, buffer=its_buffer, frames=None, settings=None)
     result = into.load(path)
     assert result.loaded == ["net", "optimizer", "buffer", "frames", "settings"]
     assert result.values == {"frames": 70, "settings": made.components["settings"]}
@@ -120,9 +110,7 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path):
     made = Checkpoint(state={"a": 1})
     path = made.save(tmp_path / "x")
     made.components["state"]["b"] = object()
-    with pytest.raises(
-        TypeError, match=r"'b' cannot be written as text and tensors; .*found object"
-    ):
+    with pytest.raises(TypeError, match=r"'b' cannot be written as text and tensors; .*found object"):
         made.save(path)
     assert made.load(path).values == {"state": {"a": 1}}
     assert [file.name for file in tmp_path.iterdir()] == ["x"]
@@ -130,9 +118,7 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path):
 
 @pytest.mark.parametrize("before", ["directory", "archive"])
 @pytest.mark.parametrize("after", ["directory", "archive"])
-def test_a_save_that_cannot_be_put_in_its_place_leaves_the_last_one(
-    tmp_path, monkeypatch, before, after
-):
+def test_a_save_that_cannot_be_put_in_its_place_leaves_the_last_one(tmp_path, monkeypatch, before, after):
     path = Checkpoint(value=1, format=before).save(tmp_path / "save")
     fresh = tmp_path / "fresh"
 

@@ -64,9 +64,7 @@ def test_rows_of_a_batch_form_a_grid_or_a_video_each():
 
 def test_dump_on_done_writes_one_video_an_episode():
     logger = Notebook()
-    env = TransformedEnv(
-        GymEnv("CartPole-v1", from_pixels=True), VideoRecorder(logger, "run", dump_on_done=True)
-    )
+    env = TransformedEnv(GymEnv("CartPole-v1", from_pixels=True), VideoRecorder(logger, "run", dump_on_done=True))
     env.set_seed(0)
     steps = env.rollout(60, break_when_any_done=False)
     ends = int(steps["next", "done"].sum())

@@ -26,6 +26,7 @@ from torchrl.trainers import (
     LogTiming,
     LogValidationReward,
     LRSchedulerHook,
+    MixedPrecisionOptimizationStepper,
     OptimizerHook,
     ReplayBufferTrainer,
     RewardNormalizer,
@@ -37,6 +38,7 @@ from torchrl.trainers import (
     ValueEstimatorHook,
     mask_batch,
 )
+from torchrl.weight_update import SharedMemReceiver, SharedMemSender, layout_of
 
 
 def padded(*lengths, size=5):
@@ -48,8 +50,7 @@ def padded(*lengths, size=5):
         {
             "step": step,
             "row": row,
-            ("next", "reward"): (step + 1.0).unsqueeze(-1) * mask.unsqueeze(-1)
-            + 1e9 * ~mask[..., None],
+            ("next", "reward"): (step + 1.0).unsqueeze(-1) * mask.unsqueeze(-1) + 1e9 * ~mask[..., None],
             ("collector", "mask"): mask,
         },
         step.shape,
@@ -60,17 +61,9 @@ def make_trainer(total=40, per_batch=20, random_frames=None, **kwargs):
     env = CartPoleEnv(seed=0)
     loss = DQNLoss(QValueActor(MLP(4, 2, num_cells=[8]), spec=env.action_spec))
     policy = loss.value_network
-    collector = Collector(
-        env,
-        policy,
-        frames_per_batch=per_batch,
-        total_frames=total,
-        init_random_frames=random_frames,
-    )
+    collector = Collector(env, policy, frames_per_batch=per_batch, total_frames=total, init_random_frames=random_frames)
     kwargs.setdefault("optimizer", torch.optim.SGD(loss.parameters(), lr=0.1))
-    return Trainer(
-        collector=collector, total_frames=total, loss_module=loss, progress_bar=False, **kwargs
-    )
+    return Trainer(collector=collector, total_frames=total, loss_module=loss, progress_bar=False, **kwargs)
 
 
 # --- batches -------------------------------------------------------------------------------------
@@ -138,7 +131,8 @@ def test_rewards_are_normalised_by_a_decaying_mean():
         hook.update_reward_stats(TensorDict({("next", "reward"): reward}, [2]))
     weights, values = torch.tensor([0.5, 0.5, 1, 1]), torch.tensor([1.0, 3, 10, 20])
     mean = (weights * values).sum() / weights.sum()
-    std = ((weights * values**2).sum() / weights.sum() - mean**2).sqrt()
+    variance = (weights * values**2).sum() / weights.sum() - mean**2
+    std = (variance * weights.sum() / (weights.sum() - 1)).sqrt()
     batch = TensorDict({("next", "reward"): batches[1]}, [2])
     normal = hook(batch)["next", "reward"]
     torch.testing.assert_close(normal, (batches[1] - mean) / std * 2)
@@ -180,9 +174,7 @@ def test_on_policy_each_epoch_stores_the_batch_and_visits_all_of_it():
     assert [len(rows) for rows in seen] == [8, 8, 4] * 3
     assert buffer.write_count == 60
     for epoch in (seen[:3], seen[3:6], seen[6:]):
-        torch.testing.assert_close(
-            torch.cat(epoch).sort().values, torch.cat(seen[:3]).sort().values
-        )
+        torch.testing.assert_close(torch.cat(epoch).sort().values, torch.cat(seen[:3]).sort().values)
     assert "epoch" in buffer.sample(1)
 
 
@@ -208,7 +200,7 @@ def test_what_cannot_be_padded_is_refused():
     hook = ReplayBufferTrainer(ReplayBuffer(), max_dims=(1, 9))
     with pytest.raises(ValueError, match=r"cannot be padded; expected one of at most \[1, 9\]"):
         hook.extend(padded(5, 2))
-    with pytest.raises(ValueError, match="max_dims and flatten_tensordicts"):
+    with pytest.raises(ValueError, match="max_dims, flatten_tensordicts"):
         ReplayBufferTrainer(ReplayBuffer(), max_dims=(1,), flatten_tensordicts=True)
 
 
@@ -235,6 +227,31 @@ def test_optimizers_may_share_the_graph_of_a_loss():
     assert a.item() == pytest.approx(1 - 0.1 * 4)
     assert b.item() == pytest.approx(2 - 0.1 * 6)  # 12, limited to 6
     assert (trainer.metrics["grad_norm_0"], trainer.metrics["grad_norm_1"]) == (4, 12)
+
+
+def test_parameters_that_were_frozen_stay():
+    a, b = weight(), weight(2.0)
+    hook = OptimizerHook(torch.optim.SGD([a, b], lr=0.1))
+    a.requires_grad_(False)
+    hook(TensorDict(loss=a * b), clip_norm=10.0)
+    assert (a.item(), b.item()) == (1.0, pytest.approx(1.9))
+
+
+def test_parameters_are_frozen_and_released_during_mixed_precision():
+    a, b = weight(), weight(2.0)
+    a.requires_grad_(False)
+    stepper = MixedPrecisionOptimizationStepper(torch.optim.SGD([a, b], lr=0.1), clip_norm=None)
+
+    class Learner:
+        def compute_losses(self, sub_batch):
+            return TensorDict(loss=a * b)
+
+    stepper.step(Learner(), TensorDict())
+    assert (a.item(), b.item()) == (1.0, pytest.approx(1.9))
+    a.requires_grad_(True)
+    b.requires_grad_(False)
+    stepper.step(Learner(), TensorDict())
+    assert (a.item(), b.item()) == (pytest.approx(1 - 0.19), pytest.approx(1.9))
 
 
 def test_gradients_are_limited_by_value():
@@ -291,9 +308,7 @@ def test_weights_are_sent_now_and_then(unit, interval, sent):
     trainer = make_trainer(total=100, optim_steps_per_batch=3)
     received = []
     trainer.collector.update_policy_weights_ = received.append
-    hook = UpdateWeights(
-        update_weights_interval=interval, policy_weights_getter=lambda: "w", interval_unit=unit
-    )
+    hook = UpdateWeights(update_weights_interval=interval, policy_weights_getter=lambda: "w", interval_unit=unit)
     hook.register(trainer)
     trainer.train()
     assert received == ["w"] * sent
@@ -381,9 +396,7 @@ def test_an_episode_in_each_row_counts_up_to_its_end():
 
 def test_rows_that_ended_are_not_counted_again():
     env = CountingEnv(horizon=2, batch_size=[3])  # rows end after 2, 3 and 4 steps
-    numbers = evaluate(
-        env, log_keys=[("next", "done")], out_keys={("next", "done"): "ends"}, suffix="slow"
-    )(None)
+    numbers = evaluate(env, log_keys=[("next", "done")], out_keys={("next", "done"): "ends"}, suffix="slow")(None)
     assert numbers["total_ends_slow"] == 1
     assert numbers["ends_slow"].item() == pytest.approx(3 / 9)
 
@@ -406,9 +419,7 @@ def test_recorders_write_what_they_saw(tmp_path):
     from torchrl.envs import GymEnv
 
     logger = CSVLogger("run", tmp_path)
-    recorders = Compose(
-        VideoRecorder(logger, "video"), TensorDictRecorder(tmp_path / "records", skip=1)
-    )
+    recorders = Compose(VideoRecorder(logger, "video"), TensorDictRecorder(tmp_path / "records", skip=1))
     env = TransformedEnv(GymEnv("CartPole-v1", from_pixels=True), recorders)
     trainer = make_trainer(total=60)
     evaluate(env, record_interval=2, record_frames=3).register(trainer)
@@ -443,9 +454,7 @@ def test_training_ends_when_nothing_gets_better():
     assert stops_after(values, patience=60, wait_for=0, min_delta=0.1) == 100
     assert stops_after(values, patience=60, wait_for=0, min_delta=0.01) == 120
     assert stops_after(values, patience=60, wait_for=110, min_delta=0.1) == 120
-    assert (
-        stops_after([-v for v in values], patience=60, wait_for=0, min_delta=0.1, mode="min") == 100
-    )
+    assert stops_after([-v for v in values], patience=60, wait_for=0, min_delta=0.1, mode="min") == 100
     assert stops_after(values, patience=200, wait_for=0) == 160
 
 
@@ -485,3 +494,109 @@ def test_targets_are_moved_through_their_updater():
     hook.register(trainer)
     trainer.train()
     assert hook.state_dict() == {"target_params_updater": {"steps": 6}}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("mixed", [False, True])
+def test_gradients_of_several_samples(steps, mixed):
+    """Their mean is clipped once and makes one update."""
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    dtypes = []
+
+    class Learner:
+        def compute_losses(self, sub_batch):
+            dtypes.append((parameter.unsqueeze(0) @ parameter.unsqueeze(1)).dtype)
+            return TensorDict(loss_a=(parameter * sub_batch["x"]).sum(), loss_b=parameter.sum(), other=torch.ones(()))
+
+    stepper = MixedPrecisionOptimizationStepper(
+        optimizer, mixed_precision=mixed, gradient_accumulation_steps=steps, clip_norm=2.0
+    )
+    grads = []
+    for i in range(2 * steps):
+        x = torch.tensor([float(i), 1.0])
+        grads.append(x + 1)
+        before = parameter.detach().clone()
+        losses = stepper.step(Learner(), TensorDict(x=x))
+        is_last = (i + 1) % steps == 0
+        assert ("grad_norm" in losses) is is_last
+        if is_last:
+            mean = torch.stack(grads[-steps:]).mean(0)
+            expected = before - mean * min(1, 2.0 / mean.norm())
+            torch.testing.assert_close(parameter.detach(), expected, rtol=1e-4, atol=1e-4)
+        else:
+            assert torch.equal(parameter, before)
+    assert set(dtypes) == {torch.bfloat16 if mixed else torch.float32}
+    with pytest.raises(ValueError, match="gradient_accumulation_steps >= 1"):
+        MixedPrecisionOptimizationStepper(optimizer, gradient_accumulation_steps=0)
+
+
+def test_weights_are_found_by_a_path():
+    class Receiver:
+        def update_policy_weights_(self, weights):
+            self.weights = weights
+
+    class Owner:
+        loss_module = nn.ModuleDict({"actor": nn.Linear(1, 1)})
+
+        def register_op(self, stage, op): ...
+        def register_module(self, name, module): ...
+        def free_name(self, name):
+            return name
+
+    receiver, owner = Receiver(), Owner()
+    for trainer in (owner, None):
+        hook = UpdateWeights(receiver, 2, weight_update_map={"policy": "loss_module.actor"}, trainer=trainer)
+        hook.register(owner)
+        receiver.weights = None
+        hook()
+        assert receiver.weights is None
+        hook()
+        assert receiver.weights is owner.loss_module.actor
+    actor = nn.Linear(1, 1)
+    sender = SharedMemSender(layout_of(actor))
+    UpdateWeights(receiver, sender=sender, policy_weights_getter=lambda: owner.loss_module.actor)()
+    assert SharedMemReceiver(actor, sender.layout, sender.file).poll()
+    assert torch.equal(actor.weight, owner.loss_module.actor.weight)
+    sender.close()
+    for options, match in (
+        ({"weight_update_map": {"critic": "a"}}, r"expected \['policy'\], found \['critic'\]"),
+        ({"weight_update_map": {"policy": "a"}, "policy_weights_getter": dict}, "Give one"),
+        ({"sender": sender}, "has no weights to send"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            UpdateWeights(receiver, **options)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_rewards_of_a_batch_have_the_spread_of_torch(scale):
+    hook, batch = RewardNormalizer(scale=scale), TensorDict({("next", "reward"): torch.randn(9, 1) * 7 + 3}, [9])
+    reward = hook.normalize_reward(hook.update_reward_stats(batch))["next", "reward"]
+    torch.testing.assert_close(reward.std(), torch.tensor(scale))
+    torch.testing.assert_close(reward.mean(), torch.tensor(0.0), rtol=0, atol=1e-5)
+
+
+def test_the_interval_of_target_updates_is_counted_on_and_old_saves_are_read():
+    class Updater:
+        steps = 0
+
+        def step(self):
+            self.steps += 1
+
+        def state_dict(self):
+            return {}
+
+        def load_state_dict(self, state):
+            pass
+
+    hook = TargetNetUpdaterHook(Updater(), interval=2)
+    for _ in range(3):
+        hook()
+    assert hook.target_params_updater.steps == 1
+    again = TargetNetUpdaterHook(Updater(), interval=2)
+    again.load_state_dict(hook.state_dict())
+    again()
+    assert again.target_params_updater.steps == 1
+    again.load_state_dict({"target_params_updater": {}})
+    again()
+    assert again.target_params_updater.steps == 1

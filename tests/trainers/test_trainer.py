@@ -10,14 +10,7 @@ from torchrl.envs import CartPoleEnv
 from torchrl.modules import MLP, QValueActor
 from torchrl.objectives import DQNLoss, SoftUpdate
 from torchrl.record import CSVLogger
-from torchrl.trainers import (
-    CountFramesLog,
-    LogScalar,
-    OptimizationStepper,
-    OptimizerHook,
-    ReplayBufferTrainer,
-    Trainer,
-)
+from torchrl.trainers import CountFramesLog, LogScalar, OptimizationStepper, OptimizerHook, ReplayBufferTrainer, Trainer
 from torchrl.trainers.stages import STAGES
 
 
@@ -29,20 +22,14 @@ def make_loss(env, delay=False):
 def make_trainer(total=60, per_batch=20, loss=None, with_optimizer=True, **kwargs):
     """A trainer of a small Q-network on one cart pole."""
     collector_kwargs = {
-        name: kwargs.pop(name)
-        for name in ("init_random_frames", "split_trajs", "reset_at_each_iter")
-        if name in kwargs
+        name: kwargs.pop(name) for name in ("init_random_frames", "split_trajs", "reset_at_each_iter") if name in kwargs
     }
     env = CartPoleEnv(seed=0)
     loss = make_loss(env) if loss is None else loss
-    collector = Collector(
-        env, loss.value_network, frames_per_batch=per_batch, total_frames=total, **collector_kwargs
-    )
+    collector = Collector(env, loss.value_network, frames_per_batch=per_batch, total_frames=total, **collector_kwargs)
     if with_optimizer:
         kwargs.setdefault("optimizer", torch.optim.SGD(loss.parameters(), lr=0.1))
-    return Trainer(
-        collector=collector, total_frames=total, loss_module=loss, progress_bar=False, **kwargs
-    )
+    return Trainer(collector=collector, total_frames=total, loss_module=loss, progress_bar=False, **kwargs)
 
 
 def test_stages_run_in_order():
@@ -161,9 +148,7 @@ def test_numbers_are_logged_once_an_interval(tmp_path):
 def test_losses_are_logged_as_means_over_steps():
     trainer = make_trainer(total=20, optim_steps_per_batch=4)
     each = []
-    trainer.register_op(
-        "process_loss", lambda sub, losses: (each.append(losses["loss"].item()), losses)[1]
-    )
+    trainer.register_op("process_loss", lambda sub, losses: (each.append(losses["loss"].item()), losses)[1])
     trainer.train()
     assert trainer.metrics["loss"].item() == pytest.approx(sum(each) / 4)
     trainer = make_trainer(total=20, auto_log_optim_steps=False)
@@ -184,8 +169,9 @@ def test_the_bar_shows_what_it_is_given(capsys):
     LogScalar(logname="reward", log_pbar=True).register(trainer)
     trainer.train()
     shown = capsys.readouterr().err
-    assert "reward: 1" in shown
-    assert "60.0/60.0" in shown
+    assert "reward 1" in shown
+    assert "100%" in shown
+    assert "60.0 " in shown
 
 
 def test_a_stepper_does_the_whole_step():
@@ -215,11 +201,7 @@ def make_filling_trainer(total, per_batch=10, policy=None, samples=True, **kwarg
     loss = make_loss(env)
     buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(1000), batch_size=4)
     collector = Collector(
-        env,
-        policy or loss.value_network,
-        frames_per_batch=per_batch,
-        total_frames=total,
-        replay_buffer=buffer,
+        env, policy or loss.value_network, frames_per_batch=per_batch, total_frames=total, replay_buffer=buffer
     )
     return Trainer(
         collector=collector,
@@ -306,5 +288,35 @@ def test_hooks_that_need_batches_are_refused_where_there_are_none():
 def test_a_loss_without_terms_is_told_what_is_expected():
     trainer = make_trainer()
     trainer.register_op("process_loss", lambda sub, losses: TensorDict(error=losses["loss"]))
-    with pytest.raises(ValueError, match=r"nothing to minimise.*begin with 'loss'.*\['error'\]"):
+    with pytest.raises(ValueError, match=r"nothing to minimise.*start with 'loss'.*\['error'\]"):
         trainer.train()
+
+
+def test_a_stop_has_a_reason(caplog):
+    trainer = make_trainer(total=100)
+    trainer.register_op("post_steps", lambda: trainer.request_stop("solved"))
+    with caplog.at_level("INFO", logger="torchrl"):
+        trainer.train()
+    assert (trainer.collected_frames, trainer.stop_reason) == (20, "solved")
+    assert "stops after 20 frames: solved" in caplog.text
+
+
+def test_losses_without_hooks_and_seeds():
+    trainer = make_trainer(total=20, seed=3)
+    state = torch.get_rng_state()
+    torch.rand(3)
+    trainer.set_seed()
+    assert torch.equal(torch.get_rng_state(), state)
+    trainer.register_op("process_loss", lambda sub_batch, losses: losses.apply(lambda x: x + 1))
+    (batch,) = trainer.collector
+    torch.testing.assert_close(trainer.compute_loss(batch)["loss"], trainer.loss_module(batch)["loss"])
+    torch.testing.assert_close(trainer.compute_losses(batch)["loss"], trainer.loss_module(batch)["loss"] + 1)
+    trainer.collector.shutdown()
+
+
+def test_the_learner_is_local():
+    trainer = make_trainer(learner_backend="local", learner_backend_options={}, learner_poll_interval=0.2)
+    assert trainer._source.poll_interval == 0.2
+    for options in ({"learner_backend": "process"}, {"learner_backend_options": {"devices": 2}}):
+        with pytest.raises(ValueError, match="has no such learner_backend"):
+            make_trainer(**options)

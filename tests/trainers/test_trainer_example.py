@@ -46,4 +46,4 @@ def test_goes_on_where_it_was_broken_off(example, tmp_path):
     example.main(args)
     saved = torch.load(trainer.save_trainer_file, weights_only=False)
     # 80 frames are learned from in minibatches of 32, 32 and 16 rows, twice
-    assert saved["counts"] == (240, 3 * 2 * 3)
+    assert saved["state"] == {"collected_frames": 240, "num_optim_steps": 3 * 2 * 3}

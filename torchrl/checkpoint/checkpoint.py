@@ -1,9 +1,10 @@
-"""`Checkpoint`: the parts of an experiment, saved and loaded together."""
+"""`Checkpoint`: save and load the parts of an experiment together; states of random generators."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import random
 import shutil
 import zipfile
 import zlib
@@ -14,23 +15,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from torchrl._core.errors import (
-    DamagedFileError,
-    TorchRLError,
-    UntrustedFileError,
-    describe,
-    nearest,
-)
+import numpy as np
+import torch
+
+from torchrl._core.errors import DamagedFileError, TorchRLError, UntrustedFileError, describe, nearest
 from torchrl._core.files import check_files, damaged, replaced, restore, write_checksums
 from torchrl._core.log import logger
-from torchrl.checkpoint.components import (
+from torchrl.checkpoint.adapters import Adapted, CheckpointAdapter, CheckpointOptions
+from torchrl.checkpoint.serialization import (
     Loading,
+    MapLocation,
     kind_of,
     load_component,
     loading_of,
     read_component,
     write_component,
 )
+from torchrl.data.replay_buffers.data_types import State
 
 MANIFEST, PARTS, VERSION = "manifest.json", "components", 1
 FORMATS = ("directory", "archive")
@@ -40,31 +41,45 @@ COMPRESSIONS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
 
 @dataclass
 class CheckpointLoadResult:
-    """What came of a load.
+    """The result of loading a checkpoint.
 
     Args:
         loaded: Names of the components that were loaded.
-        missing: Those that were asked for and are not in the checkpoint.
-        incompatible: Those that could not take what is there, and why.
-        unrequested: Those that are there and were not asked for.
-        values: What was written of those that are values, such as numbers and settings.
-        manifest: What the checkpoint says of itself, ``metadata`` included.
+        missing: Those that were requested and are not in the checkpoint.
+        incompatible: Those whose state could not be loaded, and why.
+        unrequested: Those in the checkpoint that were not requested.
+        values: The saved values of components without a state, such as numbers and settings.
+        manifest: The manifest of the checkpoint, ``metadata`` included.
+
+    >>> import tempfile
+    >>> path = Checkpoint(frames=10, step=2).save(tempfile.mkdtemp() + "/first")
+    >>> result = Checkpoint(frames=0).load(path)
+    >>> result.values, result.unrequested
+    ({'frames': 10}, ['step'])
     """
 
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     incompatible: dict[str, str] = field(default_factory=dict)
     unrequested: list[str] = field(default_factory=list)
-    values: dict[str, Any] = field(default_factory=dict)
-    manifest: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, object] = field(default_factory=dict)
+    manifest: State = field(default_factory=dict)
 
 
 class CheckpointError(TorchRLError, RuntimeError):
-    """A checkpoint and what is to be loaded from it do not go together.
+    """Components are missing from a checkpoint, or cannot be loaded from it.
 
     Args:
-        message: In which way.
-        result: What was found out.
+        message: Which, and why.
+        result: The result of loading.
+
+    >>> import tempfile
+    >>> path = Checkpoint(frames=10).save(tempfile.mkdtemp() + "/first")
+    >>> try:
+    ...     Checkpoint(step=0).load(path)
+    ... except CheckpointError as error:
+    ...     print(error.result.missing)
+    ['step']
     """
 
     def __init__(self, message: str, result: CheckpointLoadResult | None = None) -> None:
@@ -73,25 +88,25 @@ class CheckpointError(TorchRLError, RuntimeError):
 
 
 class Checkpoint:
-    """Saves the parts of an experiment together, and loads them.
+    """Save the components of an experiment together, and load them.
 
-    A part has a ``state_dict`` and a ``load_state_dict``, or ``dumps`` and ``loads`` as replay
-    buffers have, or is a value: numbers, texts, tensors, and what holds them. A checkpoint is a
-    folder, with a ``manifest.json`` and a folder for each part, or one file with the same inside.
-    It holds text and tensors, and what replay buffers write, so that loading one runs no code from
-    it. A save that is cut short, by a death of the process or a power cut, leaves the last one in
-    place; a file that changed since is found by its checksum, and named.
+    A component has a ``state_dict`` and a ``load_state_dict``, or ``dumps`` and ``loads`` as replay
+    buffers have, or is a value: numbers, texts, tensors, and containers of them. A checkpoint is a
+    folder, with a ``manifest.json`` and a folder for each component, or one file with the same
+    content. It holds text and tensors, and what replay buffers write, so that loading one runs no
+    code from it. A save that is interrupted, by the end of the process or a power failure, leaves
+    the last one in place; a file that changed since is an error that names it, found by checksums.
 
     Args:
         format: ``"directory"``, or ``"archive"`` for one file.
-        strict: What happens if a part cannot be loaded: ``"error"``, ``"warn"`` (it is logged) or
-            ``"ignore"``.
+        strict: What happens if a component cannot be loaded: ``"error"``, ``"warn"`` (it is logged)
+            or ``"ignore"``.
         archive_compression: ``"stored"`` or ``"deflated"``.
-        save_components: Names of the parts to save; all of them if ``None``.
-        **components: The parts, by name.
+        save_components: Names of the components to save; all of them if ``None``.
+        **components: The components, by name.
 
     Raises:
-        ValueError: for an option or a name that there is not.
+        ValueError: for an unknown option or name.
 
     >>> import tempfile, torch
     >>> policy = torch.nn.Linear(2, 1)
@@ -118,8 +133,52 @@ class Checkpoint:
         self.archive_compression = archive_compression
         self.save_components = self._chosen(save_components)
 
+    def register(
+        self,
+        name: str,
+        component: object,
+        *,
+        adapter: CheckpointAdapter | None = None,
+        options: CheckpointOptions | None = None,
+    ) -> Checkpoint:
+        """Add a component, or replace the one of that name; return the checkpoint.
+
+        Args:
+            name: Its name.
+            component: As for the constructor; with an adapter, anything.
+            adapter: How it is written and read. A component with an adapter is loaded after those without.
+            options: Arguments of the methods that save and load it.
+        """
+        if adapter is not None or options is not None:
+            component = Adapted(component, adapter, options)
+        if self.save_components == list(self.components):
+            self.save_components = [*dict.fromkeys([*self.save_components, name])]
+        self.components[name] = component
+        return self
+
+    @staticmethod
+    def manifest(path: str | Path) -> dict[str, Any]:
+        """Return the manifest of a checkpoint: names and kinds of its components, metadata.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            DamagedFileError: if it has changed since it was written.
+        """
+        return read_manifest(path)
+
+    @staticmethod
+    def is_checkpoint(path: str | Path) -> bool:
+        """Return whether a path holds a checkpoint, complete or not."""
+        path = Path(path)
+        if path.is_dir():
+            return (path / MANIFEST).is_file()
+        if not zipfile.is_zipfile(path):
+            return False
+        with zipfile.ZipFile(path) as archive:
+            return MANIFEST in archive.namelist()
+
     def _chosen(self, names: Iterable[str] | None) -> list[str]:
-        """Return names of components, after a look at whether there are such."""
+        """Return names of components after checking that they exist."""
         chosen = list(self.components if names is None else names)
         for name in chosen:
             if name not in self.components:
@@ -131,22 +190,20 @@ class Checkpoint:
     # --- saving ----------------------------------------------------------------------------------
 
     def save(
-        self,
-        path: str | Path,
-        components: Iterable[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        self, path: str | Path, components: Iterable[str] | None = None, metadata: Mapping[str, object] | None = None
     ) -> Path:
-        """Write a checkpoint, in the place of one that stands there.
+        """Write a checkpoint; an existing one at that path is replaced.
 
         Args:
             path: Its folder, or its file.
-            components: Names of the parts; those of ``save_components`` if ``None``.
-            metadata: JSON that is noted beside, such as frames and scores.
+            components: Names of the components; those of ``save_components`` if ``None``.
+            metadata: JSON for the manifest, such as frames and scores.
 
         Returns: the path.
 
         Raises:
-            TypeError: if a part holds what is neither text nor tensor; nothing is written then.
+            TypeError: if a component holds a value that is neither text nor tensor; nothing is
+                written then.
         """
         names = self.save_components if components is None else self._chosen(components)
         with replaced(path) as draft:
@@ -157,10 +214,8 @@ class Checkpoint:
                 self._pack(folder, draft)
         return Path(path)
 
-    def _fill(self, folder: Path, names: list[str], metadata: dict[str, Any]) -> None:
-        kinds = {
-            name: write_component(self.components[name], folder / PARTS / name) for name in names
-        }
+    def _fill(self, folder: Path, names: list[str], metadata: dict[str, object]) -> None:
+        kinds = {name: write_component(self.components[name], folder / PARTS / name) for name in names}
         manifest = {"version": VERSION, "components": kinds, "metadata": metadata}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         write_checksums(folder)
@@ -176,52 +231,52 @@ class Checkpoint:
         self,
         path: str | Path,
         components: Iterable[str] | None = None,
-        map_location: Any = None,
+        map_location: MapLocation = None,
         strict: str | None = None,
         trust: bool = False,
     ) -> CheckpointLoadResult:
-        """Load parts from a checkpoint: all of them, or none if one fails and that is an error.
+        """Load components from a checkpoint: all of them, or none if one fails as an error.
 
         Args:
             path: Its folder, or its file.
-            components: Names of the parts; all of them if ``None``.
-            map_location: Where tensors go, as for :func:`torch.load`.
-            strict: Instead of that of the constructor.
+            components: Names of the components; all of them if ``None``.
+            map_location: Where tensors are loaded, as for :func:`torch.load`.
+            strict: In place of that of the constructor.
             trust: Unpickle the objects that a replay buffer holds, too, which runs whatever code
                 the checkpoint holds.
 
         Raises:
             FileNotFoundError: if there is no checkpoint.
-            DamagedFileError: if one of its files is not what was written.
+            DamagedFileError: if one of its files has changed since it was written.
             UntrustedFileError: if there are such objects, and ``trust`` is false.
-            CheckpointError: if parts are missing or of another kind; or if one cannot take what is
-                there. Only if ``strict`` is ``"error"``. Parts are as before then, but for those
-                that have a ``loads`` of their own, which come last.
+            CheckpointError: with ``strict="error"``, if components are missing, of another kind, or
+                cannot be loaded. Components are unchanged then, except for those with ``loads``,
+                which are loaded last.
         """
         strict = self.strict if strict is None else _choose("strict", strict, STRICTNESS)
         names = self._chosen(components)
         manifest = read_manifest(path)
         with _opened(Path(path)) as folder:
             result = self._compare(names, manifest)
-            _complain(self, result, strict)
+            _report(self, result, strict)
             names = [n for n in names if n not in result.missing and n not in result.incompatible]
             check_files(folder, [f"{PARTS}/{name}" for name in names])
-            found: dict[str, Any] = {}
+            found: dict[str, object] = {}
             for name in names:
-                with _told(name, result):
-                    found[name] = read_component(
-                        self.components[name], folder / PARTS / name, map_location, trust
-                    )
+                if isinstance(component := self.components[name], Adapted):
+                    component.map_location = map_location
+                with _noting_failure(name, result):
+                    found[name] = read_component(self.components[name], folder / PARTS / name, map_location, trust)
             self._load_found(found, result, strict)
-        _complain(self, result, strict)
+        _report(self, result, strict)
         return result
 
-    def _load_found(self, found: dict[str, Any], result: CheckpointLoadResult, strict: str) -> None:
-        """Load what was read; if one part fails and that is an error, the others stay as before."""
+    def _load_found(self, found: dict[str, object], result: CheckpointLoadResult, strict: str) -> None:
+        """Load what was read; if one component fails as an error, the others are unchanged."""
         kinds = {name: loading_of(self.components[name]) for name in found}
         checked = [name for name in found if kinds[name] is Loading.CHECKED]
         for name in checked:
-            with _told(name, result):
+            with _noting_failure(name, result):
                 self.components[name].check_state(found[name])
         undo = contextlib.ExitStack()
         with undo:
@@ -229,7 +284,7 @@ class Checkpoint:
                 for name in (name for name in found if kinds[name] is kind):
                     if result.incompatible and strict == "error":
                         break
-                    with _told(name, result):
+                    with _noting_failure(name, result):
                         undo.callback(load_component(self.components[name], found[name]))
             if not (result.incompatible and strict == "error"):
                 undo.pop_all()
@@ -239,10 +294,13 @@ class Checkpoint:
         for name in found:
             if name not in result.incompatible:
                 result.loaded.append(name)
+                component = self.components[name]
                 if kinds[name] is Loading.VALUE:
                     result.values[name] = found[name]
+                elif isinstance(component, Adapted) and component.value is not None:
+                    result.values[name] = component.value
 
-    def _compare(self, names: list[str], manifest: dict[str, Any]) -> CheckpointLoadResult:
+    def _compare(self, names: list[str], manifest: State) -> CheckpointLoadResult:
         saved = manifest["components"]
         result = CheckpointLoadResult(manifest=manifest)
         result.missing = [name for name in names if name not in saved]
@@ -255,8 +313,8 @@ class Checkpoint:
 
 
 @contextmanager
-def _told(name: str, result: CheckpointLoadResult) -> Iterator[None]:
-    """Note why a component cannot take what was saved."""
+def _noting_failure(name: str, result: CheckpointLoadResult) -> Iterator[None]:
+    """Record in the result why a component cannot be loaded."""
     try:
         yield
     except (DamagedFileError, UntrustedFileError):
@@ -266,12 +324,12 @@ def _told(name: str, result: CheckpointLoadResult) -> Iterator[None]:
         result.incompatible[name] = f"cannot take what was saved ({text.rstrip('.')})"
 
 
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    """Return what a checkpoint says of itself.
+def read_manifest(path: str | Path) -> State:
+    """Return the manifest of a checkpoint.
 
     Raises:
         FileNotFoundError: if there is none.
-        DamagedFileError: if it is not what was written.
+        DamagedFileError: if it has changed since it was written.
     """
     path = Path(path)
     restore(path)
@@ -288,7 +346,7 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     raise FileNotFoundError(describe("Checkpoint", fact, hint=hint))
 
 
-def _manifest(text: bytes, file: Path) -> dict[str, Any]:
+def _manifest(text: bytes, file: Path) -> State:
     try:
         manifest = json.loads(text)
         _ = {**manifest["components"]}, {**manifest["metadata"]}
@@ -299,7 +357,7 @@ def _manifest(text: bytes, file: Path) -> dict[str, Any]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Path]:
-    """Hold the folder of a checkpoint, unpacked if it is a file."""
+    """Yield the folder of a checkpoint, unpacked if it is a file."""
     if not path.is_file():
         yield path
         return
@@ -311,18 +369,15 @@ def _opened(path: Path) -> Iterator[Path]:
         yield Path(place)
 
 
-def _complain(who: Checkpoint, result: CheckpointLoadResult, strict: str) -> None:
-    """Raise, or log, what is missing and what does not fit."""
+def _report(who: Checkpoint, result: CheckpointLoadResult, strict: str) -> None:
+    """Raise, or log, which components are missing or cannot be loaded."""
     problems = [f"{name!r} is missing" for name in result.missing]
     problems += [f"{name!r} {reason}" for name, reason in result.incompatible.items()]
     if not problems or strict == "ignore":
         return
     found = list(result.manifest["components"])
     text = describe(
-        who,
-        "; ".join(problems),
-        found=found,
-        hint="Name what to load in components, or pass strict='ignore'.",
+        who, "; ".join(problems), found=found, hint="Name what to load in components, or pass strict='ignore'."
     )
     if strict == "error":
         raise CheckpointError(text, result)
@@ -332,7 +387,35 @@ def _complain(who: Checkpoint, result: CheckpointLoadResult, strict: str) -> Non
 def _choose(name: str, value: str, known: tuple[str, ...]) -> str:
     if value not in known:
         raise ValueError(
-            f"Checkpoint: expected {name} to be one of {list(known)}, found {value!r}. "
-            f"{nearest(value, known)}".rstrip()
+            f"Checkpoint: expected {name} to be one of {list(known)}, found {value!r}. {nearest(value, known)}".rstrip()
         )
     return value
+
+
+class GlobalRNGState:
+    """The state of the random generators of Python, numpy and torch, on every device.
+
+    >>> generators = GlobalRNGState()
+    >>> state = generators.state_dict()
+    >>> first = torch.rand(2)
+    >>> generators.load_state_dict(state)
+    >>> torch.equal(first, torch.rand(2))
+    True
+    """
+
+    def state_dict(self) -> State:
+        """Return the states of all generators."""
+        return {
+            "python": random.getstate(),
+            "numpy": np.random.get_state(),
+            "torch": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        }
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """Set the states of all generators."""
+        random.setstate(state_dict["python"])
+        np.random.set_state(state_dict["numpy"])
+        torch.set_rng_state(state_dict["torch"].cpu())
+        if state_dict["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([each.cpu() for each in state_dict["cuda"]])

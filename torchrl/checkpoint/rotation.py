@@ -1,4 +1,4 @@
-"""`CheckpointRotation`: the latest checkpoints and the best one, and no others."""
+"""`CheckpointRotation`: keep the latest checkpoints and the best one, delete the others."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from typing import Any
 from torchrl._core.errors import DamagedFileError, describe
 from torchrl._core.log import logger
 from torchrl.checkpoint.checkpoint import Checkpoint, CheckpointLoadResult, read_manifest
+from torchrl.data.replay_buffers.data_types import State
 
 
 class CheckpointRotation:
-    """Keeps the latest checkpoints of a folder and, if asked, the best one.
+    """Keep the latest checkpoints of a folder and, optionally, the best one.
 
     Args:
         directory: The folder.
         keep_last: How many of the latest to keep.
-        keep_best: A name in the metadata, and ``"max"`` or ``"min"``: the best one by it is kept,
-            too.
+        keep_best: The name of a score in the metadata, and ``"max"`` or ``"min"``.
         prefix: Checkpoints are called ``<prefix>_<step>``.
 
     Raises:
-        ValueError: if nothing would be kept, or ``keep_best`` says neither ``"max"`` nor ``"min"``.
+        ValueError: if ``keep_last`` is less than one, or ``keep_best`` has another mode.
 
     >>> import tempfile
     >>> rotation = CheckpointRotation(tempfile.mkdtemp(), keep_last=1, keep_best=("score", "max"))
@@ -45,13 +45,9 @@ class CheckpointRotation:
         prefix: str = "checkpoint",
     ) -> None:
         if keep_last < 1:
-            raise ValueError(
-                f"CheckpointRotation: keep_last must be at least 1, found {keep_last}."
-            )
+            raise ValueError(f"CheckpointRotation: keep_last must be at least 1, found {keep_last}.")
         if keep_best is not None and keep_best[1] not in ("max", "min"):
-            raise ValueError(
-                f"CheckpointRotation: keep_best ends with 'max' or 'min', found {keep_best[1]!r}."
-            )
+            raise ValueError(f"CheckpointRotation: keep_best ends with 'max' or 'min', found {keep_best[1]!r}.")
         self.directory, self.prefix = Path(directory), prefix
         self.keep_last, self.keep_best = keep_last, keep_best
 
@@ -60,15 +56,15 @@ class CheckpointRotation:
         checkpoint: Checkpoint,
         step: int,
         components: Iterable[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, object] | None = None,
     ) -> Path:
         """Save a checkpoint of some step, and remove those that are not kept.
 
         Args:
             checkpoint: What to save.
-            step: Frames, say; the latest checkpoint is that of the greatest.
-            components: Names of the parts; as the checkpoint has it if ``None``.
-            metadata: JSON that is noted beside, together with the step.
+            step: Number of frames, for example; the latest checkpoint has the greatest.
+            components: Names of the components; those of the checkpoint if ``None``.
+            metadata: JSON for the manifest, to which the step is added.
 
         Returns: its path.
 
@@ -90,13 +86,13 @@ class CheckpointRotation:
         return path
 
     def paths(self) -> list[Path]:
-        """Return what is named as a checkpoint in the folder, the latest last."""
+        """Return the paths in the folder that are named as checkpoints, the latest last."""
         named = re.compile(rf"{re.escape(self.prefix)}_(-?\d+)")
         found = [(named.fullmatch(path.name), path) for path in self.directory.glob("*")]
         return [path for _, path in sorted((int(m[1]), path) for m, path in found if m)]
 
-    def _manifests(self) -> dict[Path, dict[str, Any]]:
-        """Return the manifests of the checkpoints that have one which can be read."""
+    def _manifests(self) -> dict[Path, State]:
+        """Return the manifests of the checkpoints whose manifest can be read."""
         found = {}
         for path in self.paths():
             with contextlib.suppress(FileNotFoundError, DamagedFileError):
@@ -110,7 +106,7 @@ class CheckpointRotation:
     def best(self) -> Path | None:
         """Return the best checkpoint, the earliest of several, if there is one.
 
-        Those that cannot be read, or whose score is missing, NaN or no number, are passed over.
+        Those that cannot be read, or whose score is missing, NaN or not a number, are skipped.
 
         Raises:
             ValueError: without ``keep_best``.
@@ -119,14 +115,10 @@ class CheckpointRotation:
             raise ValueError(describe(self, "does not know what is best", hint="Pass keep_best."))
         return self._best_of(self._manifests(), *self.keep_best)
 
-    def _best_of(
-        self, manifests: Mapping[Path, dict[str, Any]], metric: str, mode: str
-    ) -> Path | None:
+    def _best_of(self, manifests: Mapping[Path, State], metric: str, mode: str) -> Path | None:
         scores = {path: each["metadata"].get(metric) for path, each in manifests.items()}
         ranked = {
-            path: score
-            for path, score in scores.items()
-            if isinstance(score, int | float) and not math.isnan(score)
+            path: score for path, score in scores.items() if isinstance(score, int | float) and not math.isnan(score)
         }
         choose = max if mode == "max" else min
         return choose(ranked, key=ranked.__getitem__, default=None)
@@ -134,39 +126,39 @@ class CheckpointRotation:
     def load_latest(self, checkpoint: Checkpoint, **kwargs: Any) -> CheckpointLoadResult | None:
         """Load the latest checkpoint, with the arguments of :meth:`Checkpoint.load`, if any.
 
-        One that is damaged or incomplete is passed over, which the log says, and the one before it
-        is loaded.
+        One that is damaged or incomplete is skipped, with a warning in the log, and the one before
+        it is loaded.
 
         Raises:
             DamagedFileError: if there are checkpoints, and all are damaged.
         """
         damage: list[Exception] = []
         for path in reversed(self.paths()):
-            with self._passing_over(path, damage):
+            with self._skipping(path, damage):
                 return checkpoint.load(path, **kwargs)
         if damage:
             raise damage[0]
         return None
 
     @contextlib.contextmanager
-    def _passing_over(self, path: Path, damage: list[Exception]) -> Iterator[None]:
-        """Note that a checkpoint cannot be read; what is none is no damage."""
+    def _skipping(self, path: Path, damage: list[Exception]) -> Iterator[None]:
+        """Record the damage of a checkpoint that cannot be read; a missing one is not damaged."""
         try:
             yield
         except (DamagedFileError, OSError) as error:
             if not isinstance(error, FileNotFoundError):
                 damage.append(error)
-            logger.warning("%s: %s is passed over: %s", type(self).__name__, path, error)
+            logger.warning("%s: %s is skipped: %s", type(self).__name__, path, error)
 
     def prune(self) -> list[Path]:
         """Remove the checkpoints that are not kept; return their paths.
 
-        What cannot be read is left alone.
+        Checkpoints that cannot be read are kept.
         """
         return self._prune(None)
 
     def _prune(self, saved: Path | None) -> list[Path]:
-        """Remove those that are not kept; the one that was just saved is."""
+        """Remove those that are not kept; the one that was just saved is kept."""
         manifests = self._manifests()
         kept = {*list(manifests)[-self.keep_last :], saved}
         if self.keep_best is not None:

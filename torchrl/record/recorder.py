@@ -1,11 +1,11 @@
-"""Recordings of rollouts, as transforms."""
+"""Transforms that record videos and data of an environment, or render its images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,29 +15,32 @@ from torch import Tensor
 from torchrl._core.errors import ShapeError, describe
 from torchrl._core.keys import as_keys, leaf_keys, require
 from torchrl._core.optional import require_package
+from torchrl._core.records.flat_record import Record
 from torchrl.data import Bounded, Composite, NonTensor, TensorSpec, Unbounded
 from torchrl.envs.transforms.base import Transform
 from torchrl.record.loggers import Logger
 
+R = TypeVar("R", bound=Record)
+
 
 class VideoRecorder(Transform):
-    """Keeps the frames of an environment and hands them to a logger as a video.
+    """Record the frames of an environment and log them as a video.
 
-    Every root is a frame: that of each reset, and that after each step.
+    A frame is recorded at each reset and after each step.
 
     Args:
-        logger: Receives the video.
+        logger: The logger.
         tag: Name of the video.
         in_keys: The frames, ``[*B, H, W, C]`` or ``[*B, C, H, W]``, bytes or floats in [0, 1]; one
             entry; ``pixels`` if ``None``.
-        skip: Keep one frame in this many.
-        center_crop: Height and width of the centre that is kept, or one number for both.
-        make_grid: Lay the frames of a batched environment out as a grid (the default), instead of
+        skip: Record every ``skip``-th frame.
+        center_crop: Height and width of a crop at the centre, or one number for both.
+        make_grid: Arrange the frames of a batched environment in a grid (the default), rather than
             one video each.
-        out_keys: Another name for the frames, under which they go on as well; none if ``None``.
-        fps: Frames per second; the logger's own if ``None``.
-        max_frames: Keep no more than this many.
-        dump_on_done: Write the video at each end of an episode (of all rows at once).
+        out_keys: Another entry to which the frames are copied; none if ``None``.
+        fps: Frames per second; that of the logger if ``None``.
+        max_frames: Record at most this many.
+        dump_on_done: Write the video when an episode ends (in all rows at once).
 
     Reads: ``pixels``. Writes: ``out_keys``.
 
@@ -52,7 +55,7 @@ class VideoRecorder(Transform):
     torch.Size([4, 3, 400, 600])
     """
 
-    entrywise = True
+    supports_flat_records = True
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class VideoRecorder(Transform):
         self.frames: list[Tensor] = []  # [C, H, W] or [N, C, H, W], uint8
         self._seen = self._dumps = 0
 
-    def _call(self, tensordict: Any) -> Any:
+    def _call(self, tensordict: R) -> R:
         value = tensordict.get(self.in_keys[0], None)
         if value is None:
             raise self._missing(self.in_keys[0], tensordict)
@@ -96,14 +99,14 @@ class VideoRecorder(Transform):
             tensordict.set(self.out_keys[0], value)
         return tensordict
 
-    def _step(self, tensordict: Any, next_tensordict: Any) -> Any:
+    def _step(self, tensordict: R, next_tensordict: R) -> R:
         next_tensordict = self._call(next_tensordict)
         if self.dump_on_done and bool(next_tensordict.get("done").all()):
             self.dump()
         return next_tensordict
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Keep the frame of a record, or the frames ``[T]`` of a batch of them."""
+        """Record the frame of one step, or the frames of ``[T]`` steps."""
         for step in tensordict.unbind(0) if tensordict.ndim else [tensordict]:
             self._call(step.copy())
         if self.out_keys != self.in_keys:
@@ -111,7 +114,7 @@ class VideoRecorder(Transform):
         return tensordict
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
-        """Look for the frames, and give their spec to their other name."""
+        """Check that the frames exist, and copy their spec to ``out_keys``."""
         self._check_keys(specs)
         if self.out_keys != self.in_keys:
             specs["observation"][self.out_keys[0]] = specs["observation"][self.in_keys[0]].clone()
@@ -136,16 +139,18 @@ class VideoRecorder(Transform):
             value = (value.clamp(0, 1) * 255).round()
         value = value.to(torch.uint8)
         if self.center_crop is not None:
-            value = _crop(value, *self.center_crop)
+            height, width = self.center_crop
+            top, left = max(0, (value.shape[-2] - height) // 2), max(0, (value.shape[-1] - width) // 2)
+            value = value[..., top : top + height, left : left + width]
         value = value.clone() if value.ndim == 3 else value.reshape(-1, *value.shape[-3:])
         return grid(value) if value.ndim == 4 and self.make_grid else value
 
     def dump(self, suffix: str | None = None, step: int | None = None) -> Tensor | None:
-        """Write the video and forget its frames.
+        """Write the video and drop its frames.
 
         Args:
             suffix: Added to the name of the video.
-            step: When it was made; a count of the videos if ``None``.
+            step: Step of the video; a count of the videos if ``None``.
 
         Returns: the video ``[T, C, H, W]`` or ``[N, T, C, H, W]``, or ``None`` without frames.
         """
@@ -160,7 +165,7 @@ class VideoRecorder(Transform):
         return video
 
     def to_animation(self) -> Any:
-        """Return the frames so far as a matplotlib animation, for a notebook.
+        """Return the frames so far as a matplotlib animation, for notebooks.
 
         Raises:
             RuntimeError: if there are none.
@@ -177,18 +182,18 @@ class VideoRecorder(Transform):
 
 
 class TensorDictRecorder(Transform):
-    """Keeps the records of an environment and writes them to a file.
+    """Record the data of each step of an environment and write them to a file.
 
     Args:
-        out_file_base: Path of the file, without its ending ``.pt``.
-        skip_reset: Leave out what resets return.
-        skip: Keep one record in this many.
-        in_keys: The entries to keep; all of them if ``None``.
+        out_file_base: Path of the file, without its suffix ``.pt``.
+        skip_reset: Do not record resets.
+        skip: Record every ``skip``-th step.
+        in_keys: The entries to record; all of them if ``None``.
 
     Reads: ``in_keys``. Writes nothing.
 
     Raises:
-        MissingKeyError: if an entry to keep is absent.
+        MissingKeyError: if an entry to record is absent.
 
     >>> import tempfile
     >>> from torchrl.envs import GymEnv, TransformedEnv
@@ -214,27 +219,25 @@ class TensorDictRecorder(Transform):
         self._seen = 0
 
     def _call(self, tensordict: TensorDictBase) -> TensorDictBase:
-        require(tensordict, self.in_keys, self, "Name what there is in in_keys.")
+        require(tensordict, self.in_keys, self, "Choose in_keys among the entries.")
         if self._seen % self.skip == 0:
             kept = tensordict.select(*self.in_keys) if self.in_keys else tensordict
             self.records.append(kept.detach().clone())  # an environment may reuse its tensors
         self._seen += 1
         return tensordict
 
-    def _reset(
-        self, tensordict: TensorDictBase | None, tensordict_reset: TensorDictBase
-    ) -> TensorDictBase:
+    def _reset(self, tensordict: TensorDictBase | None, tensordict_reset: TensorDictBase) -> TensorDictBase:
         return tensordict_reset if self.skip_reset else self._call(tensordict_reset)
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
-        """Look for the entries to keep; no spec changes."""
+        """Check that the entries exist; specs are unchanged."""
         self._check_keys(specs)
         return specs
 
     def dump(self, suffix: str | None = None) -> Path | None:
-        """Write the records, stacked along a first dimension ``[N, *B]``, and forget them.
+        """Write the records, stacked along a first dimension ``[N, *B]``, and drop them.
 
-        Entries that only some records have are left out, such as the reward, which a reset lacks.
+        Entries that only some records have are omitted, such as the reward, which a reset lacks.
 
         Args:
             suffix: Added to the name of the file.
@@ -246,7 +249,7 @@ class TensorDictRecorder(Transform):
         name = self.out_file_base if suffix is None else f"{self.out_file_base}_{suffix}"
         path = Path(f"{name}.pt")
         path.parent.mkdir(parents=True, exist_ok=True)
-        keys: list[Any] = [set(leaf_keys(record)) for record in self.records]
+        keys = [set(leaf_keys(record)) for record in self.records]
         common = sorted(set.intersection(*keys), key=str)
         torch.save(torch.stack([record.select(*common) for record in self.records]), path)
         self.records, self._seen = [], 0
@@ -254,23 +257,24 @@ class TensorDictRecorder(Transform):
 
 
 class PixelRenderTransform(Transform):
-    """Writes a picture of the environment after each reset and step.
+    """Render the environment after each reset and step.
 
-    The environment inside is reset once, to see what a picture looks like: seed it afterwards.
+    The base environment is reset once, to get the shape of its images: seed it afterwards.
 
     Args:
-        out_keys: Where the picture goes, one entry; ``pixels`` if ``None``.
-        preproc: Applied to what the environment returns: ``array -> array`` or tensor.
-        as_non_tensor: Keep what is drawn as it is, a Python object; made a tensor if ``None``.
-        render_method: Name of the method that draws. It returns ``[H, W, C]``, or one such for
-            each row of a batched environment.
-        pass_tensordict: Hand the record to that method.
+        out_keys: The entry of the images, one key; ``pixels`` if ``None``.
+        preproc: Applied to the rendered image: ``array -> array`` or tensor.
+        as_non_tensor: Keep the rendered image as a Python object; convert it to a tensor if
+            ``None``.
+        render_method: Name of the method that renders. It returns ``[H, W, C]``, or one such image
+            for each row of a batched environment.
+        pass_tensordict: Pass the tensordict of the step to that method.
         kwargs: Further arguments of that method.
 
     Writes: ``pixels [*B, H, W, C]``.
 
     Raises:
-        RuntimeError: without an environment, or if that draws nothing.
+        RuntimeError: without an environment, or if it renders nothing.
 
     >>> from torchrl.envs import GymEnv, TransformedEnv
     >>> env = GymEnv("CartPole-v1", render_mode="rgb_array")
@@ -291,9 +295,7 @@ class PixelRenderTransform(Transform):
         super().__init__()
         self.out_keys = ["pixels"] if out_keys is None else as_keys(out_keys)
         if len(self.out_keys) != 1:
-            raise ValueError(
-                f"PixelRenderTransform: expected one entry to write, found {self.out_keys}."
-            )
+            raise ValueError(f"PixelRenderTransform: expected one entry to write, found {self.out_keys}.")
         self.preproc, self.render_method = preproc, render_method
         self.pass_tensordict, self.kwargs = pass_tensordict, kwargs
         self.as_non_tensor = bool(as_non_tensor)
@@ -301,16 +303,14 @@ class PixelRenderTransform(Transform):
         self._spec: TensorSpec | None = None
 
     def switch(self, mode: str | bool | None = None) -> None:
-        """Turn drawing ``"on"`` or ``"off"``, or over; the entry and its spec come and go with it.
+        """Turn rendering ``"on"`` or ``"off"``, or toggle it; when off, the entry has no spec.
 
         Raises:
             ValueError: if ``mode`` is none of these.
         """
         modes = {"on": True, True: True, "off": False, False: False, None: not self.is_on}
         if mode not in modes:
-            raise ValueError(
-                f"PixelRenderTransform: expected 'on', 'off' or nothing, found {mode!r}."
-            )
+            raise ValueError(f"PixelRenderTransform: expected 'on', 'off' or nothing, found {mode!r}.")
         self.is_on = modes[mode]
         if self._container is not None:
             self._owner().empty_cache()
@@ -321,7 +321,7 @@ class PixelRenderTransform(Transform):
         return tensordict
 
     def transform_specs(self, specs: dict[str, Composite]) -> dict[str, Composite]:
-        """Add the picture to the observations, as large as the first one was."""
+        """Add the images to the observations, with the shape of a first one."""
         if self.is_on:
             if self._spec is None:
                 env = self._owner().base_env
@@ -330,7 +330,7 @@ class PixelRenderTransform(Transform):
         return specs
 
     def _owner(self) -> Any:
-        """Return the environment that this is a transform of."""
+        """Return the environment that this transform is part of."""
         place = self._container
         while isinstance(place, Transform):
             place = place.container
@@ -355,7 +355,7 @@ class PixelRenderTransform(Transform):
             if not env.batch_size:
                 return NonTensorData(value)
             return NonTensorStack(*(NonTensorData(row) for row in value))
-        # a copy: simulators reuse and flip their arrays
+        # a copy, as simulators reuse their arrays, some with negative strides
         return value if isinstance(value, Tensor) else torch.as_tensor(np.array(value))
 
 
@@ -368,14 +368,8 @@ def _spec_of(picture: Any, batch: torch.Size) -> TensorSpec:
     return Unbounded(picture.shape, dtype=picture.dtype)
 
 
-def _crop(picture: Tensor, height: int, width: int) -> Tensor:
-    top = max(0, (picture.shape[-2] - height) // 2)
-    left = max(0, (picture.shape[-1] - width) // 2)
-    return picture[..., top : top + height, left : left + width]
-
-
 def grid(pictures: Tensor) -> Tensor:
-    """Lay ``pictures [N, C, H, W]`` out as one, ``[C, rows * H, columns * W]``.
+    """Arrange ``pictures [N, C, H, W]`` in one image ``[C, rows * H, columns * W]``.
 
     >>> grid(torch.zeros(5, 3, 4, 6)).shape
     torch.Size([3, 8, 18])

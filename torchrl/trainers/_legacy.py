@@ -1,6 +1,3 @@
 """Old names of trainers and their hooks."""
 
-OLD = {
-    "LogReward": "LogScalar",
-    "Recorder": "LogValidationReward",
-}
+OLD = {"LogReward": "LogScalar", "Recorder": "LogValidationReward"}

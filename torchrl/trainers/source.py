@@ -1,4 +1,4 @@
-"""Where batches come from, and how many frames that makes."""
+"""The collector of a trainer: batches, frame counts, collection in the background."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from tensordict import TensorDictBase
 
 from torchrl._core.errors import describe
 from torchrl.collectors import BaseCollector
-from torchrl.trainers.hooks.batch import num_frames
+from torchrl.data import ReplayBuffer
+from torchrl.trainers.hooks.data import num_frames
 
-POLL = 0.005  # seconds between two looks at a buffer that is filled in the background
+POLL = 0.005  # seconds between two checks of a buffer that is filled in the background
 
 
 class Source:
-    """The batches of a collector; ``None`` for those that it puts into a buffer itself.
+    """Iterate over the batches of a collector; ``None`` for those that it stores in a buffer.
 
     Args:
-        collector: Where batches come from.
-        replay_buffer: The buffer that the trainer samples from, if it was given one.
-        frame_skip: How many frames of the simulator a step is.
-        in_background: Collect into the buffer while the caller does other things.
+        collector: The collector.
+        replay_buffer: The buffer that the trainer samples from, if it was passed one.
+        frame_skip: Frames of the simulator per step.
+        in_background: Whether the collector fills the buffer in the background.
+        poll_interval: Seconds between two checks of a buffer that is filled in the background.
+
+    Attributes:
+        yields_batches: Whether iterating yields batches rather than ``None``.
 
     Raises:
-        ValueError: if the background has no buffer to fill.
+        ValueError: for collection in the background without a buffer.
 
     >>> from torchrl.collectors import Collector
     >>> from torchrl.envs import GymEnv
@@ -37,28 +42,30 @@ class Source:
     def __init__(
         self,
         collector: BaseCollector,
-        replay_buffer: Any = None,
+        replay_buffer: ReplayBuffer | None = None,
         *,
         frame_skip: int = 1,
         in_background: bool = False,
+        poll_interval: float = POLL,
     ) -> None:
         shared = getattr(collector, "replay_buffer", None)
         self.collector, self.frame_skip, self.in_background = collector, frame_skip, in_background
+        self.poll_interval = poll_interval
         self.buffer: Any = shared if replay_buffer is None else replay_buffer
-        self.hands_over = shared is None or not getattr(collector, "extend_buffer", True)
+        self.yields_batches = shared is None or not getattr(collector, "extend_buffer", True)
         random_steps = getattr(collector, "init_random_frames", None) or 0
         self.random_frames = random_steps * frame_skip
-        if in_background and self.hands_over:
+        if in_background and self.yields_batches:
             hint = "Give the collector the replay_buffer that this trainer samples from."
             fact = "async_collection needs a collector that fills a buffer"
             raise ValueError(describe("Trainer", fact, hint=hint))
-        self._at_the_end: dict[str, Any] | None = None
+        self._final_state: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[TensorDictBase | None]:
-        return self._beside() if self.in_background else iter(self.collector)
+        return self._background() if self.in_background else iter(self.collector)
 
-    def _beside(self) -> Iterator[None]:
-        """Yield while the buffer is filled, and once more for what came last."""
+    def _background(self) -> Iterator[None]:
+        """Yield while the buffer is filled, and once more for the last steps."""
         seen, first = 0, max(1, self.random_frames)
         self.collector.start()
         while self.collector.is_running() or self._written() > seen:
@@ -66,26 +73,29 @@ class Source:
             if seen >= first:
                 yield
             else:
-                time.sleep(POLL)
+                time.sleep(self.poll_interval)
 
     def frames(self, batch: TensorDictBase | None, before: int) -> int:
         """Return the frames collected so far, given those before this batch."""
-        return self._written() if batch is None else before + num_frames(batch) * self.frame_skip
+        if batch is None:
+            return self._written()
+        count = getattr(self.collector, "num_frames", num_frames)  # the reader of a dataset counts batches
+        return before + count(batch) * self.frame_skip
 
     def _written(self) -> int:
         return int(self.buffer.write_count) * self.frame_skip
 
     def state_dict(self) -> dict[str, Any]:
-        """Return that of the collector; at the end of a run, what :meth:`remember` took note of."""
-        return self.collector.state_dict() if self._at_the_end is None else self._at_the_end
+        """Return that of the collector; after a run, the one that :meth:`remember` kept."""
+        return self.collector.state_dict() if self._final_state is None else self._final_state
 
     def remember(self) -> None:
-        """Take note of where the collector stands: workers that were shut down do not answer."""
+        """Keep the collector's state, which workers cannot return after they are shut down."""
         with self.collector.pause():
-            self._at_the_end = self.collector.state_dict()
+            self._final_state = self.collector.state_dict()
 
     def shutdown(self) -> None:
-        """End collection; calling it again is fine.
+        """Shut the collector down; may be called again.
 
         Raises:
             Exception: the error that ended collection in the background, if one did.

@@ -1,4 +1,4 @@
-"""The points of the training loop at which hooks run, and how each kind of them is run."""
+"""The stages of the training loop at which hooks run, and how each kind of stage runs them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Op = Callable[..., Any]
 
 ACTS, CHANGES, LOGS = "acts", "changes", "logs"
 
-# In the order of the loop. What acts is handed nothing; what changes returns what it was handed,
-# changed or not; what logs is handed a batch and returns numbers by name, or nothing.
+# In the order of the loop. ACTS: called without arguments. CHANGES: gets a value and returns it,
+# changed or not. LOGS: gets a batch and returns metrics by name, or None.
 STAGES = {
     "setup": ACTS,
     "batch_process": CHANGES,  # batch
@@ -38,7 +38,7 @@ STAGES = {
 
 
 class Stages:
-    """The operations that are registered, by stage, in the order of their registration.
+    """The registered operations of each stage, in the order of their registration.
 
     >>> stages = Stages()
     >>> stages.add("batch_process", lambda batch: batch + 1)
@@ -52,8 +52,8 @@ class Stages:
     def __getitem__(self, stage: str) -> list[Op]:
         return self._ops[stage]
 
-    def add(self, stage: str, op: Op, **kwargs: Any) -> None:
-        """Add an operation, with keyword arguments that it gets at each call.
+    def add(self, stage: str, op: Op, **kwargs: object) -> None:
+        """Add an operation, with keyword arguments for each call.
 
         Raises:
             ValueError: if there is no such stage.
@@ -66,26 +66,22 @@ class Stages:
             )
         if not callable(op):
             raise TypeError(
-                describe(
-                    "Trainer",
-                    f"what is registered at {stage!r} must be callable",
-                    found=type(op).__name__,
-                )
+                describe("Trainer", f"what is registered at {stage!r} must be callable", found=type(op).__name__)
             )
         self._ops[stage].append(partial(op, **kwargs) if kwargs else op)
 
     def act(self, stage: str) -> None:
-        """Run what is handed nothing."""
+        """Call the operations of a stage without arguments."""
         for op in self._ops[stage]:
             op()
 
-    def change(self, stage: str, value: Any, *, before: tuple[Any, ...] = ()) -> Any:
-        """Hand a value from one operation to the next; return what the last one returned.
+    def change(self, stage: str, value: object, *, before: tuple[object, ...] = ()) -> Any:
+        """Pass a value through the operations of a stage; return the result of the last one.
 
         Args:
-            stage: Where.
-            value: What is handed on.
-            before: What each operation is handed ahead of it.
+            stage: The stage.
+            value: The argument of the first operation.
+            before: Arguments before it, the same for each operation.
 
         Raises:
             TypeError: if an operation returns nothing.
@@ -93,15 +89,13 @@ class Stages:
         for op in self._ops[stage]:
             changed = op(*before, value)
             if changed is None:
-                hint = "Return what you were handed, changed or not."
-                raise TypeError(
-                    describe("Trainer", f"{owner(op)} of {stage!r} returned nothing", hint=hint)
-                )
+                hint = "Return the argument, changed or not."
+                raise TypeError(describe("Trainer", f"{owner(op)} of {stage!r} returned nothing", hint=hint))
             value = changed
         return value
 
-    def log(self, stage: str, batch: Any) -> Iterator[dict[str, Any]]:
-        """Yield the numbers by name of each operation that has some, one after the other.
+    def log(self, stage: str, batch: object) -> Iterator[dict[str, Any]]:
+        """Yield the metrics by name of each operation that returns some.
 
         Raises:
             TypeError: if an operation returns something else.
@@ -117,7 +111,7 @@ class Stages:
 
 
 def owner(op: Op) -> str:
-    """Return the name of what runs: a class or a function."""
+    """Return the name of the class or function of an operation."""
     while isinstance(op, partial):
         op = op.func
     target = getattr(op, "__self__", op)

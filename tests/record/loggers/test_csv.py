@@ -145,3 +145,14 @@ def test_names_the_package_that_a_movie_needs(tmp_path, monkeypatch):
     logger = CSVLogger("run", tmp_path, video_format="gif")
     with pytest.raises(ImportError, match=r"CSVLogger needs imageio: .*torchrl\[rendering\]"):
         logger.log_video("v", smooth_video(1, 2, 2), 0)
+
+
+def test_settings_as_lines_and_the_files_of_a_run(tmp_path, capsys):
+    logger = CSVLogger("run", tmp_path)
+    for lr in (0.5, 0.25):
+        logger.log_hparams({"net": {"cells": [8]}, "lr": lr})
+    texts = tmp_path / "run" / "texts"
+    assert (texts / "hparams0.txt").read_text() == "lr: 0.5\nnet: {'cells': [8]}"
+    assert (texts / "hparams1.txt").read_text().startswith("lr: 0.25")
+    logger.print_log_dir()
+    assert capsys.readouterr().out.split() == sorted(map(str, (p for p in (tmp_path / "run").rglob("*.*"))))

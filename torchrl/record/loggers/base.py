@@ -1,4 +1,4 @@
-"""Loggers: what receives the numbers, texts and videos of an experiment."""
+"""`Logger`: the base class of loggers of numbers, texts and videos, and functions they share."""
 
 from __future__ import annotations
 
@@ -17,28 +17,37 @@ from torch import Tensor
 
 from torchrl._core.errors import DTypeError, ShapeError, describe
 from torchrl._core.log import logger as log
+from torchrl._core.optional import require_package
 
 Numbers = Tensor | np.ndarray | Sequence[float]
 Pictures = Tensor | np.ndarray
 
 
 class Logger(ABC):
-    """Receives named values, step by step.
+    """Log named values, each at a step.
 
     A value without a step gets the next one of its name, counted from zero by this logger. A logger
-    closes itself at the end of a ``with`` block.
+    is closed at the end of a ``with`` block.
 
     Args:
         exp_name: Name of the experiment.
         log_dir: Folder of the experiments.
 
     Hooks:
-        _create_experiment: ``() -> object``, what stands beneath: a folder, a writer, a run.
-        log_scalar, log_histogram, log_video, and log_str if it takes texts: one named value of one
-            step each.
+        _create_experiment: ``() -> object``, the backend: a folder, a writer, a run.
+        log_scalar, log_histogram, log_video, and log_str if texts are supported: one named value of
+            one step each.
         log_hparams: the settings of the experiment, once.
-        log_scalars, flush, close: may be overridden where one call is cheaper than many, or where
-            something is buffered or held open.
+        log_scalars, flush, close: may be overridden if one call is cheaper than many, or if values
+            are buffered or files held open.
+
+    >>> import tempfile
+    >>> from torchrl.record import CSVLogger
+    >>> with CSVLogger("first", tempfile.mkdtemp()) as logger:
+    ...     logger.log_scalar("reward", 1.0, step=0)
+    ...     logger.log_scalar("reward", 2.0)  # step 0 of those without one
+    ...     logger.exp_name
+    'first'
     """
 
     def __init__(self, exp_name: str, log_dir: str | Path) -> None:
@@ -55,37 +64,31 @@ class Logger(ABC):
         """Log one number."""
 
     def log_str(self, name: str, value: str, step: int | None = None) -> None:
-        """Log a text, if the logger has a place for texts.
+        """Log a text, if the logger supports texts.
 
         Raises:
-            TypeError: if it has none.
+            TypeError: if it does not.
         """
-        raise TypeError(
-            describe(self, "has no place for texts", key=name, hint="Write the hook log_str().")
-        )
+        raise TypeError(describe(self, "does not support texts", key=name, hint="Write the hook log_str()."))
 
     @abstractmethod
-    def log_histogram(
-        self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64
-    ) -> None:
-        """Log how the finite numbers of ``data [*]`` lie, in ``bins`` bins of one width."""
+    def log_histogram(self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64) -> None:
+        """Log a histogram of the finite numbers of ``data [*]``, with bins of equal width."""
 
     @abstractmethod
-    def log_video(
-        self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None
-    ) -> None:
+    def log_video(self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None) -> None:
         """Log a video.
 
         Args:
             name: Its name.
             video: Frames ``[T, C, H, W]`` or ``[N, T, C, H, W]``, uint8, ``C`` 1 (grey) or 3 (RGB);
-                several videos stand side by side.
+                several videos are shown side by side.
             step: The step at which it was made.
             fps: Frames per second; the logger's own by default.
         """
 
     @abstractmethod
-    def log_hparams(self, cfg: Any) -> None:
+    def log_hparams(self, cfg: object) -> None:
         """Log the settings of the experiment: a mapping, nested or not, or a dataclass."""
 
     def log_scalars(self, values: Mapping[str, float | Tensor], step: int | None = None) -> None:
@@ -94,20 +97,16 @@ class Logger(ABC):
             self.log_scalar(name, value, step)
 
     def log_metrics(
-        self,
-        metrics: Mapping[str, Any] | TensorDictBase,
-        step: int | None = None,
-        *,
-        keys_sep: str = "/",
+        self, metrics: Mapping[str, object] | TensorDictBase, step: int | None = None, *, keys_sep: str = "/"
     ) -> dict[str, float]:
         """Log every number of a nested mapping, with the parts of its name joined.
 
         Args:
-            metrics: Numbers by name; a tensordict is brought to the CPU in one go.
+            metrics: Numbers by name; a tensordict is moved to the CPU at once.
             step: The step that they belong to.
-            keys_sep: What stands between the parts of a nested name.
+            keys_sep: Separator of the parts of a nested name.
 
-        Returns: what was logged, by joined name.
+        Returns: the logged numbers, by joined name.
 
         >>> import tempfile
         >>> from torchrl.record import CSVLogger
@@ -117,17 +116,15 @@ class Logger(ABC):
         """
         if isinstance(metrics, TensorDictBase):
             metrics = metrics.detach().cpu().to_dict(convert_tensors=False)
-        flat = {
-            name: number(self, name, value) for name, value in flatten(metrics, keys_sep).items()
-        }
+        flat = {name: number(self, name, value) for name, value in flatten(metrics, keys_sep).items()}
         self.log_scalars(flat, step)
         return flat
 
     def flush(self) -> None:
-        """Bring what is buffered to where it belongs."""
+        """Write what is buffered."""
 
     def close(self) -> None:
-        """Flush, and let go of what is held open."""
+        """Flush, and close open files and connections."""
         self.flush()
 
     def shutdown(self) -> None:
@@ -152,11 +149,11 @@ class Logger(ABC):
 
 
 def own_folder(run: Logger, take: Callable[[Path], bool]) -> Path:
-    """Return the folder of a run, ``log_dir/exp_name``, or the first numbered one that is free.
+    """Return the folder of a run, ``log_dir/exp_name``, with a number if that is taken.
 
     Args:
         run: The logger.
-        take: Takes a folder and returns true, or returns false if another run has it.
+        take: Create a folder and return true, or return false if another run has it.
     """
     first = Path(run.log_dir, run.exp_name)
     for number in itertools.count():
@@ -164,18 +161,18 @@ def own_folder(run: Logger, take: Callable[[Path], bool]) -> Path:
         if take(folder):
             break
     if folder != first:
-        text = "%s: %s holds another run, %s is used; pass resume=True to go on with it"
+        text = "%s: %s holds another run, %s is used; pass resume=True to continue it"
         log.warning(text, type(run).__name__, first, folder)
     return folder
 
 
-def flatten(values: Mapping[str, Any], sep: str) -> dict[str, Any]:
+def flatten(values: Mapping[str, object], sep: str) -> dict[str, object]:
     """Return the leaves of a nested mapping by the joined parts of their names.
 
     >>> flatten({"a": 1, "b": {"c": 2}}, "/")
     {'a': 1, 'b/c': 2}
     """
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
             flat.update({f"{name}{sep}{k}": v for k, v in flatten(value, sep).items()})
@@ -184,12 +181,12 @@ def flatten(values: Mapping[str, Any], sep: str) -> dict[str, Any]:
     return flat
 
 
-def number(logger: object, name: str, value: Any) -> float:
-    """Return the one number that ``value`` holds.
+def number(logger: object, name: str, value: object) -> float:
+    """Return a value of one element as a float.
 
     Raises:
-        ShapeError: if it holds none or several.
-        DTypeError: if it is no number.
+        ShapeError: if it has no element or several.
+        DTypeError: if it is not a number.
     """
     if isinstance(value, Tensor | np.ndarray | np.generic):
         if math.prod(value.shape) != 1:
@@ -255,7 +252,32 @@ def frames(logger: object, name: str, video: Pictures) -> Tensor:
     return rows.permute(1, 3, 0, 4, 2).reshape(t, h, n * w, c)
 
 
-def settings(logger: object, cfg: Any) -> dict[str, Any]:
+def encode_movie(pictures: Tensor, suffix: str, fps: float, *, needed_by: object) -> bytes:
+    """Return the bytes of a video file.
+
+    Args:
+        pictures: Frames ``[T, H, W, C]``, uint8, with one or three channels.
+        suffix: ``".mp4"`` or ``".gif"``. The height and width of an mp4 are even, as its encoding
+            halves the resolution of colour: the last row or column of an odd one is repeated.
+        fps: Frames per second.
+        needed_by: Named by the error message.
+
+    Raises:
+        ImportError: if imageio, or for mp4 imageio-ffmpeg, is not installed.
+    """
+    imageio = require_package("imageio.v3", needed_by=needed_by, extra="rendering")
+    if pictures.shape[-1] == 1:
+        pictures = pictures.expand(*pictures.shape[:-1], 3)
+    if suffix == ".gif":
+        return imageio.imwrite("<bytes>", pictures.numpy(), extension=".gif", duration=1000 / fps, loop=0)
+    require_package("imageio_ffmpeg", needed_by=needed_by, extra="rendering")
+    _, height, width, _ = pictures.shape
+    pictures = pictures[:, [*range(height), height - 1][: height + height % 2]]
+    pictures = pictures[:, :, [*range(width), width - 1][: width + width % 2]]
+    return imageio.imwrite("<bytes>", pictures.numpy(), extension=suffix, fps=fps, macro_block_size=1)
+
+
+def settings(logger: object, cfg: object) -> dict[str, object]:
     """Return hyperparameters as a plain dictionary, nested as they were.
 
     Raises:
@@ -265,8 +287,7 @@ def settings(logger: object, cfg: Any) -> dict[str, Any]:
         return asdict(cfg)
     if isinstance(cfg, Mapping):
         return {
-            str(name): settings(logger, value) if isinstance(value, Mapping) else value
-            for name, value in cfg.items()
+            str(name): settings(logger, value) if isinstance(value, Mapping) else value for name, value in cfg.items()
         }
     raise DTypeError(
         describe(

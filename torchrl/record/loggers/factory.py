@@ -1,4 +1,4 @@
-"""Choose a logger by its name, and name an experiment."""
+"""`get_logger`: a logger by its name; `generate_exp_name`: a unique name of an experiment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _mlflow(experiment: str, place: str | Path, **kwargs: Any) -> Logger:
     return MLFlowLogger(experiment, str(place), **kwargs)
 
 
-# How each is made from the name of an experiment and a place.
+# From the name of an experiment and a place to a logger.
 LOGGERS: dict[str, Callable[..., Logger]] = {
     "csv": CSVLogger,
     "mlflow": _mlflow,
@@ -39,19 +39,16 @@ LOGGERS: dict[str, Callable[..., Logger]] = {
 }
 
 
-def get_logger(
-    logger_type: str | None, logger_name: str | Path, experiment_name: str, **kwargs: Any
-) -> Logger | None:
-    """Make the logger of that name.
+def get_logger(logger_type: str | None, logger_name: str | Path, experiment_name: str, **kwargs: Any) -> Logger | None:
+    """Return a new logger of the given kind.
 
     Args:
-        logger_type: ``"csv"``, ``"mlflow"``, ``"tensorboard"`` or ``"wandb"``; nothing for no
-            logger.
-        logger_name: Where the experiments are kept: a folder; for MLflow, the address of a store
-            will do.
+        logger_type: ``"csv"``, ``"mlflow"``, ``"tensorboard"`` or ``"wandb"``; no logger if
+            ``""`` or ``None``.
+        logger_name: Folder of the experiments; for MLflow also the address of a store.
         experiment_name: Name of the experiment.
-        **kwargs: Further arguments of that logger. Those for one kind only, so that a script can
-            serve several, come as a dictionary: ``csv_kwargs=dict(video_format="mp4")``.
+        **kwargs: Further arguments of that logger. Arguments for one kind only, for scripts that
+            leave the choice to their user: ``csv_kwargs=dict(video_format="mp4")``.
 
     Raises:
         ValueError: if there is no such logger.
@@ -75,7 +72,11 @@ def get_logger(
 
 
 def generate_exp_name(model_name: str, experiment_name: str) -> str:
-    """Return a name that no other experiment has: both names, a random part, date and time.
+    """Return a unique name: both names, a random part, date and time.
+
+    Args:
+        model_name: Name of the model, or of the algorithm.
+        experiment_name: Name of the experiment.
 
     >>> generate_exp_name("ppo", "cartpole")
     'ppo_cartpole_..._..._..._...-..._..._...'

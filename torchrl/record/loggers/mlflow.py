@@ -1,4 +1,4 @@
-"""``MLFlowLogger``: an experiment as a run that MLflow tracks, on a server or on disk."""
+"""``MLFlowLogger``: a run tracked by MLflow, on a server or on disk."""
 
 from __future__ import annotations
 
@@ -15,40 +15,43 @@ from torchrl.record.loggers.base import (
     Logger,
     Numbers,
     Pictures,
+    encode_movie,
     flatten,
     frames,
     histogram,
     number,
     settings,
 )
-from torchrl.record.loggers.movies import encode_movie
 
 
 class MLFlowLogger(Logger):
-    """Writes to a run of `MLflow <https://mlflow.org>`_; look at it with ``mlflow ui``.
+    """Log to a run of `MLflow <https://mlflow.org>`_; view it with ``mlflow ui``.
 
     Settings become parameters, nested names joined by dots. A parameter never changes: another
-    value of the same name is kept beside it, as ``<name>_2``. Texts, histograms (a line
+    value of the same name is kept as ``<name>_2``. Texts, histograms (a line
     ``low,high,count`` for each bin) and videos become artifacts, in folders of that name.
 
     Args:
         exp_name: Name of the experiment, to which this adds a run.
         tracking_uri: The store: a server, or ``sqlite:///runs.db``.
-        tags: Noted beside the run.
-        artifact_location: Folder of the artifacts of a new experiment; the store's own way if
+        tags: Tags of the run.
+        artifact_location: Folder of the artifacts of a new experiment; chosen by the store if
             ``None``.
         video_fps: Frames per second of videos.
         **kwargs: Further arguments of ``MlflowClient.create_run``, such as ``run_name``.
 
     Raises:
         ImportError: if mlflow is not installed.
+
+    >>> logger = MLFlowLogger("first", tracking_uri="sqlite:///runs.db")  # doctest: +SKIP
+    >>> logger.log_scalar("reward", 1.0, step=0)  # doctest: +SKIP
     """
 
     def __init__(
         self,
         exp_name: str,
         tracking_uri: str,
-        tags: Mapping[str, Any] | None = None,
+        tags: Mapping[str, object] | None = None,
         *,
         artifact_location: str | Path | None = None,
         video_fps: int = 30,
@@ -75,7 +78,7 @@ class MLFlowLogger(Logger):
 
     @property
     def run_id(self) -> str:
-        """By which the store knows this run."""
+        """Identifier of the run in the store."""
         return self.experiment.info.run_id
 
     def log_scalar(self, name: str, value: float | Tensor, step: int | None = None) -> None:
@@ -83,30 +86,23 @@ class MLFlowLogger(Logger):
         self._client.log_metric(self.run_id, name, value, step=self._step(name, step))
 
     def log_scalars(self, values: Mapping[str, float | Tensor], step: int | None = None) -> None:
-        """Log several numbers in one go."""
+        """Log several numbers with one request."""
         now = int(time.time() * 1000)
         flat = {name: number(self, name, value) for name, value in values.items()}
-        metrics = [
-            self._entities.Metric(name, value, now, self._step(name, step))
-            for name, value in flat.items()
-        ]
+        metrics = [self._entities.Metric(name, value, now, self._step(name, step)) for name, value in flat.items()]
         self._client.log_batch(self.run_id, metrics=metrics)
 
     def log_str(self, name: str, value: str, step: int | None = None) -> None:
         path = f"texts/{name}_{self._step(name, step)}.txt"
         self._client.log_text(self.run_id, value, path)
 
-    def log_histogram(
-        self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64
-    ) -> None:
+    def log_histogram(self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64) -> None:
         rows = histogram(data, bins)
         text = "".join(f"{low!r},{high!r},{count}\n" for low, high, count in rows)
         path = f"histograms/{name}_{self._step(name, step)}.csv"
         self._client.log_text(self.run_id, text, path)
 
-    def log_video(
-        self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None
-    ) -> None:
+    def log_video(self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None) -> None:
         pictures = frames(self, name, video)  # [T, H, W, C]
         gif = encode_movie(pictures, ".gif", fps or self.video_fps, needed_by=self)
         path = Path("videos", f"{name}_{self._step(name, step)}.gif")
@@ -115,7 +111,7 @@ class MLFlowLogger(Logger):
             file.write_bytes(gif)
             self._client.log_artifact(self.run_id, str(file), path.parent.as_posix())
 
-    def log_hparams(self, cfg: Any) -> None:
+    def log_hparams(self, cfg: object) -> None:
         for name, value in flatten(settings(self, cfg), ".").items():
             values = self._params.setdefault(name, [])
             if str(value) not in values:

@@ -1,4 +1,4 @@
-"""``TensorboardLogger``: an experiment as event files that TensorBoard shows."""
+"""``TensorboardLogger``: event files for TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torchrl.record.loggers.base import (
     Logger,
     Numbers,
     Pictures,
+    encode_movie,
     finite,
     flatten,
     frames,
@@ -20,30 +21,30 @@ from torchrl.record.loggers.base import (
     own_folder,
     settings,
 )
-from torchrl.record.loggers.movies import encode_movie
 
 
 class TensorboardLogger(Logger):
-    """Writes event files under ``log_dir/exp_name``; look at them with ``tensorboard --logdir``.
+    """Write event files under ``log_dir/exp_name``; view them with ``tensorboard --logdir``.
 
-    A second run of that name gets a folder of its own, ``exp_name_1`` and so on, unless it resumes
+    A second run of that name gets another folder, ``exp_name_1`` and so on, unless it resumes
     the first. Settings become a text and a row of the table of hyperparameters; videos become
     animated pictures.
 
     Args:
         exp_name: Name of the experiment, and of its folder.
         log_dir: Folder of the experiments.
-        resume: Go on in the folder of the run of that name.
+        resume: Continue in the folder of the run of that name.
 
     Raises:
         ImportError: if tensorboard is not installed.
+
+    >>> with TensorboardLogger("first", log_dir="tb_logs") as logger:  # doctest: +SKIP
+    ...     logger.log_scalar("reward", 1.0, step=0)
     """
 
     VIDEO_FPS = 30
 
-    def __init__(
-        self, exp_name: str, log_dir: str | Path = "tb_logs", *, resume: bool = False
-    ) -> None:
+    def __init__(self, exp_name: str, log_dir: str | Path = "tb_logs", *, resume: bool = False) -> None:
         self.resume = resume
         require_package("tensorboard", needed_by=self, extra="utils")
         super().__init__(exp_name, log_dir)
@@ -64,16 +65,12 @@ class TensorboardLogger(Logger):
     def log_str(self, name: str, value: str, step: int | None = None) -> None:
         self.experiment.add_text(name, value, self._step(name, step))
 
-    def log_histogram(
-        self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64
-    ) -> None:
+    def log_histogram(self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64) -> None:
         numbers = finite(data)
         if len(numbers):
             self.experiment.add_histogram(name, numbers.numpy(), self._step(name, step), bins=bins)
 
-    def log_video(
-        self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None
-    ) -> None:
+    def log_video(self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         pictures = frames(self, name, video)  # [T, H, W, C]
@@ -83,7 +80,7 @@ class TensorboardLogger(Logger):
         summary = Summary(value=[Summary.Value(tag=name, image=image)])
         self.experiment.file_writer.add_summary(summary, self._step(name, step))
 
-    def log_hparams(self, cfg: Any) -> None:
+    def log_hparams(self, cfg: object) -> None:
         nested = settings(self, cfg)
         text = json.dumps(nested, indent=2, default=str)
         self.experiment.add_text("hparams", f"```json\n{text}\n```", 0)

@@ -1,4 +1,4 @@
-"""``WandbLogger``: an experiment as a run of Weights & Biases, online or off."""
+"""``WandbLogger``: a run of Weights & Biases, online or offline."""
 
 from __future__ import annotations
 
@@ -11,39 +11,33 @@ from typing import Any
 from torch import Tensor
 
 from torchrl._core.optional import require_package
-from torchrl.record.loggers.base import (
-    Logger,
-    Numbers,
-    Pictures,
-    frames,
-    histogram,
-    number,
-    settings,
-)
-from torchrl.record.loggers.movies import encode_movie
+from torchrl.record.loggers.base import Logger, Numbers, Pictures, encode_movie, frames, histogram, number, settings
 
 STEP = "global_step"
 
 
 class WandbLogger(Logger):
-    """Writes to a run of `Weights & Biases <https://docs.wandb.ai>`_.
+    """Log to a run of `Weights & Biases <https://docs.wandb.ai>`_.
 
-    Every number is drawn against ``global_step``, its own step, so that steps may come in any
-    order; the run's internal step only counts what was logged.
+    Every number is plotted against ``global_step``, its own step, so that steps may come in any
+    order; the run's internal step counts log calls.
 
     Args:
         exp_name: Name of the run.
         offline: Keep the run on disk; ``wandb sync`` uploads it later.
-        save_dir: Folder in which wandb makes its own; the working directory if ``None``.
-        id: Of the run; one that exists already goes on with ``resume="allow"``.
-        project: Where the run belongs.
-        base_url: Of a server of one's own.
+        save_dir: Folder of wandb's own folder; the working directory if ``None``.
+        id: Identifier of the run; an existing run is continued with ``resume="allow"``.
+        project: Project of the run.
+        base_url: Address of a self-hosted server.
         video_fps: Frames per second of videos.
-        log_env_packages: Note the versions of all installed packages beside the settings.
+        log_env_packages: Add the versions of all installed packages to the settings.
         **kwargs: Further arguments of ``wandb.init``.
 
     Raises:
         ImportError: if wandb is not installed.
+
+    >>> with WandbLogger("first", project="control", offline=True) as logger:  # doctest: +SKIP
+    ...     logger.log_scalar("reward", 1.0, step=0)
     """
 
     def __init__(
@@ -75,20 +69,18 @@ class WandbLogger(Logger):
         if self._options:
             kwargs.setdefault("settings", self._wandb.Settings(**self._options))
         Path(self.log_dir).mkdir(parents=True, exist_ok=True)
-        run = self._wandb.init(
-            name=self.exp_name, dir=self.log_dir, id=self.id, project=self.project, **kwargs
-        )
+        run = self._wandb.init(name=self.exp_name, dir=self.log_dir, id=self.id, project=self.project, **kwargs)
         run.define_metric("*", step_metric=STEP)
         return run
 
-    def _log(self, name: str, value: Any, step: int | None) -> None:
+    def _log(self, name: str, value: object, step: int | None) -> None:
         self.experiment.log({name: value, STEP: self._step(name, step)})
 
     def log_scalar(self, name: str, value: float | Tensor, step: int | None = None) -> None:
         self._log(name, number(self, name, value), step)
 
     def log_scalars(self, values: Mapping[str, float | Tensor], step: int | None = None) -> None:
-        """Log several numbers of one step in one go."""
+        """Log several numbers of one step with one call."""
         if step is None:
             super().log_scalars(values, step)
             return
@@ -99,21 +91,17 @@ class WandbLogger(Logger):
     def log_str(self, name: str, value: str, step: int | None = None) -> None:
         self._log(name, value, step)
 
-    def log_histogram(
-        self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64
-    ) -> None:
+    def log_histogram(self, name: str, data: Numbers, step: int | None = None, *, bins: int = 64) -> None:
         lows, highs, counts = zip(*histogram(data, bins), strict=True)
         edges = [*lows, highs[-1]]
         self._log(name, self._wandb.Histogram(np_histogram=(counts, edges)), step)
 
-    def log_video(
-        self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None
-    ) -> None:
+    def log_video(self, name: str, video: Pictures, step: int | None = None, *, fps: float | None = None) -> None:
         pictures = frames(self, name, video)  # [T, H, W, C]
         gif = encode_movie(pictures, ".gif", fps or self.video_fps, needed_by=self)
         self._log(name, self._wandb.Video(BytesIO(gif), format="gif"), step)
 
-    def log_hparams(self, cfg: Any) -> None:
+    def log_hparams(self, cfg: object) -> None:
         self.experiment.config.update(settings(self, cfg), allow_val_change=True)
 
     def close(self) -> None:

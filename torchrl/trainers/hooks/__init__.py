@@ -1,1 +1,1 @@
-"""What may happen in a training loop, one kind a file; ``torchrl.trainers`` has them all."""
+"""Hooks of the training loop; ``torchrl.trainers`` exports them."""

@@ -1,4 +1,4 @@
-"""`TrainerHookBase`: one thing that happens at one point of the training loop."""
+"""`TrainerHookBase`: the base class of hooks of the training loop."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ if TYPE_CHECKING:
 
 
 class TrainerHookBase(ABC):
-    """What runs at a stage of the training loop, and is saved with it.
+    """An operation of the training loop, whose state is saved with the trainer.
 
-    A hook names its stage and the attributes that make its state; those that have a state of their
-    own, such as optimizers, are saved through it.
+    A hook names its stage, and the attributes that are its state; attributes with a ``state_dict``,
+    such as optimizers, are saved by it.
 
     Hooks:
-        __call__: what happens; the stage says what it is handed and returns, see
-            :class:`~torchrl.trainers.Trainer`.
-        register: may be overridden where one thing belongs to several stages.
+        __call__: the operation; its arguments and return value depend on the stage, see
+            :meth:`~torchrl.trainers.Trainer.register_op`.
+        register: may be overridden to register at several stages.
 
     >>> from torchrl.trainers import Trainer
     >>> class CountBatches(TrainerHookBase):
@@ -44,30 +44,29 @@ class TrainerHookBase(ABC):
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
     def register(self, trainer: Trainer, name: str | None = None) -> None:
-        """Join a trainer.
+        """Register with a trainer.
 
         Args:
-            trainer: Runs this hook from now on.
-            name: Under which its state is saved; that of its kind, with a number if there are
-                several, when ``None``.
+            trainer: The trainer.
+            name: Name of its state in a save; ``self.name`` if ``None``, with a number if that is
+                taken.
         """
         trainer.register_op(self.stage, self)
         self._save_with(trainer, name)
 
     def _save_with(self, trainer: Trainer, name: str | None) -> None:
-        if self.saved:
-            trainer.register_module(name or trainer.free_name(self.name), self)
+        trainer.register_module(name or trainer.free_name(self.name), self)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return what must be saved."""
-        state = {}
+    def state_dict(self) -> dict[str, object]:
+        """Return the state: the attributes of ``saved`` by name."""
+        state: dict[str, object] = {}
         for name in self.saved:
             value = getattr(self, name)
             state[name] = value.state_dict() if hasattr(value, "state_dict") else value
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what :meth:`state_dict` returned."""
+        """Load what :meth:`state_dict` returned."""
         for name in self.saved:
             value = getattr(self, name)
             if hasattr(value, "load_state_dict"):

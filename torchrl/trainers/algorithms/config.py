@@ -1,0 +1,85 @@
+"""`AlgorithmConfig`: the settings that all algorithms have, and how settings are looked up by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
+
+from torchrl._core.errors import UnexpectedKeyError, describe, nearest
+
+C = TypeVar("C", bound="AlgorithmConfig")
+
+
+@dataclass
+class AlgorithmConfig:
+    """Settings of every algorithm; each algorithm adds its own and may have other defaults.
+
+    Numbers of frames are environment steps of all copies together.
+
+    >>> AlgorithmConfig(seed=1).total_frames
+    100000
+    """
+
+    total_frames: int = 100_000  # environment steps in all
+    seed: int = 0  # of Python, numpy, torch and the environment
+    device: str = "cpu"  # where environment, networks and data are
+    num_envs: int = 1  # copies of the environment that step together
+    num_cells: int = 64  # units of a hidden layer; 0: what make_actor() and its like choose, best for images
+    depth: int = 2  # hidden layers
+    activation: str = "tanh"  # between layers: "tanh", "relu", "elu", "silu", "gelu"
+    normalize_observations: bool = False  # to running mean 0 and deviation 1, clipped at 10
+    normalize_rewards: bool = False  # by the running deviation of the discounted return, clipped at 10
+
+    @property
+    def cells(self) -> tuple[int, ...] | None:
+        """Sizes of the hidden layers."""
+        return (self.num_cells,) * self.depth if self.num_cells else None
+
+    @property
+    def rounded_frames(self) -> int:
+        """``total_frames``, rounded up to whole batches."""
+        batch = getattr(self, "frames_per_batch", 1)
+        return -(-self.total_frames // batch) * batch
+
+    def check(self) -> None:
+        """Raise ValueError for settings that are impossible; algorithms check theirs too."""
+        self.at_least(1, "total_frames", "num_envs")
+        self.at_least(0, "num_cells", "depth")
+        if hasattr(self, "max_grad_norm"):
+            self.at_least(0, "max_grad_norm")
+        frames = getattr(self, "frames_per_batch", self.num_envs)
+        if frames % self.num_envs:
+            expected = f"a multiple of num_envs={self.num_envs}"
+            raise ValueError(describe(self, "frames_per_batch is of all copies", expected=expected, found=frames))
+
+    def at_least(self, least: float, *names: str) -> None:
+        """Raise ValueError if one of these settings is smaller."""
+        for name in names:
+            if getattr(self, name) < least:
+                found = getattr(self, name)
+                raise ValueError(describe(self, f"{name} is too small", expected=f"at least {least}", found=found))
+
+
+def with_settings(config: C, settings: Mapping[str, Any]) -> C:
+    """Return a copy of a configuration with other settings, checked.
+
+    Args:
+        config: The configuration, which stays as it is.
+        settings: Values by the names of its fields.
+
+    Raises:
+        UnexpectedKeyError: for a name that it does not have; the nearest is named.
+        ValueError: for settings that are impossible.
+
+    >>> with_settings(AlgorithmConfig(), {"seed": 3}).seed
+    3
+    """
+    known = [field.name for field in fields(config)]
+    for name in settings:
+        if name not in known:
+            hint = nearest(name, known) or f"Settings: {', '.join(known)}."
+            raise UnexpectedKeyError(describe(config, "has no such setting", key=name, hint=hint))
+    config = replace(config, **settings)
+    config.check()
+    return config

@@ -1,0 +1,210 @@
+"""The training environment of the algorithms: copies of a task, and the transforms around it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
+
+import numpy as np
+import torch
+from tensordict import NestedKey
+from torch import Tensor
+
+from torchrl._core.errors import describe
+from torchrl._core.keys import sibling
+from torchrl._core.optional import require_package
+from torchrl.checkpoint import GlobalRNGState
+from torchrl.data import Composite
+from torchrl.envs import (
+    ActionMask,
+    AtariPreprocessing,
+    ClipTransform,
+    Compose,
+    DoubleToFloat,
+    EnvBase,
+    GymEnv,
+    InitTracker,
+    ReturnNorm,
+    RewardSum,
+    SerialEnv,
+    SignTransform,
+    StepCounter,
+    Transform,
+    TransformedEnv,
+    UnaryTransform,
+    VecNormV2,
+)
+from torchrl.trainers.algorithms.config import AlgorithmConfig
+
+Task = str | EnvBase | Callable[[], EnvBase]
+
+CLIP = 10.0  # largest normalised number; Engstrom et al., 2020, https://arxiv.org/abs/2005.12729
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def isolated_seeds(seed: int) -> Iterator[None]:
+    """Seed Python, numpy and torch, and set them back at the end as they were.
+
+    >>> torch.manual_seed(0).initial_seed()
+    0
+    >>> with isolated_seeds(1):
+    ...     number = torch.rand(())
+    >>> round(torch.rand(()).item(), 4)
+    0.4963
+    """
+    before = GlobalRNGState().state_dict()
+    seed_everything(seed)
+    try:
+        yield
+    finally:
+        GlobalRNGState().load_state_dict(before)
+
+
+def to_bytes(picture: Tensor) -> Tensor:
+    """Return numbers between 0 and 1 as bytes, a quarter of the memory.
+
+    >>> to_bytes(torch.tensor([0.0, 0.5, 1.0]))
+    tensor([  0, 128, 255], dtype=torch.uint8)
+    """
+    return (picture * 255).round().to(torch.uint8)
+
+
+def make_atari_env(name: str, life_is_episode: bool = False) -> TransformedEnv:
+    """Return an Atari game, preprocessed as is usual, with the game's own rewards.
+
+    Args:
+        name: Its name, ``"ALE/..."``.
+        life_is_episode: End an episode with each life, as in training.
+
+    Writes: ``pixels [4, 84, 84]``, the last four screens in gray, as bytes.
+
+    Source: Machado et al., 2018, https://arxiv.org/abs/1709.06009.
+    """
+    env = GymEnv(name, frameskip=1)
+    fire = "FIRE" in env.unwrapped.get_action_meanings()
+    steps = AtariPreprocessing(terminal_on_life_loss=life_is_episode, fire_reset=fire, sign_reward=False)
+    return TransformedEnv(env, Compose(steps, UnaryTransform(["pixels"], ["pixels"], fn=to_bytes)))
+
+
+@cache
+def register_minatar() -> None:
+    """Let gymnasium know the names ``"MinAtar/..."``.
+
+    Raises:
+        ImportError: without the package ``minatar``.
+
+    Source: Young and Tian, 2019, https://arxiv.org/abs/1903.03176.
+    """
+    require_package("minatar.gym", needed_by="MinAtar/...", extra="minatar").register_envs()
+
+
+def make_base_env(task: Task, num_envs: int = 1, device: str = "cpu", *, is_training: bool = False) -> EnvBase:
+    """Return a task, without transforms, as ``num_envs`` copies that step together.
+
+    Atari games, ``"ALE/..."``, are preprocessed as is usual, see :func:`make_atari_env`; those of MinAtar,
+    ``"MinAtar/..."``, need its package.
+
+    Args:
+        task: Name of a gymnasium task, function that builds an environment, or an environment.
+        num_envs: Number of copies. An environment is taken as it is: it must have as many.
+        device: Its device.
+        is_training: End an episode of an Atari game with each life.
+
+    Raises:
+        ImportError: if the package of the task is missing.
+        ValueError: if an environment has another number of copies.
+
+    >>> make_base_env("CartPole-v1", num_envs=2).batch_size
+    torch.Size([2])
+    """
+    if isinstance(task, EnvBase):
+        if num_envs not in (1, task.batch_size.numel()):
+            hint = "Pass a function that builds one, or its name."
+            raise ValueError(
+                describe(
+                    task, "cannot be copied", expected=f"{num_envs} copies", found=task.batch_size.numel(), hint=hint
+                )
+            )
+        return task.to(torch.device(device))
+    if isinstance(task, str) and task.startswith("ALE/"):
+        require_package("ale_py", needed_by=f"make_env({task!r})", extra="atari")
+        return SerialEnv(num_envs, partial(make_atari_env, task, is_training), device=device)
+    if isinstance(task, str):
+        if task.startswith("MinAtar/"):
+            register_minatar()
+        return GymEnv(task, num_envs=num_envs if num_envs > 1 else 0, device=device)
+    return SerialEnv(num_envs, task, device=device) if num_envs > 1 else task().to(device)
+
+
+def observation_transforms(spec: Composite, config: AlgorithmConfig) -> list[Transform]:
+    """Return the transforms that a policy needs to see its observations as in training.
+
+    Args:
+        spec: The observations of the task, ``[*B]``.
+        config: Its ``normalize_observations`` is used, for vectors of real numbers.
+    """
+    parts: list[Transform] = [DoubleToFloat()]
+    if config.normalize_observations:
+        keys = [
+            key
+            for key, leaf in spec.items(True, True)
+            if leaf.dtype is not None and leaf.dtype.is_floating_point and leaf.ndim == spec.ndim + 1
+        ]
+        parts.append(VecNormV2(keys, decay=1.0, reduce_batch_dims=True))
+        parts.append(ClipTransform(keys, low=-CLIP, high=CLIP))
+    return parts
+
+
+def mask_key(env: EnvBase) -> NestedKey | None:
+    """Return the entry with the mask of legal actions, beside the action or at the root, if there is one.
+
+    Args:
+        env: An environment with one action.
+
+    >>> from torchrl.testing.mocks import MaskedEnv
+    >>> mask_key(MaskedEnv())
+    'action_mask'
+    """
+    names = (sibling(env.action_key, "action_mask"), "action_mask")
+    return next((name for name in names if name in env.observation_spec.keys(True)), None)
+
+
+def make_env(task: Task, config: AlgorithmConfig, *, seed: int | None = None) -> TransformedEnv:
+    """Return the training environment.
+
+    Args:
+        task: Name of a gymnasium task, function that builds an environment, or an environment.
+        config: Its ``num_envs``, ``device``, ``seed`` and normalisations are used.
+        seed: In place of that of the configuration.
+
+    In training, an episode of an Atari game ends with each life, and rewards are replaced by their sign.
+
+    Writes: beside the task's entries ``episode_reward``, the sum of the task's own rewards since the
+        episode started, ``step_count``, and ``is_init`` for recurrent policies.
+
+    >>> make_env("Pendulum-v1", AlgorithmConfig(num_envs=2)).rollout(3)["next", "episode_reward"].shape
+    torch.Size([2, 3, 1])
+    """
+    base = make_base_env(task, config.num_envs, config.device, is_training=True)
+    parts = [*observation_transforms(base.observation_spec, config), RewardSum(), StepCounter()]
+    if getattr(config, "recurrent", ""):
+        parts.append(InitTracker())
+    if (mask := mask_key(base)) is not None:
+        parts.append(ActionMask(base.action_key, mask))  # random actions are legal then
+    if isinstance(task, str) and task.startswith("ALE/"):
+        parts.append(SignTransform([base.reward_key]))  # Mnih et al., 2015
+    if config.normalize_rewards:
+        gamma = getattr(config, "gamma", 0.99)
+        parts += [ReturnNorm(gamma, [base.reward_key]), ClipTransform([base.reward_key], low=-CLIP, high=CLIP)]
+    env = TransformedEnv(base, Compose(*parts))
+    env.set_seed(config.seed if seed is None else seed)
+    return env

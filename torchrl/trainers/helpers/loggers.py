@@ -1,5 +1,0 @@
-"""``get_logger`` and the loggers, under the path of early recipes."""
-
-from torchrl._core.legacy import moved
-
-__getattr__ = moved(__name__, "torchrl.record.loggers")

@@ -1,5 +1,0 @@
-"""``TensorboardLogger``, under a path of early releases."""
-
-from torchrl._core.legacy import moved
-
-__getattr__ = moved(__name__, "torchrl.record.loggers.tensorboard")
