@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from experiment import Experiment, parse
 from tensordict.nn import TensorDictModule
 from torch import nn
 
@@ -22,28 +21,30 @@ from torchrl.envs import Compose, DoubleToFloat, GymEnv, RewardSum, TransformedE
 from torchrl.modules import MLP, OneHotCategorical, ProbabilisticActor, ValueOperator
 from torchrl.objectives import A2CLoss
 from torchrl.objectives.value import GAE
+from torchrl.record import Experiment, parse_args
 
 
 @dataclass
 class Args:
-    """Everything one may want to change."""
+    """Settings. "paper" is the value of the source; the others were chosen for this task."""
 
-    env: str = "CartPole-v1"
-    seed: int = 0
-    total_frames: int = 300_000
-    num_envs: int = 8
-    steps_per_batch: int = 5
-    lr: float = 1e-3
-    gamma: float = 0.99
-    lmbda: float = 1.0
-    entropy_coeff: float = 0.0
-    critic_coeff: float = 0.5
-    max_grad_norm: float = 0.5
-    num_cells: int = 64
-    depth: int = 2
-    eval_episodes: int = 100
-    video: bool = True
-    log_dir: str = "runs"
+    env: str = "CartPole-v1"  # a gymnasium task with discrete actions
+    seed: int = 0  # of Python, numpy, torch and the environment
+    device: str = "cpu"  # where environment, networks and data are
+    total_frames: int = 300_000  # environment steps, of all copies together
+    num_envs: int = 8  # copies of the environment; paper: 16
+    steps_per_batch: int = 5  # steps of each copy per gradient step; paper
+    lr: float = 1e-3  # learning rate at the start; falls to 0, as in the paper
+    gamma: float = 0.99  # discount per environment step; paper
+    lmbda: float = 1.0  # of the generalised advantage; 1 is the sum of discounted rewards; paper
+    entropy_coeff: float = 0.0  # weight of the entropy; paper: 0.01
+    critic_coeff: float = 0.5  # weight of the critic's loss, as in OpenAI Baselines
+    max_grad_norm: float = 0.5  # limit of the gradient's norm, as in OpenAI Baselines
+    num_cells: int = 64  # units of a hidden layer
+    depth: int = 2  # hidden layers
+    eval_episodes: int = 100  # episodes after training; their mean return is the score
+    video: bool = True  # write a video of the trained policy
+    log_dir: str = "runs"  # folder of the run's own folder
 
 
 def main(args: Args) -> float:
@@ -52,7 +53,7 @@ def main(args: Args) -> float:
 
     # Environment: several copies, stepped as one
     env = TransformedEnv(
-        GymEnv(args.env, num_envs=args.num_envs), Compose(DoubleToFloat(), RewardSum())
+        GymEnv(args.env, num_envs=args.num_envs, device=args.device), Compose(DoubleToFloat(), RewardSum())
     )
     env.set_seed(args.seed)
     spec = env.action_spec_unbatched
@@ -70,37 +71,29 @@ def main(args: Args) -> float:
 
     # Data
     collector = Collector(
-        env,
-        actor,
-        frames_per_batch=args.num_envs * args.steps_per_batch,
-        total_frames=args.total_frames,
+        env, actor, frames_per_batch=args.num_envs * args.steps_per_batch, total_frames=args.total_frames
     )
 
     # Loss
     advantage = GAE(gamma=args.gamma, lmbda=args.lmbda, value_network=critic)
     loss_module = A2CLoss(
-        actor,
-        critic,
-        entropy_coeff=args.entropy_coeff,
-        critic_coeff=args.critic_coeff,
-        loss_critic_type="l2",
-    )
+        actor, critic, entropy_coeff=args.entropy_coeff, critic_coeff=args.critic_coeff, loss_critic_type="l2"
+    ).to(args.device)
     optimizer = torch.optim.RMSprop(loss_module.parameters(), lr=args.lr, alpha=0.99, eps=1e-5)
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, len(collector))
 
     # Training: each batch is used once
     for batch in collector:
         losses = loss_module(advantage(batch))
-        loss = losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]
         optimizer.zero_grad()
-        loss.backward()
+        losses.backward()
         nn.utils.clip_grad_norm_(loss_module.parameters(), args.max_grad_norm)
         optimizer.step()
         scheduler.step()
-        run.log(batch, loss=loss, entropy=losses["entropy"])
+        run.log(batch, **losses)
     collector.shutdown()
     return run.finish(env, actor)
 
 
 if __name__ == "__main__":
-    main(parse(Args, __doc__))
+    main(parse_args(Args, __doc__))

@@ -1,6 +1,6 @@
-"""Draw the learning curves of several runs into one picture.
+"""Plot the learning curves of several runs in one image.
 
-python examples/compare.py picture.png runs/sac_Pendulum-v1_seed*
+python examples/compare.py curves.png runs/sac_Pendulum-v1_seed*
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import csv
 import json
 from pathlib import Path
 
-from experiment import Curve, plot
+from torchrl.record import plot_curves
 
 
-def read(run: Path) -> tuple[str, Curve]:
-    """Return the name of a run, with its score if it has one, and its curve."""
+def read(run: Path) -> tuple[str, list[tuple[int, float]]]:
+    """Return the label of a run, with its score if it has one, and ``(frames, return)`` pairs."""
     settings = json.loads((run / "hparams.json").read_text())
     scores = run / "scalars/eval/return.csv"
     name = f"seed {settings['seed']}"
@@ -25,13 +25,13 @@ def read(run: Path) -> tuple[str, Curve]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Draw."""
+    """Read the command line and plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("picture", type=Path)
-    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("image", type=Path, help="where the plot is written")
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of the runs")
     args = parser.parse_args(argv)
     title = args.runs[0].name.rpartition("_seed")[0].replace("_", " on ", 1)
-    plot(dict(read(run) for run in args.runs), args.picture, title)
+    plot_curves(dict(read(run) for run in args.runs), args.image, title)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
     python examples/dreamer.py
 
-The task is a pendulum that swings up, as images of 16 x 16 pixels: how fast it turns is seen in
-none of them and must be remembered. Task, pictures and world model are all torch.
+The task is the pendulum swing-up from images of 16 x 16 pixels. A single image does not show the
+angular velocity, so the policy needs the recurrent state of the world model. Task, images and world
+model run in torch.
 
 PendulumEnv: mean return -160, -160, -178 of 100 deterministic episodes of 200 steps after 8 000
 frames (each two steps of the task), seeds 0, 1, 2; about 5 minutes each on one core.
@@ -17,7 +18,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from experiment import Experiment, parse
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import Tensor, nn
@@ -49,58 +49,60 @@ from torchrl.modules import (
     WorldModelWrapper,
 )
 from torchrl.objectives import DreamerActorLoss, DreamerModelLoss, DreamerValueLoss
+from torchrl.record import Experiment, parse_args
 
-LATENT = ["state", "belief"]  # what was drawn, and what the recurrent network remembers
+LATENT = ["state", "belief"]  # stochastic and recurrent part of the latent state
 NEXT_LATENT = [("next", key) for key in LATENT]
 
 
 @dataclass
 class Args:
-    """Everything one may want to change."""
+    """Settings. "paper" is the value of the source; the others were chosen for this task."""
 
-    env: str = "PendulumEnv"
-    seed: int = 0
-    image_size: int = 16
-    episode_len: int = 200  # steps of the task
-    frame_skip: int = 2  # times that an action is repeated; a frame below is that many of the task
-    num_envs: int = 4  # pendulums at once; a batch is one episode of each
-    total_frames: int = 8_000
-    learning_starts: int = 2_000
-    updates_per_batch: int = 100
-    slice_len: int = 20
-    slices_per_batch: int = 16
-    imagination_horizon: int = 15
-    exploration_noise: float = 0.6
-    state_dim: int = 16
-    belief_dim: int = 64
-    num_cells: int = 64
-    free_nats: float = 1.0
-    lr_model: float = 1e-3
-    lr_actor: float = 5e-4
-    lr_value: float = 1e-3
-    gamma: float = 0.98
-    lmbda: float = 0.95
-    max_grad_norm: float = 100.0
-    eval_episodes: int = 100
-    video: bool = True
-    log_dir: str = "runs"
+    env: str = "PendulumEnv"  # name of the task, for titles; it is built by make_env
+    seed: int = 0  # of Python, numpy, torch and the environment
+    device: str = "cpu"  # where environment, networks and data are
+    image_size: int = 16  # pixels along each side; paper: 64
+    episode_len: int = 200  # steps of the task; paper: 1000
+    frame_skip: int = 2  # steps of the task with the same action, which are one frame; paper
+    num_envs: int = 4  # copies of the task; a batch is one episode of each; paper: 1
+    total_frames: int = 8_000  # frames, of all copies together; paper: 2.5e6
+    learning_starts: int = 2_000  # frames before the first gradient step; paper: 5 episodes
+    updates_per_batch: int = 100  # gradient steps per batch; paper
+    slice_len: int = 20  # frames of a sequence that the world model is trained on; paper: 50
+    slices_per_batch: int = 16  # sequences per gradient step; paper: 50
+    imagination_horizon: int = 15  # imagined frames from each frame of the sequences; paper
+    exploration_noise: float = 0.6  # standard deviation of noise on the action; paper: 0.3
+    state_dim: int = 16  # size of the stochastic part of the latent state; paper: 30
+    belief_dim: int = 64  # size of its recurrent part; paper: 200
+    num_cells: int = 64  # units of a hidden layer; paper: 300
+    free_nats: float = 1.0  # Kullback-Leibler divergence that costs nothing, in nats; paper: 3
+    lr_model: float = 1e-3  # learning rate of the world model; paper: 6e-4
+    lr_actor: float = 5e-4  # learning rate of the policy; paper: 8e-5
+    lr_value: float = 1e-3  # learning rate of the value network; paper: 8e-5
+    gamma: float = 0.98  # discount per frame; paper: 0.99
+    lmbda: float = 0.95  # of the lambda returns; paper
+    max_grad_norm: float = 100.0  # limit of the gradient's norm, of each loss; paper
+    eval_episodes: int = 100  # episodes after training; their mean return is the score
+    video: bool = True  # write a video of the trained policy
+    log_dir: str = "runs"  # folder of the run's own folder
 
 
 def draw(angle: Tensor, size: int) -> Tensor:
-    """Return images ``[*B, 1, size, size]`` of pendulums ``[*B]``: a bright rod in the dark."""
-    line = torch.linspace(-1.2, 1.2, size)
+    """Return images ``[*B, 1, size, size]`` of pendulums ``[*B]``: a white rod on black."""
+    line = torch.linspace(-1.2, 1.2, size, device=angle.device)
     x, y = line, -line.unsqueeze(-1)
     angle = angle[..., None, None, None]
     tip_x, tip_y = angle.sin(), angle.cos()
-    along = (x * tip_x + y * tip_y).clamp(0, 1)  # where on the rod each pixel is nearest to it
+    along = (x * tip_x + y * tip_y).clamp(0, 1)  # nearest point of the rod, 0 to 1
     distance = torch.hypot(x - along * tip_x, y - along * tip_y)
     return (-(distance / 0.14).square()).exp()
 
 
 def make_env(args: Args, num_envs: int) -> TransformedEnv:
-    """Return the task, whose episodes begin with an empty belief."""
+    """Return the task, whose episodes start with a belief of zeros."""
     env = TransformedEnv(
-        PendulumEnv(),
+        PendulumEnv(device=args.device),
         Compose(
             BatchSizeTransform(batch_size=[num_envs]),
             FrameSkipTransform(args.frame_skip),
@@ -116,10 +118,11 @@ def make_env(args: Args, num_envs: int) -> TransformedEnv:
 
 
 class Networks:
-    """All networks, and the three ways in which they are put together.
+    """All networks, combined into modules and an environment.
 
-    ``policy`` acts in the task, ``world_model`` is trained on what happened there, ``dream`` goes
-    on from where it stands without looking; ``actor`` and ``value`` know latent states only.
+    ``world_model`` is trained on sequences of the task, ``dream`` is an environment of latent
+    states that the world model simulates, ``actor`` and ``value`` read latent states, and
+    ``policy`` acts in the task: it encodes the image, acts with noise, and updates the belief.
     """
 
     def __init__(self, env: TransformedEnv, args: Args) -> None:
@@ -130,18 +133,13 @@ class Networks:
         decoder, reward = MLP(latent_dim, image, **cells), MLP(latent_dim, 1, **cells)
         prior = RSSMPrior(spec, args.num_cells, args.belief_dim, args.state_dim)
         posterior = RSSMPosterior(
-            args.num_cells,
-            args.state_dim,
-            rnn_hidden_dim=args.belief_dim,
-            obs_embed_dim=args.num_cells,
+            args.num_cells, args.state_dim, rnn_hidden_dim=args.belief_dim, obs_embed_dim=args.num_cells
         )
 
-        # Along the data: from each state to the next, foreseen and seen
+        # On sequences of the task: prior and posterior of each next state
         rollout = RSSMRollout(
             TensorDictModule(
-                prior,
-                [*LATENT, "action"],
-                [("next", "prior_mean"), ("next", "prior_std"), "_", ("next", "belief")],
+                prior, [*LATENT, "action"], [("next", "prior_mean"), ("next", "prior_std"), "_", ("next", "belief")]
             ),
             TensorDictModule(
                 posterior,
@@ -172,30 +170,30 @@ class Networks:
             in_keys=["loc", "scale"],
             spec=spec,
             distribution_class=TanhNormal,
-            distribution_kwargs={"tanh_loc": True},  # keeps the gradient from vanishing at a bound
+            distribution_kwargs={"tanh_loc": True},  # keeps gradients at the bounds
         )
         self.value = TensorDictModule(MLP(latent_dim, 1, **cells), LATENT, ["state_value"])
 
-        # In the task: look, act, remember
-        look = TensorDictSequential(
+        # In the task: encode, act, update the belief
+        encode = TensorDictSequential(
             TensorDictModule(encoder, ["pixels"], ["encoded_latents"]),
             TensorDictModule(posterior, ["belief", "encoded_latents"], ["state", "_", "_"]),
         )
-        remember = TensorDictModule(prior, [*LATENT, "action"], ["_", "_", "_", ("next", "belief")])
-        noise = AdditiveGaussianModule(
-            spec, sigma_init=args.exploration_noise, sigma_end=args.exploration_noise
-        )
-        self.policy = TensorDictSequential(look, self.actor, noise, remember)
+        update = TensorDictModule(prior, [*LATENT, "action"], ["_", "_", "_", ("next", "belief")])
+        noise = AdditiveGaussianModule(spec, sigma_init=args.exploration_noise, sigma_end=args.exploration_noise)
+        self.policy = TensorDictSequential(encode, self.actor, noise, update)
 
 
 def main(args: Args) -> float:
     """Train; return the mean return of the evaluation."""
     run = Experiment("dreamer", args)
     env = make_env(args, args.num_envs)
-    nets = Networks(env, args)
-    nets.actor(env.reset().set("state", torch.zeros(args.num_envs, args.state_dim)))  # lazy layers
+    with torch.device(args.device):
+        nets = Networks(env, args)
+        state = torch.zeros(args.num_envs, args.state_dim)
+    nets.actor(env.reset().set("state", state))  # initialises its lazy layers
 
-    # Data: stretches of episodes
+    # Data: sequences of consecutive frames
     collector = Collector(
         env,
         nets.policy,
@@ -203,7 +201,7 @@ def main(args: Args) -> float:
         total_frames=args.total_frames,
     )
     buffer = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(args.total_frames),
+        storage=LazyTensorStorage(args.total_frames, device=args.device),
         sampler=SliceSampler(slice_len=args.slice_len, traj_key=("collector", "traj_ids")),
         batch_size=args.slices_per_batch * args.slice_len,
     )
@@ -222,32 +220,30 @@ def main(args: Args) -> float:
     rates = {model_loss: args.lr_model, actor_loss: args.lr_actor, value_loss: args.lr_value}
     optimizers = {loss: torch.optim.Adam(loss.parameters(), lr=lr) for loss, lr in rates.items()}
 
-    def descend(
-        loss_module: nn.Module, data: TensorDictBase
-    ) -> tuple[dict[str, Tensor], TensorDictBase]:
-        """Take a step along the gradient of a loss; return its parts, and what it saw."""
-        losses, seen = loss_module(data)
+    def update(loss_module: nn.Module, data: TensorDictBase) -> tuple[dict[str, Tensor], TensorDictBase]:
+        """Take one gradient step; return the terms of the loss and the data with its outputs."""
+        losses, data = loss_module(data)
         optimizers[loss_module].zero_grad()
-        sum(losses.values()).backward()
+        losses.backward()
         nn.utils.clip_grad_norm_(loss_module.parameters(), args.max_grad_norm)
         optimizers[loss_module].step()
-        return losses.detach().to_dict(), seen
+        return losses.detach().to_dict(), data
 
-    # Training: see, then imagine from everything that was seen
+    # Training: world model on the data; policy and value on what it imagines from there
+    losses = {}
     for batch in collector:
         buffer.extend(batch.reshape(-1))
-        metrics = {}
         if run.frames >= args.learning_starts:
             for _ in range(args.updates_per_batch):
-                stretches = buffer.sample().reshape(-1, args.slice_len)
-                of_model, seen = descend(model_loss, stretches)
-                of_actor, imagined = descend(actor_loss, seen.select(*LATENT))
-                of_value, _ = descend(value_loss, imagined)
-            metrics = of_model | of_actor | of_value
-        run.log(batch, **metrics)
+                sequences = buffer.sample().reshape(-1, args.slice_len)
+                of_model, latent = update(model_loss, sequences)
+                of_actor, imagined = update(actor_loss, latent.select(*LATENT))
+                of_value, _ = update(value_loss, imagined)
+            losses = of_model | of_actor | of_value
+        run.log(batch, **losses)
     collector.shutdown()
     return run.finish(env, nets.policy, partial(make_env, args, args.eval_episodes))
 
 
 if __name__ == "__main__":
-    main(parse(Args, __doc__))
+    main(parse_args(Args, __doc__))
