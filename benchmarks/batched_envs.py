@@ -84,9 +84,7 @@ def processor_time() -> float:
     return total
 
 
-def measure(
-    calls: dict[str, Callable[[], object]], repeat: int = 7
-) -> tuple[dict[str, float], dict[str, float]]:
+def measure(calls: dict[str, Callable[[], object]], repeat: int = 7) -> tuple[dict[str, float], dict[str, float]]:
     """Return the frames/s of each call in its best turn, and its processor microseconds a frame."""
     best, spent = dict.fromkeys(calls, float("inf")), dict.fromkeys(calls, 0.0)
     for function in calls.values():

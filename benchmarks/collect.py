@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from floors import cartpoles, collect_cartpole, network
+from keep import Row, keep
 from peers.beside import Peer, in_turn, report, timed
 from peers.same_api import pendulum
 from tensordict.nn import TensorDictModule, TensorDictSequential
@@ -31,44 +32,40 @@ def collect(env: GymEnv, frames: int) -> Callable[[], object]:
     return collector.rollout
 
 
-def beside_by_hand() -> None:
+def beside_by_hand() -> list[Row]:
     """Collect CartPole, one and eight in a native vector, with a library and without."""
     policy = network()
     rows = {
-        "CartPole-v1, one": (
-            collect(GymEnv("CartPole-v1"), FRAMES),
-            lambda: collect_cartpole(policy, FRAMES),
-        ),
+        "CartPole-v1, one": (collect(GymEnv("CartPole-v1"), FRAMES), lambda: collect_cartpole(policy, FRAMES)),
         "CartPole-v1, eight in a native vector": (
             collect(GymEnv("CartPole-v1", num_envs=8), FRAMES),
             lambda: cartpoles(policy, FRAMES),
         ),
     }
+    found: list[Row] = []
     for name, (ours, floor) in rows.items():
         print(name)
         rounds = {"by hand": partial(timed, floor), "torchrl": partial(timed, ours)}
-        report(in_turn(rounds, repeat=9), FRAMES, "by hand")
+        found += [{"task": name, **row} for row in report(in_turn(rounds, repeat=9), FRAMES, "by hand")]
+    return found
 
 
-def beside_a_peer() -> None:
+def beside_a_peer() -> list[Row]:
     """Collect with the same program in both: tanh-normal actor, log-probability, two transforms."""
     print("Pendulum-v1, tanh-normal actor with log-probabilities, two transforms")
     peer = Peer("PEER_TORCHRL", "same_api.py")
     if not peer.is_there:
-        return
+        return []
     batches = iter(pendulum(PENDULUM_FRAMES))
-    rounds = {
-        "peer": lambda: peer.round(PENDULUM_FRAMES),
-        "torchrl": lambda: timed(lambda: next(batches)),
-    }
-    report(in_turn(rounds, repeat=9), PENDULUM_FRAMES, "peer")
+    rounds = {"peer": lambda: peer.round(PENDULUM_FRAMES), "torchrl": lambda: timed(lambda: next(batches))}
+    rows = report(in_turn(rounds, repeat=9), PENDULUM_FRAMES, "peer")
     peer.close()
+    return [{"task": "Pendulum-v1, beside a peer", **row} for row in rows]
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    beside_by_hand()
-    beside_a_peer()
+    keep("collect", beside_by_hand() + beside_a_peer())
 
 
 if __name__ == "__main__":

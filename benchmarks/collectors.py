@@ -12,6 +12,7 @@ import gymnasium
 import torch
 from floors import network
 from gymnasium.vector import AsyncVectorEnv
+from keep import keep
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 
@@ -83,6 +84,13 @@ def main() -> None:
     for name, rate in found.items():
         print(f"{name:40s} {rate:8,.0f} frames/s, ratio {rate / floor:.2f}")
     print(f"{'one update of the weights':40s} {1e6 * seconds:8,.0f} us")
+    keep(
+        "collectors_in_workers",
+        [
+            {"CartPole-v1, 2 workers with 4 each": name, "frames/s": round(rate), "ratio": rate / floor}
+            for name, rate in found.items()
+        ],
+    )
 
 
 if __name__ == "__main__":

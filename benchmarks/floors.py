@@ -32,9 +32,7 @@ def best_of(function: Callable[[], object], repeat: int = 5) -> float:
 def network() -> nn.Sequential:
     """Return the two-layer policy of the README's example: four observations, two logits."""
     torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2)
-    )
+    return nn.Sequential(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
 
 
 @torch.no_grad()

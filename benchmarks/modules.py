@@ -17,9 +17,9 @@ from tensordict.nn import NormalParamExtractor, TensorDictModule, TensorDictSequ
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from torchrl._core.entries import Entries
 from torchrl._core.exploration import set_exploration_type
-from torchrl._core.plan import plan
+from torchrl._core.records.flat_record import FlatRecord
+from torchrl._core.records.policies import compile_policy
 from torchrl.modules import (
     MLP,
     Actor,
@@ -33,9 +33,7 @@ from torchrl.modules import (
 )
 
 
-def medians(
-    functions: list[Callable[[], object]], seconds: float = 0.02, rounds: int = 15
-) -> list[float]:
+def medians(functions: list[Callable[[], object]], seconds: float = 0.02, rounds: int = 15) -> list[float]:
     """Return the median CPU time of each function in microseconds, measured in turns."""
     times: list[list[float]] = [[] for _ in functions]
     for function in functions:
@@ -70,7 +68,7 @@ def q_values() -> None:
     actor = QValueActor(network, action_space="one_hot")
     policy = TensorDictSequential(*actor.module)
     safe = SafeSequential(*actor.module)
-    run = plan(policy)
+    run = compile_policy(policy)
     assert run is not None
     row = torch.randn(4)
     td = TensorDict(observation=row)
@@ -86,7 +84,7 @@ def q_values() -> None:
         bare_network=lambda: bare(row),
         MLP=lambda: network(row),
         by_hand=lambda: choose(bare(row)),
-        plan=lambda: run(Entries(observation=row)),
+        plan=lambda: run(FlatRecord(observation=row)),
         tensordict_and_ours=lambda: policy(td),
         tensordict_alone=lambda: tensordict_alone(td),
         QValueActor=lambda: actor(td),
@@ -128,13 +126,13 @@ def actors() -> None:
             distribution_class=distribution,
             return_log_prob=True,
         )
-        run = plan(policy)
+        run = compile_policy(policy)
         assert run is not None
         with set_exploration_type("random"):
             compare(
                 f"{distribution.__name__} actor, one row",
                 bare_network=lambda bare=bare: bare(row),
-                plan=lambda run=run: run(Entries(observation=row)),
+                plan=lambda run=run: run(FlatRecord(observation=row)),
                 tensordict=lambda policy=policy: policy(td),
             )
 

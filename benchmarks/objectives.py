@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from keep import Row, keep
 from tensordict import TensorDict
 from tensordict.nn import (
     NormalParamExtractor,
@@ -25,10 +26,7 @@ from torch.nn import functional as F
 
 from torchrl.modules import QValueActor
 from torchrl.objectives import ClipPPOLoss, DQNLoss, SACLoss, SoftUpdate, TD3Loss
-from torchrl.objectives.value.functional import (
-    generalized_advantage_estimate,
-    td_lambda_return_estimate,
-)
+from torchrl.objectives.value.functional import generalized_advantage_estimate, td_lambda_return_estimate
 
 GAMMA, LMBDA = 0.99, 0.95
 
@@ -50,11 +48,7 @@ def median_times(functions: list[Callable[[], object]], seconds: float = 0.05, r
 
 def mlp(inputs: int, outputs: int, hidden: int = 64, layer: type[nn.Module] = nn.Tanh):
     return nn.Sequential(
-        nn.Linear(inputs, hidden),
-        layer(),
-        nn.Linear(hidden, hidden),
-        layer(),
-        nn.Linear(hidden, outputs),
+        nn.Linear(inputs, hidden), layer(), nn.Linear(hidden, hidden), layer(), nn.Linear(hidden, outputs)
     )
 
 
@@ -76,9 +70,7 @@ def ppo(batch: int = 256, observations: int = 17, actions: int = 6):
     )
     actor = ProbabilisticTensorDictSequential(
         TensorDictModule(policy, ["observation"], ["loc", "scale"]),
-        ProbabilisticTensorDictModule(
-            ["loc", "scale"], ["action"], distribution_class=independent_normal
-        ),
+        ProbabilisticTensorDictModule(["loc", "scale"], ["action"], distribution_class=independent_normal),
     )
     loss = ClipPPOLoss(actor, TensorDictModule(value, ["observation"], ["state_value"]))
     optimizer = torch.optim.Adam(loss.parameters(), 1e-9)
@@ -128,9 +120,7 @@ def transitions(batch: int, observations: int, action: Tensor) -> TensorDict:
         terminated=done,
         batch_size=[batch],
     )
-    return TensorDict(
-        observation=torch.randn(batch, observations), action=action, next=after, batch_size=[batch]
-    )
+    return TensorDict(observation=torch.randn(batch, observations), action=action, next=after, batch_size=[batch])
 
 
 def polyak(targets: list[Tensor], online: list[Tensor]) -> None:
@@ -215,9 +205,7 @@ def sac(batch: int = 256, observations: int = 17, actions: int = 6, hidden: int 
     td = transitions(batch, observations, torch.rand(batch, actions) * 2 - 1)
     actor = ProbabilisticTensorDictSequential(
         TensorDictModule(policy, ["observation"], ["loc", "scale"]),
-        ProbabilisticTensorDictModule(
-            ["loc", "scale"], ["action"], distribution_class=independent_normal
-        ),
+        ProbabilisticTensorDictModule(["loc", "scale"], ["action"], distribution_class=independent_normal),
     )
     loss = SACLoss(
         actor,
@@ -274,9 +262,7 @@ UPDATES = {
 def numpy_loop(values: Tensor, next_values: Tensor, rewards: Tensor, dones: Tensor, ends: Tensor):
     """Generalized advantages as most libraries compute them, over time-major arrays."""
     tensors = (values, next_values, rewards, dones.float(), ends.float())
-    value, next_value, reward, done, end = (
-        np.ascontiguousarray(x.squeeze(-1).numpy().T) for x in tensors
-    )
+    value, next_value, reward, done, end = (np.ascontiguousarray(x.squeeze(-1).numpy().T) for x in tensors)
     advantage, last = np.empty_like(reward), np.zeros(reward.shape[1], np.float32)
     for t in range(len(reward) - 1, -1, -1):
         delta = reward[t] + GAMMA * (1 - end[t]) * next_value[t] - value[t]
@@ -301,12 +287,11 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(f"{'update':<34}{'library':>12}{'by hand':>12}{'ratio':>8}{'goal':>8}")
+    updates: list[Row] = []
     for name, (make, goal) in UPDATES.items():
         library, hand = median_times(list(make()))
-        print(
-            f"{name:<34}{library * 1e3:>9.2f} ms{hand * 1e3:>9.2f} ms"
-            f"{library / hand:>8.2f}{goal:>8}"
-        )
+        updates.append({"update": name, "ms": library * 1e3, "by hand": hand * 1e3, "ratio": library / hand})
+        print(f"{name:<34}{library * 1e3:>9.2f} ms{hand * 1e3:>9.2f} ms{library / hand:>8.2f}{goal:>8}")
     print(f"\n{'returns':<18}{'GAE':>12}{'TD(lambda)':>12}{'loop':>12}{'scan':>12}{'ratio':>8}")
     for rows, steps in ((1, 2048), (8, 128), (64, 1000), (256, 2048)):
         value, next_value, reward = torch.randn(3, rows, steps, 1)
@@ -325,6 +310,7 @@ def main() -> None:
         best = max(gae, tdl) / min(loop, scan)
         times = "".join(f"{seconds * 1e3:>9.2f} ms" for seconds in (gae, tdl, loop, scan))
         print(f"{rows:>4} x {steps:<11}{times}{best:>8.2f}")
+    keep("updates", updates)
 
 
 if __name__ == "__main__":

@@ -72,11 +72,7 @@ class PPOByHand:
 
     @staticmethod
     def advantage(
-        reward: np.ndarray,
-        value: np.ndarray,
-        following: np.ndarray,
-        terminated: np.ndarray,
-        done: np.ndarray,
+        reward: np.ndarray, value: np.ndarray, following: np.ndarray, terminated: np.ndarray, done: np.ndarray
     ) -> np.ndarray:
         """Return generalised advantages ``[T, N]``."""
         error = reward + 0.99 * ~terminated * following - value
@@ -86,9 +82,7 @@ class PPOByHand:
             advantage[t] = last = error[t] + decay[t] * last
         return advantage
 
-    def update(
-        self, observation: Tensor, action: Tensor, score: Tensor, advantage: Tensor, goal: Tensor
-    ) -> None:
+    def update(self, observation: Tensor, action: Tensor, score: Tensor, advantage: Tensor, goal: Tensor) -> None:
         """Take one step of Adam."""
         advantage = (advantage - advantage.mean()) / advantage.std()
         log_probs = self.actor(observation).log_softmax(-1)

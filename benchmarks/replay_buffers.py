@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import torch
+from keep import Row, keep
 from peers.beside import Peer
 from tensordict import TensorDict
 
@@ -49,6 +50,7 @@ class Race:
 
     def __init__(self, budget: float, peer: Peer) -> None:
         self.budget, self.peer = budget, peer
+        self.rows: list[Row] = []
 
     def __call__(self, title: str, ours: Call, work: int | None = None, **others: Call) -> None:
         """Print the seconds of a call, and its ratio to the others."""
@@ -62,6 +64,17 @@ class Race:
             for name, turn in turns.items():
                 best[name] = min(best[name], turn())
         mine = best.pop("")
+        self.rows += [
+            {
+                "call": title,
+                "us": mine * 1e6,
+                "beside": name.replace("_", " "),
+                "its us": other * 1e6,
+                "ratio": mine / other,
+            }
+            for name, other in best.items()
+            if other == other  # a peer that is not there
+        ]
         ratios = "".join(
             f"   {name.replace('_', ' ')} {seconds * 1e6:8.1f} us, ratio {mine / seconds:5.2f}"
             for name, seconds in best.items()
@@ -80,17 +93,10 @@ def transitions(rows: int) -> TensorDict:
         terminated=torch.zeros(rows, 1, dtype=torch.bool),
         batch_size=[rows],
     )
-    return TensorDict(
-        observation=states[:-1],
-        action=torch.randn(rows, ACT),
-        next=following,
-        batch_size=[rows],
-    )
+    return TensorDict(observation=states[:-1], action=torch.randn(rows, ACT), next=following, batch_size=[rows])
 
 
-def filled(
-    storage: Storage, kind: Callable[..., ReplayBuffer] = ReplayBuffer, **kwargs: object
-) -> ReplayBuffer:
+def filled(storage: Storage, kind: Callable[..., ReplayBuffer] = ReplayBuffer, **kwargs: object) -> ReplayBuffer:
     buffer = kind(storage=storage, batch_size=BATCH, **kwargs)
     capacity = int(storage.max_size)
     chunk = transitions(min(capacity, 100_000))
@@ -159,11 +165,7 @@ def slices(capacities: tuple[int, ...], race: Race) -> None:
         buffer = filled(LazyTensorStorage(capacity), sampler=SliceSampler(num_slices=16))
         samples[f"of_{capacity}"] = buffer.sample
     first, *others = samples
-    race(
-        f"16 slices of 16 {first.replace('_', ' ')}",
-        samples[first],
-        **{n: samples[n] for n in others},
-    )
+    race(f"16 slices of 16 {first.replace('_', ' ')}", samples[first], **{n: samples[n] for n in others})
 
 
 def main() -> None:
@@ -181,6 +183,7 @@ def main() -> None:
     prioritized(args.capacity, race)
     peer.close()
     slices((args.capacity // 10, args.capacity, args.long), race)
+    keep("replay_buffers", race.rows)
 
 
 if __name__ == "__main__":

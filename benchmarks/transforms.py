@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import gymnasium
 import torch
+from keep import Row, keep
 
 from torchrl.envs import (
     Compose,
@@ -36,9 +37,7 @@ def one() -> EnvBase:
 def eight() -> EnvBase:
     """Return eight CartPoles that step together."""
     options = {"autoreset_mode": "Disabled"}
-    return GymWrapper(
-        gymnasium.make_vec("CartPole-v1", 8, vectorization_mode="sync", vector_kwargs=options)
-    )
+    return GymWrapper(gymnasium.make_vec("CartPole-v1", 8, vectorization_mode="sync", vector_kwargs=options))
 
 
 def with_transforms(env: EnvBase) -> EnvBase:
@@ -69,12 +68,15 @@ def added(make: Callable[[], EnvBase], repeat: int = 25) -> tuple[float, float, 
 def main() -> None:
     """Print a table."""
     torch.set_num_threads(1)
+    rows: list[Row] = []
     for name, make in (("one CartPole", one), ("eight CartPoles", eight)):
         plain, seen, ratio = added(make)
         print(
             f"{name:16} {plain * 1e6:7.1f} us a step, with transforms {seen * 1e6:7.1f} us: "
             f"{ratio:+.0%} (target {TARGETS[name]:+.0%})"
         )
+        rows.append({"random steps": name, "us": plain * 1e6, "with transforms": seen * 1e6, "ratio": 1 + ratio})
+    keep("transforms", rows)
 
 
 if __name__ == "__main__":

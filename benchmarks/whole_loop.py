@@ -84,9 +84,7 @@ class SAC:
         cells = {"num_cells": [256, 256], "activation_class": nn.ReLU}
         actor = ProbabilisticActor(
             TensorDictModule(
-                nn.Sequential(MLP(3, 2, **cells), NormalParamExtractor()),
-                ["observation"],
-                ["loc", "scale"],
+                nn.Sequential(MLP(3, 2, **cells), NormalParamExtractor()), ["observation"], ["loc", "scale"]
             ),
             in_keys=["loc", "scale"],
             spec=env.action_spec,
@@ -94,9 +92,7 @@ class SAC:
             distribution_kwargs={"low": -2.0, "high": 2.0},
         )
         critic = ValueOperator(MLP(4, 1, **cells), in_keys=["observation", "action"])
-        self.loss = SACLoss(
-            actor, critic, num_qvalue_nets=2, loss_function="l2", action_spec=env.action_spec
-        )
+        self.loss = SACLoss(actor, critic, num_qvalue_nets=2, loss_function="l2", action_spec=env.action_spec)
         self.target_update = SoftUpdate(self.loss, tau=0.005)
         self.collector = iter(Collector(env, actor, frames_per_batch=1, init_random_frames=100))
         self.buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(10**6), batch_size=256)

@@ -78,10 +78,13 @@ def in_turn(rounds: dict[str, Round], repeat: int) -> dict[str, list[float]]:
     return dict(zip(rounds, map(list, zip(*turns[1:], strict=True)), strict=True))
 
 
-def report(seconds: dict[str, list[float]], frames: int, floor: str) -> None:
-    """Print frames/s of each, and its ratios to ``floor``, turn by turn: median and quartiles."""
+def report(seconds: dict[str, list[float]], frames: int, floor: str) -> list[dict[str, str | float]]:
+    """Print and return frames/s of each, and its ratios to ``floor``, turn by turn: median and quartiles."""
+    rows: list[dict[str, str | float]] = []
     for name, spent in seconds.items():
         ratios = [a / b for a, b in zip(seconds[floor], spent, strict=True)]
         low, middle, high = quantiles(ratios, n=4)
         rate = f"{frames / median(spent):10,.0f} frames/s"
         print(f"{name:40s} {rate}, ratio {middle:.2f} ({low:.2f} to {high:.2f})", flush=True)
+        rows.append({"loop": name, "frames/s": round(frames / median(spent)), "ratio": middle})
+    return rows

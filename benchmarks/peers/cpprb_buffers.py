@@ -40,12 +40,7 @@ def main() -> None:
         sample = rated.sample(BATCH, beta=0.4)
         rated.update_priorities(sample["indexes"], np.random.rand(BATCH))
 
-    work = [
-        lambda: plain.sample(BATCH),
-        lambda: plain.add(**many),
-        lambda: plain.add(**one),
-        prioritized,
-    ]
+    work = [lambda: plain.sample(BATCH), lambda: plain.add(**many), lambda: plain.add(**one), prioritized]
     for line in sys.stdin:
         call, start = work[int(line)], time.process_time()
         for _ in range(CALLS):

@@ -22,13 +22,9 @@ def pendulum(frames: int) -> Collector:
     """Return a collector: tanh-normal actor, log-probabilities, two transforms."""
     torch.manual_seed(0)
     env = TransformedEnv(GymEnv("Pendulum-v1"), Compose(StepCounter(), RewardSum()))
-    network = nn.Sequential(
-        nn.Linear(3, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2)
-    )
+    network = nn.Sequential(nn.Linear(3, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
     actor = ProbabilisticActor(
-        TensorDictModule(
-            nn.Sequential(network, NormalParamExtractor()), ["observation"], ["loc", "scale"]
-        ),
+        TensorDictModule(nn.Sequential(network, NormalParamExtractor()), ["observation"], ["loc", "scale"]),
         in_keys=["loc", "scale"],
         spec=env.action_spec,
         distribution_class=TanhNormal,
