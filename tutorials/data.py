@@ -27,25 +27,21 @@ batches = list(collector)
 print(len(batches), batches[0].batch_size, batches[0].names)  # 4 torch.Size([50]) ['time']
 
 # %%
-# Episodes do not care where a batch ends. Each step knows its trajectory.
+# Episodes continue across batches. Each step has the number of its trajectory.
 
-print(
-    batches[0]["collector", "traj_ids"][-1] == batches[1]["collector", "traj_ids"][0]
-)  # tensor(True)
+print(batches[0]["collector", "traj_ids"][-1] == batches[1]["collector", "traj_ids"][0])  # tensor(True)
 
 # %%
 # An environment of several rows gives batches ``[rows, time]``: time comes last, always.
 
 rows = GymEnv("CartPole-v1", num_envs=4)
-print(
-    Collector(rows, frames_per_batch=40, total_frames=40).next().batch_size
-)  # torch.Size([4, 10])
+print(Collector(rows, frames_per_batch=40, total_frames=40).next().batch_size)  # torch.Size([4, 10])
 
 # %%
 # ``split_trajectories`` gives each piece of an episode a row of its own, padded with zeros; a mask
-# tells steps from padding.
+# separates steps from padding.
 
-from torchrl.collectors.utils import split_trajectories
+from torchrl.data.trajectories import split_trajectories
 
 pieces = split_trajectories(batches[0], prefix="collector")
 mask = pieces["collector", "mask"]
@@ -56,7 +52,7 @@ print(pieces.ndim, mask.sum() == batches[0].numel())  # 2 tensor(True)
 # ---------------------
 #
 # ``MultiSyncCollector`` waits for all workers and hands their batches over together;
-# ``MultiAsyncCollector`` hands over whichever is ready. Workers get their environments as functions
+# ``MultiAsyncCollector`` returns whichever is ready. Workers get their environments as functions
 # that build them, and new weights by ``update_policy_weights_()``::
 #
 #     collector = MultiSyncCollector(
@@ -89,23 +85,19 @@ print(len(buffer), buffer.sample().batch_size)  # 200 torch.Size([32])
 
 from torchrl.data import SamplerWithoutReplacement
 
-epoch = TensorDictReplayBuffer(
-    storage=LazyTensorStorage(200), sampler=SamplerWithoutReplacement(), batch_size=50
-)
+epoch = TensorDictReplayBuffer(storage=LazyTensorStorage(200), sampler=SamplerWithoutReplacement(), batch_size=50)
 epoch.extend(torch.cat(batches))
 seen = torch.cat([sample["index"] for sample in epoch])
 print(seen.sort().values.equal(torch.arange(200)))  # True
 
 # %%
-# ``PrioritizedSampler`` draws what surprised the loss more often, and says by how much a sample
+# ``PrioritizedSampler`` draws steps of high priority more often, and returns by how much a sample
 # must count less for that. A loss writes ``td_error``; the buffer reads it back.
 
 from torchrl.data import PrioritizedSampler
 
 prioritized = TensorDictReplayBuffer(
-    storage=LazyTensorStorage(200),
-    sampler=PrioritizedSampler(200, alpha=1.0, beta=1.0),
-    batch_size=400,
+    storage=LazyTensorStorage(200), sampler=PrioritizedSampler(200, alpha=1.0, beta=1.0), batch_size=400
 )
 prioritized.extend(torch.cat(batches))
 everything = prioritized[:].set("index", torch.arange(200))
@@ -113,9 +105,7 @@ surprise = torch.ones(200).index_fill_(0, torch.tensor([7]), 199.0)  # half of a
 prioritized.update_tensordict_priority(everything.set("td_error", surprise))
 sample = prioritized.sample()
 share = (sample["index"] == 7).float().mean().item()
-print(
-    0.4 < share < 0.6, sample["priority_weight"][sample["index"] == 7].max() < 0.01
-)  # True tensor(True)
+print(0.4 < share < 0.6, sample["priority_weight"][sample["index"] == 7].max() < 0.01)  # True tensor(True)
 
 # %%
 # ``SliceSampler`` draws stretches of trajectories, for recurrent networks and world models. None of
@@ -124,9 +114,7 @@ print(
 from torchrl.data import SliceSampler
 
 slices = TensorDictReplayBuffer(
-    storage=LazyTensorStorage(200),
-    sampler=SliceSampler(slice_len=5, traj_key=("collector", "traj_ids")),
-    batch_size=40,
+    storage=LazyTensorStorage(200), sampler=SliceSampler(slice_len=5, traj_key=("collector", "traj_ids")), batch_size=40
 )
 slices.extend(torch.cat(batches))
 stretches = slices.sample().reshape(-1, 5)
@@ -143,15 +131,13 @@ print(stretches.batch_size, (ids == ids[:, :1]).all())  # torch.Size([8, 5]) ten
 from torchrl.envs import MultiStepTransform
 
 multi = TensorDictReplayBuffer(
-    storage=LazyTensorStorage(200),
-    transform=MultiStepTransform(n_steps=3, gamma=0.9),
-    batch_size=32,
+    storage=LazyTensorStorage(200), transform=MultiStepTransform(n_steps=3, gamma=0.9), batch_size=32
 )
 multi.extend(batches[0])
 print(multi[:]["next", "reward"].max())  # tensor(2.7100)
 
 # %%
-# A buffer saves and restores itself, with everything that its sampler knows.
+# A buffer is saved and restored with the state of its sampler.
 
 import tempfile
 

@@ -1,7 +1,7 @@
 """Environments, records and policies
 ===================================
 
-What you will learn: what an environment hands out, how a policy joins in, how a transform changes
+What you will learn: what an environment returns, how a policy is used, how a transform changes
 both, and how a batch of steps is laid out. Five minutes to read, a second to run.
 """
 
@@ -40,11 +40,7 @@ print(env.action_spec.shape, env.action_spec.is_in(step["action"]))  # torch.Siz
 
 logits = TensorDictModule(MLP(4, 2, num_cells=[64]), ["observation"], ["logits"])
 policy = ProbabilisticActor(
-    logits,
-    in_keys=["logits"],
-    spec=env.action_spec,
-    distribution_class=OneHotCategorical,
-    return_log_prob=True,
+    logits, in_keys=["logits"], spec=env.action_spec, distribution_class=OneHotCategorical, return_log_prob=True
 )
 
 # %%
@@ -74,4 +70,4 @@ print((returns == lengths).all().item())  # True
 
 # %%
 # Read next: ``examples/ppo.py`` for a whole training run, ``docs/architecture.md`` for the layout
-# of the data and the floors of the library.
+# of the data and the layers of the library.

@@ -41,8 +41,8 @@ env = TransformedEnv(GymEnv("CartPole-v1", num_envs=num_envs), Compose(RewardSum
 env.set_seed(0)
 
 # %%
-# The policy writes the logits of two actions and draws one of them; the critic says what return it
-# expects. Neither learns to explore: the policy is random by itself as long as it is unsure.
+# The policy writes the logits of two actions and draws one of them; the critic predicts the return.
+# Neither learns to explore: the policy is random by itself as long as it is unsure.
 
 net = {"num_cells": [64, 64], "activation_class": nn.Tanh}
 actor = ProbabilisticActor(
@@ -56,9 +56,7 @@ critic = ValueOperator(MLP(4, 1, **net), in_keys=["observation"])
 # %%
 # The data: short stretches of eight episodes at a time, each used once.
 
-collector = Collector(
-    env, actor, frames_per_batch=num_envs * steps_per_batch, total_frames=total_frames
-)
+collector = Collector(env, actor, frames_per_batch=num_envs * steps_per_batch, total_frames=total_frames)
 
 # %%
 # Advantages, loss, optimizer. The learning rate falls to zero, so that the last steps refine what
@@ -76,7 +74,7 @@ returns = []
 for batch in collector:
     losses = loss_module(advantage(batch))
     optimizer.zero_grad()
-    (losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]).backward()
+    losses.backward()  # that of the sum of its terms
     nn.utils.clip_grad_norm_(loss_module.parameters(), 0.5)
     optimizer.step()
     scheduler.step()
@@ -103,4 +101,4 @@ print(score > early)  # tensor(True)
 #
 # - use each batch more than once: ``ppo_double_pendulum.py``;
 # - keep what was seen and learn from it again: ``examples/dqn.py``, ``examples/sac.py``;
-# - keep numbers, curves and films of the run: ``loggers.py``, ``examples/experiment.py``.
+# - keep numbers, curves and videos of the run: ``loggers.py``, ``torchrl.record.Experiment``.

@@ -26,9 +26,7 @@ logger = CSVLogger("first", log_dir=folder, video_format="gif")
 logger.log_hparams({"lr": 1e-3, "net": {"depth": 2}})
 for step in range(3):
     logger.log_scalar("train/reward", 1.5 * step, step=step)
-print(
-    (folder / "first/scalars/train/reward.csv").read_text().split()
-)  # ['0,0.0', '1,1.5', '2,3.0']
+print((folder / "first/scalars/train/reward.csv").read_text().split())  # ['0,0.0', '1,1.5', '2,3.0']
 
 # %%
 # Many numbers at once, nested as they come: ``log_metrics`` joins the names.
@@ -78,4 +76,4 @@ print(type(other).__name__, name.startswith("DQN"))  # CSVLogger True
 
 # %%
 # Read next: ``first_training.py``, where a logger has something to say, and
-# ``examples/experiment.py``, which keeps all that our examples leave behind.
+# ``torchrl.record.Experiment``, which writes the results of our examples.

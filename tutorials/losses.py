@@ -39,12 +39,10 @@ from torchrl.objectives.value import GAE
 critic = ValueOperator(MLP(3, 1, num_cells=[32]), in_keys=["observation"])
 advantage = GAE(gamma=0.99, lmbda=0.95, value_network=critic)
 advantage(batch)
-print(
-    batch["advantage"].shape, batch["value_target"].shape
-)  # torch.Size([50, 1]) torch.Size([50, 1])
+print(batch["advantage"].shape, batch["value_target"].shape)  # torch.Size([50, 1]) torch.Size([50, 1])
 
 # %%
-# A loss returns its terms under names of their own. Those that begin with ``loss`` carry gradients,
+# A loss returns its terms under names of their own. Those that start with ``loss`` carry gradients,
 # and their sum is what to minimise; the others are for the log.
 
 ppo = ClipPPOLoss(actor, critic, clip_epsilon=0.2, entropy_coeff=1e-3)
@@ -52,7 +50,7 @@ terms = ppo(batch)
 losses = {key: term for key, term in terms.items() if key.startswith("loss")}
 print(list(losses))  # ['loss_objective', 'loss_entropy', 'loss_critic']
 
-sum(losses.values()).backward()
+terms.backward()
 print(all(parameter.grad is not None for parameter in ppo.parameters()))  # True
 
 # %%
@@ -71,19 +69,19 @@ terms = sac(batch)
 print(sorted(terms.keys()))  # ['alpha', 'entropy', 'loss_actor', 'loss_alpha', 'loss_qvalue']
 
 # %%
-# Each term can have an optimizer of its own. The critics stand still where the policy climbs them.
+# Each term can have an optimizer of its own. The critics are constant in the loss of the policy.
 
 terms["loss_actor"].backward(retain_graph=True)
 print(any(parameter.grad is not None for parameter in sac.qvalue_network.parameters()))  # False
 
 optimizer = torch.optim.Adam(sac.parameters(), lr=1e-3)
 optimizer.zero_grad()
-(terms["loss_actor"] + terms["loss_qvalue"] + terms["loss_alpha"]).backward()
+terms.backward()
 optimizer.step()
 target_update.step()
 
 # %%
-# How far each sample was from its target stands in the batch, as its priority for a replay buffer.
+# The distance of each sample from its target is written into the batch, as its priority.
 
 print(batch["td_error"].shape)  # torch.Size([50])
 
@@ -99,7 +97,7 @@ print(type(sac.value_estimator).__name__)  # TDLambdaEstimator
 # Names
 # -----
 #
-# A loss says what it reads. Entries that go by other names are made known once.
+# ``in_keys`` lists what a loss reads. Entries with other names are set once.
 
 print(ppo.in_keys[:3])  # ['advantage', 'value_target', 'action']
 ppo.set_keys(advantage="gain")

@@ -48,12 +48,8 @@ print(score.shape)  # torch.Size([2])
 from torchrl.modules import MLP, ConvNet
 
 print(MLP(3, 2, num_cells=[32, 32])(torch.zeros(5, 3)).shape)  # torch.Size([5, 2])
-print(
-    MLP(out_features=1, num_cells=[32])(torch.zeros(5, 3), torch.zeros(5, 1)).shape
-)  # torch.Size([5, 1])
-print(
-    ConvNet(num_cells=[16, 32], kernel_sizes=3)(torch.zeros(5, 3, 32, 32)).shape
-)  # torch.Size([5, 25088])
+print(MLP(out_features=1, num_cells=[32])(torch.zeros(5, 3), torch.zeros(5, 1)).shape)  # torch.Size([5, 1])
+print(ConvNet(num_cells=[16, 32], kernel_sizes=3)(torch.zeros(5, 3, 32, 32)).shape)  # torch.Size([5, 25088])
 
 # %%
 # Policies
@@ -91,8 +87,8 @@ print(policy(record)["action_log_prob"].shape)  # torch.Size([5])
 # Does it explore?
 # ----------------
 #
-# The context says so, not the policy. The same holds for modules whose only purpose is noise, so
-# that training and evaluation use one and the same object.
+# The context decides that, not the policy. The same holds for modules whose only purpose is noise,
+# so that training and evaluation use one and the same object.
 
 from torchrl.envs import set_exploration_type
 from torchrl.modules import AdditiveGaussianModule
@@ -101,7 +97,7 @@ noisy = TensorDictSequential(actor, AdditiveGaussianModule(spec, sigma_init=0.3,
 
 
 def repeats(module, kind):
-    """Say whether a module does the same twice."""
+    """Return whether a module gives the same twice."""
     with set_exploration_type(kind):
         first, second = (module(record.clone())["action"] for _ in range(2))
     return first.equal(second)
@@ -144,7 +140,7 @@ print(len(shared))  # 4
 # ------
 #
 # A recurrent module reads its state from the record and writes the next one under ``"next"``, where
-# the following step finds it. ``is_init`` tells it where an episode begins.
+# the next step reads it. ``is_init`` marks where an episode starts.
 
 from torchrl.modules import GRUModule
 

@@ -5,7 +5,7 @@ What you will learn: which parts there are, what each one reads and writes, and 
 is made of them. Five minutes to read, a few seconds to run.
 
 All parts exchange one thing, a tensordict: tensors by key, with the batch dimensions that they
-share. A part says which keys it reads and which it writes. That is all that two parts need to know
+share. A part declares the keys that it reads and writes. That is all that two parts need to know
 of each other.
 """
 
@@ -13,9 +13,7 @@ import torch
 from tensordict import TensorDict
 
 data = TensorDict(observation=torch.zeros(3, 4), reward=torch.ones(3, 1), batch_size=[3])
-print(
-    data[0]["observation"].shape, data.reshape(3, 1).batch_size
-)  # torch.Size([4]) torch.Size([3, 1])
+print(data[0]["observation"].shape, data.reshape(3, 1).batch_size)  # torch.Size([4]) torch.Size([3, 1])
 
 # %%
 # An environment
@@ -32,9 +30,7 @@ env.append_transform(StepCounter())  # writes "step_count"
 env.append_transform(RewardSum())  # writes "episode_reward"
 env.set_seed(0)
 steps = env.rollout(5)
-print(
-    steps["observation"].shape, steps["next", "reward"].shape
-)  # torch.Size([5, 4]) torch.Size([5, 1])
+print(steps["observation"].shape, steps["next", "reward"].shape)  # torch.Size([5, 4]) torch.Size([5, 1])
 
 # %%
 # A policy and its exploration
@@ -50,9 +46,7 @@ from torchrl.modules import MLP, EGreedyModule, QValueActor
 actor = QValueActor(MLP(4, 2, num_cells=[64, 64]), spec=env.action_spec)
 noise = EGreedyModule(env.action_spec, eps_init=1.0, eps_end=0.05, annealing_num_steps=2_000)
 policy = TensorDictSequential(actor, noise)
-print(
-    actor.in_keys, actor.out_keys
-)  # ['observation'] ['action', 'action_value', 'chosen_action_value']
+print(actor.in_keys, actor.out_keys)  # ['observation'] ['action', 'action_value', 'chosen_action_value']
 
 # %%
 # A collector
