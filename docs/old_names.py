@@ -1,4 +1,4 @@
-"""Write ``old_names.md`` from the tables of old names and the keywords of ``@old_keywords``.
+"""Write ``old_names.md`` from the tables of old names, keywords and attributes.
 
 python docs/old_names.py
 """
@@ -15,13 +15,13 @@ from types import ModuleType
 from typing import Any
 
 import torchrl
+from torchrl._legacy import OLD_PATHS
 
 PAGE = Path(__file__).with_name("old_names.md")
-SOURCE = Path(torchrl.__path__[0])
 GONE = "taken and not needed"
 HEAD = """# Old names
 
-Names, keywords and paths of earlier releases keep working, silently and for life. Our own code and
+Names, keywords, attributes and paths of earlier releases keep working, silently and for life. Our own code and
 documentation use the new ones. This page is made from the tables in the source: `make docs`.
 """
 
@@ -43,12 +43,8 @@ def tables() -> dict[str, dict[str, str]]:
 
 def paths() -> Iterator[tuple[str, str]]:
     """Yield old path and new, of modules whose whole content lives elsewhere now."""
-    for path in sorted(SOURCE.rglob("*.py")):
-        for home in re.findall(
-            r'^__getattr__ = moved\(__name__, "(.*)"\)$', path.read_text(), re.M
-        ):
-            parts = path.relative_to(SOURCE.parent).with_suffix("").parts
-            yield ".".join(part for part in parts if part != "__init__"), home
+    for old, new in OLD_PATHS.items():
+        yield f"torchrl.{old}", f"torchrl.{new}".rstrip(".")
 
 
 def keywords() -> Iterator[tuple[str, str, str]]:
@@ -57,6 +53,15 @@ def keywords() -> Iterator[tuple[str, str, str]]:
         for name, function in renaming(importlib.import_module(module.name)):
             for old, new in function.old_keywords.items():
                 yield re.sub(r"\.__(init|new)__$", "", name), old, new or GONE
+
+
+def attributes() -> Iterator[tuple[str, str, str]]:
+    """Yield class, old attribute and new."""
+    for module in pkgutil.walk_packages(torchrl.__path__, "torchrl."):
+        for thing in vars(importlib.import_module(module.name)).values():
+            if isinstance(thing, type) and _home(thing) == module.name:
+                for old, new in vars(thing).get("old_attributes", {}).items():
+                    yield thing.__qualname__, old, new
 
 
 def renaming(module: ModuleType) -> Iterator[tuple[str, Any]]:
@@ -83,6 +88,8 @@ def page() -> str:
     lines += ["## Keywords", "", "| of | old | new |", "| --- | --- | --- |"]
     for owner, old, new in sorted(set(keywords())):
         lines.append(f"| `{owner}` | `{old}` | {new if new == GONE else f'`{new}`'} |")
+    lines += ["", "## Attributes", "", "| of | old | new |", "| --- | --- | --- |"]
+    lines += [f"| `{owner}` | `{old}` | `{new}` |" for owner, old, new in sorted(attributes())]
     lines += ["", "## Paths", "", "| old | new |", "| --- | --- |"]
     lines += [f"| `{old}` | `{new}` |" for old, new in paths()]
     return "\n".join(lines) + "\n"
