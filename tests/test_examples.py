@@ -4,10 +4,13 @@ import csv
 import importlib
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import torch
+
+from torchrl.record import parse_args
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = ["--total_frames", "240", "--eval_episodes", "2", "--video", "false"]
@@ -22,26 +25,30 @@ RUNS = {
     "dqn": DQN,
     "dqn, all on": [*DQN, "--rainbow", "true", "--num_cells", "16"],
     "dreamer": [
-        *(
-            "--total_frames",
-            "100",
-            "--num_envs",
-            "2",
-            "--episode_len",
-            "50",
-            "--eval_episodes",
-            "2",
-        ),
+        *("--total_frames", "100", "--num_envs", "2", "--episode_len", "50", "--eval_episodes", "2"),
         *("--learning_starts", "50", "--updates_per_batch", "1", "--slices_per_batch", "2"),
         *("--imagination_horizon", "3"),
     ],
     "ppo": [*SMALL, "--frames_per_batch", "120", "--num_epochs", "2"],
+    "ppo_continuous": [
+        *(*SMALL, "--frames_per_batch", "120", "--num_epochs", "2"),
+        *("--num_cells", "16", "--norm_steps", "50"),
+    ],
     "redq": [*OFF_POLICY, "--num_critics", "3"],
     "sac": OFF_POLICY,
     "td3": OFF_POLICY,
 }
+TERMS = {  # some of what each loss returns
+    "a2c": ["loss_objective", "loss_critic", "loss_entropy", "entropy"],
+    "ddpg": ["loss_actor", "loss_value"],
+    "dreamer": ["loss_model_kl", "loss_actor", "loss_value"],
+    "ppo": ["loss_objective", "loss_critic", "entropy", "kl_approx", "clip_fraction", "ESS"],
+    "redq": ["loss_actor", "loss_qvalue", "loss_alpha", "alpha", "entropy"],
+    "sac": ["loss_actor", "loss_qvalue", "loss_alpha", "alpha", "entropy"],
+    "td3": ["loss_actor", "loss_qvalue"],
+}
 ELSEWHERE = {"trainer"}  # has a test of its own
-HELPERS = {"compare", "experiment"}
+HELPERS = {"compare"}
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +69,7 @@ def column(path):
 @pytest.mark.parametrize("name", RUNS)
 def test_runs(name, tmp_path, capsys):
     example = importlib.import_module(name.partition(",")[0])
-    args = example.parse(example.Args, example.__doc__, [*RUNS[name], "--log_dir", str(tmp_path)])
+    args = parse_args(example.Args, argv=[*RUNS[name], "--log_dir", str(tmp_path)])
     score = example.main(args)
 
     (run,) = tmp_path.iterdir()
@@ -70,6 +77,8 @@ def test_runs(name, tmp_path, capsys):
     assert json.loads((run / "hparams.json").read_text())["total_frames"] == args.total_frames
     assert column(scalars / "train/reward.csv")[-1][0] == args.total_frames
     assert column(scalars / "train/episode_return.csv")
+    terms = {path.stem for path in scalars.glob("train/*.csv")}
+    assert terms >= {"loss", *TERMS.get(name, [])}
     ((step, value),) = column(scalars / "eval/return.csv")
     assert math.isfinite(score)
     assert (step, value) == (args.total_frames, pytest.approx(score))
@@ -86,21 +95,16 @@ def test_every_example_is_run():
     }
 
 
-@pytest.mark.slow
-def test_ppo_on_a_continuous_task(tmp_path):
-    ppo = importlib.import_module("ppo")
-    small = [*SMALL, "--frames_per_batch", "120", "--num_epochs", "2"]
-    given = ["--env", "InvertedDoublePendulum-v5", "--log_dir", str(tmp_path), *small]
-    assert math.isfinite(ppo.main(ppo.parse(ppo.Args, ppo.__doc__, given, ppo.TASKS)))
-
-
-def test_the_command_line_overrides_the_task_which_overrides_the_defaults():
-    ppo = importlib.import_module("ppo")
-    given = ["--env", "InvertedDoublePendulum-v5", "--lr", "0.5"]
-    args = ppo.parse(ppo.Args, ppo.__doc__, given, ppo.TASKS)
-    assert (args.lr, args.num_cells) == (0.5, 256)
-    assert args.normalize_observations
-    assert ppo.parse(ppo.Args, ppo.__doc__, [], ppo.TASKS) == ppo.Args()
+@pytest.mark.parametrize("name", sorted({name.partition(",")[0] for name in RUNS} | ELSEWHERE))
+def test_every_setting_has_a_comment(name, capsys):
+    example = importlib.import_module(name)
+    with pytest.raises(SystemExit):
+        parse_args(example.Args, example.__doc__, ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert example.__doc__.splitlines()[0] in text
+    for setting in fields(example.Args):
+        start = f"--{setting.name} {type(setting.default).__name__} "
+        assert len(text.partition(start)[2].partition(" (default: ")[0]) > 5, setting.name
 
 
 def test_rainbow_turns_every_switch_on():
@@ -113,13 +117,6 @@ def test_rainbow_turns_every_switch_on():
     assert on.distributional
     assert on.n_steps == 3
     assert dqn.Args(rainbow=True, n_steps=5).n_steps == 5
-
-
-def test_a_second_run_has_a_folder_of_its_own(tmp_path):
-    experiment, sac = map(importlib.import_module, ("experiment", "sac"))
-    args = sac.Args(log_dir=str(tmp_path))
-    folders = [experiment.Experiment("sac", args).folder.name for _ in range(2)]
-    assert folders == ["sac_Pendulum-v1_seed0", "sac_Pendulum-v1_seed0_2"]
 
 
 def test_curves_of_several_runs_are_drawn(tmp_path):

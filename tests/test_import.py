@@ -14,8 +14,7 @@ MODULES = ["torchrl", *(m.name for m in pkgutil.walk_packages(torchrl.__path__, 
 def test_is_silent_and_light(fresh_python):
     """Warnings are errors there, and none of ours may come from what tensordict brings."""
     loaded = fresh_python(
-        "import tensordict, sys; before = set(sys.modules); import torchrl;"
-        "print(*sorted(set(sys.modules) - before))"
+        "import tensordict, sys; before = set(sys.modules); import torchrl;print(*sorted(set(sys.modules) - before))"
     ).split()
     assert "torchrl" in loaded
     assert not {name.partition(".")[0] for name in loaded} & set(OPTIONAL)

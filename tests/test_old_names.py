@@ -1,7 +1,6 @@
 """Names, keywords and paths of earlier releases work, without a word, and mean what is now."""
 
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import re
@@ -13,33 +12,28 @@ import torch
 
 import torchrl
 from torchrl._core.errors import nearest
+from torchrl._legacy import OLD_PATHS
+from torchrl.envs import PendulumEnv, SerialEnv, TransformedEnv
+from torchrl.envs._legacy import OLD_ATTRIBUTES
 
 renaming = runpy.run_path(Path(__file__).parents[1] / "docs/old_names.py")["renaming"]
 MODULES = [module.name for module in pkgutil.walk_packages(torchrl.__path__, "torchrl.")]
-TABLES = {
-    name.rpartition(".")[0]: importlib.import_module(name).OLD
-    for name in MODULES
-    if name.endswith("._legacy")
-}
+TABLES = {name.rpartition(".")[0]: importlib.import_module(name).OLD for name in MODULES if name.endswith("._legacy")}
 NAMES = [(package, old, new) for package, table in TABLES.items() for old, new in table.items()]
 
 # Scripts of earlier releases import these; today's home of the same object.
 PATHS = {
     "torchrl.collectors.collectors:SyncDataCollector": "torchrl.collectors:Collector",
     "torchrl.collectors.collectors:MultiSyncDataCollector": "torchrl.collectors:MultiSyncCollector",
-    "torchrl.collectors.collectors:MultiaSyncDataCollector": (
-        "torchrl.collectors:MultiAsyncCollector"
-    ),
+    "torchrl.collectors.collectors:MultiaSyncDataCollector": ("torchrl.collectors:MultiAsyncCollector"),
     "torchrl.collectors.utils:split_trajectories": "torchrl.data.trajectories:split_trajectories",
     "torchrl.data.postprocs.postprocs:MultiStep": "torchrl.data:MultiStep",
     "torchrl.data.replay_buffers.replay_buffers:ReplayBuffer": "torchrl.data:ReplayBuffer",
-    "torchrl.data.replay_buffers.samplers:SamplerWithoutReplacement": (
-        "torchrl.data:SamplerWithoutReplacement"
-    ),
+    "torchrl.data.replay_buffers.samplers:SamplerWithoutReplacement": ("torchrl.data:SamplerWithoutReplacement"),
     "torchrl.data.replay_buffers.storages:LazyMemmapStorage": "torchrl.data:LazyMemmapStorage",
     "torchrl.data.replay_buffers.writers:RoundRobinWriter": "torchrl.data:RoundRobinWriter",
     "torchrl.data.tensor_specs:CompositeSpec": "torchrl.data:Composite",
-    "torchrl.envs.common:EnvBase": "torchrl.envs:EnvBase",
+    "torchrl.envs.base:EnvBase": "torchrl.envs:EnvBase",
     "torchrl.envs.env_creator:EnvCreator": "torchrl.envs:EnvCreator",
     "torchrl.envs.gym_like:GymLikeEnv": "torchrl.envs:GymLikeEnv",
     "torchrl.envs.libs.gym:GymEnv": "torchrl.envs:GymEnv",
@@ -53,15 +47,11 @@ PATHS = {
     "torchrl.modules.distributions.discrete:OneHotCategorical": "torchrl.modules:OneHotCategorical",
     "torchrl.modules.models.exploration:NoisyLinear": "torchrl.modules:NoisyLinear",
     "torchrl.modules.models.models:MLP": "torchrl.modules:MLP",
-    "torchrl.modules.models.utils:SquashDims": "torchrl.modules.models.utils:SquashDims",
-    "torchrl.modules.tensordict_module.actors:ActorValueOperator": (
-        "torchrl.modules:ActorValueOperator"
-    ),
+    "torchrl.modules.models.utils:SquashDims": "torchrl.modules.models.layers:SquashDims",
+    "torchrl.modules.tensordict_module.actors:ActorValueOperator": ("torchrl.modules:ActorValueOperator"),
     "torchrl.modules.tensordict_module.actors:QValueModule": "torchrl.modules:QValueModule",
     "torchrl.modules.tensordict_module.common:SafeModule": "torchrl.modules:SafeModule",
-    "torchrl.modules.tensordict_module.exploration:EGreedyWrapper": (
-        "torchrl.modules:EGreedyWrapper"
-    ),
+    "torchrl.modules.tensordict_module.exploration:EGreedyWrapper": ("torchrl.modules:EGreedyWrapper"),
     "torchrl.modules.tensordict_module.probabilistic:SafeProbabilisticModule": (
         "torchrl.modules:SafeProbabilisticModule"
     ),
@@ -117,19 +107,7 @@ TREE_BY_PACKAGE = {
     "trainers": "trainers",
     "trainers.helpers": "collectors envs loggers losses models replay_buffer trainers",
 }
-TREE = [
-    f"torchrl.{package}.{name}"
-    for package, names in TREE_BY_PACKAGE.items()
-    for name in names.split()
-]
-
-
-def moved():
-    """Return the paths whose whole content lives elsewhere now, and where."""
-    calls = re.compile(r'^__getattr__ = moved\(__name__, "(.*)"\)$', re.MULTILINE)
-    sources = {name: importlib.util.find_spec(name).origin for name in MODULES}
-    homes = {name: calls.search(Path(file).read_text()) for name, file in sources.items()}
-    return {name: home[1] for name, home in homes.items() if home}
+TREE = [f"torchrl.{package}.{name}" for package, names in TREE_BY_PACKAGE.items() for name in names.split()]
 
 
 def find(path):
@@ -148,8 +126,9 @@ def test_every_old_path_leads_to_todays_object(path, home):
     assert find(path) is find(home)
 
 
-@pytest.mark.parametrize(("path", "home"), moved().items())
+@pytest.mark.parametrize(("path", "home"), OLD_PATHS.items())
 def test_a_path_that_moved_holds_all_that_its_home_does(path, home):
+    path, home = f"torchrl.{path}", f"torchrl.{home}".rstrip(".")
     new = importlib.import_module(home)
     for name in getattr(new, "__all__", []):
         if not inspect.ismodule(getattr(new, name)):  # a path may have modules of its own
@@ -214,6 +193,14 @@ def test_every_old_keyword_names_an_argument(name, function):
 def test_keywords_are_found_by_those_who_list_them():
     names = [name for name, _ in RENAMING]
     assert {"MLP.__init__", "Bounded.__new__", "PPOLoss.__init__"} <= set(names)
+
+
+@pytest.mark.parametrize(("old", "new"), OLD_ATTRIBUTES.items())
+def test_every_environment_has_its_specs_under_their_old_names(old, new):
+    env = TransformedEnv(SerialEnv(2, PendulumEnv))
+    assert getattr(env, old) == getattr(env, new) == getattr(env.base_env[0], new)
+    assert env.unbatched_action_spec["action"].shape == (1,)
+    assert getattr(PendulumEnv(), old) == getattr(PendulumEnv(), new)
 
 
 def test_what_a_bound_was_called():

@@ -39,9 +39,7 @@ ERRORS = {
 }
 WORKERS = {
     "processes": lambda make: ParallelEnv(2, make).rollout(5),
-    "pool of processes": lambda make: AsyncEnvPool([make] * 2, backend="multiprocessing").rollout(
-        5
-    ),
+    "pool of processes": lambda make: AsyncEnvPool([make] * 2, backend="multiprocessing").rollout(5),
     "pool of threads": lambda make: AsyncEnvPool([make] * 2, backend="threading").rollout(5),
     "sync": lambda make: MultiSyncCollector([make] * 2, frames_per_batch=10).next(),
     "async": lambda make: MultiAsyncCollector([make] * 2, frames_per_batch=10).next(),
