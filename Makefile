@@ -5,17 +5,19 @@ VENV ?= .venv
 EXTRAS ?= .venv-extras
 WORKERS ?= 2
 ARGS ?=
+RUN ?= 1
 # Small networks lose more to waking a second thread than it gives.
 export OMP_NUM_THREADS ?= 1
 # Scripts that others wrote against this API: run where a copy lies beside the checkout.
 SCRIPTS ?= ../shared/acceptance
-# Faults that were found from outside, as small checks.
+# Faults that were found from outside, and what others rely on in this API, as small checks.
 FAULTS ?= ../shared/faults
+CONTRACT ?= ../shared/contract
 
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: check test test-extras faults scripts train bench docs clean
+.PHONY: check test test-distributed test-extras faults contract scripts train bench scores-small docs notebooks clean
 
 check: $(READY)
 	$(BIN)/ruff check
@@ -23,36 +25,75 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Of nearly 20 000 tests, some wait for processes on a busy machine: those that fail run once more, one at a time.
+# Their first failure stays in what is printed; one that fails twice fails the run.
+# Tutorials run once: `make docs` builds their pages, and what they printed is read there.
 test: check
-	$(BIN)/pytest -n $(WORKERS)
+	$(BIN)/pytest -n $(WORKERS) --ignore tests/test_tutorials.py || \
+		$(BIN)/pytest --last-failed --last-failed-no-failures none --ignore tests/test_tutorials.py
 	@if [ -d $(FAULTS) ]; then $(MAKE) --no-print-directory faults; fi
+	@if [ -d $(CONTRACT) ]; then $(MAKE) --no-print-directory contract; fi
 	@if [ -d $(SCRIPTS) ]; then $(MAKE) --no-print-directory scripts; fi
+	@rm -f docs/tutorials/*.md5
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+		$(MAKE) --no-print-directory docs; else echo "The site needs Python 3.11; the tutorials run without it."; fi
+	$(BIN)/pytest -n $(WORKERS) tests/test_tutorials.py
+
+# Ray, on one node and on several, and ranks of torch.distributed, all on this machine, one test at a time.
+test-distributed: DISTRIBUTED = $(BIN)/pytest -m distributed tests/collectors tests/objectives/test_data_parallel.py \
+	tests/trainers/test_data_parallel.py tests/test_distributed_examples.py
+test-distributed: $(READY)
+	$(DISTRIBUTED) || $(DISTRIBUTED) --last-failed --last-failed-no-failures none
 
 # What is too heavy for every day: JAX (Brax, Jumanji) and OpenSpiel.
 test-extras: $(EXTRAS)/.ready
 	$(EXTRAS)/bin/pytest -rs -k 'jax or brax or jumanji or open' tests/envs/libs tests/envs/test_env_contract.py \
 		torchrl/envs/libs
 
-# Exact resume with simulators that keep a state of their own is not promised yet.
+# Exact resume with simulators that keep a state of their own is not promised yet. A few checks compare the order
+# of what two processes print, which a busy machine can reverse: those that fail run once more.
+faults: export PYTHONDONTWRITEBYTECODE = 1
+faults: CHECKS = $(BIN)/pytest -q --rootdir $(FAULTS) -o cache_dir=$(CURDIR)/.cache/faults \
+	--ignore $(FAULTS)/test_resume.py $(FAULTS)
 faults: $(READY)
-	PYTHONDONTWRITEBYTECODE=1 $(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) --rootdir $(FAULTS) \
-		--ignore $(FAULTS)/test_resume.py $(FAULTS)
+	$(CHECKS) -n $(WORKERS) || $(CHECKS) --last-failed --last-failed-no-failures none
+
+# Those that docs/differences.md refuses are left out.
+contract: export PYTHONDONTWRITEBYTECODE = 1
+contract: $(READY)
+	@mkdir -p .cache
+	@grep -oE 'test_[a-z_]+\.py::[^`]+' docs/differences.md | sed 's/^/--deselect=/' > .cache/refused
+	$(BIN)/pytest -q -p no:cacheprovider -n $(WORKERS) --rootdir $(CONTRACT) @.cache/refused $(CONTRACT)
 
 # The longest one trains for 50 000 frames, two minutes, and judges what was learned; SEED_TOTAL_FRAMES shortens it.
 scripts: $(READY)
 	PYTHONDONTWRITEBYTECODE=1 MPLBACKEND=Agg $(SCRIPTS)/run $(abspath $(BIN))/python
 
 train: $(READY)
-	$(BIN)/python examples/ppo.py $(ARGS)
+	$(BIN)/torchrl train ppo CartPole-v1 $(ARGS)
 
 bench: $(READY)
-	for file in benchmarks/*.py; do echo "== $$file" && $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out %/scores_small.py %/keep.py,$(wildcard benchmarks/*.py)); do echo "== $$file" && $(BIN)/python $$file || exit 1; done
 
-docs: $(READY)
+# Runs that are in benchmarks/results are not repeated.
+scores-small: $(READY)
+	$(BIN)/python benchmarks/scores_small.py $(ARGS)
+
+# Each tutorial as tutorials/notebooks/NAME.ipynb, without outputs.
+notebooks: $(READY)
+	$(BIN)/python docs/notebooks.py
+
+# The site is docs/_build/html/index.html. RUN=0 leaves out what takes longest: the tutorials are shown, but not run.
+# A warning fails it, as does a tutorial that raises; what was built before is not built again.
+docs: $(VENV)/.docs
 	$(BIN)/python docs/old_names.py
+	TORCHRL_DOCS_RUN=$(RUN) $(BIN)/python -m sphinx --fail-on-warning --keep-going --jobs $(WORKERS) --quiet \
+		--doctree-dir docs/_build/doctrees docs docs/_build/html
+	$(BIN)/python docs/check_site.py
 
 clean:
-	rm -rf $(VENV) $(EXTRAS) build dist .cache .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(EXTRAS) docs/_build docs/reference docs/tutorials build dist .cache .pytest_cache \
+		 .mypy_cache .ruff_cache .import_linter_cache
 
 # install ENVIRONMENT,EXTRA: torch comes first and pinned, what needs it must not choose another build.
 define install
@@ -67,6 +108,9 @@ endef
 
 $(READY): pyproject.toml constraints.txt
 	$(call install,$(VENV),tests)
+
+$(VENV)/.docs: $(READY)
+	$(call install,$(VENV),docs)
 
 $(EXTRAS)/.ready: pyproject.toml constraints.txt
 	$(call install,$(EXTRAS),tests_extras)
