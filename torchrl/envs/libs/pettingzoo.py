@@ -16,7 +16,8 @@ from torchrl._core.mdp import DONE_NAMES
 from torchrl._core.optional import require_package
 from torchrl.data import Categorical, Composite, TensorSpec, Unbounded
 from torchrl.envs.gym_like import as_tensor
-from torchrl.envs.libs.gym.spaces import kind_of, leaf_readers, record_writer, spec_from_space
+from torchrl.envs.libs.gym.env import leaf_readers, record_writer
+from torchrl.envs.libs.gym.spaces import kind_of, spec_from_space
 from torchrl.envs.marl import Group, MarlGroupMapType, group_by_name, group_specs, resolve_groups
 from torchrl.envs.specs import flag_spec, flag_specs
 from torchrl.envs.wrapper import Catalogue, EnvWrapper, take_options, unknown_name, wrong_kind

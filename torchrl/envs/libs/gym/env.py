@@ -1,25 +1,26 @@
-"""Gymnasium environments, single and vectorised."""
+"""Gymnasium environments, single and vectorised, and how values of their spaces become tensors and back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, NonTensorData, NonTensorStack, TensorDictBase
+from torch import Tensor
 
 from torchrl._core.optional import require_package
 from torchrl._core.records.capabilities import is_unchanged
 from torchrl._core.records.flat_record import FlatRecord
-from torchrl.data import Bounded, Composite, TensorSpec, Unbounded
+from torchrl.data import Bounded, Composite, MultiOneHot, NonTensor, OneHot, TensorSpec, Unbounded
 from torchrl.envs.base import next_seed
 from torchrl.envs.gym_like import GymLikeEnv
 from torchrl.envs.libs.gym.backend import gym_backend
 from torchrl.envs.libs.gym.row_stepper import Rows, RowStepper
-from torchrl.envs.libs.gym.spaces import kind_of, leaf_readers, record_writer, spec_from_space
+from torchrl.envs.libs.gym.spaces import STAND_INS, children_of, copy_array, kind_of, spec_from_space
 from torchrl.envs.libs.gym.vector import SAME_STEP, driver_of, render_rows
 from torchrl.envs.specs import flag_specs, leaf_names
 from torchrl.envs.wrapper import Catalogue
@@ -422,3 +423,145 @@ class GymEnv(GymWrapper):
 
 def _expand(spec: TensorSpec, batch: torch.Size) -> TensorSpec:
     return spec.expand(*batch, *spec.shape) if batch else spec
+
+
+# --- values of spaces and tensors ------------------------------------------------------------------
+
+Reader = Callable[[Any], object]
+
+
+def leaf_readers(
+    space: object, spec: TensorSpec, *, batched: bool, device: Any, path: tuple[str, ...]
+) -> list[tuple[NestedKey, Reader]]:
+    """Return, for each leaf of a space, its key and how to read its tensor out of a sample.
+
+    Args:
+        space: The space of one environment.
+        spec: Its spec, without batch dimensions, on the CPU.
+        batched: Whether samples carry one leading dimension, environments.
+        device: Where the entries go; ``None`` for the CPU, and for objects of no device.
+        path: Key of the space in the record.
+    """
+    children = children_of(space)
+    if children is None:
+        key = path[0] if len(path) == 1 else path
+        return [(key, _reader(space, spec, key, batched=batched, device=device))]
+    leaves: list[tuple[NestedKey, Reader]] = []
+    for name, (index, child) in children.items():
+        for leaf, read in leaf_readers(child, spec[name], batched=batched, device=device, path=(*path, name)):
+
+            def read_part(sample: Mapping[object, object], index: object = index, read: Reader = read) -> object:
+                return read(sample[index])
+
+            leaves.append((leaf, read_part))
+    return leaves
+
+
+def _reader(
+    space: Any, spec: TensorSpec, key: NestedKey, *, batched: bool, device: torch.device | str | int | None
+) -> Reader:
+    move = device is not None and torch.device(device).type != "cpu"
+
+    def finish(tensor: Tensor) -> Tensor:
+        return tensor.to(device) if move else tensor
+
+    kind = kind_of(space)
+    if isinstance(spec, NonTensor):
+        one = partial(NonTensorData, device=device)
+        return (lambda samples: NonTensorStack(*map(one, samples))) if batched else one
+    if kind == "Discrete":
+        start, n, one_hot = int(space.start), int(space.n), isinstance(spec, OneHot)
+        eye = torch.eye(n, dtype=spec.dtype)
+
+        def choice(sample: object) -> Tensor:
+            index = np.asarray(sample, np.int64) - start
+            return finish(eye[index] if one_hot else torch.from_numpy(np.array(index)))
+
+        return choice
+    if kind == "MultiDiscrete":
+        starts, dims = np.asarray(getattr(space, "start", 0)), space.nvec.ndim
+
+        def choices(sample: object) -> Tensor:
+            index = np.asarray(sample, np.int64) - starts
+            index = index.reshape(*index.shape[: index.ndim - dims], -1)
+            return finish(spec.encode(index) if isinstance(spec, MultiOneHot) else torch.from_numpy(index))
+
+        return choices
+    dtype = space.dtype if kind in ("Box", "MultiBinary") else None
+    if dtype is None:
+        return lambda sample: finish(spec.encode(sample))
+    stand_in = STAND_INS.get(np.dtype(dtype), dtype)
+    if space.shape and np.prod(space.shape) == 1:  # it may be returned without its dimensions
+        shape = (-1, *space.shape) if batched else space.shape
+
+        def number(sample: object) -> Tensor:
+            array = copy_array(sample, stand_in, key)
+            return finish(torch.from_numpy(array.reshape(shape) if array.ndim == int(batched) else array))
+
+        return number
+
+    def numbers(sample: object) -> Tensor:
+        # A simulator may reuse its buffer, hence the copy.
+        if type(sample) is np.ndarray and sample.dtype == stand_in:
+            tensor = torch.from_numpy(sample.copy())
+        else:
+            tensor = torch.from_numpy(copy_array(sample, stand_in, key))
+        return tensor.to(device) if move else tensor
+
+    return numbers
+
+
+def record_writer(
+    space: object, spec: TensorSpec, *, batched: bool, path: tuple[str, ...] = ()
+) -> Callable[[Any], object]:
+    """Return how the actions of a record become what ``step`` of the foreign environment takes.
+
+    Args:
+        space: The action space of one environment.
+        spec: Its spec, without batch dimensions.
+        batched: Whether actions carry one leading dimension, environments.
+        path: Key of the space in the record; a lone action is called ``action``.
+    """
+    children = children_of(space)
+    if children is None:
+        write = _writer(space, spec, batched)
+        key: NestedKey = "action" if not path else path[0] if len(path) == 1 else path
+        return lambda record: write(record.get(key))
+    parts = {
+        index: record_writer(child, spec[name], batched=batched, path=(*path, name))
+        for name, (index, child) in children.items()
+    }
+    if kind_of(space) == "Tuple":
+        return lambda record: tuple(write(record) for write in parts.values())
+    return lambda record: {name: write(record) for name, write in parts.items()}
+
+
+def _writer(space: Any, spec: TensorSpec, batched: bool) -> Callable[[Any], object]:
+    kind = kind_of(space)
+    if isinstance(spec, NonTensor):
+        return lambda action: tuple(action.tolist()) if batched else action.tolist()
+    if kind == "Discrete":
+        start = int(space.start)
+        if isinstance(spec, OneHot):
+            if batched:
+                return lambda action: action.numpy(force=True).argmax(-1) + start
+            return lambda action: int(action.numpy(force=True).argmax()) + start
+        if batched:
+            return lambda action: action.numpy(force=True) + start
+        return lambda action: int(action) + start
+    if kind == "MultiDiscrete":
+        shape, starts = space.nvec.shape, np.asarray(getattr(space, "start", 0))
+
+        def choices(action: Tensor) -> np.ndarray:
+            if isinstance(spec, MultiOneHot):
+                parts = action.split(space.nvec.flatten().tolist(), -1)
+                action = torch.stack([part.argmax(-1) for part in parts], -1)
+            array = action.numpy(force=True)
+            return array.reshape(*array.shape[:-1], *shape) + starts
+
+        return choices
+    if kind in ("Box", "MultiBinary"):
+        dtype = space.dtype
+        # A simulator may edit its action, hence the copy.
+        return lambda action: np.array(action.numpy(force=True), dtype)
+    return lambda action: spec.to_numpy(action.clone())
