@@ -30,6 +30,7 @@ THEMES = {
         "data",
         "replay_buffers_in_depth",
         "collectors",
+        "ray_cluster",
         "losses",
         "loggers",
         "evaluation",
