@@ -198,6 +198,11 @@ def test_returns_of_an_environment_with_and_without_rows():
     assert evaluate_policy(env, policy, max_steps=3).item() == 3
 
 
+def test_an_evaluation_needs_the_sums_of_rewards():
+    with pytest.raises(KeyError, match=r"evaluate_policy: .*episode_reward.*RewardSum"):
+        evaluate_policy(GymEnv("CartPole-v1"), None)
+
+
 def test_plots_several_curves(tmp_path):
     curves = {"seed 0": [(10, 1.0), (20, 2.0)], "seed 1": []}
     plot_curves(curves, tmp_path / "curves.png", "Two runs")

@@ -41,6 +41,11 @@ def observations(agent, n=3):
     return agent.specs.raw["observation"].rand((n,)).numpy()
 
 
+def test_it_is_shown_with_its_settings(agent):
+    assert repr(agent).startswith(f"Agent({agent.algorithm!r}, {agent.task!r}, ")
+    assert "total_frames=" in repr(agent)
+
+
 def test_one_observation_and_a_batch(agent):
     batch = observations(agent)
     actions, state = agent.predict(batch)

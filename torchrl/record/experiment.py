@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from torchrl._core.exploration import set_exploration_type
+from torchrl._core.keys import require
 from torchrl._core.log import logger as log
 from torchrl._core.optional import require_package
 from torchrl.envs import EnvBase, GymEnv, TransformedEnv
@@ -257,6 +258,9 @@ def evaluate_policy(env: EnvBase, policy: Callable[..., object] | None, max_step
         policy: The policy; random actions if ``None``.
         max_steps: Most steps of an episode.
 
+    Raises:
+        MissingKeyError: if the environment does not sum its rewards.
+
     >>> from torchrl.envs import RewardSum
     >>> env = TransformedEnv(GymEnv("CartPole-v1", num_envs=3), RewardSum())
     >>> evaluate_policy(env, None).shape
@@ -264,6 +268,7 @@ def evaluate_policy(env: EnvBase, policy: Callable[..., object] | None, max_step
     """
     with set_exploration_type("deterministic"):
         episodes = env.rollout(max_steps, policy, break_when_all_done=True)
+    require(episodes, [("next", "episode_reward")], "evaluate_policy", "Append RewardSum() to the environment.")
     return episodes["next", "episode_reward"][..., -1, 0].reshape(-1)
 
 

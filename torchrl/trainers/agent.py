@@ -214,6 +214,11 @@ class Agent:
         given = None if self._conditioned is None else self._conditioned.last_reward_key
         self.memory_keys: list[NestedKey] = [key for key in names if key != given]  # which the policy writes
 
+    def __repr__(self) -> str:
+        is_name = self.task is None or isinstance(self.task, str)
+        task = self.task if is_name else getattr(self.task, "__name__", type(self.task).__name__)
+        return f"{type(self).__name__}({self.algorithm!r}, {task!r}, {self.config})"
+
     @classmethod
     def from_trainer(cls, trainer: AlgorithmTrainer, config: AlgorithmConfig, task: Task | None = None) -> Agent:
         """Return a copy of the policy of a trainer, with the statistics of its environment as they are.
