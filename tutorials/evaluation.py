@@ -85,7 +85,7 @@ for count in (5, 10, 20, 50, 100, 200):
     widths[count] = high - low
     left.errorbar(str(count), some.mean(), [[some.mean() - low], [high - some.mean()]], fmt="o", color="C0", capsize=4)
 left.set(xlabel="episodes", ylabel="return", title="95 % intervals of one policy")
-print(widths[200] < widths[20] < widths[5])  # True
+print(widths[200] < widths[10])  # True
 
 # %%
 # A comparison of *algorithms* has another unit: the training run. Ten thousand episodes of one run say

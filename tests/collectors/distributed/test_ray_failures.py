@@ -189,7 +189,8 @@ def test_a_program_that_is_killed_leaves_nothing(processes):
     assert len(pids) > 3
     program.kill()
     program.wait()
-    assert processes.are_gone(pids, wait=60)
+    assert processes.are_gone(pids[:1], wait=5)
+    assert processes.are_gone(pids, wait=100)  # two agents of Ray look for their node once a minute
     assert set(os.listdir("/dev/shm")) <= before
 
 
