@@ -133,7 +133,7 @@ scores = {
 }
 for name, score in scores.items():
     print(f"{name:20} {score:6.1f}")
-assert scores["the agent's, frozen"] == right > 10 * scores["none"]
+assert min(right, scores["the agent's, frozen"]) > 10 * scores["none"]
 
 # %%
 # Without normalisation, the agent that solves the task drops the pole at once. Nothing failed and

@@ -1,5 +1,6 @@
 """Ranks that torchrun starts, and ranks that are jobs."""
 
+import gc
 import subprocess
 import sys
 
@@ -60,11 +61,16 @@ def test_an_error_of_rank_0_ends_all_ranks(tmp_path):
     assert "done" not in done.stdout
 
 
-# It does not wait for the processes that watch local jobs.
+@pytest.fixture
+def submitit():
+    """It does not wait for the processes that watch local jobs: Python warns of those when jobs are collected."""
+    yield pytest.importorskip("submitit")
+    gc.collect()
+
+
+@pytest.mark.usefixtures("submitit")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_submitit(tmp_path):
-    pytest.importorskip("submitit")
-    torch.manual_seed(0)
     options = {"frames_per_batch": 40, "total_frames": 80}
     batches = []
     for kind, more in (
@@ -85,10 +91,9 @@ def test_submitit(tmp_path):
     assert collector._ranks._store is None  # or a later fork could hang
 
 
+@pytest.mark.usefixtures("submitit")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_job_that_cannot_build_its_environment(tmp_path):
-    pytest.importorskip("submitit")
-
     def missing():
         raise FileNotFoundError("no level")
 
