@@ -39,14 +39,20 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes():
+def cluster():
     os.environ["RAY_AUTH_MODE"] = "disabled"
     nodes = Nodes()
-    nodes.add()
-    nodes.add()
     yield nodes
     ray.shutdown()
     nodes.cluster.shutdown()
+
+
+@pytest.fixture
+def nodes(cluster):
+    """Two nodes, whatever the test before has lost."""
+    while len(cluster.nodes) < 2:
+        cluster.add()
+    return cluster
 
 
 def pool_is_on(collector):
@@ -106,7 +112,18 @@ def test_a_killed_node_is_named_within_five_seconds(sync, nodes):
         list(collector)
     assert time.monotonic() - start < 5
     collector.shutdown()
+
+
+def test_actors_that_ray_places_on_a_lost_node_are_placed_again(nodes):
+    """Ray learns only after seconds that a node is lost."""
+    options = {"num_collectors": 2, "frames_per_batch": 40, "remote_configs": ROOM}
+    with RayCollector(CountingEnv, **options) as collector:
+        place = collector._pool.actors[1].place
     nodes.add()
+    nodes.kill(place)
+    with RayCollector(CountingEnv, **options) as collector:
+        assert collector.next().shape == (2, 20)
+        assert place.node not in pool_is_on(collector)
 
 
 def test_actors_of_all_nodes_fill_one_buffer(nodes):

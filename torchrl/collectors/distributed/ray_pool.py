@@ -239,7 +239,11 @@ class RayPool:
         try:
             found = self._ray.get(ref)
         except self._ray.exceptions.RayError as error:
-            self._on_failure(actor, self._lost(actor, error))
+            if actor.place is None and "never ran" in str(error):  # its node was lost first, and nothing with it
+                self._forget(actor)
+                self.actors[actor.worker] = self._new_actor(actor.worker, actor.attempt)
+            else:
+                self._on_failure(actor, self._lost(actor, error))
             return
         if isinstance(what, Request):
             if found[0] == FAILED:
