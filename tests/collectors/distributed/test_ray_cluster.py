@@ -114,18 +114,6 @@ def test_a_killed_node_is_named_within_five_seconds(sync, nodes):
     collector.shutdown()
 
 
-def test_actors_that_ray_places_on_a_lost_node_are_placed_again(nodes):
-    """Ray learns only after seconds that a node is lost."""
-    options = {"num_collectors": 2, "frames_per_batch": 40, "remote_configs": ROOM}
-    with RayCollector(CountingEnv, **options) as collector:
-        place = collector._pool.actors[1].place
-    nodes.add()
-    nodes.kill(place)
-    with RayCollector(CountingEnv, **options) as collector:
-        assert collector.next().shape == (2, 20)
-        assert place.node not in pool_is_on(collector)
-
-
 def test_actors_of_all_nodes_fill_one_buffer(nodes):
     with RayReplayBuffer(
         replay_buffer_cls=TensorDictReplayBuffer, storage=LazyTensorStorage(500), batch_size=16

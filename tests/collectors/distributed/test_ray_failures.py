@@ -17,7 +17,7 @@ from torchrl._core.workers import ray_session
 from torchrl.testing.mocks import CountingEnv
 
 pytest.importorskip("ray")
-from torchrl.collectors.distributed import RayCollector
+from torchrl.collectors.distributed import RayCollector, ray_pool
 
 pytestmark = [
     pytest.mark.distributed,
@@ -162,6 +162,28 @@ def test_another_version_is_refused(monkeypatch):
         RayCollector(CountingEnv, frames_per_batch=20)
 
 
+def test_an_actor_whose_node_is_lost_before_it_runs_is_placed_again(local_ray, monkeypatch):
+    @local_ray.remote
+    def answer_of_ray():
+        raise RuntimeError("The actor died because its node has died. The actor never ran.")
+
+    make, made = ray_pool.RayPool._new_actor, []
+
+    def new_actor(pool, worker, attempt):
+        actor = make(pool, worker, attempt)
+        made.append((worker, attempt))
+        if len(made) == 1:
+            del pool._refs[actor.start]
+            actor.start = answer_of_ray.remote()
+            pool._refs[actor.start] = actor, ray_pool.START
+        return actor
+
+    monkeypatch.setattr(ray_pool.RayPool, "_new_actor", new_actor)
+    with RayCollector(CountingEnv, num_collectors=2, frames_per_batch=20) as collector:
+        assert collector.next().shape == (2, 10)
+    assert made == [(0, 0), (1, 0), (0, 0)]
+
+
 def test_an_actor_that_no_node_has_room_for_is_told():
     with pytest.raises(WorkerError, match=r"worker 0 did not start within 2 s. An actor needs"):
         RayCollector(CountingEnv, frames_per_batch=20, remote_configs={"num_gpus": 1}, start_timeout=2)
@@ -169,7 +191,7 @@ def test_an_actor_that_no_node_has_room_for_is_told():
 
 PROGRAM = """
 import ray, time
-from torchrl.collectors.distributed import RayCollector
+from torchrl.collectors.distributed import RayCollector, ray_pool
 from torchrl.testing.mocks import CountingEnv
 config = {"address": "local", "num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
 collector = RayCollector(CountingEnv, frames_per_batch=2000, ray_init_config=config, sync=False)
