@@ -24,17 +24,17 @@ import torchrl
 from torchrl.trainers import bootstrap_interval, read_run
 
 # %%
-# A policy that is half trained: some of its episodes are long, some are short. Every thousand frames it
+# A policy that is hardly trained: some of its episodes are long, some are short. Every 512 frames it
 # plays five episodes, and the best agent so far is kept.
 
 folder = tempfile.TemporaryDirectory()
 agent = torchrl.train(
     "ppo",
     "CartPole-v1",
-    total_frames=12_288,
+    total_frames=4_096,
     seed=0,
     log_dir=folder.name,
-    eval_interval=1_024,
+    eval_interval=512,
     eval_episodes=5,
     final_episodes=0,
     video=False,
@@ -52,7 +52,8 @@ run = Path(folder.name, "ppo_CartPole-v1_seed0")
 
 result = agent.evaluate(200)
 noisy = agent.evaluate(100, deterministic=False)
-print(result.returns.shape, result.mean > noisy.mean)  # torch.Size([200]) True
+print(result.returns.shape)  # torch.Size([200])
+print(f"deterministic {result.mean:.0f}, with noise {noisy.mean:.0f}")
 
 # %%
 # With your own policy it is a rollout. ``break_when_all_done`` lets each row finish its first episode.
@@ -104,7 +105,7 @@ right.plot(range(1, 13), lucky, "o", label="five episodes each")
 right.axhline(result.mean, color="C1", label="200 episodes")
 right.set(xlabel="evaluation", ylabel="return", title="Twelve evaluations of the same policy")
 right.legend()
-print(lucky.max() > high)  # tensor(True)
+print((lucky.max() > high).item())  # True
 
 # %%
 # ``best.agent`` is the agent with the highest evaluation so far. Keep it, but do not report that
@@ -113,7 +114,7 @@ print(lucky.max() > high)  # tensor(True)
 steps, means = read_run(run).metrics["eval/return"].T
 best = torchrl.Agent.load(run / "best.agent")
 again = best.evaluate(100, seed=77)
-print(means.max() >= again.mean > result.mean)  # True
+print(f"highest evaluation {means.max():.0f}, the same agent again {again.mean:.0f}, the last one {result.mean:.0f}")
 
 # %%
 # True returns
@@ -187,7 +188,7 @@ for number, batch in enumerate(Collector(env, actor, frames_per_batch=80, total_
 found.append(evaluator.evaluate(step=16_000))
 evaluator.shutdown()
 print(sorted(found[0]))  # ['eval/episode_length', 'eval/fps', 'eval/reward', 'eval/reward_std', 'eval/step']
-print(found[-1]["eval/reward"] > 2 * found[0]["eval/reward"])  # True
+print(f"before training {found[0]['eval/reward']:.0f}, after {found[-1]['eval/reward']:.0f}")
 
 # %%
 # A :class:`~torchrl.trainers.Trainer` evaluates with ``LogValidationReward``, :func:`torchrl.train` with
