@@ -43,8 +43,8 @@ def site_path(file: Path) -> str | None:
     return "/" + Path(os.path.relpath(file, DOCS)).as_posix() if file.is_file() else None
 
 
-def rewritten(text: str, folder: Path) -> str:
-    """Return Markdown whose relative links, from ``folder``, lead to the site."""
+def rewritten(text: str, folder: Path, shown_in: Path = DOCS) -> str:
+    """Return Markdown whose relative links, from ``folder``, lead to the site; images are those of a page elsewhere."""
 
     def link(match: re.Match[str]) -> str:
         mark, label, target, anchor = match.groups()
@@ -52,7 +52,7 @@ def rewritten(text: str, folder: Path) -> str:
         if "://" in target or target.startswith(("mailto:", "/")) or not file.is_relative_to(ROOT):
             return match[0]
         if mark:  # an image, whose label may be anything
-            return f"![{label}]({os.path.relpath(file, DOCS)})"
+            return f"![{label}]({os.path.relpath(file, shown_in)})"
         label = LINK.sub(link, label)
         if folder.is_relative_to(DOCS) and file.is_relative_to(DOCS) and not file.is_relative_to(DOCS / "tutorials"):
             return f"[{label}]({target}{anchor or ''})"
@@ -61,7 +61,7 @@ def rewritten(text: str, folder: Path) -> str:
 
     def image(match: re.Match[str]) -> str:
         file = Path(os.path.normpath(folder / match[2]))
-        return f'{match[1]}{os.path.relpath(file, DOCS)}"' if file.is_file() else match[0]
+        return f'{match[1]}{os.path.relpath(file, shown_in)}"' if file.is_file() else match[0]
 
     parts = CODE.split(text)
     return "".join(part if i % 2 else IMAGE.sub(image, LINK.sub(link, part)) for i, part in enumerate(parts))
@@ -72,11 +72,11 @@ def on_source(app: Any, docname: str, source: list[str]) -> None:
     page = Path(app.env.doc2path(docname))
     if page.suffix != ".md":
         return
-    text = rewritten(source[0], page.parent)
+    text = rewritten(source[0], page.parent, page.parent)
     for name in TEXT.findall(text):
         file = (page.parent / name).resolve()
         app.env.note_dependency(str(file))
-        text = text.replace(f"<!-- text of: {name} -->", rewritten(file.read_text(), file.parent))
+        text = text.replace(f"<!-- text of: {name} -->", rewritten(file.read_text(), file.parent, page.parent))
     source[0] = text
 
 
