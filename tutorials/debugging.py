@@ -11,7 +11,7 @@ What you will learn:
 Five minutes to read, a quarter of a minute to run.
 
 Reinforcement learning fails silently: a wrong program still runs, and its curve is merely low. So we
-break PPO twice, as it happens to everybody, and mend it with what the library can tell.
+break PPO in two common ways, and fix it with what the library can tell.
 """
 
 import tempfile
@@ -130,8 +130,8 @@ assert {"learning_rate_is_zero", "kl_zero"} <= {finding.rule for finding in repo
 # learning rate says why; the share of the run says that the schedule counts something other than
 # batches. The advice names it. So, one word:
 
-train("mended", interval="batch")
-report = doctor(runs / "mended")
+train("fixed", interval="batch")
+report = doctor(runs / "fixed")
 found = {finding.rule for finding in report.findings}
 assert not {"learning_rate_is_zero", "kl_zero"} & found
 
@@ -144,7 +144,7 @@ import matplotlib.pyplot as plt
 from torchrl.trainers import read_run
 
 names = {"episode_return": "return", "lr": "learning rate", "kl_approx": "KL divergence", "entropy": "entropy"}
-colors = {"broken": "tab:red", "mended": "tab:blue"}
+colors = {"broken": "tab:red", "fixed": "tab:blue"}
 figure, axes = plt.subplots(2, 2, figsize=(8, 5), sharex=True, layout="constrained")
 final = {}
 for name, color in colors.items():
@@ -160,7 +160,7 @@ for panel in axes[1]:
     panel.set_xlabel("frames")
 plt.show()
 
-print(final["mended"] > 2 * final["broken"])  # True
+print(final["fixed"] > 2 * final["broken"])  # True
 
 # %%
 # What a report does not say
