@@ -170,6 +170,7 @@ def td3(batch: int = 256, observations: int = 17, actions: int = 6, hidden: int 
     optimizer = torch.optim.Adam(loss.parameters(), 1e-9)
     nets = nn.ModuleList([policy, *critics])
     frozen = copy.deepcopy(nets).requires_grad_(False)
+    own = torch.optim.Adam(nets.parameters(), 1e-9)  # the loss has stacked copies of the critics
 
     def library() -> None:
         out = loss(td)
@@ -192,8 +193,8 @@ def td3(batch: int = 256, observations: int = 17, actions: int = 6, hidden: int 
         for p in critics[0].parameters():
             p.requires_grad_(True)
         (error + actor).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        own.step()
+        own.zero_grad()
         polyak(list(frozen.parameters()), list(nets.parameters()))
 
     return library, by_hand
@@ -217,6 +218,7 @@ def sac(batch: int = 256, observations: int = 17, actions: int = 6, hidden: int 
     optimizer = torch.optim.Adam(loss.parameters(), 1e-9)
     nets = nn.ModuleList(critics)
     frozen, log_alpha = copy.deepcopy(nets).requires_grad_(False), loss.log_alpha
+    own = torch.optim.Adam([*policy.parameters(), *nets.parameters(), log_alpha], 1e-9)  # the loss has copies
 
     def library() -> None:
         out = loss(td)
@@ -244,8 +246,8 @@ def sac(batch: int = 256, observations: int = 17, actions: int = 6, hidden: int 
             p.requires_grad_(True)
         temperature = -(log_alpha * (log_prob - actions).detach()).mean()
         (error + (alpha * log_prob - value).mean() + temperature).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        own.step()
+        own.zero_grad()
         polyak(list(frozen.parameters()), list(nets.parameters()))
 
     return library, by_hand
