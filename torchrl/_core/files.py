@@ -15,11 +15,11 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from torchrl._core.errors import DamagedFileError, describe
+from torchrl._core.errors import DamagedFileError, TorchRLError, describe
 
 with contextlib.suppress(ImportError):  # not on Windows
     import fcntl
@@ -46,20 +46,29 @@ def flush(path: Path) -> None:
 
 
 def flush_tree(path: Path) -> None:
-    """Write a file, or a folder with all that is in it, to the disk."""
+    """Write a file, or a folder with all that is in it, to the disk.
+
+    Files with several names are left out: they were flushed when an earlier save made them.
+    """
     if path.is_dir():
         for child in path.iterdir():
             flush_tree(child)
+    elif path.stat().st_nlink > 1:
+        return
     flush(path)
 
 
 # --- checksums -----------------------------------------------------------------------------------
 
 
-def write_checksums(folder: Path) -> None:
+def write_checksums(folder: Path, known: Mapping[Path, int] | None = None) -> None:
     """Note the size and the CRC-32 of each file of a folder in its ``CHECKSUMS``.
 
     Of a folder inside that has ``CHECKSUMS`` of its own, this file alone is noted.
+
+    Args:
+        folder: The folder.
+        known: The CRC-32 of files, which are not read then.
 
     >>> home = Path(tempfile.mkdtemp())
     >>> _ = (home / "rows.bin").write_bytes(b"0123")
@@ -72,8 +81,10 @@ def write_checksums(folder: Path) -> None:
     torchrl._core.errors.DamagedFileError: ...: the file is damaged; ...
     """
     names = sorted(file.relative_to(folder).as_posix() for file in _files(folder, folder))
-    lines = [f"{_crc(folder / name):08x} {(folder / name).stat().st_size} {name}\n" for name in names]
-    text = "".join(lines)
+    found = known or {}
+    crcs = [found[folder / name] if folder / name in found else _crc(folder / name) for name in names]
+    sizes = [(folder / name).stat().st_size for name in names]
+    text = "".join(f"{crc:08x} {size} {name}\n" for crc, size, name in zip(crcs, sizes, names, strict=True))
     (folder / CHECKSUMS).write_text(f"{zlib.crc32(text.encode()):08x}\n{text}", encoding="utf-8")
 
 
@@ -87,17 +98,22 @@ def check_files(folder: Path, below: Iterable[str] | None = None) -> None:
     Raises:
         DamagedFileError: if a file is missing or not what was written; it is named.
     """
+    wanted = None if below is None else tuple(below)
+    for name, (crc, size) in read_checksums(folder).items():
+        if wanted is None or any(name == each or name.startswith(f"{each}/") for each in wanted):
+            _check_file(folder / name, size, crc)
+
+
+def read_checksums(folder: Path) -> dict[str, tuple[str, int]]:
+    """Return the CRC-32 and the size of the files of a folder by their ``CHECKSUMS``, nothing without it."""
     note = folder / CHECKSUMS
     if not note.is_file():
-        return  # written before there were checksums
+        return {}  # written before there were checksums
     first, _, text = note.read_text(encoding="utf-8", errors="replace").partition("\n")
     if first != f"{zlib.crc32(text.encode()):08x}":
         raise damaged(note)
-    wanted = None if below is None else tuple(below)
-    for line in text.splitlines():
-        crc, size, name = line.split(" ", 2)
-        if wanted is None or any(name == each or name.startswith(f"{each}/") for each in wanted):
-            _check_file(folder / name, int(size), crc)
+    lines = [line.split(" ", 2) for line in text.splitlines()]
+    return {name: (crc, int(size)) for crc, size, name in lines}
 
 
 def _check_file(file: Path, size: int, crc: str) -> None:
@@ -113,6 +129,24 @@ def damaged(file: object, fact: str = "is damaged", expected: object = None, fou
     """Return the error that says that a file of a save cannot be used."""
     hint = "It is not what was saved. Load an earlier save."
     return DamagedFileError(describe(str(file), f"the file {fact}", expected=expected, found=found, hint=hint))
+
+
+class NewerFormatError(TorchRLError, RuntimeError):
+    """A file has a format that was made after this version of the library."""
+
+
+def check_version(file: Path, found: object, known: int) -> None:
+    """Raise unless the version of the format of a file is one from 1 to ``known``.
+
+    Raises:
+        NewerFormatError: if it is higher.
+        DamagedFileError: if it is no version.
+    """
+    if not isinstance(found, int) or found < 1:
+        raise damaged(file, "has no valid version of its format", expected=f"1 to {known}", found=repr(found)[:40])
+    if found > known:
+        fact, hint = f"has version {found} of its format", "Load it with a newer version of torchrl."
+        raise NewerFormatError(describe(str(file), f"the file {fact}", expected=f"at most {known}", hint=hint))
 
 
 def _files(folder: Path, root: Path) -> Iterator[Path]:

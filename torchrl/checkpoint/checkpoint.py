@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
+import os
+import platform
 import random
 import shutil
+import subprocess
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +25,15 @@ import numpy as np
 import torch
 
 from torchrl._core.errors import DamagedFileError, TorchRLError, UntrustedFileError, describe, nearest
-from torchrl._core.files import check_files, damaged, replaced, restore, write_checksums
+from torchrl._core.files import (
+    NewerFormatError,
+    check_files,
+    check_version,
+    damaged,
+    replaced,
+    restore,
+    write_checksums,
+)
 from torchrl._core.log import logger
 from torchrl.checkpoint.adapters import Adapted, CheckpointAdapter, CheckpointOptions
 from torchrl.checkpoint.serialization import (
@@ -33,7 +47,8 @@ from torchrl.checkpoint.serialization import (
 )
 from torchrl.data.replay_buffers.data_types import State
 
-MANIFEST, PARTS, VERSION = "manifest.json", "components", 1
+MANIFEST, PARTS, VERSION = "manifest.json", "components", 2
+PACKAGES = ("torchrl", "torch", "tensordict", "numpy", "gymnasium", "ale_py", "mujoco")  # named in manifests
 FORMATS = ("directory", "archive")
 STRICTNESS = ("error", "warn", "ignore")
 COMPRESSIONS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
@@ -96,6 +111,8 @@ class Checkpoint:
     content. It holds text and tensors, and what replay buffers write, so that loading one runs no
     code from it. A save that is interrupted, by the end of the process or a power failure, leaves
     the last one in place; a file that changed since is an error that names it, found by checksums.
+    The manifest has the versions of packages that are imported, and the commit of the git repository
+    of the working directory; differences are logged when it is loaded.
 
     Args:
         format: ``"directory"``, or ``"archive"`` for one file.
@@ -190,7 +207,12 @@ class Checkpoint:
     # --- saving ----------------------------------------------------------------------------------
 
     def save(
-        self, path: str | Path, components: Iterable[str] | None = None, metadata: Mapping[str, object] | None = None
+        self,
+        path: str | Path,
+        components: Iterable[str] | None = None,
+        metadata: Mapping[str, object] | None = None,
+        *,
+        base: str | Path | None = None,
     ) -> Path:
         """Write a checkpoint; an existing one at that path is replaced.
 
@@ -198,6 +220,8 @@ class Checkpoint:
             path: Its folder, or its file.
             components: Names of the components; those of ``save_components`` if ``None``.
             metadata: JSON for the manifest, such as frames and scores.
+            base: An earlier checkpoint that is a folder; the one at ``path`` if ``None``. Files of
+                rows of replay buffers that did not change since are hard links to those there.
 
         Returns: the path.
 
@@ -209,14 +233,16 @@ class Checkpoint:
         with replaced(path) as draft:
             folder = draft if self.format == "directory" else draft.with_name("contents")
             folder.mkdir()
-            self._fill(folder, names, dict(metadata or {}))
+            self._fill(folder, names, dict(metadata or {}), Path(path if base is None else base))
             if self.format == "archive":
                 self._pack(folder, draft)
         return Path(path)
 
-    def _fill(self, folder: Path, names: list[str], metadata: dict[str, object]) -> None:
-        kinds = {name: write_component(self.components[name], folder / PARTS / name) for name in names}
-        manifest = {"version": VERSION, "components": kinds, "metadata": metadata}
+    def _fill(self, folder: Path, names: list[str], metadata: dict[str, object], base: Path) -> None:
+        kinds = {
+            name: write_component(self.components[name], folder / PARTS / name, base / PARTS / name) for name in names
+        }
+        manifest = {"version": VERSION, "components": kinds, "metadata": metadata, "software": software()}
         (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         write_checksums(folder)
 
@@ -248,6 +274,7 @@ class Checkpoint:
         Raises:
             FileNotFoundError: if there is no checkpoint.
             DamagedFileError: if one of its files has changed since it was written.
+            NewerFormatError: if a newer version of the library has written it in another format.
             UntrustedFileError: if there are such objects, and ``trust`` is false.
             CheckpointError: with ``strict="error"``, if components are missing, of another kind, or
                 cannot be loaded. Components are unchanged then, except for those with ``loads``,
@@ -256,6 +283,7 @@ class Checkpoint:
         strict = self.strict if strict is None else _choose("strict", strict, STRICTNESS)
         names = self._chosen(components)
         manifest = read_manifest(path)
+        _report_software(path, manifest)
         with _opened(Path(path)) as folder:
             result = self._compare(names, manifest)
             _report(self, result, strict)
@@ -317,7 +345,7 @@ def _noting_failure(name: str, result: CheckpointLoadResult) -> Iterator[None]:
     """Record in the result why a component cannot be loaded."""
     try:
         yield
-    except (DamagedFileError, UntrustedFileError):
+    except (DamagedFileError, NewerFormatError, UntrustedFileError):
         raise
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())  # torch's fills several lines
@@ -349,10 +377,42 @@ def read_manifest(path: str | Path) -> State:
 def _manifest(text: bytes, file: Path) -> State:
     try:
         manifest = json.loads(text)
-        _ = {**manifest["components"]}, {**manifest["metadata"]}
+        check_version(file, manifest["version"], VERSION)
+        _ = {**manifest["components"]}, {**manifest["metadata"]}, {**manifest.get("software", {})}
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(file, found=f"{type(error).__name__}: {error}") from error
     return manifest
+
+
+def software() -> dict[str, str]:
+    """Return the versions of the packages that are imported, and the commit of the working directory.
+
+    >>> software()["torch"] == torch.__version__
+    True
+    """
+    found = {name: str(getattr(sys.modules[name], "__version__", "?")) for name in PACKAGES if name in sys.modules}
+    commit = _commit(os.getcwd())
+    return {"python": platform.python_version(), **found, **({"commit": commit} if commit else {})}
+
+
+@functools.cache
+def _commit(folder: str) -> str:
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):  # no repository, or no git
+        return ""
+    return done.stdout.strip()
+
+
+def _report_software(path: str | Path, manifest: State) -> None:
+    """Log, in one line, what a checkpoint was saved with that differs now."""
+    saved, now = manifest.get("software", {}), software()
+    differ = [name for name in saved if name in now and saved[name] != now[name]]
+    if differ:
+        level = logging.INFO if differ == ["commit"] else logging.WARNING  # every change of a program is a commit
+        text = ", ".join(f"{name} {saved[name]}, now {now[name]}" for name in differ)
+        logger.log(level, "Checkpoint: %s was saved with %s", path, text)
 
 
 @contextmanager

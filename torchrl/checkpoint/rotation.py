@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrl._core.errors import DamagedFileError, describe
+from torchrl._core.files import NewerFormatError
 from torchrl._core.log import logger
 from torchrl.checkpoint.checkpoint import Checkpoint, CheckpointLoadResult, read_manifest
 from torchrl.data.replay_buffers.data_types import State
@@ -18,6 +19,9 @@ from torchrl.data.replay_buffers.data_types import State
 
 class CheckpointRotation:
     """Keep the latest checkpoints of a folder and, optionally, the best one.
+
+    Replay buffers save the rows that changed since the latest checkpoint; the files of others are
+    hard links, so that a file that is damaged on the disk is damaged in each checkpoint that has it.
 
     Args:
         directory: The folder.
@@ -81,7 +85,7 @@ class CheckpointRotation:
                     hint="Pass metadata={...} to save().",
                 )
             )
-        path = checkpoint.save(self.directory / f"{self.prefix}_{step}", components, noted)
+        path = checkpoint.save(self.directory / f"{self.prefix}_{step}", components, noted, base=self.latest())
         self._prune(path)
         return path
 
@@ -95,7 +99,7 @@ class CheckpointRotation:
         """Return the manifests of the checkpoints whose manifest can be read."""
         found = {}
         for path in self.paths():
-            with contextlib.suppress(FileNotFoundError, DamagedFileError):
+            with contextlib.suppress(FileNotFoundError, DamagedFileError, NewerFormatError):
                 found[path] = read_manifest(path)
         return found
 

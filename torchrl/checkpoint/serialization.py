@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -14,10 +17,10 @@ import torch
 from tensordict import NonTensorData, TensorDict, TensorDictBase, is_non_tensor
 from torch import Tensor
 
-from torchrl._core.errors import describe
+from torchrl._core.errors import DamagedFileError, describe
 from torchrl._core.files import damaged
 from torchrl._core.safe_load import find_dtype, load_file
-from torchrl.data.replay_buffers.checkpointers import current
+from torchrl.data.replay_buffers.checkpointers import CURRENT, current
 
 MapLocation = str | torch.device | dict[str, str] | Callable[..., object] | None
 
@@ -150,11 +153,22 @@ def kind_of(component: Any) -> str:
     return VALUE
 
 
-def write_component(component: Any, folder: Path) -> str:
-    """Write a component to a new folder; return its kind."""
+def write_component(component: Any, folder: Path, base: Path | None = None) -> str:
+    """Write a component to a new folder; return its kind.
+
+    Args:
+        component: The component.
+        folder: The folder.
+        base: Folder of an earlier save of it, whose unchanged rows a replay buffer takes over.
+    """
     folder.mkdir(parents=True)
     kind = kind_of(component)
     if kind == FOLDER:
+        if base is not None and loading_of(component) is Loading.CHECKED:
+            # The buffer finds the earlier save in its folder, as hard links, and replaces it.
+            with contextlib.suppress(OSError, DamagedFileError):
+                shutil.copytree(current(base), folder / current(base).name, copy_function=os.link)
+                shutil.copy(base / CURRENT, folder)
         component.dumps(folder)
     else:
         write_tree(component.state_dict() if kind == STATE else component, folder)

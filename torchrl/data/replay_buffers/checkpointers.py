@@ -6,22 +6,31 @@ current one: if a save is interrupted, the previous one stays valid.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
+import secrets
 import shutil
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase, is_tensor_collection
 from torch import Tensor
 
-from torchrl._core.errors import DTypeError, MissingKeyError, describe
-from torchrl._core.files import damaged, flush, flush_tree, hold, write_checksums
+from torchrl._core.errors import DamagedFileError, DTypeError, MissingKeyError, describe
+from torchrl._core.files import check_version, damaged, flush, flush_tree, hold, read_checksums, write_checksums
 from torchrl._core.optional import require_package
+from torchrl._core.records.torch_private import version_of
 from torchrl._core.safe_load import find_dtype, load_file
 from torchrl.data.replay_buffers.data_types import Convert, State
 from torchrl.data.replay_buffers.ted_layouts import Flat2TED, H5Combine, H5Split, Nested2TED, TED2Flat, TED2Nested
@@ -31,7 +40,10 @@ if TYPE_CHECKING:
 
 CURRENT = "CURRENT"  # the file that names the current folder
 META = "storage.json"
-CHUNK = 1 << 16  # rows written at a time
+VERSION = 2  # of the files of storages of tensors
+CHUNKS, CHUNK_BYTES = 32, 1 << 20  # files of a full storage at most, bytes of a full one at least
+_PIECE = 1 << 22  # bytes that are read or written at a time
+_ALIGN = 16  # bytes, in files of rows
 
 
 @contextmanager
@@ -39,7 +51,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a new folder to write to, which then replaces the content of ``path``.
 
     The files are on the disk, with their checksums, before they replace others. Folders of saves
-    that were interrupted are removed first.
+    that were interrupted are removed first. Files of rows that did not change are hard links to
+    those of the save before, so that no file of a save may be changed once it is written.
 
     >>> import tempfile
     >>> home = tempfile.mkdtemp()
@@ -55,9 +68,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     folder = home / str(max(taken, default=0) + 1)
     folder.mkdir()
     lock = hold(folder)
+    save = SaveFiles(folder, home)
+    token = _SAVE.set(save)
     try:
         yield folder
-        write_checksums(folder)
+        write_checksums(folder, save.crcs)
         flush_tree(folder)
         draft = home / f"{CURRENT}.draft"
         draft.write_text(folder.name)
@@ -67,10 +82,53 @@ def replacing(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
+        _SAVE.reset(token)
         if lock is not None:
             os.close(lock)
     flush(home)
     _remove_numbered(home)
+
+
+class SaveFiles:
+    """The files of a save that is being written, and of the one that it replaces.
+
+    Args:
+        folder: The folder that is written to.
+        home: The folder of both saves.
+
+    Attributes:
+        crcs: The CRC-32 of files that were written, by path.
+    """
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self.folder, self.crcs = folder, dict[Path, int]()
+        self._old, self._noted = folder, dict[str, tuple[str, int]]()
+        try:
+            self._old = current(home)
+            self._noted = read_checksums(self._old)
+        except (OSError, DamagedFileError):  # there is none that could be used
+            self._noted = {}
+
+    def earlier(self, file: Path) -> Path | None:
+        """Return the file of the save before in the place of ``file``, if it has its checksum."""
+        name = file.relative_to(self.folder).as_posix()
+        return self._old / name if name in self._noted else None
+
+    def link(self, file: Path) -> bool:
+        """Make ``file`` a hard link to that of the save before; return whether that can be done."""
+        name = file.relative_to(self.folder).as_posix()
+        crc, size = self._noted.get(name, ("", -1))
+        try:
+            if (self._old / name).stat().st_size != size:
+                return False  # damaged since
+            os.link(self._old / name, file)
+        except OSError:
+            return False
+        self.crcs[file] = int(crc, 16)
+        return True
+
+
+_SAVE: ContextVar[SaveFiles | None] = ContextVar("_SAVE", default=None)
 
 
 def _remove_numbered(home: Path) -> None:
@@ -146,10 +204,16 @@ class StorageCheckpointerBase(ABC):
 
 
 class TensorStorageCheckpointer(StorageCheckpointerBase):
-    """One file of raw bytes for each entry, and a JSON file that says what they are.
+    """Files of raw bytes with some thousand slots each, and a JSON file that describes them.
 
-    ``storage.json`` holds ``counts`` (rows written, rows there), ``row_shape`` and ``schema``;
-    ``entry_<i>.bin`` the rows of entry ``i``, row by row.
+    ``storage.json`` holds ``version``, ``counts`` (rows written, rows there), ``row_shape``,
+    ``schema`` and ``chunk_rows``; ``rows_<k>.bin`` the slots from ``k * chunk_rows`` on, entry after
+    entry, each from a multiple of 16 bytes on.
+
+    A save into the folder of an earlier one writes the files whose rows changed since; the others
+    become hard links. Rows that were written by the methods of the buffer are known by its counts;
+    if others may have changed, files are compared with the rows. A change to a view such as
+    ``buffer[:]`` is noticed if torch made it, but not if numpy did.
 
     >>> import tempfile
     >>> from torchrl.data import LazyTensorStorage, ReplayBuffer
@@ -164,28 +228,133 @@ class TensorStorageCheckpointer(StorageCheckpointerBase):
 
     def dumps(self, storage: Any, path: str | Path) -> None:
         """Write the rows that ``storage`` holds."""
-        folder = Path(path)
+        folder, save = Path(path), _SAVE.get()
         state = storage.state_dict(copy=False)
         _require_json(storage, state)
         folder.mkdir(parents=True, exist_ok=True)
-        for number, column in enumerate(state.pop("columns", [])):
-            with (folder / f"entry_{number}.bin").open("wb") as file:
-                for first in range(0, len(column), CHUNK):
-                    rows = column[first : first + CHUNK].cpu().contiguous()
-                    file.write(rows.flatten().view(torch.uint8).numpy())
-        (folder / META).write_text(json.dumps(state))
+        columns = state.pop("columns", [])
+        row_bytes = sum(column[:1].nbytes for column in columns)
+        size = max(-(-storage.capacity // CHUNKS), -(-CHUNK_BYTES // max(row_bytes, 1)))
+        seen = _Seen(secrets.token_hex(8), size, storage.written, storage.edits, list(map(version_of, columns)))
+        same = None if save is None else _unchanged(storage, seen, save.earlier(folder / META))
+        with ThreadPoolExecutor(1) as thread:  # computes checksums while files are written
+            for number, first in enumerate(range(0, storage.rows if columns else 0, size)):
+                file = folder / f"rows_{number}.bin"
+                rows = [column[first : first + size] for column in columns]
+                if save is not None and (old := save.earlier(file)) is not None:
+                    known = None if same is None else bool(same[first : first + size].all())
+                    if (_is_same(old, rows) if known is None else known) and save.link(file):
+                        continue
+                crc = _write(file, rows, thread)
+                if save is not None:
+                    save.crcs[file] = crc
+        note = {**state, "version": VERSION, "chunk_rows": size, "token": seen.token}
+        (folder / META).write_text(json.dumps(note))
+        _SEEN[storage] = seen
 
     def read(self, storage: Any, path: str | Path, trust: bool = False) -> State:
-        """Return the state of a save, whose rows are files that are mapped into memory."""
+        """Return the state of a save, whose rows are files that are mapped into memory.
+
+        ``columns`` has a list of tensors for each entry, which follow each other.
+        """
         folder = Path(path)
         state = _read_json(folder / META)
-        if "schema" in state:
-            lead = (state["counts"][1], *state["row_shape"])
-            state["columns"] = [
-                _map(folder / f"entry_{number}.bin", (*lead, *shape), find_dtype(dtype, storage))
-                for number, (shape, dtype) in enumerate(state["schema"]["leaves"])
-            ]
+        size, _ = state.pop("chunk_rows", None), state.pop("token", None)
+        check_version(folder / META, state.pop("version", 1), VERSION)
+        if "schema" not in state:
+            return state
+        leaves = [
+            ((*state["row_shape"], *shape), find_dtype(dtype, storage)) for shape, dtype in state["schema"]["leaves"]
+        ]
+        rows = state["counts"][1]
+        if size is None:  # version 1: a file for each entry
+            state["columns"] = [_map(folder / f"entry_{i}.bin", rows, [leaf], 1) for i, leaf in enumerate(leaves)]
+            return state
+        starts = range(0, rows, size)
+        chunks = [_map(folder / f"rows_{k}.bin", min(size, rows - at), leaves) for k, at in enumerate(starts)]
+        state["columns"] = [[chunk[number] for chunk in chunks] for number in range(len(leaves))]
         return state
+
+
+class _Seen(NamedTuple):
+    """What a save holds: its token, rows in a file, counts of the storage, versions of columns."""
+
+    token: str
+    chunk_rows: int
+    written: int
+    edits: int
+    versions: list[int]
+
+
+_SEEN: WeakKeyDictionary[Any, _Seen] = WeakKeyDictionary()  # the last save of each storage
+
+
+def _unchanged(storage: Any, now: _Seen, note: Path | None) -> Tensor | None:
+    """Return which slots hold what the save before holds, ``None`` if that is not known.
+
+    Args:
+        storage: The storage.
+        now: What is saved now.
+        note: ``storage.json`` of the save before.
+    """
+    last = _SEEN.get(storage)
+    if last is None or note is None or last[1] != now[1] or last[3:] != now[3:]:
+        return None
+    with contextlib.suppress(OSError, DamagedFileError):
+        if _read_json(note).get("token") != last.token:
+            return None
+        rows, capacity = storage.rows, storage.capacity
+        same = torch.ones(rows, dtype=torch.bool)
+        if now.written - last.written >= capacity:
+            return same.zero_()
+        first, last_slot = last.written % capacity, now.written % capacity
+        if now.written > last.written:
+            same[first : last_slot if last_slot > first else rows] = False
+            same[: last_slot if last_slot <= first else 0] = False
+        return same
+    return None
+
+
+def _pieces(rows: list[Tensor]) -> Iterator[np.ndarray]:
+    """Return the bytes of a file of rows ``[R, *W, *F]``, one array after the other."""
+    for column in rows:
+        count = max(_PIECE // max(column[:1].nbytes, 1), 1)
+        for first in range(0, len(column) if column.numel() else 0, count):
+            piece = column[first : first + count].cpu().contiguous()
+            # That of one number may have any stride, which view() refuses.
+            yield piece.as_strided((piece.numel(),), (1,)).view(torch.uint8).numpy()
+        yield np.zeros(-column.nbytes % _ALIGN, dtype=np.uint8)
+
+
+def _write(file: Path, rows: list[Tensor], thread: ThreadPoolExecutor) -> int:
+    """Write a file of rows; return its CRC-32, which another thread computes meanwhile."""
+    crc: Future[int] = thread.submit(int)
+    waiting: list[np.ndarray] = []
+    with file.open("wb", buffering=0) as stream:
+        for piece in _pieces(rows):
+            waiting.append(piece)
+            if sum(map(len, waiting)) >= _PIECE:
+                crc, waiting = thread.submit(_crc_of, waiting, crc.result()), []
+            left = memoryview(piece)
+            while left:
+                left = left[stream.write(left) :]
+    return _crc_of(waiting, crc.result())
+
+
+def _crc_of(pieces: list[np.ndarray], crc: int) -> int:
+    for piece in pieces:
+        crc = zlib.crc32(piece, crc)
+    return crc
+
+
+def _is_same(file: Path, rows: list[Tensor]) -> bool:
+    """Return whether a file holds these rows."""
+    with file.open("rb", buffering=0) as stream:
+        for piece in _pieces(rows):
+            found = np.empty_like(piece)
+            if stream.readinto(found) != len(piece) or not np.array_equal(found, piece):
+                return False
+        return not stream.read(1)
 
 
 def _read_json(file: Path) -> State:
@@ -218,14 +387,20 @@ def _require_json(storage: Any, state: State) -> None:
             )
 
 
-def _map(file: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    size = torch.Size(shape).numel() * dtype.itemsize
-    if file.stat().st_size != size:
-        raise damaged(file, expected=f"{size} bytes", found=f"{file.stat().st_size} bytes")
-    if not size:
-        return torch.empty(shape, dtype=dtype)
-    data = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)
-    return data.view(dtype).view(shape)
+def _map(file: Path, rows: int, leaves: list[tuple[tuple[int, ...], torch.dtype]], align: int = _ALIGN) -> list[Tensor]:
+    """Return the entries ``[rows, *W, *F]`` of a file, for the shapes ``[*W, *F]`` and dtypes of ``leaves``."""
+    sizes = [rows * math.prod(shape) * dtype.itemsize for shape, dtype in leaves]
+    total = sum(size + -size % align for size in sizes)
+    if (found := file.stat().st_size) != total:
+        raise damaged(file, expected=f"{total} bytes", found=f"{found} bytes")
+    data = torch.empty(0, dtype=torch.uint8)
+    if total:
+        data = torch.from_file(str(file), shared=False, size=total, dtype=torch.uint8)
+    entries, at = [], 0
+    for size, (shape, dtype) in zip(sizes, leaves, strict=True):
+        entries.append(data[at : at + size].view(dtype).view(rows, *shape))
+        at += size + -size % align
+    return entries
 
 
 class ListStorageCheckpointer(StorageCheckpointerBase):

@@ -374,17 +374,20 @@ class TensorStorage(Storage):
         self.check_state(state_dict)
         row_shape = state_dict["row_shape"]
         if "schema" in state_dict:
-            columns = state_dict["columns"]
+            columns = [_parts(column) for column in state_dict["columns"]]
             if self._schema is None:
                 schema = Schema.from_state(type(self).__name__, state_dict["schema"])
-                lead = (state_dict["counts"][1], *row_shape)
+                lead = (1, *row_shape)
                 shapes = [(*lead, *leaf.shape) for leaf in reversed(schema.objects)]
                 blank = [np.empty(shape, dtype=object) for shape in shapes]
-                data = schema.build([*columns, *blank], lead)
+                data = schema.build([*(parts[0][:1] for parts in columns), *blank], lead)
                 self._allocate(data, self.ndim, torch.Size(row_shape))
             self._make_room(state_dict["counts"][1])
-            for mine, theirs in zip(self._columns, columns, strict=True):
-                mine[: len(theirs)] = theirs.to(mine.device)
+            for mine, parts in zip(self._columns, columns, strict=True):
+                first = 0
+                for part in parts:
+                    mine[first : first + len(part)] = part.to(mine.device)
+                    first += len(part)
             for array, listed in zip(self._objects, state_dict.get("objects", []), strict=True):
                 array[: len(listed)] = array_of_lists(listed, (len(listed), *array.shape[1:]))
         elif self._schema is not None:
@@ -421,8 +424,9 @@ class TensorStorage(Storage):
         self._check_counts(counts, row_shape)
         lead = torch.Size([counts[1], *row_shape])
         shapes = [lead + leaf.shape for leaf in schema.leaves]
-        if [column.shape for column in state_dict["columns"]] != shapes:
-            found = [list(column.shape) for column in state_dict["columns"]]
+        parts = [_parts(column) for column in state_dict["columns"]]
+        found = [[sum(map(len, each)), *each[0].shape[1:]] for each in parts]
+        if found != [list(shape) for shape in shapes]:
             raise ShapeError(describe(self, "the saved entries differ from their note", found=found))
 
     @property
@@ -687,6 +691,11 @@ class LazyTensorStorage(TensorStorage):
             blocks = self._blocks
             columns = self._reserve(self._schema, lambda number, _: blocks[number])
             self._adopt(self._schema, [*columns, *self._objects])
+
+
+def _parts(column: Tensor | list[Tensor]) -> list[Tensor]:
+    """Return the parts of a column of a state, whose rows follow each other."""
+    return column if isinstance(column, list) else [column]
 
 
 def _entries(schema: Schema) -> list[tuple[object, list[int], torch.dtype]]:
