@@ -17,6 +17,7 @@ from torchrl.data import (
     BufferServer,
     LazyTensorStorage,
     RemoteReplayBuffer,
+    RemoteTensorDictReplayBuffer,
     ReplayBuffer,
     SamplerWithoutReplacement,
     SocketTransport,
@@ -219,3 +220,44 @@ def test_a_server_that_is_closed_leaves_no_thread():
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() <= before
+
+
+def test_clients_beyond_the_limit_are_turned_away_until_there_is_room():
+    server = BufferServer(ReplayBuffer(), ("127.0.0.1", 0), b"key", max_connections=2)
+    clients = [SocketTransport(server.address, b"key") for _ in range(3)]
+    for client in clients[:2]:
+        assert client.call("__len__", (), {})[0] == 0
+    with pytest.raises(WorkerError, match="no room for another client"):
+        clients[2].call("__len__", (), {})
+    clients[0].close()
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            assert clients[2].call("__len__", (), {})[0] == 0
+            break
+        except WorkerError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    for client in clients:
+        client.close()
+    server.close()
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "192.0.2.1"])
+def test_other_machines_are_served_only_on_request(host):
+    match = r"reached from other machines.*expected 'localhost'.*tunnel \(SSH, WireGuard\).*insecure_network=True"
+    with pytest.raises(ValueError, match=match):
+        BufferServer(ReplayBuffer(), (host, 0), b"key")
+    with pytest.raises(ValueError, match=match):
+        BufferProcess(ReplayBuffer, host=host)
+    with pytest.raises(ValueError, match=match):
+        RemoteTensorDictReplayBuffer().serve(b"key", (host, 0))
+
+
+def test_any_loopback_address_is_served_and_others_on_request():
+    for host, options in (("127.0.0.1", {}), ("127.0.0.2", {}), ("", {"insecure_network": True})):
+        server = BufferServer(ReplayBuffer(), (host, 0), b"key", **options)
+        client = SocketTransport((host or "127.0.0.1", server.address[1]), b"key")
+        assert client.call("__len__", (), {})[0] == 0
+        client.close()
+        server.close()

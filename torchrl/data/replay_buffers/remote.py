@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import pickle
 import secrets
@@ -188,9 +189,9 @@ class RemoteTensorDictReplayBuffer(TensorDictReplayBuffer):
     3
     """
 
-    def serve(self, key: bytes, address: Address = ("localhost", 0)) -> BufferServer:
+    def serve(self, key: bytes, address: Address = ("localhost", 0), **kwargs: Any) -> BufferServer:
         """Answer the requests of other processes from now on: see :class:`BufferServer`."""
-        return BufferServer(self, address, key)
+        return BufferServer(self, address, key, **kwargs)
 
 
 class BufferServer:
@@ -200,6 +201,13 @@ class BufferServer:
         buffer: Receives the requests.
         address: Host and port to listen at; port 0 is any free port.
         key: Secret that clients must have: requests are pickles, which can run any code here.
+        max_connections: Number of clients at a time; others are turned away.
+        insecure_network: Serve other machines. Nothing is encrypted: who can read or change what is
+            sent, reads the data, and can run code in both processes. Prefer a tunnel (SSH,
+            WireGuard) to a server on this machine, or :class:`RayReplayBuffer`.
+
+    Raises:
+        ValueError: if the address can be reached from other machines, without ``insecure_network``.
 
     >>> server = BufferServer(ReplayBuffer(), ("localhost", 0), b"secret")
     >>> with RemoteReplayBuffer(SocketTransport(server.address, b"secret")) as buffer:
@@ -208,8 +216,18 @@ class BufferServer:
     >>> server.close()
     """
 
-    def __init__(self, buffer: ReplayBuffer, address: Address, key: bytes) -> None:
+    def __init__(
+        self,
+        buffer: ReplayBuffer,
+        address: Address,
+        key: bytes,
+        *,
+        max_connections: int = 256,
+        insecure_network: bool = False,
+    ) -> None:
+        _check_address(self, address[0], insecure_network)
         self.buffer, self._key = buffer, key
+        self._free = threading.BoundedSemaphore(max_connections)
         self._listener = socket.create_server(address, backlog=128)
         self._closed = threading.Event()
         self.address: Address = self._listener.getsockname()
@@ -228,12 +246,23 @@ class BufferServer:
                     logger.info("The server of a replay buffer accepts no client now: %s", error)
                 continue
             connection = Connection(accepted.detach())
+            if not self._free.acquire(blocking=False):
+                logger.info("The server of a replay buffer has no room for another client")
+                connection.close()
+                continue
             try:
                 self._start(self._serve, connection)
             except RuntimeError:  # no thread can be started
+                self._free.release()
                 connection.close()
 
     def _serve(self, connection: Connection) -> None:
+        try:
+            self._answer_all(connection)
+        finally:
+            self._free.release()
+
+    def _answer_all(self, connection: Connection) -> None:
         with connection, contextlib.suppress(EOFError, OSError, AuthenticationError):
             try:
                 with time_limit(connection, HANDSHAKE):
@@ -259,6 +288,23 @@ class BufferServer:
         with contextlib.suppress(OSError):  # which some systems raise here
             self._listener.shutdown(socket.SHUT_RDWR)  # the thread that accepts ends
         self._listener.close()
+
+
+def _check_address(owner: object, host: str, insecure_network: bool) -> None:
+    """Raise ValueError for an address that other machines can reach, unless that is wanted."""
+    if insecure_network:
+        return
+    found = {each[4][0] for each in socket.getaddrinfo(host or "0.0.0.0", None)}
+    if not all(ipaddress.ip_address(str(each).partition("%")[0]).is_loopback for each in found):
+        raise ValueError(
+            describe(
+                owner,
+                f"the host {host!r} can be reached from other machines, and nothing that is sent is encrypted",
+                expected="'localhost'",
+                hint="Let clients reach it through a tunnel (SSH, WireGuard), or use a RayReplayBuffer; "
+                "in a network where you trust every machine, pass insecure_network=True.",
+            )
+        )
 
 
 @contextlib.contextmanager
@@ -366,10 +412,13 @@ class BufferProcess(SocketTransport):
 
     Args:
         create_buffer: Makes the buffer, in that process.
-        host: Name of this machine, for clients on others; by default only this machine is served.
+        host: Name of this machine, for clients on others, with ``insecure_network``; by default only
+            this machine is served.
         mp_start_method: ``"fork"`` or ``"spawn"``; fork where that is safe if ``None``.
+        insecure_network: As for :class:`BufferServer`.
 
     Raises:
+        ValueError: as for :class:`BufferServer`.
         Exception: the error of ``create_buffer``.
         WorkerError: if the process died before the buffer was made.
 
@@ -383,8 +432,14 @@ class BufferProcess(SocketTransport):
     """
 
     def __init__(
-        self, create_buffer: Callable[[], ReplayBuffer], *, host: str = "localhost", mp_start_method: str | None = None
+        self,
+        create_buffer: Callable[[], ReplayBuffer],
+        *,
+        host: str = "localhost",
+        mp_start_method: str | None = None,
+        insecure_network: bool = False,
     ) -> None:
+        _check_address(self, host, insecure_network)
         key = secrets.token_bytes(32)
         self.pool = WorkerPool(
             "RemoteReplayBuffer",
@@ -412,7 +467,8 @@ def _serve(channel: Channel, create_buffer: Callable[[], ReplayBuffer], host: st
 
     def build() -> Answer:
         try:
-            return BufferServer(create_buffer(), (host, 0), key).address, None, ""
+            # The other process has checked the host.
+            return BufferServer(create_buffer(), (host, 0), key, insecure_network=True).address, None, ""
         except BaseException as error:
             return None, *portable(error)
 
