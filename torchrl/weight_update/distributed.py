@@ -17,6 +17,18 @@ from torchrl.weight_update.sync_schemes import WeightSyncScheme
 BACKENDS = ("gloo",)
 
 
+def check_backend(owner: object, backend: str) -> None:
+    """Raise ValueError for a backend that cannot connect the ranks of collectors.
+
+    >>> check_backend("DistributedCollector", "nccl")
+    Traceback (most recent call last):
+    ValueError: DistributedCollector: has no such backend; expected ('gloo',), found nccl. ...
+    """
+    if backend not in BACKENDS:
+        hint = "Batches and weights are sent from the CPU, with any device: leave it out."
+        raise ValueError(describe(owner, "has no such backend", expected=BACKENDS, found=backend, hint=hint))
+
+
 class DistributedWeightSyncScheme(WeightSyncScheme):
     """Weights go to ranks of torch.distributed, as one message of bytes each.
 
@@ -38,8 +50,7 @@ class DistributedWeightSyncScheme(WeightSyncScheme):
 
     def __init__(self, backend: str = "gloo", sync: bool = True, timeout: float = 3600.0) -> None:
         super().__init__()
-        if backend not in BACKENDS:
-            raise ValueError(describe(self, "has no such backend", expected=BACKENDS, found=backend))
+        check_backend(self, backend)
         self.backend, self.sync, self.timeout = backend, sync, timeout
 
 

@@ -9,11 +9,11 @@ from tensordict.nn import TensorDictModule
 from torch import nn
 
 from torchrl.collectors import MultiAsyncCollector, MultiSyncCollector
-from torchrl.collectors.distributed import DistributedCollector, DistributedSyncCollector, RPCCollector
+from torchrl.collectors.distributed import DistributedCollector, DistributedSyncCollector
 from torchrl.data import LazyMemmapStorage, ReplayBuffer
 from torchrl.envs import GymEnv, ParallelEnv
 from torchrl.testing.mocks import CountingEnv
-from torchrl.weight_update import DistributedWeightSyncScheme, NoWeightSyncScheme, RPCWeightSyncScheme
+from torchrl.weight_update import DistributedWeightSyncScheme, NoWeightSyncScheme
 
 pytestmark = pytest.mark.distributed
 
@@ -110,6 +110,14 @@ def test_a_rank_may_have_several_environments():
         batch = collector.next()
         assert batch.shape == (6, 2)
         assert "ParallelEnv" in collector._pool.worker_info[0].environment
+
+
+def test_parallel_environments_in_ranks():
+    def four():
+        return ParallelEnv(2, CountingEnv)
+
+    with DistributedSyncCollector([four] * 2, frames_per_batch=8, total_frames=8) as collector:
+        assert collector.next().shape == (4, 2)
 
 
 # --- weights -------------------------------------------------------------------------------------
@@ -225,40 +233,3 @@ def test_a_buffer_of_this_process_is_filled():
     with DistributedSyncCollector([CountingEnv] * 2, frames_per_batch=10, total_frames=60, replay_buffer=buffer) as c:
         assert list(c) == [None] * 6
     assert len(buffer) == 60
-
-
-# --- what is refused -----------------------------------------------------------------------------
-
-
-def test_rpc_is_refused():
-    with pytest.raises(NotImplementedError, match=r"no longer developed.*DistributedCollector.*RayCollector"):
-        RPCCollector(cartpole, frames_per_batch=1)
-    with pytest.raises(NotImplementedError, match=r"no longer developed.*Distributed"):
-        RPCWeightSyncScheme()
-
-
-@pytest.mark.parametrize(
-    ("option", "text"),
-    [
-        ({"launcher": "ssh"}, "has no such launcher"),
-        ({"backend": "mpi"}, "has no such backend"),
-        ({"launcher": "torchrun"}, "torchrun --nproc-per-node"),
-    ],
-)
-def test_wrong_options(option, text, monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises((ValueError, RuntimeError), match=text):
-        DistributedCollector([CountingEnv], frames_per_batch=1, **option)
-
-
-def test_sync_cannot_contradict_the_class():
-    with pytest.raises(ValueError, match="sync=False"):
-        DistributedSyncCollector([CountingEnv], frames_per_batch=1, sync=False)
-
-
-def test_parallel_environments_in_ranks():
-    def four():
-        return ParallelEnv(2, CountingEnv)
-
-    with DistributedSyncCollector([four] * 2, frames_per_batch=8, total_frames=8) as collector:
-        assert collector.next().shape == (4, 2)

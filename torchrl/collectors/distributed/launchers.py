@@ -179,14 +179,23 @@ class SubmititLauncher(RankLauncher):
         options: Parameters of the jobs, those of ``submitit.AutoExecutor.update_parameters``;
             ``folder`` is that of their logs, ``cluster`` is ``"slurm"``, ``"local"`` or found if left out.
         port: Port of the store on this machine; any that is free if ``None``.
+
+    Raises:
+        ImportError: if submitit is not installed.
+        ValueError: if submitit refuses the options, or finds no SLURM that they ask for.
     """
 
     def __init__(self, owner: str, options: dict[str, Any] | None, port: int | None) -> None:
         submitit = require_package("submitit", needed_by=owner, extra="distributed")
         options = {"folder": "submitit_logs", **(options or {})}
         self._cluster = options.pop("cluster", None)
-        self._executor = submitit.AutoExecutor(folder=options.pop("folder"), cluster=self._cluster)
-        self._executor.update_parameters(**{"name": "torchrl_collector", **options})
+        try:
+            self._executor = submitit.AutoExecutor(folder=options.pop("folder"), cluster=self._cluster)
+            self._executor.update_parameters(**{"name": "torchrl_collector", **options})
+        except (AssertionError, NameError, RuntimeError, TypeError, ValueError) as error:
+            fact = f"submitit refuses slurm_kwargs: {str(error).partition(chr(10))[0].rstrip('.')}"
+            hint = "Pass parameters of submitit's AutoExecutor; cluster='local' needs no SLURM."
+            raise ValueError(describe(owner, fact, hint=hint)) from error
         self._port = port or 0
         self._jobs: list[Any] = []
 

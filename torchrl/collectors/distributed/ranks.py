@@ -16,7 +16,7 @@ from torchrl.collectors.worker import WorkerConfig
 from torchrl.data import RemoteReplayBuffer
 from torchrl.envs import ParallelEnv
 from torchrl.weight_update import DistributedWeightSyncScheme, Weights, WeightSyncScheme
-from torchrl.weight_update.distributed import BACKENDS
+from torchrl.weight_update.distributed import check_backend
 
 LAUNCHERS = ("mp", "torchrun", "submitit")
 
@@ -104,10 +104,10 @@ class DistributedCollector(MultiCollector):
     ) -> None:
         if sync is not None and sync != isinstance(self, MultiSyncCollector):
             raise ValueError(describe(self, "has its own way to gather batches", found=f"sync={sync}"))
-        if backend not in BACKENDS:
-            raise ValueError(describe(self, "has no such backend", expected=BACKENDS, found=backend))
+        check_backend(self, backend)
         if launcher not in LAUNCHERS:
-            raise ValueError(describe(self, "has no such launcher", expected=LAUNCHERS, found=launcher))
+            hint = "Submit the script that trains as a job with launcher='torchrun'." if "delayed" in launcher else ""
+            raise ValueError(describe(self, "has no such launcher", expected=LAUNCHERS, found=launcher, hint=hint))
         self.launcher, self.backend = launcher, backend
         self.max_weight_update_interval, self._batches_since = max_weight_update_interval, 0
         self._collector_kwargs, self._envs_per_rank = collector_kwargs or {}, num_workers_per_collector
