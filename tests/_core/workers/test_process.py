@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -148,6 +150,10 @@ def test_start_method(monkeypatch):
     monkeypatch.setattr(processes.sys, "platform", "darwin")
     assert start_method() == "spawn"
     monkeypatch.setattr(processes.sys, "platform", "linux")
+    assert start_method() == "fork"
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
+    assert start_method() == "spawn"
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False))
     assert start_method() == "fork"
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     assert start_method() == "spawn"

@@ -50,7 +50,7 @@ def start_method(wanted: str | None = None) -> str:
 
     Args:
         wanted: The caller's choice; else what was set with ``multiprocessing.set_start_method``;
-            else fork where that is safe: on Linux, before CUDA is initialised.
+            else fork where that is safe: on Linux, before CUDA is initialised, while Ray does not run.
 
     Raises:
         ValueError: for another method.
@@ -61,7 +61,9 @@ def start_method(wanted: str | None = None) -> str:
     if wanted is None:
         wanted = multiprocessing.get_start_method(allow_none=True)
         if wanted not in ("fork", "spawn"):
-            safe = sys.platform == "linux" and not torch.cuda.is_initialized()
+            ray = sys.modules.get("ray")  # a fork can stop the threads of its connections for good
+            runs_ray = ray is not None and ray.is_initialized()
+            safe = sys.platform == "linux" and not torch.cuda.is_initialized() and not runs_ray
             wanted = "fork" if safe else "spawn"
     if wanted not in ("fork", "spawn"):
         raise ValueError(f"mp_start_method: expected 'fork' or 'spawn', found {wanted!r}.")
