@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,31 @@ def test_the_manifest_has_the_software_and_differences_are_logged_in_a_line(tmp_
     assert f"torch {saved['torch']}, now 99.0, commit a1, now b2" in record.getMessage()
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 def test_the_commit_of_a_folder(tmp_path):
     assert module._commit(str(tmp_path / "nowhere")) == ""
-    assert module._commit(str(tmp_path)) == ""
+
+    def git(*args, place="one"):
+        options = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        done = subprocess.run(
+            ["git", *options, *args], cwd=tmp_path / place, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    def commit(place="one"):
+        module._commit.cache_clear()
+        return module._commit(str(tmp_path / place))
+
+    (tmp_path / "one" / "inner").mkdir(parents=True)
+    git("init", "-q")
+    assert commit() == ""  # there is none yet
+    git("commit", "-q", "--allow-empty", "-m", "first")
+    first = git("rev-parse", "HEAD")
+    assert commit() == commit("one/inner") == first
+    git("worktree", "add", "-q", "../two")
+    git("commit", "-q", "--allow-empty", "-m", "second")
+    assert commit() == git("rev-parse", "HEAD") != first == commit("two")
+    git("pack-refs", "--all")
+    assert (commit(), commit("two")) == (git("rev-parse", "HEAD"), first)
+    git("checkout", "-q", "--detach", first)
+    assert commit() == first

@@ -10,7 +10,6 @@ import os
 import platform
 import random
 import shutil
-import subprocess
 import sys
 import zipfile
 import zlib
@@ -397,12 +396,21 @@ def software() -> dict[str, str]:
 
 @functools.cache
 def _commit(folder: str) -> str:
-    command = ["git", "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):  # no repository, or no git
-        return ""
-    return done.stdout.strip()
+    """Return the commit of the git repository that a folder is in; no program is started for it."""
+    with contextlib.suppress(OSError, StopIteration):
+        git = next(each / ".git" for each in (Path(folder), *Path(folder).parents) if (each / ".git").exists())
+        if git.is_file():  # of another working tree
+            git = git.parent / git.read_text().partition("gitdir:")[2].strip()
+        kind, _, name = (git / "HEAD").read_text().strip().rpartition(" ")
+        if not kind:
+            return name
+        if (git / "commondir").is_file():
+            git = git / (git / "commondir").read_text().strip()
+        if (git / name).is_file():
+            return (git / name).read_text().strip()
+        lines = (git / "packed-refs").read_text().splitlines()
+        return next(line.partition(" ")[0] for line in lines if line.endswith(f" {name}"))
+    return ""
 
 
 def _report_software(path: str | Path, manifest: State) -> None:

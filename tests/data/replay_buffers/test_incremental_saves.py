@@ -43,9 +43,9 @@ def check(buffer, folder):
 
 def written(folder, save):
     """Return how many files of rows a save wrote, after it; the others are those that there were."""
-    before = {file.stat().st_ino for file in folder.rglob("rows_*.bin")}
+    before = {file.stat().st_ino for file in folder.rglob("*_*.bin")}
     save()
-    after = {file.stat().st_ino for file in folder.rglob("rows_*.bin")}
+    after = {file.stat().st_ino for file in folder.rglob("*_*.bin")}
     return len(after - before), len(after)
 
 
@@ -94,7 +94,7 @@ def test_a_buffer_that_grows_and_is_emptied(tmp_path):
     buffer.empty()
     buffer.dumps(tmp_path)
     check(buffer, tmp_path)
-    assert not list(tmp_path.rglob("rows_*.bin"))
+    assert not list(tmp_path.rglob("*_*.bin"))
     buffer.extend(rows(0, 11))
     buffer.dumps(tmp_path)
     check(buffer, tmp_path)

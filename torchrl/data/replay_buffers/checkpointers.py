@@ -206,9 +206,10 @@ class StorageCheckpointerBase(ABC):
 class TensorStorageCheckpointer(StorageCheckpointerBase):
     """Files of raw bytes with some thousand slots each, and a JSON file that describes them.
 
-    ``storage.json`` holds ``version``, ``counts`` (rows written, rows there), ``row_shape``,
-    ``schema`` and ``chunk_rows``; ``rows_<k>.bin`` the slots from ``k * chunk_rows`` on, entry after
-    entry, each from a multiple of 16 bytes on.
+    ``storage.json`` holds ``version``, ``counts`` (rows written, rows there), ``row_shape`` and
+    ``schema``; ``entry_<i>.bin`` the rows of entry ``i``, row by row. A storage of more than a
+    megabyte is saved in up to 32 files instead: ``rows_<k>.bin`` holds the slots from
+    ``k * chunk_rows`` on, entry after entry, each from a multiple of 16 bytes on.
 
     A save into the folder of an earlier one writes the files whose rows changed since; the others
     become hard links. Rows that were written by the methods of the buffer are known by its counts;
@@ -238,9 +239,8 @@ class TensorStorageCheckpointer(StorageCheckpointerBase):
         seen = _Seen(secrets.token_hex(8), size, storage.written, storage.edits, list(map(version_of, columns)))
         same = None if save is None else _unchanged(storage, seen, save.earlier(folder / META))
         with ThreadPoolExecutor(1) as thread:  # computes checksums while files are written
-            for number, first in enumerate(range(0, storage.rows if columns else 0, size)):
-                file = folder / f"rows_{number}.bin"
-                rows = [column[first : first + size] for column in columns]
+            for name, first, rows in _files_of(columns, storage, size):
+                file = folder / name
                 if save is not None and (old := save.earlier(file)) is not None:
                     known = None if same is None else bool(same[first : first + size].all())
                     if (_is_same(old, rows) if known is None else known) and save.link(file):
@@ -248,7 +248,9 @@ class TensorStorageCheckpointer(StorageCheckpointerBase):
                 crc = _write(file, rows, thread)
                 if save is not None:
                     save.crcs[file] = crc
-        note = {**state, "version": VERSION, "chunk_rows": size, "token": seen.token}
+        note = {**state, "version": VERSION, "token": seen.token}
+        if size < storage.capacity:
+            note["chunk_rows"] = size
         (folder / META).write_text(json.dumps(note))
         _SEEN[storage] = seen
 
@@ -267,8 +269,8 @@ class TensorStorageCheckpointer(StorageCheckpointerBase):
             ((*state["row_shape"], *shape), find_dtype(dtype, storage)) for shape, dtype in state["schema"]["leaves"]
         ]
         rows = state["counts"][1]
-        if size is None:  # version 1: a file for each entry
-            state["columns"] = [_map(folder / f"entry_{i}.bin", rows, [leaf], 1) for i, leaf in enumerate(leaves)]
+        if size is None:
+            state["columns"] = [_map(folder / f"entry_{i}.bin", rows, [leaf]) for i, leaf in enumerate(leaves)]
             return state
         starts = range(0, rows, size)
         chunks = [_map(folder / f"rows_{k}.bin", min(size, rows - at), leaves) for k, at in enumerate(starts)]
@@ -315,6 +317,15 @@ def _unchanged(storage: Any, now: _Seen, note: Path | None) -> Tensor | None:
     return None
 
 
+def _files_of(columns: list[Tensor], storage: Any, size: int) -> Iterator[tuple[str, int, list[Tensor]]]:
+    """Return the names of the files of rows, their first slots and what they hold."""
+    if size >= storage.capacity:
+        yield from ((f"entry_{number}.bin", 0, [column]) for number, column in enumerate(columns))
+        return
+    for number, first in enumerate(range(0, storage.rows if columns else 0, size)):
+        yield f"rows_{number}.bin", first, [column[first : first + size] for column in columns]
+
+
 def _pieces(rows: list[Tensor]) -> Iterator[np.ndarray]:
     """Return the bytes of a file of rows ``[R, *W, *F]``, one array after the other."""
     for column in rows:
@@ -323,7 +334,8 @@ def _pieces(rows: list[Tensor]) -> Iterator[np.ndarray]:
             piece = column[first : first + count].cpu().contiguous()
             # That of one number may have any stride, which view() refuses.
             yield piece.as_strided((piece.numel(),), (1,)).view(torch.uint8).numpy()
-        yield np.zeros(-column.nbytes % _ALIGN, dtype=np.uint8)
+        if len(rows) > 1:
+            yield np.zeros(-column.nbytes % _ALIGN, dtype=np.uint8)
 
 
 def _write(file: Path, rows: list[Tensor], thread: ThreadPoolExecutor) -> int:
@@ -387,9 +399,10 @@ def _require_json(storage: Any, state: State) -> None:
             )
 
 
-def _map(file: Path, rows: int, leaves: list[tuple[tuple[int, ...], torch.dtype]], align: int = _ALIGN) -> list[Tensor]:
+def _map(file: Path, rows: int, leaves: list[tuple[tuple[int, ...], torch.dtype]]) -> list[Tensor]:
     """Return the entries ``[rows, *W, *F]`` of a file, for the shapes ``[*W, *F]`` and dtypes of ``leaves``."""
     sizes = [rows * math.prod(shape) * dtype.itemsize for shape, dtype in leaves]
+    align = _ALIGN if len(leaves) > 1 else 1
     total = sum(size + -size % align for size in sizes)
     if (found := file.stat().st_size) != total:
         raise damaged(file, expected=f"{total} bytes", found=f"{found} bytes")
