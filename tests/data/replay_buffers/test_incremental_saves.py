@@ -163,19 +163,23 @@ def test_checkpoints_of_a_rotation_share_files_and_outlive_each_other(tmp_path):
     assert_same(again[:], buffer[:])
 
 
-def test_a_damaged_file_is_told_and_written_again_where_its_length_tells(tmp_path):
+@pytest.mark.parametrize("damage", ["cut", "flip", "replace", "remove"])
+def test_a_file_that_was_damaged_is_not_taken_over(tmp_path, damage):
     buffer = make()
     buffer.extend(rows(0, SIZE))
-    buffer.dumps(tmp_path)
-    file = next(tmp_path.rglob("rows_3.bin"))
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-1])
-    buffer.dumps(tmp_path)
-    check(buffer, tmp_path)
-    file = next(tmp_path.rglob("rows_3.bin"))
-    file.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
-    with pytest.raises(DamagedFileError, match=r"rows_3\.bin.*CRC-32"):
-        make().loads(tmp_path)
+    for _ in range(2):
+        buffer.dumps(tmp_path)
+        file = next(tmp_path.rglob("rows_3.bin"))
+        whole = file.read_bytes()
+        changed = whole[:-1] if damage == "cut" else bytes([whole[0] ^ 1]) + whole[1:]
+        if damage in ("replace", "remove"):
+            file.unlink()
+        if damage != "remove":
+            file.write_bytes(changed)
+        with pytest.raises(DamagedFileError, match=r"rows_3\.bin"):
+            make().loads(tmp_path)
+        assert written(tmp_path, lambda: buffer.dumps(tmp_path))[0] == 1
+        check(buffer, tmp_path)
 
 
 def test_folders_without_hard_links_are_written_whole(tmp_path, monkeypatch):

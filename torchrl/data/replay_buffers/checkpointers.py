@@ -236,16 +236,21 @@ class TensorStorageCheckpointer(StorageCheckpointerBase):
         columns = state.pop("columns", [])
         row_bytes = sum(column[:1].nbytes for column in columns)
         size = max(-(-storage.capacity // CHUNKS), -(-CHUNK_BYTES // max(row_bytes, 1)))
-        seen = _Seen(secrets.token_hex(8), size, storage.written, storage.edits, list(map(version_of, columns)))
+        versions = list(map(version_of, columns))
+        seen = _Seen(secrets.token_hex(8), size, storage.written, storage.edits, versions, {})
+        stamps = _SEEN[storage].stamps if storage in _SEEN else {}
         same = None if save is None else _unchanged(storage, seen, save.earlier(folder / META))
         with ThreadPoolExecutor(1) as thread:  # computes checksums while files are written
             for name, first, rows in _files_of(columns, storage, size):
                 file = folder / name
                 if save is not None and (old := save.earlier(file)) is not None:
-                    known = None if same is None else bool(same[first : first + size].all())
-                    if (_is_same(old, rows) if known is None else known) and save.link(file):
+                    changed = same is not None and not bool(same[first : first + size].all())
+                    intact = same is not None and stamps.get(name) == _stamp(old)
+                    if not changed and (intact or _is_same(old, rows)) and save.link(file):
+                        seen.stamps[name] = _stamp(file)
                         continue
                 crc = _write(file, rows, thread)
+                seen.stamps[name] = _stamp(file)
                 if save is not None:
                     save.crcs[file] = crc
         note = {**state, "version": VERSION, "token": seen.token}
@@ -279,13 +284,23 @@ class TensorStorageCheckpointer(StorageCheckpointerBase):
 
 
 class _Seen(NamedTuple):
-    """What a save holds: its token, rows in a file, counts of the storage, versions of columns."""
+    """What a save holds: its token, rows in a file, counts of the storage, versions of columns, its files."""
 
     token: str
     chunk_rows: int
     written: int
     edits: int
     versions: list[int]
+    stamps: dict[str, tuple[int, ...]]
+
+
+def _stamp(file: Path) -> tuple[int, ...]:
+    """Return what changes when a program writes to a file or replaces it; nothing if it is missing."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 _SEEN: WeakKeyDictionary[Any, _Seen] = WeakKeyDictionary()  # the last save of each storage
@@ -300,7 +315,11 @@ def _unchanged(storage: Any, now: _Seen, note: Path | None) -> Tensor | None:
         note: ``storage.json`` of the save before.
     """
     last = _SEEN.get(storage)
-    if last is None or note is None or last[1] != now[1] or last[3:] != now[3:]:
+    if (
+        last is None
+        or note is None
+        or (last.chunk_rows, last.edits, last.versions) != (now.chunk_rows, now.edits, now.versions)
+    ):
         return None
     with contextlib.suppress(OSError, DamagedFileError):
         if _read_json(note).get("token") != last.token:
@@ -361,6 +380,8 @@ def _crc_of(pieces: list[np.ndarray], crc: int) -> int:
 
 def _is_same(file: Path, rows: list[Tensor]) -> bool:
     """Return whether a file holds these rows."""
+    if not file.is_file():
+        return False
     with file.open("rb", buffering=0) as stream:
         for piece in _pieces(rows):
             found = np.empty_like(piece)
