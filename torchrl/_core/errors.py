@@ -83,6 +83,10 @@ class ResetError(TorchRLError, RuntimeError):
     """An environment was reset or stepped in an order that makes no sense."""
 
 
+class SimulatorStateError(TorchRLError, RuntimeError):
+    """The state of a simulator cannot be saved or restored in the middle of an episode."""
+
+
 class WorkerError(TorchRLError, RuntimeError):
     """A worker process or thread failed; the message holds its own traceback."""
 

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from typing_extensions import Self
 from torchrl._core.attributes import module_attribute
 from torchrl._core.devices import check_devices
 from torchrl._core.errors import MissingKeyError, ResetError, describe
+from torchrl._core.generators import next_seed
 from torchrl._core.keys import next_key
 from torchrl._core.legacy import old_attributes
 from torchrl._core.mdp import DONE, last_name
@@ -25,6 +25,7 @@ from torchrl.data import Composite, TensorSpec
 from torchrl.data.tensor_specs.helpers import as_device
 from torchrl.envs._legacy import OLD_ATTRIBUTES
 from torchrl.envs.construction import ReadOnly, Reference, accept_options, names_argument
+from torchrl.envs.simulator_state import load_simulator_state, simulator_state
 from torchrl.envs.specs import (
     GROUPS,
     INPUTS,
@@ -50,15 +51,6 @@ from torchrl.envs.stepping.validation import check_given, check_returned, placed
 
 if TYPE_CHECKING:
     from torchrl.envs.batched import ParallelEnv
-
-
-def next_seed(seed: int) -> int:
-    """Return the seed that follows ``seed`` in the chain that every environment uses.
-
-    >>> next_seed(0)
-    795726461
-    """
-    return int.from_bytes(np.random.default_rng(seed).bytes(8), "big") % (2**32 - 1)
 
 
 @old_attributes(OLD_ATTRIBUTES)
@@ -95,6 +87,8 @@ class EnvBase(nn.Module, ABC):
         _set_seed: seed every source of chance.
         _set_state: ``td -> td``; restore the state found in ``td``, for ``reset(set_state=True)``.
         _follow: move to :attr:`device` what is neither a module nor a parameter nor a spec.
+        simulator_state, load_simulator_state: the state in the middle of an episode, if it is not in attributes.
+        configuration: names of attributes that hold no such state.
 
     Reads: the action, and what ``state_spec`` names.
     Writes: at the root what ``observation_spec`` and ``done_spec`` name; under ``"next"`` the same
@@ -694,6 +688,9 @@ class EnvBase(nn.Module, ABC):
         return self.step(self.rand_action(tensordict))
 
     rollout = rollout
+    simulator_state = simulator_state
+    load_simulator_state = load_simulator_state
+    configuration: Collection[str] = ()
 
     def set_seed(self, seed: int | None = None, static_seed: bool = False) -> int | None:
         """Seed the environment; return the seed for the next one.

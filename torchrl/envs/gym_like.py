@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -130,6 +130,8 @@ class GymLikeEnv(EnvWrapper):
     >>> WalkEnv(env=Walk()).rollout(10)["next", "observation"].T
     tensor([[1., 2., 3.]])
     """
+
+    configuration: Collection[str] = ("_flags", "_info_readers", "frame_skip")
 
     def __init__(self, *, frame_skip: int | None = None, **kwargs: Any) -> None:
         if frame_skip is not None and frame_skip < 1:

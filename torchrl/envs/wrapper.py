@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -47,6 +47,7 @@ class EnvWrapper(EnvBase):
 
     git_url: str = ""
     libname: str = ""
+    configuration: Collection[str] = ("_constructor_kwargs",)
 
     def __init__(
         self,

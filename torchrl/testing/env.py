@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Callable, Collection
 from typing import Any
@@ -15,10 +16,12 @@ import torch
 from tensordict import LazyStackedTensorDict, TensorDictBase, is_leaf_nontensor
 from torch import Tensor
 
+from torchrl._core.errors import SimulatorStateError
 from torchrl._core.keys import next_key
 from torchrl._core.mdp import step_mdp
 from torchrl._core.records.policy_output import with_output
 from torchrl._core.records.rows import is_lazy, part_names
+from torchrl._core.safe_load import load_file
 from torchrl.data import RandomPolicy
 from torchrl.envs import EnvBase, check_env_specs
 from torchrl.envs.check import HookWatch
@@ -246,6 +249,41 @@ def check_pickles_in_mid_episode(make: Make) -> None:
     assert_same(*batches)
 
 
+def check_goes_on_from_a_saved_state(make: Make) -> None:
+    """An environment that is given the state of another in mid-episode takes the same steps, across resets.
+
+    One whose simulator cannot be saved says so.
+    """
+    env = make_seeded(make)
+    if hasattr(env, "numbers"):  # a view shares its environments
+        return
+
+    def steps(env: EnvBase, root: TensorDictBase, count: int) -> tuple[list[Any], TensorDictBase]:
+        taken = []
+        for _ in range(count):
+            step, root = env.step_and_maybe_reset(env.rand_action(root))
+            taken.append(step.clone())
+        return taken, root.clone()
+
+    _, root = steps(env, env.reset(), 5)
+    file, generator = io.BytesIO(), torch.get_rng_state()
+    try:
+        torch.save((env.simulator_state(), env.state_dict()), file)
+    except SimulatorStateError:
+        return
+    expected, _ = steps(env, root.clone(), STEPS)
+    other = make_seeded(make, 99)
+    other.rollout(2)
+    file.seek(0)
+    simulator, memory = load_file(file)  # without running code
+    other.load_simulator_state(simulator)
+    other.load_state_dict(memory)
+    torch.set_rng_state(generator)
+    found, _ = steps(other, root, STEPS)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_same(ours, theirs)
+
+
 CHECKS = (
     check_keeps_to_its_specs,
     check_fake_step_is_like_a_real_one,
@@ -260,6 +298,7 @@ CHECKS = (
     check_rollout_options,
     check_moves_to_a_device,
     check_pickles_in_mid_episode,
+    check_goes_on_from_a_saved_state,
 )
 
 

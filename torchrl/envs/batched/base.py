@@ -13,7 +13,7 @@ from tensordict import NestedKey, TensorDictBase
 
 from torchrl._core.attributes import is_class_attribute
 from torchrl._core.devices import check_devices
-from torchrl._core.errors import CountError, MissingKeyError, ResetError, SpecError, describe
+from torchrl._core.errors import CountError, MissingKeyError, ResetError, SimulatorStateError, SpecError, describe
 from torchrl._core.keys import leaf_keys
 from torchrl._core.records.flat_record import Record
 from torchrl.data import Composite, TensorSpec
@@ -538,6 +538,33 @@ class BatchedEnvBase(EnvBase):
     def __getitem__(self, index: object) -> EnvView:
         """Return some of the environments as an environment; see :class:`~.view.EnvView`."""
         return EnvView(self, index)
+
+    def simulator_state(self) -> list[dict[str, Any]]:
+        """Return the state of each simulator, and of the generators of worker processes; see :meth:`EnvBase`.
+
+        Raises:
+            SimulatorStateError: if one of them cannot be saved.
+        """
+        self.start()
+        assert self._pool is not None
+        states = self._pool.scatter("simulator_state", None, self._pool.is_remote)
+        if missing := [state["missing"] for state in states if "missing" in state]:
+            raise SimulatorStateError(missing[0])
+        return states
+
+    def load_simulator_state(self, states: Sequence[dict[str, Any]]) -> None:
+        """Restore the state of each simulator.
+
+        Raises:
+            CountError: if there were more of them, or fewer.
+        """
+        if len(states) != self.num_envs:
+            raise CountError(
+                describe(self, "has another number of environments", expected=len(states), found=self.num_envs)
+            )
+        self.reset()
+        assert self._pool is not None
+        self._pool.scatter("load_simulator_state", states)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         states: Any = list(self._pending_state.items())

@@ -8,9 +8,10 @@ import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 
 from torchrl._core.attributes import is_class_attribute
+from torchrl._core.generators import next_seed
 from torchrl._core.records.flat_record import Record
 from torchrl._core.records.rows import entry_names
-from torchrl.envs.base import EnvBase, next_seed
+from torchrl.envs.base import EnvBase
 from torchrl.envs.batched.transport import stack_rows
 from torchrl.envs.metadata import meta_of
 from torchrl.envs.specs import GROUPS

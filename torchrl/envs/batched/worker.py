@@ -16,7 +16,8 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from torch import Tensor
 
-from torchrl._core.errors import DTypeError, ShapeError, describe
+from torchrl._core.errors import DTypeError, ShapeError, SimulatorStateError, describe
+from torchrl._core.generators import GlobalRNGState
 from torchrl._core.keys import next_key
 from torchrl._core.records.flat_record import FlatRecord, nested_tensordict, takes_flat_records
 from torchrl._core.workers.pool import RequestHandler
@@ -414,6 +415,22 @@ class EnvGroup:
             slot.env.load_state_dict(state)
         return [None] * len(self.slots)
 
+    def simulator_state(self, own_process: bool) -> list[dict[str, Any]]:
+        """Return the state of each simulator, or why there is none; with the generators of a process of its own."""
+        states = [_state_of(slot.env) for slot in self._in_turn()]
+        if own_process and states:
+            states[-1]["generators"] = GlobalRNGState().state_dict()
+        return states
+
+    def load_simulator_state(self, states: Sequence[dict[str, Any]]) -> list[None]:
+        """Restore the state of each simulator, then that of the generators."""
+        for slot, state in zip(self._in_turn(), states, strict=True):
+            slot.env.load_simulator_state(state["simulator"])
+        for state in states:
+            if "generators" in state:
+                GlobalRNGState().load_state_dict(state["generators"])
+        return [None] * len(self.slots)
+
     def close(self) -> None:
         """Close the environments, whatever they raise."""
         for slot in self.slots:
@@ -421,6 +438,13 @@ class EnvGroup:
                 if not slot.env.is_closed:
                     slot.env.close()
         self.slots = []
+
+
+def _state_of(env: EnvBase) -> dict[str, Any]:
+    try:
+        return {"simulator": env.simulator_state()}
+    except SimulatorStateError as error:
+        return {"missing": str(error)}
 
 
 def serve(channel: Channel, first: int, recipes: Sequence[Recipe | EnvBase], daemon: bool, consolidate: bool) -> None:

@@ -59,6 +59,7 @@ class DMControlWrapper(GymLikeEnv):
     supports_flat_records = True
     reads_action_only = True
     libname = "dm_control"
+    configuration = ("_readers", "_render_kwargs")
     git_url = "https://github.com/google-deepmind/dm_control"
     available_envs = Catalogue(_tasks, "dm_control")
 

@@ -330,6 +330,10 @@ class Stepper:
         self.root = self.env.reset(given, **kwargs)
         self._state_version = self.env._state_counter[0]
 
+    def resume(self, root: TensorDictBase) -> None:
+        """Go on from a root that was saved with the state of the environment."""
+        self.root, self._state_version = root, self.env._state_counter[0]
+
     def is_stale(self) -> bool:
         """Return whether the environment was stepped or reset by others since the last run."""
         return self._state_version != self.env._state_counter[0]

@@ -25,12 +25,17 @@ from torchrl.data.tensor_specs import Stacked, StackedComposite
 from torchrl.data.tensor_specs.categorical import Masked
 from torchrl.envs.base import EnvBase
 from torchrl.envs.construction import ReadOnly
+from torchrl.envs.simulator_state import load_attributes, save_attributes
 from torchrl.envs.specs import GROUPS, complete_flags, leaf_names
 from torchrl.envs.stepping.compiled_specs import CompiledSpecs, differs_within
 from torchrl.envs.stepping.deferred import Deferred
 from torchrl.envs.stepping.validation import check_returned
 from torchrl.envs.transforms.base import Transform
 from torchrl.envs.transforms.compose import Compose
+
+# Of every transform: where it stands, and which entries it reads and writes.
+_OF_TRANSFORMS = {*vars(nn.Module()), "_container", "_promised", "inner"}
+_OF_TRANSFORMS |= {"in_keys", "in_keys_inv", "out_keys", "out_keys_inv"}
 
 
 class TransformedEnv(EnvBase):
@@ -190,6 +195,21 @@ class TransformedEnv(EnvBase):
             complete_flags(specs["done"])
             specs = self.__dict__["_specs"] = {g: self._lock(spec) for g, spec in specs.items()}
         return specs
+
+    def simulator_state(self) -> dict[str, Any]:
+        """Return the state of the base environment, and what transforms of others keep; see :meth:`EnvBase`.
+
+        The memory of a transform is part of ``state_dict()``, if it has ``get_extra_state()``; the attributes of one
+        that was written elsewhere, and has none, are saved here.
+        """
+        own = {str(i): save_attributes(part, _OF_TRANSFORMS) for i, part in enumerate(self._parts) if _is_foreign(part)}
+        return {"base_env": self.base_env.simulator_state(), "transforms": own}
+
+    def load_simulator_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`simulator_state` returned."""
+        self.base_env.load_simulator_state(state["base_env"])
+        for number, attributes in state["transforms"].items():
+            load_attributes(self._parts[int(number)], attributes)
 
     def _close_specs(self) -> None:
         """Lock the specs, which were derived in the constructor."""
@@ -745,3 +765,9 @@ def choices(spec: TensorSpec) -> Iterator[Masked]:
 
 def _leaf_ids(spec: Composite) -> dict[NestedKey, int]:
     return {key: id(leaf) for key, leaf in spec.items(True, True)}
+
+
+def _is_foreign(part: Transform) -> bool:
+    """Return whether a transform was written elsewhere and does not say what its memory is."""
+    kind = type(part)
+    return not kind.__module__.startswith("torchrl.") and kind.get_extra_state is nn.Module.get_extra_state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,11 +12,11 @@ import torch
 from tensordict import NestedKey, NonTensorData, NonTensorStack, TensorDictBase
 from torch import Tensor
 
+from torchrl._core.generators import next_seed
 from torchrl._core.optional import require_package
 from torchrl._core.records.capabilities import is_unchanged
 from torchrl._core.records.flat_record import FlatRecord
 from torchrl.data import Bounded, Composite, MultiOneHot, NonTensor, OneHot, TensorSpec, Unbounded
-from torchrl.envs.base import next_seed
 from torchrl.envs.gym_like import GymLikeEnv
 from torchrl.envs.libs.gym.backend import gym_backend
 from torchrl.envs.libs.gym.row_stepper import Rows, RowStepper
@@ -74,6 +74,14 @@ class GymWrapper(GymLikeEnv):
     partial_reset_safe = True
     reads_action_only = True
     libname = "gymnasium"
+    configuration: Collection[str] = (
+        "_categorical",
+        "_from_pixels",
+        "_missing_obs_value",
+        "_pixels_only",
+        "_readers",
+        "_write_action",
+    )
     available_envs = Catalogue(_ids)
     _pixels_only_default = False
     _writes_infos = True  # of a vector environment
