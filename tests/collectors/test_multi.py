@@ -431,7 +431,7 @@ def test_state_comes_back(kind):
         second.load_state_dict(state)
         batches = list(second)
     assert len(batches) == 3
-    assert {"worker0", "worker1", "frames", "iter"} == set(state)
+    assert {"worker0", "worker1", "frames", "iter", "policy_version", "trajectories"} == set(state)
 
 
 def test_the_choice_of_a_collector():

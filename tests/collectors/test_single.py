@@ -372,7 +372,7 @@ def test_state():
     batch = first.next()
     state = first.state_dict()
     assert set(state) == {
-        "policy_state_dict", "env_state_dict", "frames", "iter", "traj_pool",
+        "policy_state_dict", "policy_version", "env_state_dict", "episodes", "frames", "iter", "traj_pool",
     }  # fmt: skip
     assert state["frames"] == 8
     assert state["iter"] == 2

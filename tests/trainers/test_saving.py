@@ -8,6 +8,7 @@ import torch
 from tensordict.nn import TensorDictSequential
 
 from torchrl._core.errors import MissingKeyError, UnexpectedKeyError
+from torchrl._core.safe_load import load_file
 from torchrl.checkpoint import Checkpoint, CheckpointRotation
 from torchrl.collectors import Collector, MultiAsyncCollector, MultiSyncCollector
 from torchrl.data import LazyTensorStorage, PrioritizedSampler, TensorDictReplayBuffer
@@ -137,9 +138,12 @@ def test_the_state_is_there_when_workers_are_gone(tmp_path, collect):
     assert again.collected_frames >= 160
 
 
-def test_environments_go_on_with_other_seeds(tmp_path):
+def test_environments_go_on_with_other_seeds_where_episodes_were_not_saved(tmp_path):
     trainer = make_trainer(tmp_path / "run.pt", total=40, seed=5)
     trainer.train()
+    state = load_file(tmp_path / "run.pt")
+    del state["collector"]["episodes"]  # as files of earlier releases are
+    torch.save(state, tmp_path / "run.pt")
     seeds = []
     again = make_trainer(tmp_path / "run.pt", total=40, seed=5)
     again.collector.set_seed = seeds.append

@@ -230,6 +230,14 @@ class BaseCollector(IterableDataset, ABC):
             if gathered is not None:
                 gathered.reset()
 
+    def _kept_trajectories(self) -> list[Any]:
+        return [each and each.state_dict() for each in (self._whole, self._written)]
+
+    def _keep_trajectories(self, states: list[Any]) -> None:
+        for each, state in zip((self._whole, self._written), states, strict=True):
+            if each is not None and state is not None:
+                each.load_state_dict(state)
+
     # --- weights ---------------------------------------------------------------------------------
 
     @old_keywords(policy_weights="policy_or_weights")

@@ -441,15 +441,20 @@ class MultiCollector(BaseCollector):
         with self._between_batches():
             states = self.map_fn("state_dict")
             workers = {f"worker{i}": state for i, state in enumerate(states)}
-            return {**workers, "frames": self._frames, "iter": self._iter}
+            own = {"policy_version": self.policy_version, "trajectories": self._kept_trajectories()}
+            return {**workers, **own, "frames": self._frames, "iter": self._iter}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from the state of another collector, with new episodes."""
+        """Continue from the state of another collector; see :class:`~torchrl.collectors.Collector`."""
         with self._between_batches():
             for i in range(self.num_workers):
                 self._pool.call(i, "map", "load_state_dict", (state_dict[f"worker{i}"],), {})
             self._frames = self._requested = state_dict["frames"]
             self._iter = state_dict["iter"]
+            self._keep_trajectories(state_dict.get("trajectories", [None, None]))
+            self._version = state_dict.get("policy_version", 0)
+            if self._sender is not None:
+                self._sender.version = self._version
 
     def shutdown(self, timeout: float | None = None, close_env: bool = True) -> None:
         """End the workers; calling it again is fine.

@@ -92,6 +92,13 @@ class ActingPolicy:
         self._receiver = make_receiver(self.module)
         self.prepared = self._looking()
 
+    def set_version(self, version: int) -> None:
+        """Set how often the weights were renewed; what was sent before is not to come after."""
+        self._version = version
+        if self._receiver is not None:
+            self._receiver.poll()
+            self._receiver.version = version
+
     def count_version(self) -> None:
         """Count an update of the weights that was made elsewhere."""
         if self._receiver is None:

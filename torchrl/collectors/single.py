@@ -13,7 +13,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 
 from torchrl._core.devices import check_devices
-from torchrl._core.errors import describe
+from torchrl._core.errors import SimulatorStateError, describe
 from torchrl._core.exploration import ExplorationType, set_exploration_type
 from torchrl._core.keys import next_key
 from torchrl._core.records.policy_output import with_output
@@ -112,6 +112,14 @@ class TrajectoryIds:
         self._first = torch.arange(self.next_free, self.next_free + count)
         self._first = self._first.reshape(self.env.batch_size)  # [*B]
         self.next_free += count
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the numbers of the trajectories in progress."""
+        return {"first": self._first.clone(), "next_free": self.next_free}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with these trajectories."""
+        self._first, self.next_free = state_dict["first"].clone(), state_dict["next_free"]
 
     def write(self, batch: TensorDictBase) -> None:
         """Number the steps of a batch ``[*B, T]`` that follows the last one."""
@@ -231,6 +239,7 @@ class Collector(BaseCollector):
 
     is_closed = False
     _profiler: RolloutProfiler | None = None
+    _seed: tuple[int, bool] | None = None  # of the episodes that start with the next batch
     _several: Callable[..., BaseCollector]  # builds collectors in workers; set by factory.py
 
     @classmethod
@@ -352,6 +361,7 @@ class Collector(BaseCollector):
             self._stepper.reset()
             if self._numbers is not None:
                 self._numbers.restart()
+        self._seed = None
         if (profiler := self._profiler) is not None:
             profiler.before_batch()
         policy = self._random if random else self._acting.prepared
@@ -462,31 +472,65 @@ class Collector(BaseCollector):
         """Seed the environment and start new episodes; return the seed for the next one."""
         with self._between_batches():
             self.reset()
+            self._seed = seed, static_seed
             return self.env.set_seed(seed, static_seed=static_seed)
 
     def state_dict(self) -> dict[str, object]:
-        """Return the policy, the environment's buffers, and how far collection has come."""
+        """Return the policy, the environment with its episodes in progress, and how far collection has come.
+
+        ``"episodes"`` holds what the simulator is in the middle of an episode, or, as ``"missing"``, why it cannot be
+        saved; see :meth:`EnvBase.simulator_state <torchrl.envs.EnvBase.simulator_state>`.
+        """
         acting = self._acting.module
         with self._between_batches():
             policy = acting.state_dict() if isinstance(acting, nn.Module) else {}
             return {
                 "policy_state_dict": policy,
+                "policy_version": self._acting.version,
                 "env_state_dict": self.env.state_dict(),
+                "episodes": self._episodes(),
                 "frames": self._frames,
                 "iter": self._iter,
                 "traj_pool": 0 if self._numbers is None else self._numbers.next_free,
             }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state of another collector, with new episodes."""
+        """Go on from the state of another collector; with new episodes, if those in progress were not saved."""
         with self._between_batches():
+            self._acting.set_version(state_dict.get("policy_version", 0))
             if isinstance(self._acting.module, nn.Module):
                 self._acting.module.load_state_dict(state_dict["policy_state_dict"])
+            self.reset()
+            episodes = state_dict.get("episodes", {})
+            if "simulator" in episodes:
+                self.env.load_simulator_state(episodes["simulator"])
+            elif "seed" in episodes:
+                self.set_seed(*episodes["seed"])
             self.env.load_state_dict(state_dict["env_state_dict"])
             self._frames, self._iter = state_dict["frames"], state_dict["iter"]
             if self._numbers is not None:
                 self._numbers.next_free = state_dict["traj_pool"]
-            self.reset()
+            if "root" in episodes:
+                self._stepper.resume(episodes["root"].clone())
+                if self._numbers is not None:
+                    self._numbers.load_state_dict(episodes["numbers"])
+                self._keep_trajectories(episodes["trajectories"])
+
+    def _episodes(self) -> dict[str, Any]:
+        """Return the state of the episodes in progress."""
+        stepper = self._stepper
+        is_new = stepper.root is None or stepper.is_stale()  # the next batch starts with a reset
+        try:
+            simulator = self.env.simulator_state()
+        except SimulatorStateError as error:
+            missing = {"missing": str(error)}
+            return missing if self._seed is None else {"seed": self._seed, "reason": str(error)}
+        if is_new:
+            return {"simulator": simulator}
+        found: dict[str, Any] = {"simulator": simulator, "root": stepper.root_tensordict().clone()}
+        if self._numbers is not None:
+            found["numbers"] = self._numbers.state_dict()
+        return found | {"trajectories": self._kept_trajectories()}
 
     def shutdown(self, timeout: float | None = None, close_env: bool = True) -> None:
         """Close the environment; calling it again is fine.

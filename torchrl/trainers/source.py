@@ -9,11 +9,27 @@ from typing import Any
 from tensordict import TensorDictBase
 
 from torchrl._core.errors import describe
+from torchrl._core.log import logger as log
 from torchrl.collectors import BaseCollector
 from torchrl.data import ReplayBuffer
 from torchrl.trainers.hooks.data import num_frames
 
 POLL = 0.005  # seconds between two checks of a buffer that is filled in the background
+
+
+def _episodes(state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what the state of a collector, or of each of its workers, says of the episodes in progress."""
+    workers = [worker for name, worker in state.items() if name.startswith("worker")]
+    return [worker.get("episodes", {}) for worker in workers or [state]]
+
+
+def has_episodes(state: dict[str, Any]) -> bool:
+    """Return whether the state of a collector has the episodes in progress.
+
+    >>> has_episodes({"episodes": {"missing": "a simulator of C++"}, "frames": 10})
+    False
+    """
+    return all(episodes and "missing" not in episodes for episodes in _episodes(state))
 
 
 class Source:
@@ -84,6 +100,18 @@ class Source:
 
     def _written(self) -> int:
         return int(self.buffer.write_count) * self.frame_skip
+
+    def settle(self, seed: int) -> None:
+        """Start new episodes with a seed, if those in progress cannot be saved.
+
+        So a run that goes on from the save, and the run that was saved, have the same episodes.
+        """
+        if self.in_background or self._final_state is not None:
+            return
+        missing = [each["missing"] for each in _episodes(self.collector.state_dict()) if "missing" in each]
+        if missing:
+            log.info("Trainer: new episodes start at each save. %s", missing[0])
+            self.collector.set_seed(seed)
 
     def state_dict(self) -> dict[str, Any]:
         """Return that of the collector; after a run, the one that :meth:`remember` kept."""

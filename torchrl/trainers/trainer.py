@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchrl._core.errors import MissingKeyError, UnexpectedKeyError, describe
 from torchrl._core.files import replaced
 from torchrl._core.log import logger as log
+from torchrl._core.safe_load import load_file
 from torchrl._core.timing import timeit
 from torchrl.checkpoint import Checkpoint, CheckpointRotation, GlobalRNGState
 from torchrl.collectors import BaseCollector
@@ -29,7 +30,7 @@ from torchrl.trainers.hooks.logging import LogTiming
 from torchrl.trainers.hooks.optimization import OptimizationStepper, OptimizerHook, TargetNetUpdaterHook
 from torchrl.trainers.interruption import on_interrupt
 from torchrl.trainers.metrics import Means, Metrics, Progress
-from torchrl.trainers.source import POLL, Source
+from torchrl.trainers.source import POLL, Source, has_episodes
 from torchrl.trainers.stages import Stages
 
 NEED_BATCHES = ("batch_process", "pre_steps_log", "pre_epoch")
@@ -450,6 +451,7 @@ class Trainer:
         if (file is None and rotation is None) or not (due or force_save):
             return
         self._saved_at = self.collected_frames
+        self._source.settle(self._restart_seed())
         if self.checkpoint is None:
             assert file is not None
             save_whole(self.state_dict(), file)
@@ -461,30 +463,38 @@ class Trainer:
         if rotation is not None:
             rotation.save(self.checkpoint, self.collected_frames, metadata=noted)
 
-    def load_from_file(self, file: str | Path, **kwargs: Any) -> Trainer:
-        """Load what :meth:`save_trainer` wrote.
+    def _restart_seed(self) -> int:
+        """Return the seed of episodes that start where training was saved: not that of the first ones."""
+        seed = torch.initial_seed() % 2**31 if self.seed is None else self.seed
+        return seed + self.collected_frames
 
-        Loading a file that was written without a checkpoint runs code: trust it.
+    def load_from_file(self, file: str | Path, *, trust: bool = False, **kwargs: Any) -> Trainer:
+        """Load what :meth:`save_trainer` wrote.
 
         Args:
             file: Its path.
-            **kwargs: For :func:`torch.load`, such as ``map_location``; of a checkpoint, for
+            trust: Unpickle what can only be unpickled, which runs whatever code the file holds.
+            **kwargs: ``map_location``, as for :func:`torch.load`; of a checkpoint, all arguments of
                 :meth:`Checkpoint.load <torchrl.checkpoint.Checkpoint.load>`.
 
         Returns: this trainer.
+
+        Raises:
+            UntrustedFileError: if the file holds more than data, and ``trust`` is false.
+            DamagedFileError: if it cannot be read.
         """
         if Checkpoint.is_checkpoint(file):
             checkpoint = self.checkpoint or Checkpoint(trainer=self)
-            checkpoint.load(file, **kwargs)
+            checkpoint.load(file, trust=trust, **kwargs)
             return self
-        self.load_state_dict(torch.load(file, **{"weights_only": False, **kwargs}))
+        self.load_state_dict(load_file(Path(file), trust=trust, **kwargs))
         return self
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of training: weights, optimizers, buffers, counts, random generators.
 
-        There is an entry for each hook and module, by its name, and ``"state"`` with the counts. The state
-        of simulators is not included: after loading, new episodes start.
+        There is an entry for each hook and module, by its name, and ``"state"`` with the counts; that of the
+        collector has the episodes in progress, where the simulator can be saved.
         """
         with self.collector.pause():
             return {
@@ -499,8 +509,8 @@ class Trainer:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state dict of a trainer with the same modules.
 
-        Environments are seeded with ``seed`` plus the number of frames, so that they do not repeat
-        the first episodes; the generators of Python, numpy and torch are set.
+        Where the episodes in progress were not saved, environments are seeded with ``seed`` plus the number of
+        frames, so that they do not repeat the first episodes; the generators of Python, numpy and torch are set.
 
         Raises:
             MissingKeyError, UnexpectedKeyError: if the registered modules are not the same.
@@ -517,8 +527,8 @@ class Trainer:
         counts = state_dict["state"]
         self.collected_frames, self.num_optim_steps = counts["collected_frames"], counts["num_optim_steps"]
         self._saved_at = self.collected_frames
-        if self.seed is not None:
-            self.collector.set_seed(self.seed + self.collected_frames)
+        if self.seed is not None and not has_episodes(state_dict["collector"]):
+            self.collector.set_seed(self._restart_seed())
         GlobalRNGState().load_state_dict(state_dict["random"])
 
 
