@@ -5,6 +5,7 @@ VENV ?= .venv
 EXTRAS ?= .venv-extras
 WORKERS ?= 2
 ARGS ?=
+KILLS ?= 8
 RUN ?= 1
 # Small networks lose more to waking a second thread than it gives.
 export OMP_NUM_THREADS ?= 1
@@ -17,7 +18,7 @@ CONTRACT ?= ../shared/contract
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: check test test-distributed test-extras faults contract scripts train bench scores-small docs notebooks clean
+.PHONY: check test test-distributed test-ray test-ranks test-extras faults contract scripts train bench scores-small docs notebooks clean
 
 check: $(READY)
 	$(BIN)/ruff check
@@ -31,6 +32,7 @@ check: $(READY)
 test: check
 	$(BIN)/pytest -n $(WORKERS) --ignore tests/test_tutorials.py || \
 		$(BIN)/pytest --last-failed --last-failed-no-failures none --ignore tests/test_tutorials.py
+	$(MAKE) --no-print-directory test-distributed
 	@if [ -d $(FAULTS) ]; then $(MAKE) --no-print-directory faults; fi
 	@if [ -d $(CONTRACT) ]; then $(MAKE) --no-print-directory contract; fi
 	@if [ -d $(SCRIPTS) ]; then $(MAKE) --no-print-directory scripts; fi
@@ -40,11 +42,23 @@ test: check
 	$(BIN)/pytest -n $(WORKERS) tests/test_tutorials.py || \
 		$(BIN)/pytest --last-failed --last-failed-no-failures none tests/test_tutorials.py
 
-# Ray, on one node and on several, and ranks of torch.distributed, all on this machine, one test at a time.
-test-distributed: DISTRIBUTED = $(BIN)/pytest -m distributed tests/collectors tests/objectives/test_data_parallel.py \
-	tests/trainers/test_data_parallel.py tests/test_distributed_examples.py
+# Ray, on one node and on several, and ranks of torch.distributed, all on this machine: those of Ray beside those of
+# ranks, as either waits for processes half of the time. KILLS=20 kills more actors than the 8 of every day, and half as
+# many nodes.
 test-distributed: $(READY)
-	$(DISTRIBUTED) || $(DISTRIBUTED) --last-failed --last-failed-no-failures none
+	$(MAKE) --no-print-directory --jobs 2 --keep-going --output-sync=target test-ray test-ranks
+
+DISTRIBUTED = $(BIN)/pytest tests/collectors tests/objectives/test_data_parallel.py tests/trainers/test_data_parallel.py \
+	tests/test_distributed_examples.py
+
+test-ray: export KILLS := $(KILLS)
+test-ray: RAY = $(DISTRIBUTED) -o cache_dir=.cache/ray -m 'distributed and ray'
+test-ray: $(READY)
+	$(RAY) || $(RAY) --last-failed --last-failed-no-failures none
+
+test-ranks: RANKS = $(DISTRIBUTED) -o cache_dir=.cache/ranks -m 'distributed and not ray'
+test-ranks: $(READY)
+	$(RANKS) || $(RANKS) --last-failed --last-failed-no-failures none
 
 # What is too heavy for every day: JAX (Brax, Jumanji) and OpenSpiel.
 test-extras: $(EXTRAS)/.ready

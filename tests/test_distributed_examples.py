@@ -1,6 +1,7 @@
-"""Examples on several ranks: they learn what one process learns, and run."""
+"""Examples on several ranks learn what one process learns; they and those on Ray run."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,23 @@ def test_ppo_ddp_runs(tmp_path):
     done = subprocess.run([*command, str(EXAMPLES / "ppo_ddp.py"), *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.distributed
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("impala_ray", ["--total_frames", "480"]),
+        ("apex_dqn", ["--total_frames", "1500", "--learning_starts", "500", "--updates_per_frame", "0.02"]),
+    ],
+)
+def test_examples_on_ray_run(name, options, tmp_path):
+    more = ["--video", "false", "--eval_episodes", "2", "--log_dir", str(tmp_path)]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *options, *more]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "evaluation: " in done.stdout + done.stderr

@@ -2,13 +2,13 @@
 
 import gc
 import os
-import signal
 import threading
 import time
 
 import pytest
 import torch
 
+from tests.collectors.failures import Broken, Slow, Stuck, are_gone, children_of, kill, open_files, unbuildable
 from torchrl._core.errors import WorkerError
 from torchrl.collectors import MultiAsyncCollector, MultiSyncCollector
 from torchrl.envs import ParallelEnv
@@ -22,44 +22,8 @@ def kind(request):
     return request.param
 
 
-class Slow(CountingEnv):
-    """Takes its time."""
-
-    def _step(self, tensordict):
-        time.sleep(0.001)
-        return super()._step(tensordict)
-
-
-class Broken(CountingEnv):
-    """Fails at its fourth step."""
-
-    def _step(self, tensordict):
-        if self.count == 3:
-            raise ArithmeticError("the wheel came off")
-        return super()._step(tensordict)
-
-
 def pids(collector):
     return [worker.pid for worker in collector._pool.workers]
-
-
-def open_files():
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))
-
-
-def are_gone(pids, wait=2.0):
-    deadline = time.monotonic() + wait
-    while any(os.path.exists(f"/proc/{pid}") for pid in pids):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-def children_of(pid):
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
 
 
 def test_an_error_in_an_environment_arrives_with_its_traceback(kind):
@@ -87,12 +51,9 @@ def test_an_error_in_a_policy_arrives(kind):
 
 
 def test_an_error_at_the_start_arrives(kind):
-    def make_env():
-        raise FileNotFoundError("no such world")
-
     before = open_files()
-    with pytest.raises(WorkerError, match="worker 1 failed: FileNotFoundError: no such world"):
-        kind([CountingEnv, make_env], frames_per_batch=4)
+    with pytest.raises(WorkerError, match="worker 1 failed: FileNotFoundError: no such simulator"):
+        kind([CountingEnv, unbuildable], frames_per_batch=4)
     assert open_files() <= before
 
 
@@ -105,7 +66,7 @@ def test_what_is_no_environment_is_named(kind):
 def test_a_killed_worker_is_told_at_once(kind, delay):
     collector = kind([Slow] * 2, frames_per_batch=100)
     workers = pids(collector)
-    timer = threading.Timer(delay, os.kill, (workers[1], signal.SIGKILL))
+    timer = threading.Timer(delay, kill, (workers[1],))
     timer.start()
     start = time.monotonic()
     with pytest.raises(WorkerError, match="worker 1 was killed by SIGKILL"):
@@ -119,7 +80,7 @@ def test_a_killed_worker_is_told_at_once(kind, delay):
 def test_a_worker_that_is_killed_between_batches(kind):
     collector = kind([CountingEnv] * 2, frames_per_batch=4)
     collector.next()
-    os.kill(pids(collector)[0], signal.SIGKILL)
+    kill(pids(collector)[0])
     time.sleep(0.05)
     with pytest.raises(WorkerError, match="worker 0 was killed by SIGKILL"):
         for _ in collector:
@@ -131,7 +92,7 @@ def test_killing_again_and_again_leaves_nothing(kind):
     def once(delay):
         collector = kind([Slow] * 2, frames_per_batch=20)
         workers = pids(collector)
-        timer = threading.Timer(delay, os.kill, (workers[0], signal.SIGKILL))
+        timer = threading.Timer(delay, kill, (workers[0],))
         timer.start()
         with pytest.raises(WorkerError):
             for _ in collector:
@@ -154,7 +115,7 @@ def test_environments_in_processes_of_their_own_go_with_a_killed_worker():
     workers = pids(collector)
     inner = [child for pid in workers for child in children_of(pid)]
     assert len(inner) == 2 * (2 + 1)  # each worker has two of its own, and their supervisor
-    os.kill(workers[0], signal.SIGKILL)
+    kill(workers[0])
     with pytest.raises(WorkerError, match="worker 0 was killed"):
         collector.next()
     assert are_gone([*workers, *inner], 5)
@@ -162,11 +123,7 @@ def test_environments_in_processes_of_their_own_go_with_a_killed_worker():
 
 @pytest.mark.slow
 def test_a_worker_that_hangs_is_told_with_where_it_is(kind):
-    class Stuck(CountingEnv):
-        def _step(self, tensordict):
-            time.sleep(60)
-
-    collector = kind([CountingEnv, Stuck], frames_per_batch=4, timeout=1.0)
+    collector = kind([CountingEnv, Stuck], frames_per_batch=8, timeout=1.0)
     workers = pids(collector)
     with pytest.raises(WorkerError) as error:
         for _ in collector:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from tests.collectors.failures import kill
 from torchrl._core.errors import WorkerError
 from torchrl.collectors import Evaluator
 from torchrl.data import (
@@ -23,6 +24,7 @@ from torchrl.collectors.distributed import RayCollector
 
 pytestmark = [
     pytest.mark.distributed,
+    pytest.mark.ray,
     pytest.mark.usefixtures("local_ray"),
     pytest.mark.filterwarnings("default"),
     pytest.mark.timeout(300),
@@ -100,7 +102,7 @@ def refuse():
 
 
 @pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
-def test_actors_write_themselves_and_each_frame_once_though_they_are_killed(sync, processes):
+def test_actors_write_themselves_and_each_frame_once_though_they_are_killed(sync):
     with RayReplayBuffer(storage=LazyTensorStorage(10_000), batch_size=8) as buffer:
         collector = RayCollector(
             CountingEnv, num_collectors=2, frames_per_batch=40, total_frames=4000, sync=sync, replay_buffer=buffer,
@@ -111,7 +113,7 @@ def test_actors_write_themselves_and_each_frame_once_though_they_are_killed(sync
             assert batch is None
             if i in (5, 50):
                 ready = next(actor for actor in collector._pool.actors if actor.start is None)
-                processes.kill(ready.place.pid)
+                kill(ready.place.pid)
         assert collector.stats()["frames"] == 4000
         collector.shutdown()
         assert len(buffer) == 4000

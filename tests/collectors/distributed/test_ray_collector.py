@@ -17,6 +17,7 @@ from torchrl.collectors.distributed import RayCollector
 
 pytestmark = [
     pytest.mark.distributed,
+    pytest.mark.ray,
     pytest.mark.usefixtures("local_ray"),
     pytest.mark.filterwarnings("default"),
     pytest.mark.timeout(180),
