@@ -186,6 +186,7 @@ FINE = {
     "a dip in the middle": {"train/episode_return": with_one(HEALTHY["train/episode_return"], 30, 0)},
     "learning starts late": {"train/frames_per_second": rate(np.r_[np.full(20, 0.1), np.full(40, 2.0)])},
     "cyclic rate": {"train/lr": 1e-3 * (1 + np.cos(6 * np.pi * RISE)) / 2},
+    "rate of a run that was extended": {"train/lr": with_one(1e-3 * (1 - RISE), 40, 0)},
     "a kl that ends at zero": {"train/kl_approx": 0.02 * (1 - RISE)},
     "growing gradients": {"train/grad_norm_0": 0.1 + 0.35 * RISE},
     "no settings": {"train/grad_norm_0": np.full(N, 3.0)},

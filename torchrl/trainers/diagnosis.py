@@ -322,9 +322,10 @@ def learning_rate_is_zero(run: Run, limits: Thresholds) -> Measured | None:
     series = run.series("lr", "learning_rate", "lr_0")
     if series is None or len(series) < 5:
         return None
-    zero = np.flatnonzero(series[:, 1] <= 1e-6 * max(float(series[:, 1].max()), 1e-30))
-    share = float(series[zero[0], 0] / max(series[-1, 0], 1)) if len(zero) else 1.0
-    if share >= limits.lr_zero_share or series[-1, 1] > series[zero[0], 1]:  # a cycle
+    other = np.flatnonzero(series[:, 1] > 1e-6 * max(float(series[:, 1].max()), 1e-30))
+    first = int(other[-1]) + 1 if len(other) else 0  # of those at the end; a run that was extended has others
+    share = float(series[first, 0] / max(series[-1, 0], 1)) if first < len(series) else 1.0
+    if share >= limits.lr_zero_share:
         return None
     fact = f"the learning rate is zero after {share:.0%} of the run"
     return Measured("lr", share, limits.lr_zero_share, fact)
