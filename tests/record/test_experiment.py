@@ -207,3 +207,10 @@ def test_plots_several_curves(tmp_path):
     curves = {"seed 0": [(10, 1.0), (20, 2.0)], "seed 1": []}
     plot_curves(curves, tmp_path / "curves.png", "Two runs")
     assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_curve_of_one_point_is_seen(tmp_path):
+    iio = pytest.importorskip("imageio.v3")
+    plot_curves({"seed 0": [(10, 1.0)]}, tmp_path / "one.png", "One evaluation")
+    middle = iio.imread(tmp_path / "one.png")[150:250, 200:500, :3].astype(int)  # without axes, legend and title
+    assert (middle.max(-1) - middle.min(-1) > 50).any()

@@ -296,7 +296,8 @@ def plot_curves(curves: Mapping[str, Curve], path: str | Path, title: str) -> No
         window = max(5, len(returns) // 20)
         parts = [returns[max(0, end - window) : end] for end in range(1, len(returns) + 1)]
         axes.plot(frames, returns, color=f"C{i}", alpha=0.2)
-        axes.plot(frames, [sum(part) / len(part) for part in parts], color=f"C{i}", label=label)
+        marker = "o" if len(curve) == 1 else ""  # a line of one point is not seen
+        axes.plot(frames, [sum(part) / len(part) for part in parts], color=f"C{i}", label=label, marker=marker)
     axes.set(xlabel="frames", ylabel="episode return", title=title)
     axes.grid(alpha=0.3)
     if curves:  # a short run ends no episode
