@@ -11,7 +11,7 @@ from gymnasium import spaces
 from tensordict import TensorDict
 
 import torchrl
-from torchrl._core.errors import MissingKeyError, ShapeError
+from torchrl._core.errors import DeviceError, MissingKeyError, ShapeError
 from torchrl.envs import GymEnv, set_exploration_type
 from torchrl.testing.mocks import MaskedEnv
 from torchrl.trainers import Agent
@@ -130,6 +130,16 @@ def test_a_loaded_agent_goes_on_being_saved(agent, tmp_path):
     for name, value in agent.policy.state_dict().items():
         torch.testing.assert_close(twice.policy.state_dict()[name], value)
     np.testing.assert_allclose(twice.predict(observations(agent))[0], agent.predict(observations(agent))[0])
+
+
+def test_an_agent_of_a_device_that_is_not_there_is_loaded_on_the_cpu(agent, tmp_path, monkeypatch):
+    monkeypatch.setattr(agent.config, "device", "cuda:99")
+    path = agent.save(tmp_path / "a.agent")
+    loaded = Agent.load(path)
+    assert loaded.config.device == "cpu"
+    np.testing.assert_array_equal(loaded.predict(observations(agent))[0], agent.predict(observations(agent))[0])
+    with pytest.raises(DeviceError, match="this machine has no such device"):
+        Agent.load(path, device="cuda:99")
 
 
 def test_files_of_later_releases_and_damaged_ones_are_refused(agent, tmp_path, monkeypatch):

@@ -12,6 +12,18 @@ _KINDS = ("cpu", "cuda", "mps", "xpu", "meta")
 _OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "processor": "cpu"}
 
 
+def is_present(device: object) -> bool:
+    """Return whether this machine has a device, as far as torch tells without starting to use it.
+
+    >>> is_present("cpu"), is_present("cuda:99")
+    (True, False)
+    """
+    found = torch.device(device)  # type: ignore[call-overload]
+    if found.type == "cuda":
+        return 0 <= (found.index or 0) < torch.cuda.device_count()
+    return found.type != "mps" or torch.backends.mps.is_available()
+
+
 def check_devices(owner: object, **devices: object) -> None:
     """Refuse what is no device.
 

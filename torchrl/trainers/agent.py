@@ -13,29 +13,27 @@ from tensordict import NestedKey, TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor
 
-from torchrl._core.errors import MissingKeyError, ShapeError, describe, nearest
+from torchrl._core.devices import is_present
+from torchrl._core.errors import DeviceError, MissingKeyError, ShapeError, describe, nearest
 from torchrl._core.exploration import ExplorationType, set_exploration_type
 from torchrl._core.returns import reward2go
 from torchrl.checkpoint import Checkpoint
 from torchrl.data import Composite, TensorSpec
 from torchrl.data.tensor_specs.plain import spec_from_plain, spec_to_plain
-from torchrl.envs import (
-    Compose,
-    EnvBase,
-    GymEnv,
-    InitTracker,
-    RewardSum,
-    StepCounter,
-    Transform,
-    TransformedEnv,
-    VecNormV2,
-)
+from torchrl.envs import Compose, EnvBase, InitTracker, RewardSum, StepCounter, Transform, TransformedEnv, VecNormV2
 from torchrl.modules import DecisionTransformerPolicy
 from torchrl.modules.utils import get_primers_from_module
+from torchrl.record import PixelRenderTransform
 from torchrl.record.experiment import EVAL_SEED
 from torchrl.record.loggers.base import encode_movie
 from torchrl.trainers.algorithms import ALGORITHMS, AlgorithmConfig, AlgorithmTrainer, with_settings
-from torchrl.trainers.algorithms.environments import Task, isolated_seeds, make_base_env, observation_transforms
+from torchrl.trainers.algorithms.environments import (
+    Task,
+    isolated_seeds,
+    make_base_env,
+    make_film_env,
+    observation_transforms,
+)
 from torchrl.trainers.export import export
 
 Observation = Any  # an array, a number, or a mapping of them by name
@@ -410,7 +408,7 @@ class Agent:
         return env
 
     def record(self, path: str | Path, env: Task | None = None, *, max_steps: int = 500, seed: int = 0) -> Path:
-        """Play an episode and write it as a film.
+        """Play an episode and write it as a film, as a person sees the task.
 
         Args:
             path: A file ``.mp4`` or ``.gif``.
@@ -422,22 +420,27 @@ class Agent:
         Raises:
             ImportError: without the extra ``rendering``.
             MissingKeyError: if the environment writes no pictures.
+            ValueError: for a file of another kind.
         """
         path, task = Path(path), self._task(env)
+        if path.suffix not in (".mp4", ".gif"):
+            raise ValueError(describe(self, "writes no such film", expected="a file .mp4 or .gif", found=str(path)))
         with isolated_seeds(seed), set_exploration_type(ExplorationType.DETERMINISTIC), torch.no_grad():
-            if isinstance(task, str):
-                base: EnvBase = GymEnv(task, from_pixels=True, pixels_only=False)
+            key, fps = "pixels", 30
+            if isinstance(task, str):  # the policy may read pixels of its own, such as those of Atari games
+                key, fps = "film", 15 if task.startswith("ALE/") else 30
+                base: EnvBase = TransformedEnv(make_film_env(task), PixelRenderTransform([key]))
             else:
                 base = task if isinstance(task, EnvBase) else task()
-            if "pixels" not in list(base.observation_spec.keys()):
+            if key not in list(base.observation_spec.keys()):
                 hint = "Build the environment with from_pixels=True, pixels_only=False."
-                raise MissingKeyError(describe(self, "cannot film this environment", key="pixels", hint=hint))
-            test = self.make_env(base, seed)
-            pictures = test.rollout(max_steps, self.policy)["pixels"]
+                raise MissingKeyError(describe(self, "cannot film this environment", key=key, hint=hint))
+            test = self.make_env(base.to(self.config.device), seed)
+            pictures = test.rollout(max_steps, self.policy)[key]
             if not isinstance(task, EnvBase):
                 test.close()
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encode_movie(pictures.cpu(), path.suffix, 30, needed_by=self))
+        path.write_bytes(encode_movie(pictures.cpu(), path.suffix, fps, needed_by=self))
         return path
 
     def _task(self, env: Task | None) -> Task:
@@ -482,21 +485,26 @@ class Agent:
 
         Args:
             path: The file.
-            device: Device of the policy; that of training if ``None``.
+            device: Device of the policy; that of training if ``None``, or the CPU if this machine lacks it.
             task: The environment, for an agent of an environment without a name.
 
         Raises:
             FileNotFoundError: if there is none.
+            DeviceError: for a device that this machine lacks.
             DamagedFileError: if it has changed since it was written.
             ValueError: for a file of a later release.
         """
+        if device is not None and not is_present(device):
+            raise DeviceError(describe("Agent", "this machine has no such device", found=device))
         found: Any = Checkpoint(agent={}).load(path, map_location=device or "cpu").values["agent"]
         if found["format"] > FORMAT:
             raise ValueError(
                 describe("Agent", f"{path} is of a later release", expected=f"format {FORMAT}", found=found["format"])
             )
         kind = ALGORITHMS[found["algorithm"]]
-        config = with_settings(kind.config_class(), {**found["settings"], **({"device": device} if device else {})})
+        if device is None:
+            device = found["settings"]["device"] if is_present(found["settings"]["device"]) else "cpu"
+        config = with_settings(kind.config_class(), {**found["settings"], "device": device})
         specs = PolicySpecs.from_plain(found["specs"], config.device)
         with isolated_seeds(config.seed):
             policy = kind.make_policy(specs, config).to(config.device)

@@ -54,6 +54,7 @@ class AgentFunction(nn.Module):
                 module.make_python_based()  # fused layers cannot be exported for any batch size
             elif isinstance(module, SafeProbabilisticModule):
                 module.return_log_prob = False
+        self.policy.requires_grad_(False)  # outputs of programs can be converted to numpy
         self.action_key, self.action_spec = agent.specs.action_key, agent.specs.action_spec
         self.state_keys: list[NestedKey] = [] if agent.state_spec is None else list(agent.state_spec.keys(True, True))
         self.memory_keys = agent.memory_keys

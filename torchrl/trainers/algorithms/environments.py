@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,18 +79,19 @@ def to_bytes(picture: Tensor) -> Tensor:
     return (picture * 255).round().to(torch.uint8)
 
 
-def make_atari_env(name: str, life_is_episode: bool = False) -> TransformedEnv:
+def make_atari_env(name: str, life_is_episode: bool = False, render_mode: str | None = None) -> TransformedEnv:
     """Return an Atari game, preprocessed as is usual, with the game's own rewards.
 
     Args:
         name: Its name, ``"ALE/..."``.
         life_is_episode: End an episode with each life, as in training.
+        render_mode: ``"rgb_array"`` for ``render()``, which returns the screen in colour.
 
     Writes: ``pixels [4, 84, 84]``, the last four screens in gray, as bytes.
 
     Source: Machado et al., 2018, https://arxiv.org/abs/1709.06009.
     """
-    env = GymEnv(name, frameskip=1)
+    env = GymEnv(name, frameskip=1, render_mode=render_mode)
     fire = "FIRE" in env.unwrapped.get_action_meanings()
     steps = AtariPreprocessing(terminal_on_life_loss=life_is_episode, fire_reset=fire, sign_reward=False)
     return TransformedEnv(env, Compose(steps, UnaryTransform(["pixels"], ["pixels"], fn=to_bytes)))
@@ -121,6 +123,7 @@ def make_base_env(task: Task, num_envs: int = 1, device: str = "cpu", *, is_trai
 
     Raises:
         ImportError: if the package of the task is missing.
+        TypeError: for anything else, such as an environment of gymnasium.
         ValueError: if an environment has another number of copies.
 
     >>> make_base_env("CartPole-v1", num_envs=2).batch_size
@@ -135,14 +138,47 @@ def make_base_env(task: Task, num_envs: int = 1, device: str = "cpu", *, is_trai
                 )
             )
         return task.to(torch.device(device))
-    if isinstance(task, str) and task.startswith("ALE/"):
-        require_package("ale_py", needed_by=f"make_env({task!r})", extra="atari")
-        return SerialEnv(num_envs, partial(make_atari_env, task, is_training), device=device)
     if isinstance(task, str):
-        if task.startswith("MinAtar/"):
-            register_minatar()
+        _check_packages(task)
+        if task.startswith("ALE/"):
+            return SerialEnv(num_envs, partial(make_atari_env, task, is_training), device=device)
         return GymEnv(task, num_envs=num_envs if num_envs > 1 else 0, device=device)
+    if not callable(task):
+        expected, hint = "a name, a function that builds an environment, or an EnvBase", "As in GymWrapper(env)."
+        raise TypeError(
+            describe("make_base_env", "got no task", expected=expected, found=type(task).__name__, hint=hint)
+        )
     return SerialEnv(num_envs, task, device=device) if num_envs > 1 else task().to(device)
+
+
+def render_offscreen() -> None:
+    """Let simulators that are imported from here on render without a screen, if there is none."""
+    if "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+
+
+def make_film_env(name: str) -> EnvBase:
+    """Return one copy of a gymnasium task, as a policy sees it, whose ``render()`` returns a picture in colour.
+
+    Args:
+        name: Its name.
+
+    Raises:
+        ImportError: if the package of the task is missing.
+    """
+    render_offscreen()
+    _check_packages(name)
+    make = make_atari_env if name.startswith("ALE/") else GymEnv
+    return make(name, render_mode="rgb_array")
+
+
+def _check_packages(name: str) -> None:
+    """Raise ImportError if a package of a family of tasks is missing; let gymnasium know the tasks of MinAtar."""
+    if name.startswith("ALE/"):
+        require_package("ale_py", needed_by=f"make_env({name!r})", extra="atari")
+    elif name.startswith("MinAtar/"):
+        register_minatar()
 
 
 def observation_transforms(spec: Composite, config: AlgorithmConfig) -> list[Transform]:
