@@ -3,8 +3,9 @@
     python examples/distributed/impala_ray.py
     python examples/distributed/impala_ray.py --num_actors 64 --address auto
 
-CartPole-v1, seed 0: mean return 380 of 100 deterministic episodes after --total_frames 200000. The default of 400 000
-was not run to its end; returns in training reached 500 after 190 000 of its frames.
+CartPole-v1: mean return 490, 487, 500 of 100 deterministic episodes after 400 000 frames, seeds 0, 1, 2; about one
+minute of processor time of the learner each. Which weights acted depends on the speed of the actors: no two runs are
+alike.
 
 Source: Espeholt et al., 2018, https://arxiv.org/abs/1802.01561.
 """
@@ -44,7 +45,7 @@ class Args:
     c_clip: float = 1.0  # limit of the importance weights of what follows; paper
     entropy_coeff: float = 0.0  # weight of the entropy; paper: 0.01
     critic_coeff: float = 0.5  # weight of the critic's loss; paper
-    max_grad_norm: float = 0.5  # limit of the gradient's norm; paper: 40
+    max_grad_norm: float = 40.0  # limit of the gradient's norm; paper
     num_cells: int = 64  # units of a hidden layer
     depth: int = 2  # hidden layers
     eval_episodes: int = 100  # episodes after training; their mean return is the score
