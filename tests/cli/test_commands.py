@@ -9,6 +9,7 @@ import yaml
 
 import torchrl
 from torchrl.cli import main
+from torchrl.cli.arguments import _first_message
 from torchrl.trainers import Agent
 
 SHORT = ["--total-frames", "256", "--final-episodes", "2", "--eval-episodes", "2", "--eval-interval", "128"]
@@ -119,6 +120,10 @@ def test_record(run, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "film.gif").read_bytes()[:3] == b"GIF"
 
 
+def test_a_film_of_another_kind_is_refused_before_an_episode_is_played(run, capsys):
+    assert "expected a file .mp4 or .gif, found film.xyz" in fails(capsys, "record", str(run), "--out", "film.xyz")
+
+
 def test_doctor(run, capsys):
     assert main(["doctor", str(run)]) == 0
     assert "Checked:" in capsys.readouterr().out
@@ -166,6 +171,10 @@ def test_list(capsys):
         (["train", "ppo", "CartPole-v1", "--lr", "high"], "--lr: could not convert string to float: 'high'"),
         (["train", "ppo", "CartPole-v1", "--lr"], "--lr"),
         (["train", "ppo", "CartPole-v1", "--penalty", "none"], "no such penalty"),
+        (["train", "ppo", "CartPole-v1", "--gamma", "2"], "gamma is no discount; expected a number from 0 to 1"),
+        (["train", "ppo", "CartPole-v1", "--device", "cuda:99"], "this machine has no such device"),
+        (["train", "ppo", "CartPole-v1", "--eval-episodes", "0"], "eval_episodes is too small; expected at least 1"),
+        (["train", "ppo", "CartPole-v1", "--save-interval=-1"], "save_interval is too small; expected at least 0"),
         (["train", "ppo", "CartPole-v1", "--seeds", "0"], "at least 1, found 0"),
         (["train", "ppo", "CartPole-v1", "--log-dir", ""], "the agent would be lost"),
         (["train", "ppo", "CartPole-v1", "--config", "absent.yaml"], "there is no such file"),
@@ -189,13 +198,14 @@ def test_bad_input_is_reported_in_a_line(words, expected, capsys, tmp_path, monk
     [
         ("lr: [", "cannot be read"),
         ("- lr", "holds no settings"),
+        (b"\xff\xfe", "can't decode byte 0xff"),
         ("num_cell: 3", "Did you mean 'num_cells'?"),
         ("gamma: high", "could not convert string to float: 'high'"),
     ],
 )
 def test_a_broken_file_is_reported_in_a_line(text, expected, capsys, tmp_path):
     file = tmp_path / "broken.yaml"
-    file.write_text(text)
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
     line = fails(capsys, "train", "ppo", "CartPole-v1", "--config", str(file))
     assert expected in line
     assert str(file) in line
@@ -204,6 +214,26 @@ def test_a_broken_file_is_reported_in_a_line(text, expected, capsys, tmp_path):
 def test_the_nearest_run_is_named(run, runs, capsys):
     assert run.name in fails(capsys, "eval", str(runs / "ppo_CartPole-v1_seed1"))
     assert run.name in fails(capsys, "eval", str(runs))
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"algorithm": "ppo"}', '{"algorithm": "nope", "env": "x"}'])
+def test_damaged_settings_of_a_run_are_named(text, run, tmp_path, capsys):
+    folder = tmp_path / run.name
+    shutil.copytree(run, folder)
+    (folder / "settings.json").write_text(text)
+    commands = ["resume"] if text.startswith("{") else ["resume", "plot", "doctor"]
+    assert all(f"{folder}/settings.json" in fails(capsys, command, str(folder)) for command in commands)
+
+
+def test_the_message_of_a_report_without_lines_of_unicode():
+    report = """
+ Value error
+ -------------------------------------
+  Error parsing --lr: not a number: 'x'
+  -------------------------------------
+  Argument helptext: --lr FLOAT
+"""
+    assert _first_message(report, ["lr"]) == "Error parsing --lr: not a number: 'x'. See --help."
 
 
 def test_a_missing_package_is_reported_with_its_extra(capsys, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -86,6 +87,9 @@ def test_callbacks_and_a_target_end_training(tmp_path):
 
     torchrl.train("ppo", "CartPole-v1", log_dir="", callbacks=[callback], final_episodes=0, **QUIET, **SMALL["ppo"])
     assert seen == [128, 256]
+    seen.clear()
+    torchrl.train("ppo", "CartPole-v1", log_dir="", callbacks=callback, final_episodes=0, **QUIET, **SMALL["ppo"])
+    assert seen == [128, 256], "one that is no list"
     seen.clear()
     torchrl.train(
         "ppo",
@@ -267,6 +271,18 @@ def test_a_run_that_cannot_be_built_leaves_no_folder(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_settings_of_other_types_are_converted_or_refused(tmp_path):
+    given = {"lr": np.float32(0.5), "total_frames": 1e3, "seed": np.int64(2), "device": torch.device("cpu")}
+    config, options = split_settings("ppo", "CartPole-v1", {**given, "log_dir": tmp_path, "eval_episodes": np.int32(3)})
+    found = (config.lr, config.total_frames, config.seed, config.device, options.eval_episodes)
+    assert json.loads(json.dumps(found)) == [0.5, 1000, 2, "cpu", 3]
+    wrong = {"lr": "1e-4", "total_frames": 1.5, "num_envs": None, "anneal_lr": "no", "video": 1, "seed": True}
+    for name, value in wrong.items():
+        with pytest.raises(TypeError, match=rf"entry '{name}' has another type; expected .*, found {value!r}"):
+            torchrl.train("ppo", "CartPole-v1", **{"log_dir": tmp_path, name: value})
+    assert not list(tmp_path.iterdir())
+
+
 def test_mistakes_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"expected.*'ppo'.*found ppoo.*Did you mean 'ppo'"):
         torchrl.train("ppoo", "CartPole-v1")
@@ -274,6 +290,8 @@ def test_mistakes_are_named(tmp_path):
         torchrl.train("ppo", "CartPole-v1", gama=0.9)
     with pytest.raises(ValueError, match="frames_per_batch is too small"):
         torchrl.train("ppo", "CartPole-v1", frames_per_batch=0)
+    with pytest.raises(TypeError, match=r"got no task; .* found TimeLimit. As in GymWrapper"):
+        torchrl.train("ppo", gymnasium.make("CartPole-v1"), log_dir="")
     with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
         torchrl.resume(tmp_path)
     assert not os.path.exists("runs")

@@ -69,14 +69,14 @@ def _all_fields(kind: Any) -> list[Any]:
 
 
 def _first_message(report: str, names: Iterable[str]) -> str:
-    """Return what a report of tyro says before its first rule, in a line, and the nearest flag to one it rejects."""
+    """Return what a report of tyro says below its title, in a line, and the nearest flag to one that it rejects."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip("│╭╮╰╯ ") for line in report.splitlines()]
     message: list[str] = []
-    for line in lines:
-        if line.startswith("─"):
+    for line in list(filter(None, lines))[1:]:  # after the title
+        if not line.strip("─-"):  # hyphens where the terminal lacks the others
             if message:
                 break
-        elif line:
+        else:
             message.append(line)
     text = " ".join(message).replace(" (required)", "").rstrip(".")
     unknown = re.search(r"Unrecognized options: -+([\w-]+)", text)
@@ -216,10 +216,10 @@ def read_settings(file: Path) -> dict[str, Any]:
     yaml = require_package("yaml", needed_by="--config", extra="cli")
     if not file.is_file():
         raise FileNotFoundError(f"--config {file}: there is no such file")
-    text = file.read_text()
     try:
+        text = file.read_text()
         found = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from None
     if found is None:
         return {}

@@ -21,7 +21,7 @@ class ExportArgs:
 
 
 def run(argv: list[str]) -> None:
-    """Export the agent of a run to ONNX or torch.export."""
+    """Export the agent of a run as a program of ONNX or PyTorch."""
     args = parse(ExportArgs, argv, command="export")
     folder = args.run if args.run.is_dir() else args.run.parent
     out = args.out or folder / ("agent.onnx" if args.format == "onnx" else "agent.pt2")

@@ -18,6 +18,8 @@ from torchrl._core.files import replaced
 from torchrl._core.log import logger as log
 from torchrl.record import CSVLogger, Logger, TensorboardLogger, plot_curves
 from torchrl.trainers.algorithms import ALGORITHMS, AlgorithmConfig, with_settings
+from torchrl.trainers.algorithms.config import typed
+from torchrl.trainers.runs import read_settings
 
 SETTINGS, VERSIONS, CHECKPOINT = "settings.json", "versions.json", "checkpoint"
 BEST, LAST = "best.agent", "last.agent"
@@ -45,6 +47,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         self.log_dir = str(self.log_dir)  # a path, too
+        least = {"eval_episodes": 1, "eval_interval": 0, "final_episodes": 0, "save_interval": 0, "num_threads": 0}
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                fact, found = f"{name} is too small", getattr(self, name)
+                raise ValueError(describe(self, fact, expected=f"at least {number}", found=found))
 
 
 class RunFolder:
@@ -121,15 +128,20 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: if it is not the folder of a run.
+            ValueError: if its settings are damaged.
         """
         folder = Path(folder)
         if not (folder / SETTINGS).is_file():
             hint = f"Expected a folder that torchrl.train() has made, with a file {SETTINGS}."
             raise FileNotFoundError(describe("RunFolder", f"{folder} is not the folder of a run", hint=hint))
-        found = json.loads((folder / SETTINGS).read_text())
-        config = with_settings(ALGORITHMS[found["algorithm"]].config_class(), found["settings"])
-        options = RunConfig(**{**found["run"], **changes})
-        return cls(folder, found["algorithm"], found["env"], config, options)
+        found = read_settings(folder / SETTINGS)
+        try:
+            config = with_settings(ALGORITHMS[found["algorithm"]].config_class(), found["settings"])
+            options = RunConfig(**typed(RunConfig, {**found["run"], **changes}))
+            return cls(folder, found["algorithm"], found["env"], config, options)
+        except KeyError as error:  # a setting that is absent, or unknown
+            fact = f"{folder / SETTINGS} is not what torchrl.train() has written"
+            raise ValueError(describe("RunFolder", fact, key=error.args[0])) from error
 
     def write_settings(self) -> None:
         """Write the settings of the algorithm and of the run."""

@@ -141,14 +141,27 @@ def read_run(folder: str | Path) -> Run:
         raise FileNotFoundError(describe("read_run", f"there is no run in {str(folder)!r}", hint=hint))
     files = sorted(scalars.rglob("*.csv"))
     metrics = {path.relative_to(scalars).with_suffix("").as_posix(): _read_series(path) for path in files}
-    settings: Any = {}
+    settings: dict[str, Any] = {}
     for name in SETTINGS:
         if (path := folder / name).exists():
-            settings = json.loads(path.read_text())
+            settings = read_settings(path)
             break
+    return Run(folder.resolve(), settings, metrics)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings in the JSON file of a run.
+
+    Raises:
+        ValueError: if it is no JSON object.
+    """
+    try:
+        settings = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(describe("read_run", f"{path} is damaged: it is no JSON", found=str(error))) from None
     if not isinstance(settings, dict):
         raise ValueError(describe("read_run", f"{path} holds no settings by name", found=type(settings).__name__))
-    return Run(folder.resolve(), settings, metrics)
+    return settings
 
 
 def _read_series(path: Path) -> Array:

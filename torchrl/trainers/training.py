@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +24,8 @@ from torchrl.data import ReplayBuffer
 from torchrl.envs import EnvBase, ReturnNorm, SignTransform, TransformedEnv
 from torchrl.trainers.agent import Agent
 from torchrl.trainers.algorithms import ALGORITHMS, AlgorithmConfig, AlgorithmTrainer, tuned_settings, with_settings
-from torchrl.trainers.algorithms.environments import Task
+from torchrl.trainers.algorithms.config import typed
+from torchrl.trainers.algorithms.environments import Task, render_offscreen
 from torchrl.trainers.hooks.base import TrainerHookBase
 from torchrl.trainers.run_folder import BEST, CHECKPOINT, LAST, RunConfig, RunFolder
 
@@ -38,7 +38,7 @@ def train(
     *,
     dataset: ReplayBuffer | str = "",
     eval_env: Task | None = None,
-    callbacks: Iterable[Callback] = (),
+    callbacks: Iterable[Callback] | Callback = (),
     **settings: Any,
 ) -> Agent:
     """Train an agent.
@@ -54,8 +54,8 @@ def train(
         dataset: What an offline algorithm learns from: a replay buffer, or a path or name for
             :func:`~torchrl.data.datasets.load_dataset`.
         eval_env: What the agent is evaluated in, if not in another copy of ``env``.
-        callbacks: Functions that are called with the trainer after each batch; one that returns ``False``
-            ends training.
+        callbacks: Functions that are called with the trainer after each batch, or one; one that returns
+            ``False`` ends training.
         **settings: Settings of the algorithm, and of the run, see :class:`~torchrl.trainers.RunConfig`.
 
     Returns: the agent as it is at the end; the best is in the folder of the run.
@@ -63,6 +63,7 @@ def train(
     Raises:
         ValueError: for an unknown algorithm; the nearest is named.
         UnexpectedKeyError: for an unknown setting; the nearest is named.
+        DTypeError: for a setting of another type.
         SpecError: if the algorithm does not fit the action space.
         KeyboardInterrupt: after Ctrl-C, when the state is saved.
 
@@ -85,7 +86,7 @@ def resume(
     *,
     dataset: ReplayBuffer | None = None,
     eval_env: Task | None = None,
-    callbacks: Iterable[Callback] = (),
+    callbacks: Iterable[Callback] | Callback = (),
     total_frames: int | None = None,
     **changes: Any,
 ) -> Agent:
@@ -146,7 +147,7 @@ def split_settings(algorithm: str, env: Task, settings: dict[str, Any]) -> tuple
         if name not in ours | theirs:
             hint = nearest(name, ours | theirs) or f"Settings: {sorted(ours | theirs)}."
             raise UnexpectedKeyError(describe(algorithm, "has no such setting", key=name, hint=hint))
-    options = RunConfig(**{name: value for name, value in settings.items() if name in ours})
+    options = RunConfig(**typed(RunConfig, {name: value for name, value in settings.items() if name in ours}))
     chosen = {name: value for name, value in settings.items() if name in theirs}
     return with_settings(kind(), {**tuned_settings(algorithm, env), **chosen}), options
 
@@ -158,7 +159,7 @@ def _train(
     options: RunConfig,
     run: RunFolder | None,
     eval_env: Task | None,
-    callbacks: Iterable[Callback],
+    callbacks: Iterable[Callback] | Callback,
     *,
     dataset: ReplayBuffer | str | None = None,
     resumed: bool = False,
@@ -166,9 +167,7 @@ def _train(
 ) -> Agent:
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
-    if "DISPLAY" not in os.environ:  # simulators render offscreen
-        os.environ.setdefault("MUJOCO_GL", "egl")
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    render_offscreen()
     saves: dict[str, Any] = {"dataset": dataset} if isinstance(dataset, ReplayBuffer) else {}
     if run is not None:
         saves |= {
@@ -188,7 +187,7 @@ def _train(
     task = eval_env if eval_env is not None else None if isinstance(env, EnvBase) else env
     if task is not None:
         EvaluateAgent(trainer, config, options, task, run).register(trainer)
-    for callback in callbacks:
+    for callback in [callbacks] if callable(callbacks) else callbacks:
         trainer.register_op("post_steps", partial(_call, callback, trainer))
     if resumed:
         assert run is not None

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from torchrl._core.errors import UnexpectedKeyError, describe, nearest
+import numpy as np
+import torch
+
+from torchrl._core.devices import check_devices, is_present
+from torchrl._core.errors import DeviceError, DTypeError, UnexpectedKeyError, describe, nearest
 
 C = TypeVar("C", bound="AlgorithmConfig")
+# What settings of a type may be given as; they are converted.
+ACCEPTED: dict[str, tuple[type, tuple[type, ...]]] = {
+    "bool": (bool, (bool, np.bool_)),
+    "int": (int, (int, np.integer)),
+    "float": (float, (int, float, np.integer, np.floating)),
+    "str": (str, (str, os.PathLike, torch.device)),
+}
 
 
 @dataclass
@@ -46,6 +58,12 @@ class AlgorithmConfig:
         """Raise ValueError for settings that are impossible; algorithms check theirs too."""
         self.at_least(1, "total_frames", "num_envs")
         self.at_least(0, "num_cells", "depth")
+        check_devices(self, device=self.device)
+        if not is_present(self.device):
+            raise DeviceError(describe(self, "this machine has no such device", found=self.device))
+        gamma = getattr(self, "gamma", 1.0)
+        if not 0 <= gamma <= 1:
+            raise ValueError(describe(self, "gamma is no discount", expected="a number from 0 to 1", found=gamma))
         if hasattr(self, "max_grad_norm"):
             self.at_least(0, "max_grad_norm")
         frames = getattr(self, "frames_per_batch", self.num_envs)
@@ -61,6 +79,36 @@ class AlgorithmConfig:
                 raise ValueError(describe(self, f"{name} is too small", expected=f"at least {least}", found=found))
 
 
+def typed(owner: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in the types of the fields of a dataclass: numbers of numpy as numbers, devices as text.
+
+    Args:
+        owner: The dataclass, or an object of it.
+        settings: Values by the names of its fields.
+
+    Raises:
+        DTypeError: for a value of another type.
+
+    >>> typed(AlgorithmConfig, {"total_frames": 1e4, "device": torch.device("cpu")})
+    {'total_frames': 10000, 'device': 'cpu'}
+    """
+    types = {field.name: field.type if isinstance(field.type, str) else field.type.__name__ for field in fields(owner)}
+    found = dict(settings)
+    for name, value in settings.items():
+        expected, _, other = types[name].partition(" | ")
+        if expected not in ACCEPTED or (other == "None" and value is None):
+            continue
+        kind, accepted = ACCEPTED[expected]
+        is_whole = expected == "int" and isinstance(value, float) and value.is_integer()
+        if not is_whole and (not isinstance(value, accepted) or (isinstance(value, bool) and expected != "bool")):
+            who = owner if isinstance(owner, type) else type(owner)
+            raise DTypeError(
+                describe(who.__name__, "has another type", key=name, expected=types[name], found=repr(value))
+            )
+        found[name] = kind(value)
+    return found
+
+
 def with_settings(config: C, settings: Mapping[str, Any]) -> C:
     """Return a copy of a configuration with other settings, checked.
 
@@ -70,6 +118,7 @@ def with_settings(config: C, settings: Mapping[str, Any]) -> C:
 
     Raises:
         UnexpectedKeyError: for a name that it does not have; the nearest is named.
+        DTypeError: for a value of another type.
         ValueError: for settings that are impossible.
 
     >>> with_settings(AlgorithmConfig(), {"seed": 3}).seed
@@ -80,6 +129,6 @@ def with_settings(config: C, settings: Mapping[str, Any]) -> C:
         if name not in known:
             hint = nearest(name, known) or f"Settings: {', '.join(known)}."
             raise UnexpectedKeyError(describe(config, "has no such setting", key=name, hint=hint))
-    config = replace(config, **settings)
+    config = replace(config, **typed(config, settings))
     config.check()
     return config
