@@ -28,6 +28,10 @@ def fail(x):
     raise ValueError("this one")
 
 
+def kill_oneself(x):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def start(words, folder):
     command = [sys.executable, "-m", "torchrl.cli", *words]
     return subprocess.Popen(
@@ -53,6 +57,8 @@ def test_results_and_errors_of_processes():
     assert dict(run_parallel(square, [(2,), (3,)], 2)) == {0: 4, 1: 9}
     with pytest.raises(WorkerError, match="this one"):
         list(run_parallel(fail, [(2,)], 1))
+    with pytest.raises(WorkerError, match="process 1 of 1 was ended by signal 9, perhaps for want of memory"):
+        list(run_parallel(kill_oneself, [(2,)], 1))
 
 
 @pytest.mark.slow
@@ -120,3 +126,49 @@ def test_a_study_that_was_killed_goes_on(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert main([*TUNE, "--trials", "6", "--gamma", "0.9"]) == 2
     assert "the study has trials with another gamma" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_study_with_jobs_goes_on_after_each_kind_of_kill(tmp_path, monkeypatch, capsys):
+    """Neither counted as finished, nor lost, nor repeated twice: a trial of a killed command, one of a killed job."""
+    words, folder = [*TUNE, "--trials", "5", "--jobs", "2"], tmp_path / "runs/tune_ppo_CartPole-v1"
+    slow = [word if word != "256" else "1000000" for word in words]
+    process = start(slow, tmp_path)
+    until(lambda: states(folder).count("RUNNING") == 2, process, seconds=240)
+    process.kill()  # the command alone: its jobs end by themselves
+    process.communicate()
+    with closing(sqlite3.connect(folder / "study.db")) as file, file:
+        file.execute("DELETE FROM study_user_attributes")  # the settings, so that the trials may be shorter from here
+    before = study_of(folder).trials
+    assert len(before) == 2
+
+    process = start(words, tmp_path)
+    until(lambda: states(folder)[len(before) :].count("RUNNING") == 2, process, seconds=240)
+    os.kill(children_of(process.pid)[-1], signal.SIGKILL)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 2, out + err
+    assert "by signal 9" in err
+    assert "The same command repeats what was lost" in err
+    assert "Traceback" not in err
+
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 0
+    trials = study_of(folder).trials
+    counted = [trial for trial in trials if "interrupted" not in trial.user_attrs]
+    assert len(counted) == 5
+    assert all(trial.state.is_finished() for trial in trials)
+    for trial in trials:
+        again = [other for other in trials if other.user_attrs.get("repeats") == trial.number]
+        assert len(again) == ("interrupted" in trial.user_attrs), "each lost trial is repeated once"
+        last = trial
+        while "interrupted" in last.user_attrs:
+            (last,) = (other for other in trials if other.user_attrs.get("repeats") == last.number)
+        assert trial.params.items() <= last.params.items()
+    assert len({tuple(trial.params.values()) for trial in counted}) == 5
+    assert f"trial {counted[-1].number}: " in capsys.readouterr().out
+
+
+def children_of(pid):
+    """Return the processes that work for a command, in the order in which they were started."""
+    found = subprocess.run(["ps", "-wwo", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [int(line.split()[0]) for line in found.splitlines() if "spawn_main" in line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -61,9 +62,12 @@ def run_parallel(
                 number, process = running.pop(connection)
                 try:
                     is_result, value = connection.recv()
+                    process.join()
                 except EOFError:
-                    is_result, value = False, "the process was killed"
-                process.join()
+                    process.join()
+                    code = process.exitcode or 0
+                    how = f"by signal {-code}, perhaps for want of memory" if code < 0 else f"with exit code {code}"
+                    is_result, value = False, f"process {number + 1} of {len(calls)} was ended {how}"
                 if is_result:
                     yield number, value
                 elif value == "KeyboardInterrupt":
@@ -87,4 +91,5 @@ def _call(connection: Connection, function: Callable[..., object], args: tuple) 
     except Exception as error:
         text, trace = summary(error)
         result = (False, text if isinstance(error, ValueError | OSError) else trace)
-    connection.send(result)
+    with contextlib.suppress(BrokenPipeError):  # the command was killed
+        connection.send(result)

@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from torchrl._core.errors import TorchRLError, summary
+from torchrl._core.errors import TorchRLError, WorkerError, summary
 from torchrl._core.files import hold, replaced
 from torchrl._core.optional import require_package
 from torchrl.cli.arguments import FileArgs, Request, read_request
@@ -30,7 +30,7 @@ from torchrl.trainers.algorithms import AlgorithmTrainer
 STUDY, BEST, HISTORY, IMPORTANCE = "study.db", "best.yaml", "history.png", "importance.png"
 NAME = "settings"  # of the study in its file
 STARTUP = 5  # trials that are drawn at random, and never pruned
-INTERRUPTED = "interrupted"  # attribute of trials that were stopped and are repeated
+INTERRUPTED, REPEATS = "interrupted", "repeats"  # attributes: of a trial that was stopped; of another, its number
 # Of the run, these do not change what a trial finds.
 IRRELEVANT = ("log_dir", "progress_bar", "save_interval", "tensorboard", "video", "num_threads")
 
@@ -72,8 +72,11 @@ def run(argv: list[str]) -> None:
         if jobs == 1:
             run_trials(folder, request, counter)
         else:
-            for _ in run_parallel(run_trials, [(folder, request, counter, job) for job in range(jobs)], jobs):
-                pass
+            try:
+                for _ in run_parallel(run_trials, [(folder, request, counter, job) for job in range(jobs)], jobs):
+                    pass
+            except WorkerError as error:
+                raise WorkerError(f"tune: {error}. The same command repeats what was lost, and goes on.") from error
         report(study, folder, request)
 
 
@@ -114,13 +117,17 @@ def open_study(folder: Path, seed: int, request: Request[TuneArgs]) -> Any:
 
 
 def repeat_stopped(study: Any) -> None:
-    """Queue the settings of trials that a killed process has left running."""
+    """Queue once the settings of each trial that was stopped, or that a killed process has left running."""
     optuna = require_package("optuna", needed_by="torchrl tune", extra="cli")
-    running = (optuna.trial.TrialState.RUNNING,)
-    for trial in study.get_trials(deepcopy=False, states=running):
-        study.enqueue_trial(trial.params)
+    for trial in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
         study._storage.set_trial_user_attr(trial._trial_id, INTERRUPTED, True)
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    trials = study.get_trials(deepcopy=False)
+    repeated = {trial.user_attrs.get(REPEATS) for trial in trials}
+    for trial in trials:
+        if INTERRUPTED in trial.user_attrs and trial.number not in repeated:
+            queued = trial.system_attrs.get("fixed_params", {})  # of a repeat that was stopped before it drew them
+            study.enqueue_trial({**queued, **trial.params}, user_attrs={REPEATS: trial.number})
 
 
 def _check_fixed(study: Any, request: Request[TuneArgs]) -> None:
@@ -146,24 +153,28 @@ def run_trials(folder: Path, request: Request[TuneArgs], counter: Any, job: int 
     optuna = require_package("optuna", needed_by="torchrl tune", extra="cli")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = open_study(folder, request.args.sampler_seed + job, request)
+    options = {"n_trials": 1, "catch": (TrialFailedError,), "callbacks": [show_trial]}
     while True:
         with counter.get_lock():
             if counter.value <= 0:
                 return
             counter.value -= 1
-        study.optimize(lambda trial: objective(study, trial, folder, request), n_trials=1, catch=(TrialFailedError,))
-        trial = study.get_trials(deepcopy=False)[-1] if job == 0 and request.args.jobs == 1 else None
-        if trial is not None:
-            best = f"{study.best_value:.1f}" if _completed(study) else "-"
-            value = "failed" if trial.value is None else f"{trial.value:.1f}"
-            tqdm.write(f"trial {trial.number}: {trial.state.name.lower()}, {value}; best {best}")
+        study.optimize(lambda trial: objective(trial, folder, request), **options)
+
+
+def show_trial(study: Any, trial: Any) -> None:
+    """Print how a trial has ended, and the best score until now."""
+    value = "failed" if trial.value is None else f"{trial.value:.1f}"
+    best = max((each.value for each in _completed(study)), default=None)
+    shown = "-" if best is None else f"{best:.1f}"
+    tqdm.write(f"trial {trial.number}: {trial.state.name.lower()}, {value}; best {shown}")
 
 
 def _completed(study: Any) -> list[Any]:
     return [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
 
 
-def objective(study: Any, trial: Any, folder: Path, request: Request[TuneArgs]) -> float:
+def objective(trial: Any, folder: Path, request: Request[TuneArgs]) -> float:
     """Train with settings that are drawn; return the score.
 
     Raises:
@@ -172,18 +183,15 @@ def objective(study: Any, trial: Any, folder: Path, request: Request[TuneArgs]) 
     """
     optuna = require_package("optuna", needed_by="torchrl tune", extra="cli")
     config = request.config
-    drawn = suggest(trial, search_space(request.algorithm, request.given), config)
-    trial.set_user_attr("settings", drawn)
     options = replace(
         request.options, log_dir=str(folder / "trials"), save_interval=2 * config.total_frames, progress_bar=False
     )
-    settings = {**vars(config), **vars(options), **drawn}
     interval = options.eval_interval or max(1, config.total_frames // 20)
-    parent = os.getppid()
+    parent = parent_process()
     last: list[object] = [None]
 
     def check(trainer: AlgorithmTrainer) -> None:
-        if request.args.jobs > 1 and os.getppid() != parent:
+        if parent is not None and not parent.is_alive():
             raise KeyboardInterrupt  # the command was killed
         value = trainer.metrics.get("eval_return")
         if value is None or value is last[0]:
@@ -194,10 +202,12 @@ def objective(study: Any, trial: Any, folder: Path, request: Request[TuneArgs]) 
             raise optuna.TrialPruned
 
     try:
+        drawn = suggest(trial, search_space(request.algorithm, request.given), config)
+        trial.set_user_attr("settings", drawn)
+        settings = {**vars(config), **vars(options), **drawn}
         score = train_one(request.algorithm, request.env, settings, callbacks=[check]).score
-    except KeyboardInterrupt:
-        study.enqueue_trial(trial.params)
-        trial.set_user_attr(INTERRUPTED, True)
+    except (KeyboardInterrupt, OSError):  # of a full disk, say
+        trial.set_user_attr(INTERRUPTED, True)  # repeat_stopped() queues its settings when the study goes on
         raise
     except TorchRLError:
         raise
