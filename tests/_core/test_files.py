@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from torchrl._core import files
 from torchrl._core.errors import DamagedFileError
@@ -169,3 +170,18 @@ def test_a_lock_of_a_folder_ends_with_its_process(tmp_path):
     assert files.hold(tmp_path) is None
     holder.communicate("\n")
     assert not files.is_held(tmp_path)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk_is_an_error_of_the_system_for_torch_too(tmp_path):
+    def save(to):
+        with files.replaced(tmp_path / "a.pt") as draft:
+            draft.symlink_to(to)
+            torch.save(torch.zeros(100_000), draft)
+            raise RuntimeError("another")
+
+    with pytest.raises(OSError, match=r"a\.pt cannot be written; .* Is there space on the disk"):
+        save("/dev/full")
+    with pytest.raises(RuntimeError, match="another"):
+        save("/dev/null")
+    assert not list(tmp_path.iterdir())

@@ -181,6 +181,9 @@ def replaced(path: str | Path) -> Iterator[Path]:
     Args:
         path: The file or folder that is replaced; its parents are made.
 
+    Raises:
+        OSError: if it cannot be written, also where ``torch.save()`` says so with a RuntimeError.
+
     >>> path = Path(tempfile.mkdtemp(), "runs", "note.txt")
     >>> for text in ("first", "second"):
     ...     with replaced(path) as draft:
@@ -197,6 +200,11 @@ def replaced(path: str | Path) -> Iterator[Path]:
         flush_tree(place / _DRAFT)
         _put(place / _DRAFT, path, place / _BEFORE)
         flush(path.parent)
+    except RuntimeError as error:
+        if not re.search("iostream|inline_container|PytorchStreamWriter", str(error)):
+            raise
+        fact, hint = f"{path} cannot be written", "Is there space on the disk?"
+        raise OSError(describe("torch.save", fact, found=str(error).splitlines()[0], hint=hint)) from error
     finally:
         if path.exists() or not (place / _BEFORE).exists():
             shutil.rmtree(place, ignore_errors=True)
