@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensordict import NonTensorData, TensorDict
+from tensordict import NonTensorData, NonTensorStack, TensorDict
 
 from torchrl.checkpoint.serialization import decode, encode, read_tree, write_tree
 
@@ -89,3 +89,10 @@ def test_reading_runs_no_code_of_a_file(tmp_path):
     torch.save([Evil()], tmp_path / "tensors.pt")
     with pytest.raises(Exception, match=r"tensors.pt: .*only be unpickled.*print"):
         read_tree(tmp_path)
+
+
+def test_text_of_several_rows_comes_back():
+    words = TensorDict(text=NonTensorStack(NonTensorData("a"), NonTensorData("b")), batch_size=[2])
+    tensors = []
+    found = decode(encode(words, tensors), tensors)
+    assert found["text"] == ["a", "b"]

@@ -124,8 +124,16 @@ def test_what_is_not_known_is_named(value, found):
     one = Clock()
     one.inner = Clock()
     one.inner.strange = value
-    with pytest.raises(SimulatorStateError, match=rf"Clock.inner.strange.* found {found}. Override simulator_state"):
+    with pytest.raises(SimulatorStateError, match=rf"Clock.inner.strange.* found {found}. Name it in"):
         save_attributes(one)
+
+
+def test_a_table_of_data_is_not_saved_each_time():
+    one = Clock()
+    one.prices = np.zeros(2**23 + 1)
+    with pytest.raises(SimulatorStateError, match=r"Clock.prices is too large .* up to 64 MiB.* `configuration`"):
+        save_attributes(one)
+    assert save_attributes(one, {"prices"}) == {"ticks": 0}
 
 
 def test_an_environment_that_was_built_otherwise_is_refused():

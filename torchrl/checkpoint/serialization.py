@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tensordict import NonTensorData, TensorDict, TensorDictBase, is_non_tensor
+from tensordict import NonTensorData, NonTensorStack, TensorDict, TensorDictBase, is_non_tensor
 from torch import Tensor
 
 from torchrl._core.errors import DamagedFileError, describe
@@ -87,7 +87,7 @@ def encode(value: Any, tensors: list[Tensor], path: tuple[object, ...] = ()) -> 
     if isinstance(value, torch.device | torch.dtype):
         return {KIND: type(value).__name__, "name": str(value).removeprefix("torch.")}
     if is_non_tensor(value):
-        return {KIND: "object", "value": inner(value.data, "data")}
+        return _encode_object(value, inner)
     if isinstance(value, TensorDictBase):
         entries = {name: inner(value.get(name), name) for name in value.keys()}  # noqa: SIM118 - else rows
         return {KIND: "tensordict", "batch_size": list(value.batch_size), "entries": entries}
@@ -109,6 +109,13 @@ def encode(value: Any, tensors: list[Tensor], path: tuple[object, ...] = ()) -> 
             hint="Leave it out of state_dict(), or write it there as one of these.",
         )
     )
+
+
+def _encode_object(value: Any, inner: Callable[[object, object], object]) -> object:
+    if isinstance(value, NonTensorStack):
+        parts = [inner(part, i) for i, part in enumerate(value.tensordicts)]
+        return {KIND: "objects", "dim": value.stack_dim, "items": parts}
+    return {KIND: "object", "value": inner(value.data, "data")}
 
 
 def decode(node: object, tensors: list[Tensor]) -> Any:
@@ -133,6 +140,8 @@ def decode(node: object, tensors: list[Tensor]) -> Any:
         entries = {name: decode(part, tensors) for name, part in node["entries"].items()}
         return TensorDict(entries, node["batch_size"])
     items = [decode(part, tensors) for part in node["items"]]
+    if kind == "objects":
+        return NonTensorStack(*items, stack_dim=node["dim"])
     return tuple(items) if kind == "tuple" else dict(items)
 
 

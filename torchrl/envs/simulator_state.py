@@ -48,6 +48,7 @@ _DESCRIPTIONS = (
     "OpenGL",
     "weakref",
 )
+LARGEST = 2**26  # bytes; a table of data that the environment reads, more likely than a state
 CONSTANT = {"kind": "constant"}
 _LISTS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
 
@@ -152,6 +153,8 @@ class _Saver:
             return CONSTANT
         for name, (test, save, _) in _KINDS.items():
             if test(value):
+                if getattr(value, "nbytes", 0) > LARGEST:
+                    raise self._unsaved(value, f"{where} is too large to be part of each save")
                 return {"kind": name, "value": save(value)}
         for name, (test, save, _) in _SIMULATORS.items():
             if test(value):
@@ -175,13 +178,17 @@ class _Saver:
         return state
 
     def _unknown(self, value: object, where: str) -> SimulatorStateError:
+        return self._unsaved(value, f"it is not known what {where} holds")
+
+    def _unsaved(self, value: object, reason: str) -> SimulatorStateError:
         return SimulatorStateError(
             describe(
                 self.owner,
-                f"cannot be saved in the middle of an episode, as it is not known what {where} holds",
-                expected="numbers, text, arrays, tensors, generators, and attributes of these",
+                f"cannot be saved in the middle of an episode: {reason}",
+                expected=f"numbers, text, arrays of up to {LARGEST >> 20} MiB, generators, and attributes of these",
                 found=type(value).__name__,
-                hint="Override simulator_state() and load_simulator_state() of the environment.",
+                hint="Name it in `configuration` of the environment if it never changes, or override "
+                "simulator_state() and load_simulator_state().",
             )
         )
 
@@ -268,7 +275,7 @@ def _holds_attributes(value: object) -> bool:
 
 def _save_array(value: Any) -> State:
     array = np.array(value)
-    if array.dtype.kind in "biuf":
+    if array.dtype.kind in "biuf" and array.dtype.isnative and array.itemsize <= 8:
         return torch.from_numpy(array)
     return _save_bytes(array.tobytes()), array.dtype.str, array.shape  # text, times, complex numbers
 
