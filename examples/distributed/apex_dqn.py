@@ -3,10 +3,12 @@
     python examples/distributed/apex_dqn.py
     python examples/distributed/apex_dqn.py --num_actors 64 --address auto
 
-Each actor explores with a probability of its own. New transitions get the highest priority so far, and their own once
-they were drawn; in the paper the actors compute it.
+Each actor explores with a probability of its own. New transitions have the priorities of their errors: the learner
+computes them as they come, in the paper the actors do. With the highest priority so far, as in other buffers, the
+learner would draw little else than the newest data.
 
-CartPole-v1, seed 0: no run to the end yet; returns in training were near 400 after 39 000 of 50 000 frames.
+CartPole-v1, seed 0: mean return 500 of 100 deterministic episodes after 50 000 frames; about two minutes of processor
+time of the learner. With the highest priority so far it was 308, 366, 400, seeds 0, 1, 2.
 
 Source: Horgan et al., 2018, https://arxiv.org/abs/1803.00933.
 """
@@ -122,6 +124,11 @@ def main(args: Args) -> float:
     losses = {}
     for _ in collector:  # as fast as the learner uses the data
         count = collector.stats()["frames"]
+        newest = torch.arange(count - args.frames_per_batch, count) % args.buffer_size
+        batch = buffer[newest].set("index", newest)
+        with torch.no_grad():
+            loss_module(batch)
+        buffer.update_tensordict_priority(batch.select("index", "td_error"))
         if count > args.learning_starts:
             for update in range(int(args.frames_per_batch * args.updates_per_frame)):
                 sample = buffer.sample()
@@ -134,9 +141,8 @@ def main(args: Args) -> float:
                 buffer.update_tensordict_priority(sample.select("index", "td_error"))
                 if update % args.updates_per_sync == 0:
                     collector.update_policy_weights_(sent)
-        scheduler.step()
-        newest = torch.arange(count - args.frames_per_batch, count) % args.buffer_size
-        run.log(buffer[newest], **losses)
+            scheduler.step()
+        run.log(batch, **losses)
     collector.shutdown()
     buffer.close()
     return run.finish(env, actor)
