@@ -197,6 +197,7 @@ def test_a_program_that_is_killed_leaves_nothing():
     assert len(agents) <= 2
     program.kill()
     program.wait()
+    program.stdout.close()
     assert are_gone(pids[:1], wait=5, still=runs)
     assert are_gone(set(pids) - set(agents), wait=20, still=runs)
     if KILLS >= 20:
