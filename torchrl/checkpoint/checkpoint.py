@@ -49,6 +49,8 @@ from torchrl.data.replay_buffers.data_types import State
 MANIFEST, PARTS, VERSION = "manifest.json", "components", 2
 PACKAGES = ("torchrl", "torch", "tensordict", "numpy", "gymnasium", "ale_py", "mujoco")  # named in manifests
 FORMATS = ("directory", "archive")
+# What zipfile raises for damaged bytes; RuntimeError where they call for a password or a method of compression.
+_BROKEN_ARCHIVE = (zipfile.BadZipFile, KeyError, EOFError, zlib.error, RuntimeError, ValueError, OverflowError)
 STRICTNESS = ("error", "warn", "ignore")
 COMPRESSIONS = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
 
@@ -360,15 +362,16 @@ def read_manifest(path: str | Path) -> State:
     """
     path = Path(path)
     restore(path)
-    try:
-        if path.is_file():
+    if path.is_file():
+        try:
             with zipfile.ZipFile(path) as archive:
-                return _manifest(archive.read(MANIFEST), path)
-        if (path / MANIFEST).is_file():
-            check_files(path, [MANIFEST])
-            return _manifest((path / MANIFEST).read_bytes(), path / MANIFEST)
-    except (zipfile.BadZipFile, KeyError, EOFError, zlib.error) as error:
-        raise damaged(path, found=str(error)) from error
+                text = archive.read(MANIFEST)
+        except _BROKEN_ARCHIVE as error:
+            raise damaged(path, found=str(error)) from error
+        return _manifest(text, path)
+    if (path / MANIFEST).is_file():
+        check_files(path, [MANIFEST])
+        return _manifest((path / MANIFEST).read_bytes(), path / MANIFEST)
     fact, hint = f"there is no checkpoint at {path}", "Give the path that save() returned."
     raise FileNotFoundError(describe("Checkpoint", fact, hint=hint))
 
@@ -432,7 +435,7 @@ def _opened(path: Path) -> Iterator[Path]:
     with TemporaryDirectory() as place:
         try:
             shutil.unpack_archive(path, place, "zip")
-        except (shutil.ReadError, zipfile.BadZipFile, EOFError, zlib.error) as error:
+        except (shutil.ReadError, *_BROKEN_ARCHIVE) as error:
             raise damaged(path, found=str(error)) from error
         yield Path(place)
 
