@@ -5,6 +5,7 @@ VENV ?= .venv
 EXTRAS ?= .venv-extras
 WORKERS ?= 2
 ARGS ?=
+MINUTES ?= 30
 KILLS ?= 8
 RUN ?= 1
 # Small networks lose more to waking a second thread than it gives.
@@ -18,7 +19,7 @@ CONTRACT ?= ../shared/contract
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: check test test-distributed test-ray test-ranks test-extras faults contract scripts train bench scores-small docs notebooks clean
+.PHONY: check test test-distributed test-ray test-ranks test-extras faults contract scripts train bench soak scores-small docs notebooks clean
 
 check: $(READY)
 	$(BIN)/ruff check
@@ -88,7 +89,11 @@ train: $(READY)
 	$(BIN)/torchrl train ppo CartPole-v1 $(ARGS)
 
 bench: $(READY)
-	for file in $(filter-out %/scores_small.py %/keep.py,$(wildcard benchmarks/*.py)); do echo "== $$file" && $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out %/scores_small.py %/keep.py %/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$file" && $(BIN)/python $$file || exit 1; done
+
+# Collectors, buffers, checkpoints and evaluators for half an hour; MINUTES=5 shortens it.
+soak: $(READY)
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
 # Runs that are in benchmarks/results are not repeated.
 scores-small: $(READY)
