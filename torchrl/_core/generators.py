@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+State = dict[str, Any]
+
 
 def next_seed(seed: int) -> int:
     """Return the seed that follows ``seed`` in the chain that every environment uses.
@@ -29,7 +31,7 @@ class GlobalRNGState:
     True
     """
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Return the states of all generators."""
         return {
             "python": random.getstate(),
@@ -38,7 +40,7 @@ class GlobalRNGState:
             "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         """Set the states of all generators."""
         random.setstate(state_dict["python"])
         np.random.set_state(state_dict["numpy"])

@@ -230,10 +230,10 @@ class BaseCollector(IterableDataset, ABC):
             if gathered is not None:
                 gathered.reset()
 
-    def _kept_trajectories(self) -> list[Any]:
+    def _kept_trajectories(self) -> list[object]:
         return [each and each.state_dict() for each in (self._whole, self._written)]
 
-    def _keep_trajectories(self, states: list[Any]) -> None:
+    def _keep_trajectories(self, states: Sequence[dict]) -> None:
         for each, state in zip((self._whole, self._written), states, strict=True):
             if each is not None and state is not None:
                 each.load_state_dict(state)

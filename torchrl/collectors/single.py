@@ -113,7 +113,7 @@ class TrajectoryIds:
         self._first = self._first.reshape(self.env.batch_size)  # [*B]
         self.next_free += count
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return the numbers of the trajectories in progress."""
         return {"first": self._first.clone(), "next_free": self.next_free}
 
@@ -516,18 +516,18 @@ class Collector(BaseCollector):
                     self._numbers.load_state_dict(episodes["numbers"])
                 self._keep_trajectories(episodes["trajectories"])
 
-    def _episodes(self) -> dict[str, Any]:
+    def _episodes(self) -> dict[str, object]:
         """Return the state of the episodes in progress."""
         stepper = self._stepper
         is_new = stepper.root is None or stepper.is_stale()  # the next batch starts with a reset
         try:
             simulator = self.env.simulator_state()
         except SimulatorStateError as error:
-            missing = {"missing": str(error)}
+            missing: dict[str, object] = {"missing": str(error)}
             return missing if self._seed is None else {"seed": self._seed, "reason": str(error)}
         if is_new:
             return {"simulator": simulator}
-        found: dict[str, Any] = {"simulator": simulator, "root": stepper.root_tensordict().clone()}
+        found: dict[str, object] = {"simulator": simulator, "root": stepper.root_tensordict().clone()}
         if self._numbers is not None:
             found["numbers"] = self._numbers.state_dict()
         return found | {"trajectories": self._kept_trajectories()}

@@ -86,11 +86,11 @@ class TrajectoryAssembler:
         steps: Any = torch.cat(pieces, 0)
         return split_trajectories(steps, prefix="collector") if self.form == "padded" else steps
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Return the steps that are kept."""
         return {"open": {number: list(pieces) for number, pieces in self._open.items()}, "whole": list(self._whole)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict) -> None:
         """Go on with these steps."""
         self._open = {number: list(pieces) for number, pieces in state_dict["open"].items()}
         self._whole = deque(state_dict["whole"])

@@ -13,9 +13,9 @@ import logging
 import random
 import types
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,7 +25,10 @@ from torch import Tensor, nn
 from torchrl._core.errors import SimulatorStateError, describe
 from torchrl.data import TensorSpec
 
-# Of every environment: what it is made of, and what is found anew.
+if TYPE_CHECKING:
+    from torchrl.envs.base import EnvBase
+
+# Of every environment: what it is made of, and what is computed again.
 _OF_EVERY_ENV = {
     *vars(nn.Module()),
     *("_allow_done_after_reset", "_batch_size", "_checks_now", "_collector", "_compiled_specs", "_constructors"),
@@ -33,10 +36,11 @@ _OF_EVERY_ENV = {
     *("_trusted", "_unnamed", "is_closed"),
 }
 State = Any  # text, numbers, tensors, and lists, tuples and dictionaries of them
+Foreign = Any  # objects of packages that need not be installed
 
 _TEXT_AND_NUMBERS = (type(None), bool, int, float, str)
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
-_CONSTANTS: tuple[Any, ...] = (type, *_FUNCTIONS, types.ModuleType, logging.Logger, range, slice)
+_CONSTANTS: tuple[type, ...] = (type, *_FUNCTIONS, types.ModuleType, logging.Logger, range, slice)
 _CONSTANTS += (torch.device, torch.dtype, torch.Size, np.dtype, TensorSpec)
 # Packages and modules whose objects describe an environment or show it to a person.
 _DESCRIPTIONS = (
@@ -50,10 +54,18 @@ _DESCRIPTIONS = (
 )
 LARGEST = 2**26  # bytes; a table of data that the environment reads, more likely than a state
 CONSTANT = {"kind": "constant"}
-_LISTS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
+_LISTS: dict[str, Foreign] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
 
 
-def simulator_state(env: Any) -> State:
+class Kind(NamedTuple):
+    """A kind of values: how one is known, saved, and loaded into what is there now."""
+
+    test: Callable[[Foreign], bool]
+    save: Callable[[Foreign], State]
+    load: Callable[..., object]
+
+
+def simulator_state(env: EnvBase) -> State:
     """Return what the simulator is now, in the middle of an episode: numbers and text, which need no pickle.
 
     With it, with ``state_dict()`` and with the root of the next step, another environment goes on as this one would.
@@ -77,7 +89,7 @@ def simulator_state(env: Any) -> State:
     )
 
 
-def load_simulator_state(env: Any, state: State) -> None:
+def load_simulator_state(env: EnvBase, state: State) -> None:
     """Restore what :meth:`simulator_state` returned, of an environment that was built alike.
 
     Raises:
@@ -138,39 +150,41 @@ class _Saver:
         self.owner = owner
         self._walked: set[int] = set()  # objects may lead back to those that lead to them
 
-    def attributes(self, owner: Any, where: str, skip: Collection[str] = ()) -> dict[str, State]:
+    def attributes(self, owner: object, where: str, skip: Collection[str] = ()) -> dict[str, State]:
         """Return the state of each attribute of an object, without constants."""
         self._walked.add(id(owner))
         wanted = {n: v for n, v in vars(owner).items() if n not in skip and id(v) not in self._walked}
         saved = {name: self.value(value, f"{where}.{name}") for name, value in wanted.items()}
         return {name: state for name, state in saved.items() if state != CONSTANT}
 
-    def value(self, value: Any, where: str) -> State:
+    def value(self, value: Foreign, where: str) -> State:
         """Return the state of a value."""
         if type(value) in _TEXT_AND_NUMBERS:
             return value
         if _is_constant(value):
             return CONSTANT
-        for name, (test, save, _) in _KINDS.items():
-            if test(value):
+        for name, kind in _KINDS.items():
+            if kind.test(value):
                 if getattr(value, "nbytes", 0) > LARGEST:
                     raise self._unsaved(value, f"{where} is too large to be part of each save")
-                return {"kind": name, "value": save(value)}
-        for name, (test, save, _) in _SIMULATORS.items():
-            if test(value):
-                return {"kind": name, "value": self.value(save(value), where)}
-        kind = type(value).__name__
-        if type(value) is _LISTS.get(kind):
+                return {"kind": name, "value": kind.save(value)}
+        for name, kind in _SIMULATORS.items():
+            if kind.test(value):
+                return {"kind": name, "value": self.value(kind.save(value), where)}
+        name = type(value).__name__
+        if type(value) is _LISTS.get(name):
             items = [self.item(one, f"{where}[{i}]") for i, one in enumerate(value)]
-            return {"kind": kind, "value": items} | ({"maxlen": value.maxlen} if kind == "deque" else {})
+            return {"kind": name, "value": items} | ({"maxlen": value.maxlen} if name == "deque" else {})
         if isinstance(value, dict):
             pairs = [(self.item(key, where), self.item(one, f"{where}[{key!r}]")) for key, one in value.items()]
             return {"kind": "dict", "value": pairs}
-        if _holds_attributes(value):
+        # A larger object holds something beside its __dict__, in C or in slots.
+        size, plain = type(value).__basicsize__, _Plain.__basicsize__
+        if hasattr(value, "__dict__") and not type(value).__itemsize__ and size <= plain:
             return {"kind": "object", "class": type(value).__qualname__, "value": self.attributes(value, where)}
         raise self._unknown(value, where)
 
-    def item(self, value: Any, where: str) -> State:
+    def item(self, value: Foreign, where: str) -> State:
         """Return the state of an element: of objects only environments, since others come and go."""
         state = self.value(value, where)
         if isinstance(state, dict) and state["kind"] == "object" and not hasattr(value, "step"):
@@ -193,7 +207,7 @@ class _Saver:
         )
 
 
-def _loaded(now: Any, state: State, where: str) -> Any:
+def _loaded(now: Foreign, state: State, where: str) -> Foreign:
     """Return what an attribute is to hold; what it holds ``now`` is changed in place where it can be."""
     if not isinstance(state, dict):
         return state
@@ -201,7 +215,7 @@ def _loaded(now: Any, state: State, where: str) -> Any:
         return now
     kind, value = state["kind"], state["value"]
     if kind in _KINDS:
-        return _KINDS[kind][2](now, value, where)
+        return _KINDS[kind].load(now, value, where)
     if kind in _LISTS:
         return _into_list(now, state, where)
     if kind == "dict":
@@ -211,14 +225,13 @@ def _loaded(now: Any, state: State, where: str) -> Any:
             raise _built_otherwise(where, state["class"], now)
         load_attributes(now, value)
         return now
-    test, _, load = _SIMULATORS[kind]
-    if not test(now):
+    if not _SIMULATORS[kind].test(now):
         raise _built_otherwise(where, kind, now)
-    load(now, _loaded(None, value, where))
+    _SIMULATORS[kind].load(now, _loaded(None, value, where))
     return now
 
 
-def _into_list(now: Any, state: dict[str, Any], where: str) -> Any:
+def _into_list(now: Foreign, state: dict[str, State], where: str) -> Foreign:
     kind, items = state["kind"], state["value"]
     same = isinstance(now, list | tuple | deque) and len(now) == len(items)
     before = list(now) if same else [None] * len(items)
@@ -231,7 +244,7 @@ def _into_list(now: Any, state: dict[str, Any], where: str) -> Any:
     return deque(new, state["maxlen"]) if kind == "deque" else _LISTS[kind](new)
 
 
-def _into_dict(now: Any, pairs: Sequence[tuple[State, State]], where: str) -> dict:
+def _into_dict(now: Foreign, pairs: Sequence[tuple[State, State]], where: str) -> dict:
     current = now if isinstance(now, dict) else {}
     keys = [_loaded(None, key, where) for key, _ in pairs]
     new = {
@@ -265,15 +278,10 @@ class _Plain:
     """Of the size that objects have whose attributes are all that they hold."""
 
 
-def _holds_attributes(value: object) -> bool:
-    kind = type(value)
-    return hasattr(value, "__dict__") and not kind.__itemsize__ and kind.__basicsize__ <= _Plain.__basicsize__
-
-
 # --- values that are saved as they are -------------------------------------------------------------
 
 
-def _save_array(value: Any) -> State:
+def _save_array(value: Foreign) -> State:
     array = np.array(value)
     if array.dtype.kind in "biuf" and array.dtype.isnative and array.itemsize <= 8:
         return torch.from_numpy(array)
@@ -287,14 +295,14 @@ def _to_array(state: State) -> np.ndarray:
     return np.frombuffer(data.numpy().tobytes(), dtype).reshape(shape)
 
 
-def _into_array(now: Any, new: np.ndarray) -> np.ndarray:
+def _into_array(now: Foreign, new: np.ndarray) -> np.ndarray:
     if isinstance(now, np.ndarray) and (now.shape, now.dtype) == (new.shape, new.dtype) and now.flags.writeable:
         now[...] = new
         return now
     return new.copy()
 
 
-def _into_tensor(now: Any, new: Any) -> Any:
+def _into_tensor(now: Foreign, new: Foreign) -> Foreign:
     if isinstance(now, Tensor) and (now.shape, now.dtype) == (new.shape, new.dtype) and not now.requires_grad:
         with torch.no_grad():
             return now.copy_(new)
@@ -305,38 +313,36 @@ def _save_bytes(value: bytes | bytearray) -> Tensor:
     return torch.frombuffer(bytearray(value), dtype=torch.uint8) if value else torch.empty(0, dtype=torch.uint8)
 
 
-def _into_enum(now: Any, name: str, where: str) -> Enum:
+def _into_enum(now: Foreign, name: str, where: str) -> Enum:
     if not isinstance(now, Enum):
         raise _built_otherwise(where, name, now)
     return type(now)[name]
 
 
 # By kind: test, save, and load into what is there now.
-_KINDS: dict[str, tuple[Any, Any, Any]] = {
-    "enum": (lambda value: isinstance(value, Enum), lambda value: value.name, _into_enum),
-    "number": (
-        lambda value: isinstance(value, np.generic),
-        _save_array,
-        lambda now, state, where: _to_array(state)[()],
+_KINDS: dict[str, Kind] = {
+    "enum": Kind(lambda value: isinstance(value, Enum), lambda value: value.name, _into_enum),
+    "number": Kind(
+        lambda value: isinstance(value, np.generic), _save_array, lambda now, state, where: _to_array(state)[()]
     ),
-    "array": (
+    "array": Kind(
         lambda value: isinstance(value, np.ndarray) and not value.dtype.hasobject,
         _save_array,
         lambda now, state, where: _into_array(now, _to_array(state)),
     ),
-    "tensor": (
+    "tensor": Kind(
         lambda value: isinstance(value, Tensor | TensorDictBase),
         lambda value: value.detach().clone(),
         lambda now, state, where: _into_tensor(now, state),
     ),
-    "bytes": (lambda value: type(value) is bytes, _save_bytes, lambda now, state, where: state.numpy().tobytes()),
+    "bytes": Kind(lambda value: type(value) is bytes, _save_bytes, lambda now, state, where: state.numpy().tobytes()),
 }
 
 
 # --- simulators and generators that are asked for their state -------------------------------------
 
 
-def _is(name: str) -> Any:
+def _is(name: str) -> Callable[[object], bool]:
     """Return a test for objects of a class, by the path of it, whose package need not be installed."""
     module, kind = name.rsplit(".", 1)
     return lambda value: any(
@@ -344,15 +350,15 @@ def _is(name: str) -> Any:
     )
 
 
-def _save_bits(generator: np.random.Generator) -> dict[str, Any]:
+def _save_bits(generator: np.random.Generator) -> dict[str, State]:
     return dict(generator.bit_generator.state)
 
 
-def _load_bits(generator: np.random.Generator, state: Mapping[str, Any]) -> None:
+def _load_bits(generator: np.random.Generator, state: Mapping[str, State]) -> None:
     generator.bit_generator.state = state
 
 
-def _spaces(space: Any) -> Iterator[Any]:
+def _spaces(space: Foreign) -> Iterator[Foreign]:
     """Yield a space of gymnasium and those inside of it."""
     yield space
     inner = getattr(space, "spaces", ())
@@ -360,19 +366,19 @@ def _spaces(space: Any) -> Iterator[Any]:
         yield from _spaces(child)
 
 
-def _save_space(space: Any) -> list[Any]:
+def _save_space(space: Foreign) -> list[State]:
     generators = [getattr(each, "_np_random", None) for each in _spaces(space)]  # None before the first draw
     return [generator and dict(generator.bit_generator.state) for generator in generators]
 
 
-def _load_space(space: Any, states: list[Any]) -> None:
+def _load_space(space: Foreign, states: list[State]) -> None:
     for each, state in zip(_spaces(space), states, strict=True):
         if state is not None:
             each.np_random.bit_generator.state = state
 
 
-def _save_mujoco(part: Any) -> dict[str, Any]:
-    """Return the arrays of a ``MjData`` or a ``MjModel``: what is derived is read before it is computed anew, too."""
+def _save_mujoco(part: Foreign) -> dict[str, State]:
+    """Return the arrays of a ``MjData`` or a ``MjModel``: what is derived is read before it is computed again, too."""
     found = {name: getattr(part, name, None) for name in dir(part) if not name.startswith("_")}
     arrays = {
         name: each
@@ -382,19 +388,19 @@ def _save_mujoco(part: Any) -> dict[str, Any]:
     return arrays | ({"time": part.time} if "time" in found else {})
 
 
-def _load_mujoco(part: Any, state: Mapping[str, Any]) -> None:
+def _load_mujoco(part: Foreign, state: Mapping[str, State]) -> None:
     for name, value in state.items():
         if name == "time":
             part.time = value
-        elif (array := getattr(part, name)).shape == value.shape:  # else of contacts, which each step finds anew
+        elif (array := getattr(part, name)).shape == value.shape:  # else of contacts, which each step finds
             np.copyto(array, value)
 
 
-def _save_physics(physics: Any) -> dict[str, Any]:
+def _save_physics(physics: Foreign) -> dict[str, State]:
     return {"model": _save_mujoco(physics.model.ptr), "data": _save_mujoco(physics.data.ptr)}
 
 
-def _load_physics(physics: Any, state: Mapping[str, Any]) -> None:
+def _load_physics(physics: Foreign, state: Mapping[str, State]) -> None:
     model, data = physics.model.ptr, physics.data.ptr
     _load_mujoco(model, state["model"])
     _load_mujoco(data, state["data"])
@@ -403,39 +409,39 @@ def _load_physics(physics: Any, state: Mapping[str, Any]) -> None:
     _load_mujoco(data, state["data"])
 
 
-def _save_atari(ale: Any) -> bytes:
+def _save_atari(ale: Foreign) -> bytes:
     return ale.cloneSystemState().serialize()
 
 
-def _load_atari(ale: Any, state: bytes) -> None:
+def _load_atari(ale: Foreign, state: bytes) -> None:
     ale.restoreSystemState(type(ale.cloneSystemState())(state))
 
 
-_SIMULATORS: dict[str, tuple[Any, Any, Any]] = {
-    "numpy generator": (lambda value: isinstance(value, np.random.Generator), _save_bits, _load_bits),
-    "numpy random state": (
+_SIMULATORS: dict[str, Kind] = {
+    "numpy generator": Kind(lambda value: isinstance(value, np.random.Generator), _save_bits, _load_bits),
+    "numpy random state": Kind(
         lambda value: isinstance(value, np.random.RandomState),
         lambda generator: generator.get_state(legacy=False),
         lambda generator, state: generator.set_state(state),
     ),
-    "torch generator": (
+    "torch generator": Kind(
         lambda value: isinstance(value, torch.Generator),
         lambda generator: generator.get_state(),
         lambda generator, state: generator.set_state(state),
     ),
-    "random": (
+    "random": Kind(
         lambda value: isinstance(value, random.Random),
         lambda generator: generator.getstate(),
         lambda generator, state: generator.setstate(state),
     ),
-    "network": (
+    "network": Kind(
         lambda value: isinstance(value, nn.Module),
         lambda module: dict(module.state_dict()),
         lambda module, state: module.load_state_dict(state),
     ),
-    "space": (_is("gymnasium.spaces.space.Space"), _save_space, _load_space),
-    "MjModel": (_is("mujoco._structs.MjModel"), _save_mujoco, _load_mujoco),
-    "MjData": (_is("mujoco._structs.MjData"), _save_mujoco, _load_mujoco),
-    "Physics": (_is("dm_control.mujoco.engine.Physics"), _save_physics, _load_physics),
-    "ALEInterface": (_is("ale_py._ale_py.ALEInterface"), _save_atari, _load_atari),
+    "space": Kind(_is("gymnasium.spaces.space.Space"), _save_space, _load_space),
+    "MjModel": Kind(_is("mujoco._structs.MjModel"), _save_mujoco, _load_mujoco),
+    "MjData": Kind(_is("mujoco._structs.MjData"), _save_mujoco, _load_mujoco),
+    "Physics": Kind(_is("dm_control.mujoco.engine.Physics"), _save_physics, _load_physics),
+    "ALEInterface": Kind(_is("ale_py._ale_py.ALEInterface"), _save_atari, _load_atari),
 }

@@ -101,7 +101,7 @@ class Source:
     def _written(self) -> int:
         return int(self.buffer.write_count) * self.frame_skip
 
-    def settle(self, seed: int) -> None:
+    def end_unsaved_episodes(self, seed: int) -> None:
         """Start new episodes with a seed, if those in progress cannot be saved.
 
         So a run that goes on from the save, and the run that was saved, have the same episodes.

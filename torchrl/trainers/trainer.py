@@ -451,7 +451,7 @@ class Trainer:
         if (file is None and rotation is None) or not (due or force_save):
             return
         self._saved_at = self.collected_frames
-        self._source.settle(self._restart_seed())
+        self._source.end_unsaved_episodes(self._restart_seed())
         if self.checkpoint is None:
             assert file is not None
             save_whole(self.state_dict(), file)

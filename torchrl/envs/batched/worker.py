@@ -415,7 +415,7 @@ class EnvGroup:
             slot.env.load_state_dict(state)
         return [None] * len(self.slots)
 
-    def simulator_state(self, own_process: bool) -> list[dict[str, Any]]:
+    def simulator_state(self, own_process: bool) -> list[dict[str, object]]:
         """Return the state of each simulator, or why there is none; with the generators of a process of its own."""
         states = [_state_of(slot.env) for slot in self._in_turn()]
         if own_process and states:
@@ -440,7 +440,7 @@ class EnvGroup:
         self.slots = []
 
 
-def _state_of(env: EnvBase) -> dict[str, Any]:
+def _state_of(env: EnvBase) -> dict[str, object]:
     try:
         return {"simulator": env.simulator_state()}
     except SimulatorStateError as error:

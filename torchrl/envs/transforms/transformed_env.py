@@ -202,7 +202,11 @@ class TransformedEnv(EnvBase):
         The memory of a transform is part of ``state_dict()``, if it has ``get_extra_state()``; the attributes of one
         that was written elsewhere, and has none, are saved here.
         """
-        own = {str(i): save_attributes(part, _OF_TRANSFORMS) for i, part in enumerate(self._parts) if _is_foreign(part)}
+        own = {}
+        for i, part in enumerate(self._parts):
+            has_state = type(part).get_extra_state is not nn.Module.get_extra_state
+            if not (has_state or type(part).__module__.startswith("torchrl.")):
+                own[str(i)] = save_attributes(part, _OF_TRANSFORMS)
         return {"base_env": self.base_env.simulator_state(), "transforms": own}
 
     def load_simulator_state(self, state: dict[str, Any]) -> None:
@@ -765,9 +769,3 @@ def choices(spec: TensorSpec) -> Iterator[Masked]:
 
 def _leaf_ids(spec: Composite) -> dict[NestedKey, int]:
     return {key: id(leaf) for key, leaf in spec.items(True, True)}
-
-
-def _is_foreign(part: Transform) -> bool:
-    """Return whether a transform was written elsewhere and does not say what its memory is."""
-    kind = type(part)
-    return not kind.__module__.startswith("torchrl.") and kind.get_extra_state is nn.Module.get_extra_state
