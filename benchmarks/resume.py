@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import random
 import shutil
@@ -24,9 +23,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from tensordict import TensorDictBase
 
 import torchrl
+from torchrl._core.safe_load import load_file
+from torchrl.checkpoint.serialization import read_tree
 from torchrl.envs import GymEnv, ParallelEnv
 
 KILLS_A_RUN = 5
@@ -111,9 +114,11 @@ def in_a_process(work: Callable[[], None], kill_after: float | None = None) -> b
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
     """Return the tensors and values of a nested state by their paths."""
+    if isinstance(value, TensorDictBase):
+        value = value.to_dict()
     if isinstance(value, dict):
         return {k: v for name, part in value.items() for k, v in leaves(part, f"{path}/{name}").items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return {k: v for i, part in enumerate(value) for k, v in leaves(part, f"{path}/{i}").items()}
     return {path: value}
 
@@ -125,10 +130,10 @@ def found(folder: Path) -> dict[str, Any]:
     for file in sorted((home / "checkpoint").rglob("*")):
         name = str(file.relative_to(home))
         if file.name == "state.json":
-            state |= leaves(json.loads(file.read_text()), name)
-        elif file.suffix == ".pt":
-            state |= leaves(torch.load(file, weights_only=True), name)
-        elif file.is_file() and file.name not in ("manifest.json", "CHECKSUMS"):
+            state |= leaves(read_tree(file.parent), name)
+        elif file.suffix == ".pt" and not (file.parent / "state.json").exists():
+            state |= leaves(load_file(file), name)
+        elif file.is_file() and file.suffix != ".pt" and file.name not in ("manifest.json", "CHECKSUMS"):
             state[name] = file.read_bytes()
     for file in sorted(home.glob("*.csv")):
         for i, row in enumerate(csv.DictReader(file.open())):
@@ -139,16 +144,14 @@ def found(folder: Path) -> dict[str, Any]:
 
 
 def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return (
-            one.dtype == other.dtype
-            and one.shape == other.shape
-            and bool(
-                torch.equal(one, other)
-                or ((one.isnan() == other.isnan()).all() and torch.equal(one.nan_to_num(), other.nan_to_num()))
-            )
-        )
-    return type(one) is type(other) and (one == other or (one != one and other != other))
+    """Return whether two values are equal to the bit."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        one, other = one.numpy(), other.numpy()
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+    return one == other or one != one  # NaN
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
