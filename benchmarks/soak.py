@@ -122,7 +122,7 @@ def plot(rows: list[tuple[float, ...]], file: Path) -> None:
     for at, (name, axis) in enumerate(zip(COLUMNS[1:], axes, strict=True), 1):
         axis.plot([row[0] for row in rows], [row[at] for row in rows], linewidth=1)
         axis.set_ylabel("memory, MB" if name == "memory" else name)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * max(row[at] for row in rows))
     axes[-1].set_xlabel("seconds")
     figure.tight_layout()
     figure.savefig(file, dpi=100)
