@@ -439,7 +439,7 @@ class MultiCollector(BaseCollector):
     def state_dict(self) -> dict[str, object]:
         """Return the state of each worker, and the numbers of frames and batches."""
         with self._between_batches():
-            states = self.map_fn("state_dict")
+            states = self._pool.call_all("state_dict")
             workers = {f"worker{i}": state for i, state in enumerate(states)}
             own = {"policy_version": self.policy_version, "trajectories": self._kept_trajectories()}
             return {**workers, **own, "frames": self._frames, "iter": self._iter}
@@ -448,7 +448,7 @@ class MultiCollector(BaseCollector):
         """Continue from the state of another collector; see :class:`~torchrl.collectors.Collector`."""
         with self._between_batches():
             for i in range(self.num_workers):
-                self._pool.call(i, "map", "load_state_dict", (state_dict[f"worker{i}"],), {})
+                self._pool.call(i, "load_state_dict", state_dict[f"worker{i}"])
             self._frames = self._requested = state_dict["frames"]
             self._iter = state_dict["iter"]
             self._keep_trajectories(state_dict.get("trajectories", [None, None]))

@@ -92,11 +92,16 @@ class ActingPolicy:
         self._receiver = make_receiver(self.module)
         self.prepared = self._looking()
 
-    def set_version(self, version: int) -> None:
-        """Set how often the weights were renewed; what was sent before is not to come after."""
-        self._version = version
+    def poll(self) -> None:
+        """Take the newest weights that were sent."""
         if self._receiver is not None:
             self._receiver.poll()
+
+    def set_version(self, version: int) -> None:
+        """Set how often the weights were renewed; what was sent before is not to come after."""
+        self.poll()
+        self._version = version
+        if self._receiver is not None:
             self._receiver.version = version
 
     def count_version(self) -> None:

@@ -483,6 +483,7 @@ class Collector(BaseCollector):
         """
         acting = self._acting.module
         with self._between_batches():
+            self._acting.poll()
             policy = acting.state_dict() if isinstance(acting, nn.Module) else {}
             return {
                 "policy_state_dict": policy,

@@ -20,6 +20,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import Tensor, nn
 
+from torchrl._core.generators import GlobalRNGState
 from torchrl._core.workers.pool import RequestHandler
 from torchrl._core.workers.protocol import (
     BATCH,
@@ -154,6 +155,16 @@ class CollectorWorker:
     def map(self, name: str, args: tuple[object, ...], kwargs: dict[str, Any]) -> Any:
         """Call a method of the collector, by its dotted name."""
         return self.collector.map_fn(name, *args, **kwargs)
+
+    def state_dict(self) -> dict[str, object]:
+        """Return the state of the collector, and of the random generators of this process."""
+        return {**self.collector.state_dict(), "generators": GlobalRNGState().state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the state of another worker."""
+        self.collector.load_state_dict(state_dict)
+        if "generators" in state_dict:
+            GlobalRNGState().load_state_dict(state_dict["generators"])
 
     def start_profile(self) -> None:
         """Start to measure where the time is spent."""
