@@ -169,6 +169,15 @@ class Walk(EnvBase):
         self.rng = np.random.default_rng(seed)
 
 
+class Drawing(Walk):
+    """Draws from torch's generator, which each worker process has."""
+
+    def _reset(self, tensordict):
+        super()._reset(tensordict)
+        self.place = torch.randn(1)
+        return TensorDict(place=self.place)
+
+
 class Momentum(Transform):
     """Written by a user: its memory is an attribute."""
 
@@ -194,6 +203,7 @@ MAKERS = {
     "user's": Walk,
     "user's transform": lambda: TransformedEnv(GymEnv("CartPole-v1"), Momentum()),
     "user's, in workers": lambda: ParallelEnv(2, Walk),
+    "torch's generator of workers": lambda: ParallelEnv(2, Drawing),
     "Acrobot": lambda: GymEnv("Acrobot-v1", max_episode_steps=9),
     "FrozenLake": lambda: GymEnv("FrozenLake-v1"),
     "HalfCheetah": lambda: GymEnv("HalfCheetah-v5", max_episode_steps=9),
