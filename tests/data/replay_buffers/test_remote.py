@@ -4,6 +4,7 @@ import copy
 import os
 import pickle
 import socket
+import struct
 import threading
 import time
 
@@ -222,13 +223,16 @@ def test_a_server_that_is_closed_leaves_no_thread():
     assert threading.active_count() <= before
 
 
-def test_clients_beyond_the_limit_are_turned_away_until_there_is_room():
+def test_clients_beyond_the_limit_are_turned_away_until_there_is_room(caplog):
     server = BufferServer(ReplayBuffer(), ("127.0.0.1", 0), b"key", max_connections=2)
     clients = [SocketTransport(server.address, b"key") for _ in range(3)]
     for client in clients[:2]:
         assert client.call("__len__", (), {})[0] == 0
     with pytest.raises(WorkerError, match="no room for another client"):
         clients[2].call("__len__", (), {})
+    with socket.create_connection(server.address, timeout=5) as another:
+        assert another.recv(1) == b""  # closed at once
+    assert "has no room for another client" in caplog.text
     clients[0].close()
     deadline = time.monotonic() + 10
     while True:
@@ -241,6 +245,45 @@ def test_clients_beyond_the_limit_are_turned_away_until_there_is_room():
     for client in clients:
         client.close()
     server.close()
+
+
+def test_a_client_without_a_thread_takes_no_room():
+    server = BufferServer(ReplayBuffer(), ("127.0.0.1", 0), b"key", max_connections=1)
+    start, failures = server._start, [RuntimeError("can't start new thread")]
+
+    def start_later(target, *args):
+        if failures:
+            raise failures.pop()
+        start(target, *args)
+
+    server._start = start_later
+    client = SocketTransport(server.address, b"key")
+    with pytest.raises(WorkerError, match="no room for another client"):
+        client.call("__len__", (), {})
+    assert client.call("__len__", (), {})[0] == 0
+    client.close()
+    server.close()
+
+
+def test_a_request_that_is_larger_than_the_memory_ends_its_connection_only(caplog):
+    caplog.set_level("INFO", "torchrl")
+    server = BufferServer(ReplayBuffer(), ("127.0.0.1", 0), b"key")
+    client = SocketTransport(server.address, b"key")
+    os.write(client._connection().fileno(), struct.pack("!iQ", -1, 1 << 62))  # the length alone
+    with pytest.raises(EOFError):
+        client._connection().recv_bytes()
+    assert "has no memory for a request" in caplog.text
+    client.close()
+    assert client.call("__len__", (), {})[0] == 0
+    client.close()
+    server.close()
+
+
+def test_a_name_with_an_address_that_others_reach_is_not_served(monkeypatch):
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 0)) for host in ("127.0.0.1", "192.0.2.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args: found)
+    with pytest.raises(ValueError, match="'both' can be reached from other machines"):
+        BufferServer(ReplayBuffer(), ("both", 0), b"key")
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "192.0.2.1"])
@@ -261,3 +304,6 @@ def test_any_loopback_address_is_served_and_others_on_request():
         assert client.call("__len__", (), {})[0] == 0
         client.close()
         server.close()
+    RemoteTensorDictReplayBuffer().serve(b"key", ("", 0), insecure_network=True).close()
+    with RemoteReplayBuffer(BufferProcess(ReplayBuffer, host="0.0.0.0", insecure_network=True)) as remote:
+        assert len(remote) == 0

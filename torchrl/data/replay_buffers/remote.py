@@ -271,7 +271,11 @@ class BufferServer:
             except RuntimeError:  # no thread can be started that would watch the time
                 return
             while True:
-                received = connection.recv_bytes()
+                try:
+                    received = connection.recv_bytes()
+                except MemoryError:  # of the length that was announced
+                    logger.info("The server of a replay buffer has no memory for a request")
+                    return
                 try:
                     name, args, kwargs = pickle.loads(received)
                 except BaseException as error:
