@@ -94,17 +94,46 @@ def answer(channel):
 def test_a_worker_outlives_the_thread_that_started_it():
     """The signal of the kernel is bound to the thread that forked."""
     launcher, workers = Launcher("fork"), []
-    thread = threading.Thread(target=lambda: workers.append(WorkerProcess(answer, (), launcher, number=0)))
+
+    def start():
+        workers.append(WorkerProcess(answer, (), launcher, number=0))
+        workers[0].channel.receive()  # the worker has asked for the signal, if it does
+
+    thread = threading.Thread(target=start)
     thread.start()
     thread.join()
     (worker,) = workers
-    worker.channel.receive()
     time.sleep(3.5)  # longer than the kernel's alarm
     worker.channel.send(b"C")
     assert worker.channel.receive()[1]
     worker.stop()
     launcher.close()
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+
+
+def test_a_signal_to_a_worker_that_is_being_forked_waits_until_it_ignores_it(monkeypatch):
+    """Else the handler of the program would raise there, and the worker would go on with its code."""
+    fork, launcher, received = os.fork, Launcher("fork"), []
+
+    def fork_and_interrupt():
+        pid = fork()
+        if not pid:
+            os.kill(os.getpid(), signal.SIGINT)
+        return pid
+
+    def start():  # in a thread, where the handlers are not deferred
+        worker = WorkerProcess(answer, (), launcher, number=0)
+        received.append(worker.channel.receive()[0])
+        worker.channel.send(b"s")
+        received.append(worker.channel.receive()[1])
+        worker.stop()
+
+    monkeypatch.setattr(os, "fork", fork_and_interrupt)
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    launcher.close()
+    assert received == [b"s", True]
 
 
 @pytest.mark.parametrize("target", [hang_with_the_lock, hang])
