@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from torchrl._core.errors import DamagedFileError, TorchRLError, describe
+from torchrl._core.errors import DamagedFileError, TorchRLError, describe, summary
 
 with contextlib.suppress(ImportError):  # not on Windows
     import fcntl
@@ -129,6 +129,32 @@ def damaged(file: object, fact: str = "is damaged", expected: object = None, fou
     """Return the error that says that a file of a save cannot be used."""
     hint = "It is not what was saved. Load an earlier save."
     return DamagedFileError(describe(str(file), f"the file {fact}", expected=expected, found=found, hint=hint))
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Name a file in the errors of a block that reads it.
+
+    Errors of this library, and those of a file or a package that is missing, keep their types.
+
+    Raises:
+        DamagedFileError: for any other error.
+
+    >>> with naming(Path("notes.json")):
+    ...     int("no number")
+    Traceback (most recent call last):
+    torchrl._core.errors.DamagedFileError: notes.json: the file is damaged; ...
+    """
+    try:
+        yield
+    except (FileNotFoundError, ImportError):
+        raise
+    except TorchRLError as error:
+        if file.name in str(error):
+            raise
+        raise type(error)(f"{file}: {error}") from error
+    except Exception as error:
+        raise damaged(file, found=summary(error)[0]) from error
 
 
 class NewerFormatError(TorchRLError, RuntimeError):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchrl._core.devices import is_present
 from torchrl._core.errors import DeviceError, MissingKeyError, ShapeError, describe, nearest
 from torchrl._core.exploration import ExplorationType, set_exploration_type
+from torchrl._core.files import naming
 from torchrl._core.returns import reward2go
 from torchrl.checkpoint import Checkpoint
 from torchrl.data import Composite, TensorSpec
@@ -491,16 +492,21 @@ class Agent:
         Raises:
             FileNotFoundError: if there is none.
             DeviceError: for a device that this machine lacks.
-            DamagedFileError: if it has changed since it was written.
+            DamagedFileError: if it has changed since it was written, or holds no agent.
             ValueError: for a file of a later release.
         """
         if device is not None and not is_present(device):
             raise DeviceError(describe("Agent", "this machine has no such device", found=device))
-        found: Any = Checkpoint(agent={}).load(path, map_location=device or "cpu").values["agent"]
-        if found["format"] > FORMAT:
-            raise ValueError(
-                describe("Agent", f"{path} is of a later release", expected=f"format {FORMAT}", found=found["format"])
-            )
+        with naming(Path(path)):
+            found: Any = Checkpoint(agent={}).load(path, map_location=device or "cpu").values["agent"]
+            if found["format"] <= FORMAT:
+                return cls._from_file(found, device, task)
+        raise ValueError(
+            describe("Agent", f"{path} is of a later release", expected=f"format {FORMAT}", found=found["format"])
+        )
+
+    @classmethod
+    def _from_file(cls, found: Any, device: str | None, task: Task | None) -> Agent:
         kind = ALGORITHMS[found["algorithm"]]
         if device is None:
             device = found["settings"]["device"] if is_present(found["settings"]["device"]) else "cpu"

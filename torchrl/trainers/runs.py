@@ -157,7 +157,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     try:
         settings = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(describe("read_run", f"{path} is damaged: it is no JSON", found=str(error))) from None
     if not isinstance(settings, dict):
         raise ValueError(describe("read_run", f"{path} holds no settings by name", found=type(settings).__name__))
@@ -166,7 +166,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 def _read_series(path: Path) -> Array:
     """Return steps and values ``[N, 2]`` of a file, ordered by step."""
-    text = path.read_text()
+    text = path.read_text(errors="replace")
     lines = text.splitlines()
     found: dict[float, float] = {}
     for i, line in enumerate(lines):

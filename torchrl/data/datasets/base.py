@@ -26,7 +26,7 @@ from typing import Any
 from tensordict import NestedKey, TensorDictBase
 
 from torchrl._core.errors import describe
-from torchrl._core.files import replaced
+from torchrl._core.files import naming, replaced
 from torchrl.data.replay_buffers.data_types import State
 from torchrl.data.replay_buffers.storages.memmap import LazyMemmapStorage
 from torchrl.data.replay_buffers.tensordict_buffer import TensorDictReplayBuffer
@@ -108,7 +108,7 @@ class BaseDatasetExperienceReplay(TensorDictReplayBuffer):
     @property
     def notes(self) -> State:
         """What ``dataset.json`` says."""
-        return json.loads((self.data_path / NOTES).read_text())
+        return read_notes(self.data_path)
 
     def preprocess(
         self, fn: Callable[[TensorDictBase], TensorDictBase], *, dest: str | Path, **kwargs: Any
@@ -129,6 +129,17 @@ class BaseDatasetExperienceReplay(TensorDictReplayBuffer):
     def delete(self) -> None:
         """Remove the dataset from the disk; this buffer is of no use afterwards."""
         shutil.rmtree(self.data_path)
+
+
+def read_notes(path: Path) -> State:
+    """Return what ``dataset.json`` in a folder says; nothing without it.
+
+    Raises:
+        DamagedFileError: if it is no JSON object.
+    """
+    file = path / NOTES
+    with naming(file):
+        return dict(json.loads(file.read_text())) if file.exists() else {}
 
 
 class OnClass:
@@ -164,5 +175,6 @@ def _open(path: Path) -> LazyMemmapStorage:
                 "BaseDatasetExperienceReplay", f"there is no dataset in {path}", hint="Write one with write_dataset()."
             )
         )
-    found = json.loads(meta.read_text())
-    return LazyMemmapStorage(found["max_size"], scratch_dir=path, ndim=found["ndim"], existsok=True)
+    with naming(meta):
+        found = json.loads(meta.read_text())
+        return LazyMemmapStorage(found["max_size"], scratch_dir=path, ndim=found["ndim"], existsok=True)

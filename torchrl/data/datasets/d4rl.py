@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import urllib.request
 from collections.abc import Iterator
@@ -15,10 +14,10 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from torchrl._core.errors import MissingKeyError, describe
-from torchrl._core.files import replaced
+from torchrl._core.files import naming, replaced
 from torchrl._core.legacy import old_keywords
 from torchrl._core.optional import require_package
-from torchrl.data.datasets.base import NOTES, BaseDatasetExperienceReplay, OnClass, write_dataset
+from torchrl.data.datasets.base import BaseDatasetExperienceReplay, OnClass, read_notes, write_dataset
 
 HOME = Path("~/.cache/torchrl/d4rl")
 SOURCE = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
@@ -96,7 +95,7 @@ class D4RLExperienceReplay(BaseDatasetExperienceReplay):
         kind = "" if use_truncated_as_done else "_terminal"
         home = folder / f"{file.stem}{kind}"
         notes = {"source": [file.as_posix(), file.stat().st_size, file.stat().st_mtime_ns]}
-        if not (home / NOTES).exists() or json.loads((home / NOTES).read_text()).get("source") != notes["source"]:
+        if read_notes(home).get("source") != notes["source"]:
             episodes = list(_episodes(self, file, use_truncated_as_done))
             write_dataset(home, episodes, sum(map(len, episodes)), {**notes, "total_episodes": len(episodes)})
         super().__init__(data_path=home, batch_size=batch_size, **kwargs)
@@ -137,7 +136,7 @@ class D4RLExperienceReplay(BaseDatasetExperienceReplay):
 def _episodes(owner: object, file: Path, cut_is_done: bool) -> Iterator[TensorDictBase]:
     """Yield the steps ``[T]`` of each episode of a file."""
     h5py = require_package("h5py", needed_by=owner, extra="offline")
-    with h5py.File(file) as data:
+    with naming(file), h5py.File(file) as data:
         absent = [name for name in ("observations", "actions", "rewards", "terminals") if name not in data]
         if absent:
             raise MissingKeyError(describe(owner, f"is not in {file.name}", key=absent[0], found=sorted(data)))

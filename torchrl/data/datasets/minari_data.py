@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,14 @@ from torch import Tensor
 from torchrl._core.errors import describe
 from torchrl._core.log import logger
 from torchrl._core.optional import require_package
-from torchrl.data.datasets.base import NOTES, BaseDatasetExperienceReplay, OnClass, key_of_folder, write_dataset
+from torchrl.data.datasets.base import (
+    NOTES,
+    BaseDatasetExperienceReplay,
+    OnClass,
+    key_of_folder,
+    read_notes,
+    write_dataset,
+)
 
 HOME = Path("~/.cache/torchrl/minari")
 
@@ -84,7 +90,7 @@ class MinariExperienceReplay(BaseDatasetExperienceReplay):
     def _changed(self, home: Path) -> bool:
         """Return whether Minari has other files of the dataset now than when it was written."""
         now = _fingerprint(self._folder or self.dataset_id)
-        return bool(now) and json.loads((home / NOTES).read_text()).get("source") != now
+        return bool(now) and read_notes(home).get("source") != now
 
     def _fetch(self, home: Path, download: bool | str) -> None:
         minari = require_package("minari", needed_by=self, extra="offline")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from torchrl._core.errors import describe
-from torchrl.data.datasets.base import NOTES, BaseDatasetExperienceReplay, key_of_folder, write_dataset
+from torchrl.data.datasets.base import BaseDatasetExperienceReplay, key_of_folder, read_notes, write_dataset
 from torchrl.data.replay_buffers.tables import in_order_of_rows, is_table, read_table, table_files
 
 HOME = Path("~/.cache/torchrl/tables")
@@ -56,9 +55,9 @@ class TableExperienceReplay(BaseDatasetExperienceReplay):
             raise FileNotFoundError(describe(self, f"there are no Parquet files and no saved dataset in {source}"))
         home = (HOME if root is None else Path(root)).expanduser() / key_of_folder(source)
         marks = [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in table_files(source)]
-        if not (home / NOTES).exists() or json.loads((home / NOTES).read_text()).get("source") != marks:
+        if read_notes(home).get("source") != marks:
             table = read_table(source, self)
             count, notes = max(math.prod(table.lead), 1), {"source": marks, "time_dim": table.time_dim}
             write_dataset(home, [in_order_of_rows(table)], count, notes, ndim=len(table.lead))
-        time_dim = json.loads((home / NOTES).read_text())["time_dim"]
+        time_dim = read_notes(home)["time_dim"]
         super().__init__(data_path=home, batch_size=batch_size, **{"dim_extend": time_dim, **kwargs})

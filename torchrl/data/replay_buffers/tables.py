@@ -23,7 +23,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from torchrl._core.errors import DTypeError, ShapeError, describe
-from torchrl._core.files import replaced
+from torchrl._core.files import naming, replaced
 from torchrl._core.optional import require_package
 from torchrl.data.replay_buffers.data_types import Data
 from torchrl.data.replay_buffers.storages.object_column import text_of
@@ -101,24 +101,26 @@ def read_table(path: Path, owner: object) -> Table:
         ValueError: if it is a dictionary of datasets.
         ShapeError: if a list has another length in some rows.
         DTypeError: if a column has no numbers or texts, or misses some.
+        DamagedFileError: if a file cannot be read.
     """
     content = _content_of(path, owner)
     note = path / META
     if not note.is_file():
         items = _items_of(content, owner)
         return Table(items, tuple(items.batch_size), 0)
-    meta = json.loads(note.read_text())
-    schema, lead = Schema.from_state(owner, meta["schema"]), tuple(meta["lead"])
-    values: list[Any] = []
-    for entry, (name, kind) in zip([*schema.leaves, *reversed(schema.objects)], meta["columns"], strict=True):
-        column = content.column(name)
-        if kind is not None:
-            values.append(_objects_in(column, kind, (*lead, *entry.shape)))
-            continue
-        shape = (*lead, *entry.shape, 2) if entry.dtype.is_complex else (*lead, *entry.shape)
-        number = torch.zeros(shape) if not math.prod(shape) else _tensor_in(column, name, owner).reshape(shape)
-        values.append(torch.view_as_complex(number) if entry.dtype.is_complex else number.to(entry.dtype))
-    return Table(schema.build(values, lead), lead, meta["time_dim"])
+    with naming(note):
+        meta = json.loads(note.read_text())
+        schema, lead = Schema.from_state(owner, meta["schema"]), tuple(meta["lead"])
+        values: list[Any] = []
+        for entry, (name, kind) in zip([*schema.leaves, *reversed(schema.objects)], meta["columns"], strict=True):
+            column = content.column(name)
+            if kind is not None:
+                values.append(_objects_in(column, kind, (*lead, *entry.shape)))
+                continue
+            shape = (*lead, *entry.shape, 2) if entry.dtype.is_complex else (*lead, *entry.shape)
+            number = torch.zeros(shape) if not math.prod(shape) else _tensor_in(column, name, owner).reshape(shape)
+            values.append(torch.view_as_complex(number) if entry.dtype.is_complex else number.to(entry.dtype))
+        return Table(schema.build(values, lead), lead, meta["time_dim"])
 
 
 def in_order_of_rows(table: Table) -> Data:
@@ -181,11 +183,16 @@ def _content_of(path: Path, owner: object) -> Any:
         )
     if (path / "state.json").exists():
         datasets = require_package("datasets", needed_by=owner, extra="offline")
-        dataset = datasets.load_from_disk(str(path))
-        return (dataset if dataset._indices is None else dataset.flatten_indices()).data.table
+        with naming(path):
+            dataset = datasets.load_from_disk(str(path))
+            return (dataset if dataset._indices is None else dataset.flatten_indices()).data.table
     arrow = require_package("pyarrow", needed_by=owner, extra="offline")
     parquet = require_package("pyarrow.parquet", needed_by=owner)
-    return arrow.concat_tables([parquet.read_table(file, partitioning=None) for file in _parquet_files(path)])
+    tables = []
+    for file in _parquet_files(path):
+        with naming(file):
+            tables.append(parquet.read_table(file, partitioning=None))
+    return arrow.concat_tables(tables)
 
 
 def _tensor_in(column: Any, name: str, owner: object) -> Tensor:
