@@ -129,9 +129,13 @@ def test_a_signal_to_a_worker_that_is_being_forked_waits_until_it_ignores_it(mon
         worker.stop()
 
     monkeypatch.setattr(os, "fork", fork_and_interrupt)
-    thread = threading.Thread(target=start)
-    thread.start()
-    thread.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs behind a shell may ignore it
+    try:
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     launcher.close()
     assert received == [b"s", True]
 
