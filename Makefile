@@ -65,11 +65,10 @@ test-extras: $(EXTRAS)/.ready
 	$(EXTRAS)/bin/pytest -rs -k 'jax or brax or jumanji or open' tests/envs/libs tests/envs/test_env_contract.py \
 		torchrl/envs/libs
 
-# Exact resume with simulators that keep a state of their own is not promised yet. A few checks compare the order
-# of what two processes print, which a busy machine can reverse: those that fail run once more.
+# A few checks compare the order of what two processes print, which a busy machine can reverse: those that fail run
+# once more.
 faults: export PYTHONDONTWRITEBYTECODE = 1
-faults: CHECKS = $(BIN)/pytest -q --rootdir $(FAULTS) -o cache_dir=$(CURDIR)/.cache/faults \
-	--ignore $(FAULTS)/test_resume.py $(FAULTS)
+faults: CHECKS = $(BIN)/pytest -q --rootdir $(FAULTS) -o cache_dir=$(CURDIR)/.cache/faults $(FAULTS)
 faults: $(READY)
 	$(CHECKS) -n $(WORKERS) || $(CHECKS) --last-failed --last-failed-no-failures none
 
