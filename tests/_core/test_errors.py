@@ -26,6 +26,7 @@ KINDS = [
     (errors.MissingSpecError, RuntimeError),
     (errors.BatchSizeError, RuntimeError),
     (errors.ResetError, RuntimeError),
+    (errors.SimulatorStateError, RuntimeError),
     (errors.WorkerError, RuntimeError),
     (errors.DeviceError, RuntimeError),
     (errors.DamagedFileError, RuntimeError),
