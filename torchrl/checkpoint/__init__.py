@@ -1,5 +1,6 @@
 """Checkpoints: weights, optimizers, buffers, settings and random generators of an experiment."""
 
+from torchrl._core.generators import GlobalRNGState
 from torchrl.checkpoint.adapters import (
     CheckpointAdapter,
     CheckpointBest,
@@ -12,7 +13,7 @@ from torchrl.checkpoint.adapters import (
     StateDictCheckpointAdapter,
     StateDictFormat,
 )
-from torchrl.checkpoint.checkpoint import Checkpoint, CheckpointError, CheckpointLoadResult, GlobalRNGState
+from torchrl.checkpoint.checkpoint import Checkpoint, CheckpointError, CheckpointLoadResult
 from torchrl.checkpoint.rotation import CheckpointRotation
 
 __all__ = [

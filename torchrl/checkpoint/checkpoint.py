@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import platform
-import random
 import shutil
 import sys
 import zipfile
@@ -19,9 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-
-import numpy as np
-import torch
 
 from torchrl._core.errors import DamagedFileError, TorchRLError, UntrustedFileError, describe, nearest
 from torchrl._core.files import (
@@ -127,6 +123,7 @@ class Checkpoint:
         ValueError: for an unknown option or name.
 
     >>> import tempfile, torch
+    >>> import torch
     >>> policy = torch.nn.Linear(2, 1)
     >>> checkpoint = Checkpoint(policy=policy, settings={"lr": 0.1})
     >>> path = checkpoint.save(tempfile.mkdtemp() + "/first", metadata={"frames": 100})
@@ -389,6 +386,7 @@ def _manifest(text: bytes, file: Path) -> State:
 def software() -> dict[str, str]:
     """Return the versions of the packages that are imported, and the commit of the working directory.
 
+    >>> import torch
     >>> software()["torch"] == torch.__version__
     True
     """
@@ -461,32 +459,3 @@ def _choose(name: str, value: str, known: tuple[str, ...]) -> str:
             f"Checkpoint: expected {name} to be one of {list(known)}, found {value!r}. {nearest(value, known)}".rstrip()
         )
     return value
-
-
-class GlobalRNGState:
-    """The state of the random generators of Python, numpy and torch, on every device.
-
-    >>> generators = GlobalRNGState()
-    >>> state = generators.state_dict()
-    >>> first = torch.rand(2)
-    >>> generators.load_state_dict(state)
-    >>> torch.equal(first, torch.rand(2))
-    True
-    """
-
-    def state_dict(self) -> State:
-        """Return the states of all generators."""
-        return {
-            "python": random.getstate(),
-            "numpy": np.random.get_state(),
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
-        }
-
-    def load_state_dict(self, state_dict: State) -> None:
-        """Set the states of all generators."""
-        random.setstate(state_dict["python"])
-        np.random.set_state(state_dict["numpy"])
-        torch.set_rng_state(state_dict["torch"].cpu())
-        if state_dict["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([each.cpu() for each in state_dict["cuda"]])
