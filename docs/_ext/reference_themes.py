@@ -233,7 +233,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "title": "torchrl.checkpoint: checkpoints",
         "intro": "weights, optimizers, buffers, settings and random generators, saved and loaded together.",
         "themes": {
-            "Checkpoints": ("torchrl.checkpoint",),
+            "Checkpoints": ("torchrl.checkpoint", "torchrl._core.generators"),
             "Adapters": ("torchrl.checkpoint.adapters",),
             "Types": (
                 "=torchrl.checkpoint.CheckpointBest",
