@@ -2,13 +2,15 @@
 
 A worker runs a function in a process of its own and exchanges messages over a
 :class:`~torchrl._core.workers.protocol.Channel`. It ends when the other end of its channel is
-closed, which also happens when its parent dies; a supervisor program kills those that do not. No
-names are left in the file system.
+closed, which also happens when its parent dies; a supervisor program kills those that do not, and
+what they have started. If that program was killed as well, the kernel of Linux ends a worker a
+second later: see :func:`_end_with_parent`. No names are left in the file system.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import faulthandler
 import importlib
 import math
@@ -40,6 +42,8 @@ from torchrl._core.workers import orphans
 from torchrl._core.workers.orphans import kill_tree
 from torchrl._core.workers.protocol import EXIT_CODES, LAUNCH, QUIT, RESULT, Channel
 
+_PR_SET_PDEATHSIG = 1  # of Linux
+_BLOCKED = {signal.SIGINT, signal.SIGTERM}  # while a process forks
 _STALE = 0.002  # seconds after which the exit codes are asked for again
 # Channels and sockets of this process, which a fork must close.
 _ends: weakref.WeakSet[Channel | socket.socket] = weakref.WeakSet()
@@ -352,12 +356,21 @@ class _Task:
         self.target, self.args, self.number = target, args, number
         self.num_threads, self.seed = num_threads, seed
 
-    def run(self, channel: Channel, log: int) -> None:
-        """Run the target and exit the process; never return."""
+    def run(self, channel: Channel, log: int, parent: int | None) -> None:
+        """Run the target and exit the process; never return.
+
+        Args:
+            channel: Its end of the channel.
+            log: Descriptor of the file for its traceback.
+            parent: Number of the process whose main thread has forked this one, if it was that.
+        """
         code = 1
         try:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _BLOCKED)
+            if parent is not None:
+                _end_with_parent(parent)
             faulthandler.register(signal.SIGUSR1, file=log, all_threads=False)
             torch.set_num_threads(self.num_threads)
             seed_worker(self.seed, self.number)
@@ -372,6 +385,29 @@ class _Task:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Let Linux end this process soon after its parent has died, even if no code of Python runs here.
+
+    The signal of the kernel (``PR_SET_PDEATHSIG``) must not kill at once: workers close their
+    environments, and the supervisor needs them to find what they have started. The C function
+    ``alarm`` handles the signal, and is called with its number: SIGQUIT is 3, so that SIGALRM ends
+    the process after 3 seconds, one after the supervisor.
+
+    The signal is bound to the thread that forked: it also comes when that thread ends. So only
+    workers that the main thread starts get it.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    libc.signal.restype = ctypes.c_void_p
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    libc.signal(signal.SIGQUIT, ctypes.cast(libc.alarm, ctypes.c_void_p))
+    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGQUIT))
+    if os.getppid() != parent:
+        raise EOFError("the parent process has died")
 
 
 def seed_worker(*numbers: int) -> None:
@@ -444,10 +480,17 @@ def _fork(task: _Task, there: Channel, log: int, signals: _SignalsDeferred) -> i
 
 
 def _fork_here(task: _Task, there: Channel, log: int, signals: _SignalsDeferred) -> int:
-    with warnings.catch_warnings():
-        # Python warns of the parent's threads; a worker uses none of their locks.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
+    parent = os.getpid() if threading.current_thread() is threading.main_thread() else None
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)  # until the worker handles them its own way
+    pid = -1
+    try:
+        with warnings.catch_warnings():
+            # Python warns of the parent's threads; a worker uses none of their locks.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+    finally:
+        if pid:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
     if pid:
         return pid
     try:
@@ -456,7 +499,7 @@ def _fork_here(task: _Task, there: Channel, log: int, signals: _SignalsDeferred)
             end.close()
         multiprocessing.process._children.clear()  # type: ignore[attr-defined]  # siblings
     finally:
-        task.run(there, log)
+        task.run(there, log, parent)
     raise AssertionError  # pragma: no cover - it never returns
 
 
