@@ -1,5 +1,8 @@
 """A replay buffer in a Ray actor: the interface of one here, written to by all actors, priorities included."""
 
+import pickle
+import time
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -90,11 +93,20 @@ def test_items_of_any_kind_and_an_end_of_iteration():
     )
     buffer.extend(["a", "b", "c", "d"])
     assert sorted(item for batch in buffer for item in batch) == ["a", "b", "c", "d"]
+    copy = pickle.loads(pickle.dumps(buffer))
     buffer.close()
-    with pytest.raises(WorkerError, match=r"RayReplayBuffer: was lost, actor .* on node"):
+    with pytest.raises(RuntimeError, match=r"RayReplayBuffer: was closed\. Build a new one"):
         len(buffer)
+    with pytest.raises(WorkerError, match=r"RayReplayBuffer: was lost, actor .* on node"):
+        use_for_a_while(copy)
     with pytest.raises(ValueError, match="seventeen"):
         RayReplayBuffer(replay_buffer_cls=refuse)
+
+
+def use_for_a_while(buffer):
+    for _ in range(100):  # Ray ends an actor a moment after it is told to
+        len(buffer)
+        time.sleep(0.1)
 
 
 def refuse():

@@ -121,7 +121,7 @@ class RayTransport(Transport):
     """
 
     def __init__(self, actor: Any, place: Place) -> None:
-        self.actor, self.place = actor, place
+        self.actor, self.place, self.is_closed = actor, place, False
 
     def call(self, name: str, args: tuple, kwargs: dict[str, object]) -> Answer:
         """Send a request; wait for the answer."""
@@ -140,6 +140,8 @@ class RayTransport(Transport):
         return self._get(self.actor.retire, writer)[0]
 
     def _get(self, method: Any, *request: object) -> Answer:
+        if self.is_closed:
+            raise RuntimeError(describe("RayReplayBuffer", "was closed", hint="Build a new one."))
         ray: Any = import_ray("RayReplayBuffer")
         try:
             value, error, trace = ray.get(method.remote(*request))
@@ -277,6 +279,7 @@ class RayReplayBuffer(RemoteReplayBuffer):
         """End the actor, and the buffer with it; a copy in another process closes nothing."""
         finalizer = self.__dict__.get("_finalizer")
         if finalizer is not None:
+            self._transport.is_closed = True  # Ray ends an actor a moment after it is told to
             finalizer()
 
 
