@@ -33,6 +33,7 @@ check: $(READY)
 test: check
 	$(BIN)/pytest -n $(WORKERS) --ignore tests/test_tutorials.py || \
 		$(BIN)/pytest --last-failed --last-failed-no-failures none --ignore tests/test_tutorials.py
+	$(MAKE) --no-print-directory test-distributed
 	@if [ -d $(FAULTS) ]; then $(MAKE) --no-print-directory faults; fi
 	@if [ -d $(CONTRACT) ]; then $(MAKE) --no-print-directory contract; fi
 	@if [ -d $(SCRIPTS) ]; then $(MAKE) --no-print-directory scripts; fi
