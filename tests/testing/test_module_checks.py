@@ -205,9 +205,27 @@ def test_noise_that_is_kept_in_the_record_passes():
 )
 def test_planted_faults_of_noise_are_found_with_a_remedy(kind, check, words):
     with pytest.raises(ContractError) as caught:
-        check_exploration(kind, extra=FLAG)
+        check_exploration(kind, extra=FLAG if "is_init" in kind().in_keys else None)
     assert list(caught.value.failed) == [check]
     assert re.search(words, str(caught.value.failed[check]))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ((["action"], ["action", "_noise"]), r"\['is_init'\] are in extra, but not among in_keys"),
+        ((["action", "is_init"], ["action"]), r"\['_noise'\] are written, but not among out_keys"),
+    ],
+)
+def test_keys_that_are_not_declared_are_found(keys, words):
+    def make():
+        module = Correlated()
+        module.in_keys, module.out_keys = keys
+        return module
+
+    with pytest.raises(ContractError) as caught:
+        check_exploration(make, extra=FLAG)
+    assert re.search(words, str(caught.value.failed["keys_are_declared"]))
 
 
 class ReadsWithoutAskingForIt(Correlated):

@@ -124,6 +124,32 @@ def test_memory_in_an_attribute_is_found_with_a_remedy(make_env):
         assert "is an entry of the data, which _reset(td, td_reset) writes" in str(error)
 
 
+class ContinuesTheLastEpisode(Average):
+    """Starts from the average of the last episode, where there is one."""
+
+    def _reset(self, td, td_reset):
+        earlier = None if td is None else td.get("average", None)
+        return td_reset.set("average", td_reset[self.key].clone() if earlier is None else earlier)
+
+
+class IgnoresPartialResets(Average):
+    """Starts anew only if all rows do."""
+
+    def _reset(self, td, td_reset):
+        is_partial = td is not None and "_reset" in td and not td["_reset"].all()
+        return td_reset.set("average", td["average"] if is_partial else td_reset[self.key].clone())
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch"), [(ContinuesTheLastEpisode, ()), (ContinuesTheLastEpisode, (4,)), (IgnoresPartialResets, (4,))]
+)
+def test_memory_of_the_last_episode_is_found_with_a_remedy(kind, batch):
+    with pytest.raises(ContractError) as caught:
+        run_checks(CHECKS, kind, lambda: World(batch))
+    assert list(caught.value.failed) == ["reset_rows_start_anew"]
+    assert "_reset(td, td_reset) starts from td_reset" in str(caught.value.failed["reset_rows_start_anew"])
+
+
 class Ends(Transform):
     """Truncates episodes far from the origin."""
 

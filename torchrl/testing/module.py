@@ -440,7 +440,20 @@ def check_flat_records(make: Callable[[], Any], extra: Extra) -> None:
     _assert_same(TensorDict(dict(record)), expected)
 
 
+def check_keys_are_declared(make: Callable[[], Any], extra: Extra) -> None:
+    """Check that what is read is one of ``in_keys``, and what is written one of ``out_keys``."""
+    module = make()
+    unnamed = [key for key in extra if key not in module.in_keys]
+    assert not unnamed, f"{unnamed} are in extra, but not among in_keys, {list(module.in_keys)}"
+    td = _actions(module, (3,), extra)
+    with set_exploration_type(ExplorationType.RANDOM):
+        found = set(module(td.clone()).keys(True, True))
+    unnamed = [key for key in found - set(td.keys(True, True)) if key not in module.out_keys]
+    assert not unnamed, f"{unnamed} are written, but not among out_keys, {list(module.out_keys)}"
+
+
 EXPLORATION_CHECKS: list[Callable[..., None]] = [
+    check_keys_are_declared,
     check_explores_only_under_random,
     check_actions_stay_in_their_spec,
     check_exploration_is_seeded,

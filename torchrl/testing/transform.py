@@ -221,6 +221,27 @@ def check_partial_reset_leaves_memory_alone(make: Make, make_env: MakeEnv) -> No
         _assert_same_step(env, root, copied, undisturbed, action)
 
 
+def check_reset_rows_start_anew(make: Make, make_env: MakeEnv) -> None:
+    """A row that is reset does not depend on the steps before: with another past of that row, it starts alike."""
+    env = make_seeded(lambda: TransformedEnv(make_env(), make()))
+    root = env.step_mdp(env.rollout(1)[..., -1])
+    other = copy.deepcopy(env)
+    later = other.step_mdp(other.rollout(1, auto_reset=False, tensordict=root.clone())[..., -1])
+    other_root = torch.cat([later[:1], root[1:]]) if env.batch_size else later
+    other.base_env.__dict__ = copy.deepcopy(env.base_env).__dict__
+    other.transform.load_state_dict(env.transform.state_dict())
+    action = env.rand_action(root.clone()).select(*env.action_keys)
+    rows = torch.zeros(*env.batch_size, 1, dtype=torch.bool)
+    rows[0] = True  # all, without a batch
+    found = []
+    for each, td in ((env, root), (other, other_root)):
+        torch.manual_seed(0)
+        step = each.step(each.reset(td.set("_reset", rows)).update(action))
+        found.append(step[0] if env.batch_size else step)
+    with remedy("after a reset, steps before it still count; _reset(td, td_reset) starts from td_reset, not from td"):
+        assert_same(*found)
+
+
 def check_masked_rows_keep_their_memory(make: Make, make_env: MakeEnv) -> None:
     """Rows that a ``_step`` mask leaves out continue as if no other row had stepped."""
     env = make_seeded(lambda: TransformedEnv(make_env(), make()))
@@ -303,6 +324,7 @@ CHECKS = (
     check_state_is_carried_over,
     check_copies_are_independent,
     check_partial_reset_leaves_memory_alone,
+    check_reset_rows_start_anew,
     check_masked_rows_keep_their_memory,
     check_serves_a_buffer,
     check_clone_has_no_container,
