@@ -227,7 +227,7 @@ def check_reset_rows_start_anew(make: Make, make_env: MakeEnv) -> None:
     root = env.step_mdp(env.rollout(1)[..., -1])
     other = copy.deepcopy(env)
     later = other.step_mdp(other.rollout(1, auto_reset=False, tensordict=root.clone())[..., -1])
-    other_root = torch.cat([later[:1], root[1:]]) if env.batch_size else later
+    other_root: Any = torch.cat([later[:1], root[1:]]) if env.batch_size else later
     other.base_env.__dict__ = copy.deepcopy(env.base_env).__dict__
     other.transform.load_state_dict(env.transform.state_dict())
     action = env.rand_action(root.clone()).select(*env.action_keys)
