@@ -19,7 +19,7 @@ CONTRACT ?= ../shared/contract
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: check test test-distributed test-ray test-ranks test-extras faults contract scripts train bench soak scores-small docs notebooks clean
+.PHONY: check test test-distributed test-ray test-ranks test-extras faults contract scripts train bench soak scores scores-small scores-full docs notebooks clean
 
 check: $(READY)
 	$(BIN)/ruff check
@@ -88,15 +88,19 @@ train: $(READY)
 	$(BIN)/torchrl train ppo CartPole-v1 $(ARGS)
 
 bench: $(READY)
-	for file in $(filter-out %/scores_small.py %/keep.py %/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$file" && $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out %/keep.py %/resume.py %/soak.py,$(wildcard benchmarks/*.py)); do echo "== $$file" && $(BIN)/python $$file || exit 1; done
 
 # Collectors, buffers, checkpoints and evaluators for half an hour; MINUTES=5 shortens it.
 soak: $(READY)
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
-# Runs that are in benchmarks/results are not repeated.
-scores-small: $(READY)
-	$(BIN)/python benchmarks/scores_small.py $(ARGS)
+# Runs that are in benchmarks/scores/results are not repeated.
+scores scores-small: $(READY)
+	$(BIN)/python benchmarks/scores --group small $(ARGS)
+
+# More than a day on two cores; PEER_SB3=environment ARGS=--peer also trains with Stable-Baselines3.
+scores-full: $(READY)
+	$(BIN)/python benchmarks/scores $(ARGS)
 
 # Each tutorial as tutorials/notebooks/NAME.ipynb, without outputs.
 notebooks: $(READY)

@@ -17,19 +17,22 @@ def extension(monkeypatch):
     """Import a module of the site's own extensions."""
     monkeypatch.syspath_prepend(str(DOCS / "_ext"))
     yield importlib.import_module
-    for name in ("scores", "gallery"):
+    for name in ("scores", "gallery", "report", "manifest"):
         sys.modules.pop(name, None)
 
 
-def test_scores_become_a_table(extension, tmp_path):
+def test_scores_become_tables(extension, tmp_path):
     scores = extension("scores")
     assert scores.scores(tmp_path) == ""
-    run = {"algorithm": "ppo", "task": "CartPole-v1", "std": 1.0, "frames": 100_000, "seconds": 90.0}
-    for seed, score in enumerate((480.0, 500.0)):
-        (tmp_path / f"ppo_CartPole-v1_{seed}.json").write_text(json.dumps({**run, "seed": seed, "score": score}))
-    row = scores.scores(tmp_path).splitlines()[2]
-    assert row == "| `ppo` | CartPole-v1 | 100,000 | 475 | **490** ± 14 | 480, 500 | 2 |"
-    assert scores.scores_in_short(tmp_path).splitlines()[2] == "| `ppo` | CartPole-v1 | 475 | **490** ± 14 |"
+    run = {"frames": 100_000, "seconds": 90.0, "training": [1.0] * 90 + [400.0] * 10}
+    for seed, score in enumerate((450.0, 460.0, 470.0)):
+        result = {**run, "seed": seed, "last": {"mean": score, "std": 1.0}, "best": {"mean": 500.0, "std": 0.0}}
+        (tmp_path / f"ppo_CartPole-v1_100_000_{seed}.json").write_text(json.dumps(result))
+    small, classic = (text.splitlines()[4] for text in scores.scores(tmp_path).split("### ")[1:])
+    row = "| 450 to 470 | 500 | 400 |  | 3 | 1.5 |"
+    assert small == f"| `ppo` | CartPole-v1 | 100,000 | 475 ! | **460** {row}"
+    assert classic == small.replace("475 !", "500").replace("| 3 |", "| 3 of 10 |")  # of ten seeds, three are there
+    assert scores.scores_in_short(tmp_path).splitlines()[2] == "| `ppo` | CartPole-v1 | 475 ! | **460** |"
 
 
 def test_speeds_become_tables(extension, tmp_path):

@@ -3,40 +3,28 @@
 from __future__ import annotations
 
 import json
-import runpy
+import sys
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCORES = BENCHMARKS / "results" / "scores_small"
-HEAD = "| algorithm | task | frames or gradient steps | to reach | mean return | seeds | minutes |\n"
-LINE = "| --- | --- | ---: | ---: | ---: | --- | ---: |\n"
+RESULTS = BENCHMARKS / "scores" / "results"
+sys.path.insert(0, str(BENCHMARKS / "scores"))  # programs, not a package
+
+import report  # noqa: E402
+from manifest import ROWS  # noqa: E402
 
 
-def scores(folder: Path = SCORES) -> str:
-    """Return a table of the runs in ``folder``, as ``benchmarks/scores_small.py`` writes them; empty without any."""
-    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for file in sorted(folder.glob("*.json")):
-        run = json.loads(file.read_text())
-        if "score" in run:
-            runs.setdefault((run["algorithm"], run["task"]), []).append(run)
-    goals = {run[:2]: run[2] for run in runpy.run_path(str(BENCHMARKS / "scores_small.py"))["RUNS"]}
-    order = {pair: i for i, pair in enumerate(goals)}
-    rows = []
-    for pair in sorted(runs, key=lambda pair: (order.get(pair, len(order)), pair)):
-        found = sorted(runs[pair], key=lambda run: run["seed"])
-        values = [run["score"] for run in found]
-        spread = f" ± {stdev(values):.0f}" if len(values) > 1 else ""
-        minutes = mean(run["seconds"] for run in found) / 60
-        numbers = [
-            goals.get(pair, ""),
-            f"**{mean(values):.0f}**{spread}",
-            ", ".join(f"{value:.0f}" for value in values),
-        ]
-        cells = [f"`{pair[0]}`", pair[1], f"{found[0]['frames']:,}", *numbers, f"{minutes:.0f}"]
-        rows.append(f"| {' | '.join(map(str, cells))} |\n")
-    return HEAD + LINE + "".join(rows) if rows else ""
+def scores(folder: Path = RESULTS) -> str:
+    """Return tables and plots of the runs in ``folder``, as ``benchmarks/scores`` writes them; empty without any."""
+    text = ""
+    for group in dict.fromkeys(row.group for row in ROWS):
+        text += report.table(
+            [row for row in ROWS if row.group == group], report.read(folder), report.read(folder / "sb3")
+        )
+        if (image := report.image_of(folder, group)).exists():
+            text += f"![Evaluations during training](../benchmarks/scores/results/{image.name})\n\n"
+    return text
 
 
 def speeds(folder: Path = BENCHMARKS / "results") -> str:
@@ -53,10 +41,11 @@ def speeds(folder: Path = BENCHMARKS / "results") -> str:
     return text
 
 
-def scores_in_short(folder: Path = SCORES) -> str:
-    """Return the first columns of the table of scores that name what was reached; empty without any."""
-    lines = [line.strip("|\n").split("|") for line in scores(folder).splitlines()]
-    return "".join(f"|{cells[0]}|{cells[1]}|{cells[3]}|{cells[4]}|\n" for cells in lines)
+def scores_in_short(folder: Path = RESULTS) -> str:
+    """Return what the small set has reached; empty without any."""
+    rows = [row for row in ROWS if row.group == "small"]
+    lines = [line.strip("|\n").split("|") for line in report.table(rows, report.read(folder), {}).splitlines()[2:]]
+    return "".join(f"|{cells[0]}|{cells[1]}|{cells[3]}|{cells[4]}|\n" for cells in lines if len(cells) > 1)
 
 
 def speeds_in_short(folder: Path = BENCHMARKS / "results") -> str:
