@@ -59,6 +59,7 @@ def settings_of(row: Row, seed: int) -> str:
 
 
 def main() -> int:
+    """Do what the arguments say; return 1 if a run failed or a return was not reached."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--group", nargs="*", default=[], help=f"some of {sorted({row.group for row in ROWS})}")
     parser.add_argument("--only", nargs="*", default=[], help="parts of the names of rows")

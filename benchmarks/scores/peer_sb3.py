@@ -62,6 +62,7 @@ def make(given: dict[str, Any], env: Any) -> Any:
 
 
 def main(text: str) -> None:
+    """Train with the settings that are given as JSON; print the result as JSON."""
     given = json.loads(text)
     torch.set_num_threads(1)
     frames = given["total_frames"]
