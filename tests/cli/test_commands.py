@@ -1,6 +1,7 @@
 """Every command, in this process: what it writes and prints, and how it reports bad input."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -10,7 +11,8 @@ import yaml
 import torchrl
 from torchrl.cli import main
 from torchrl.cli.arguments import _first_message
-from torchrl.trainers import Agent
+from torchrl.cli.train import Result
+from torchrl.trainers import Agent, RunFolder
 
 SHORT = ["--total-frames", "256", "--final-episodes", "2", "--eval-episodes", "2", "--eval-interval", "128"]
 QUIET = ["--no-video", "--no-progress-bar"]
@@ -178,6 +180,8 @@ def test_list(capsys):
         (["train", "ppo", "CartPole-v1", "--seeds", "0"], "at least 1, found 0"),
         (["train", "ppo", "CartPole-v1", "--log-dir", ""], "the agent would be lost"),
         (["train", "ppo", "CartPole-v1", "--config", "absent.yaml"], "there is no such file"),
+        (["train", "ppo", "CartPole-v1", "--seed", "-1"], "seed is out of range; expected 0 to 4294967295, found -1"),
+        (["train", "ppo", "no-such-env"], "Some that exist: torchrl list"),
         (["eval", "absent"], "absent does not exist"),
         (["eval"], "Missing"),
         (["plot"], "needs a run"),
@@ -214,6 +218,118 @@ def test_a_broken_file_is_reported_in_a_line(text, expected, capsys, tmp_path):
 def test_the_nearest_run_is_named(run, runs, capsys):
     assert run.name in fails(capsys, "eval", str(runs / "ppo_CartPole-v1_seed1"))
     assert run.name in fails(capsys, "eval", str(runs))
+
+
+@pytest.mark.parametrize("command", ["eval", "record"])
+def test_the_environment_to_play_in_is_checked_first(command, run, capsys):
+    line = fails(capsys, command, str(run), "--env", "CartPol-v1")
+    assert "no such environment: 'CartPol-v1'. Did you mean 'CartPole-v1'?" in line
+    line = fails(capsys, command, str(run), "--env", "Pendulum-v1")
+    assert "Pendulum-v1 does not fit the agent, which was trained in CartPole-v1: another observation" in line
+    assert "expected [4], found [3]" in line
+
+
+def test_resume_names_the_environment_that_no_longer_exists(run, tmp_path, capsys):
+    folder = tmp_path / run.name
+    shutil.copytree(run, folder)
+    file = folder / "settings.json"
+    file.write_text(file.read_text().replace('"CartPole-v1"', '"CartPol-v1"'))
+    assert "no such environment: 'CartPol-v1'. Did you mean" in fails(capsys, "resume", str(folder))
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_log_dir_that_is_a_file_is_named(below, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    log_dir = str(tmp_path / "file" / below)
+    words = ["train", "ppo", "CartPole-v1", *SHORT, *QUIET, "--log-dir", log_dir]
+    line = fails(capsys, *words)
+    assert f"RunFolder: cannot make a folder in log_dir={log_dir!r}; expected a folder that can be written to" in line
+    assert "found Not a directory. Pass another log_dir." in line
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [("plot", "a.png"), ("export", "a.pt2"), ("record", "a.gif"), ("tune", "runs")]
+)
+def test_a_file_where_output_needs_a_folder_is_named(command, name, run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    file = tmp_path / "file"
+    file.touch()
+    words = {"export": ["--format", "torch"], "record": ["--max-steps", "2"]}.get(command, [])
+    if command == "tune":
+        words = ["tune", "ppo", "CartPole-v1", "--trials", "1", "--log-dir", str(file / name)]
+    else:
+        words = [command, str(run), *words, "--out", str(file / name)]
+    line = fails(capsys, *words)
+    assert line.startswith(f"torchrl: {command}: cannot use {file}")
+    assert "Errno" not in line
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that root cannot write to")
+def test_a_folder_that_cannot_be_written_to_is_named(run, capsys):
+    line = fails(capsys, "train", "ppo", "CartPole-v1", *SHORT, *QUIET, "--log-dir", "/proc/runs")
+    assert "RunFolder: cannot make a folder in log_dir='/proc/runs'" in line
+    line = fails(capsys, "export", str(run), "--format", "torch", "--out", "/proc/agent.pt2")
+    assert "export: cannot use /proc/agent.pt2" in line
+
+
+def test_a_file_is_no_folder_of_runs(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for command in ("plot", "doctor"):
+        line = fails(capsys, command, str(tmp_path / "file"))
+        assert f"there is no run in '{tmp_path / 'file'}'. Pass the folder of a run." in line
+
+
+@pytest.mark.parametrize("level", ["0", "1", "2", "nan"])
+def test_plot_refuses_a_level_of_intervals_that_is_none(level, run, tmp_path, capsys):
+    line = fails(capsys, "plot", str(run), "--level", level, "--out", str(tmp_path / "a.png"))
+    assert "level is out of range; expected more than 0, less than 1" in line
+
+
+def test_a_metric_without_values_is_not_offered(run, tmp_path, capsys):
+    folder = tmp_path / run.name
+    shutil.copytree(run, folder)
+    (folder / "scalars/eval/return.csv").write_text("")
+    line = fails(capsys, "plot", str(folder), "--metric", "eval/return", "--out", str(tmp_path / "a.png"))
+    assert f"{folder} has no metric 'eval/return'" in line
+    assert "Did you mean 'eval/return'?" not in line
+
+
+@pytest.mark.parametrize("command", ["resume", "plot", "doctor"])
+@pytest.mark.parametrize("row", [b"nonsense", b"192", b"192,abc", b"\xff\x00"])
+def test_a_broken_row_of_numbers_is_named(row, command, run, tmp_path, capsys):
+    folder = tmp_path / run.name
+    shutil.copytree(run, folder)
+    file = folder / "scalars/eval/return.csv"
+    file.write_bytes(b"128,1.0\n" + row + b"\n256,2.0\n")
+    line = fails(capsys, command, str(folder))
+    assert f"line 2 of {file} is no number at a step; expected step,value" in line
+    assert "Remove that line, or the file." in line
+
+
+def test_resume_drops_a_row_that_was_not_written_to_its_end(run, tmp_path):
+    folder = tmp_path / run.name
+    shutil.copytree(run, folder)
+    file = folder / "scalars/eval/return.csv"
+    before = file.read_text()
+    file.write_text(f"{before}25")
+    assert main(["resume", str(folder), "--no-progress-bar"]) == 0
+    assert file.read_text() == before
+
+
+def test_a_score_is_read_without_its_deviation(run, tmp_path):
+    folder = tmp_path / run.name
+    shutil.copytree(run, folder)
+    (folder / "scalars/eval/final_return_std.csv").unlink()
+    score = float((folder / "scalars/eval/final_return.csv").read_text().split(",")[1])
+    assert Result.of(RunFolder.open(folder)) == Result(folder, score, 0.0)
+
+
+def test_a_checkpoint_without_its_manifest_is_named(run, tmp_path, capsys):
+    folder = tmp_path / run.name
+    shutil.copytree(run, folder)
+    (folder / "checkpoint/manifest.json").unlink()
+    line = fails(capsys, "resume", str(folder), "--no-progress-bar")
+    assert f"there is no checkpoint at {folder / 'checkpoint'}" in line
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"algorithm": "ppo"}', '{"algorithm": "nope", "env": "x"}'])

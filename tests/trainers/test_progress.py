@@ -29,6 +29,14 @@ def test_return_length_speed_and_time_left_fit_into_80_columns(capsys, monkeypat
     assert " left, " in text
 
 
+def test_less_than_a_frame_a_second_is_shown_as_frames_per_second(capsys, monkeypatch):
+    with Progress(100_000, 0, shown=True) as progress:
+        monkeypatch.setattr(progress._bar, "dynamic_ncols", lambda _: (80, 40))
+        monkeypatch.setattr(progress._bar, "_time", lambda: progress._bar.start_t + 10)
+        progress.show(4, {})
+    assert "0.40 frames/s]" in capsys.readouterr().err.strip().split("\r")[-1]
+
+
 def test_a_batch_that_overshoots_is_at_100_percent(capsys, monkeypatch):
     assert shown(capsys, monkeypatch, 100_096).startswith("100%|")
 

@@ -302,3 +302,74 @@ def test_settings_of_the_table_hold_for_tasks_of_that_name():
     assert (config.num_envs, config.lr, config.gamma, options.video) == (8, 1.0, 0.98, False)
     assert split_settings("ppo", CartPoleEnv, {})[0].num_envs == 1
     assert split_settings("ppo", "HalfCheetah-v5", {})[0].normalize_observations
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "expected"),
+    [
+        ("ppo", {"lr": -1.0}, "lr is too small; expected at least 0"),
+        ("ppo", {"lr": float("nan")}, "lr is not finite"),
+        ("ppo", {"lr": float("inf")}, "lr is not finite"),
+        ("ppo", {"max_grad_norm": float("nan")}, "max_grad_norm is not finite"),
+        ("ppo", {"lmbda": 1.5}, "lmbda is out of range; expected 0 to 1"),
+        ("ppo", {"adam_eps": 0.0}, "adam_eps is too small; expected more than 0"),
+        ("ppo", {"clip_epsilon": -0.1}, "clip_epsilon is too small"),
+        ("ppo", {"kl_target": 0.0}, "kl_target is too small"),
+        ("ppo", {"critic_coeff": -1.0}, "critic_coeff is too small"),
+        ("ppo", {"hidden_size": 0, "recurrent": "gru"}, "hidden_size is too small"),
+        ("ppo", {"seed": -1}, "seed is out of range"),
+        ("reinforce", {"lmbda": -1.0}, "lmbda is out of range"),
+        ("a2c", {"rms_eps": 0.0}, "rms_eps is too small"),
+        ("impala", {"hidden_size": 0}, "hidden_size is too small"),
+        ("dqn", {"eps_end": 2.0}, "eps_end is out of range"),
+        ("dqn", {"hidden_size": 0}, "hidden_size is too small"),
+        ("qr_dqn", {"eps_end": -1.0}, "eps_end is out of range"),
+        ("qr_dqn", {"adam_eps": -1.0}, "adam_eps is too small"),
+        ("sac", {"learning_starts": -1}, "learning_starts is too small"),
+        ("sac", {"tau": 1.5}, "tau is out of range"),
+        ("sac", {"alpha_init": 0.0}, "alpha_init is too small; expected more than 0"),
+        ("redq", {"alpha_init": 0.0}, "alpha_init is too small"),
+        ("tqc", {"alpha_init": 0.0}, "alpha_init is too small"),
+        ("tqc", {"dropped_quantiles": 25}, "dropped_quantiles is too large; expected less than num_quantiles=25"),
+        ("crossq", {"alpha_init": 0.0}, "alpha_init is too small"),
+        ("discrete_sac", {"alpha_init": 0.0}, "alpha_init is too small"),
+        ("offline_to_online", {"alpha_init": -1.0}, "alpha_init is too small"),
+        ("offline_to_online", {"offline_fraction": 1.5}, "offline_fraction is out of range"),
+        ("td3", {"tau": 2.0}, "tau is out of range"),
+        ("td3_bc", {"alpha": float("nan")}, "alpha is not finite"),
+    ],
+)
+def test_impossible_settings_are_named_before_anything_is_written(algorithm, settings, expected, tmp_path):
+    task = "CartPole-v1" if algorithm in ("ppo", "reinforce", "a2c", "impala", "dqn", "qr_dqn") else "Pendulum-v1"
+    with pytest.raises(ValueError, match=expected):
+        torchrl.train(algorithm, task, log_dir=tmp_path / "runs", **QUIET, **settings)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_that_ends_before_it_learns_says_so(caplog):
+    settings = {**SMALL["dqn"], "learning_starts": 513}
+    torchrl.train("dqn", "CartPole-v1", log_dir="", final_episodes=0, **QUIET, **settings)
+    assert "nothing will be learned: learning_starts=513 is beyond total_frames=512" in caplog.text
+
+
+def test_settings_at_their_limits_train(caplog):
+    """A last batch that is rounded up reaches learning_starts; infinite limits are none."""
+    steps = []
+    settings = {**SMALL["dqn"], "total_frames": 65, "max_grad_norm": float("inf"), "batch_size": 200, "buffer_size": 64}
+    torchrl.train(
+        "dqn",
+        "CartPole-v1",
+        log_dir="",
+        final_episodes=0,
+        callbacks=lambda trainer: steps.append(trainer.num_optim_steps),
+        **QUIET,
+        **settings,
+    )
+    assert steps[-1] > 0
+    assert "nothing will be learned" not in caplog.text
+
+
+def test_seeds_of_evaluations_are_checked():
+    agent = torchrl.train("ppo", "CartPole-v1", log_dir="", final_episodes=0, **QUIET, **SMALL["ppo"])
+    with pytest.raises(ValueError, match="no such seed; expected 0 to 4294967295, found -1"):
+        agent.evaluate(1, seed=-1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torchrl.cli.arguments import parse
 from torchrl.cli.tables import show_table
-from torchrl.cli.tasks import load_agent
+from torchrl.cli.tasks import check_env, load_agent
 
 
 @dataclass
@@ -30,6 +30,7 @@ def run(argv: list[str]) -> None:
     if args.episodes < 1:
         raise ValueError(f"eval: --episodes is too small; expected at least 1, found {args.episodes}.")
     agent = load_agent(args.run, best=args.best)
+    check_env(agent, args.env)
     result = agent.evaluate(args.episodes, args.env, deterministic=not args.stochastic, seed=args.seed)
     returns, lengths = result.returns.double(), result.lengths.double()
     if args.json:

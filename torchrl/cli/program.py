@@ -106,6 +106,10 @@ def _run(args: list[str], with_traceback: bool) -> int:
     except EXPECTED as error:
         if with_traceback:
             raise
-        print(f"torchrl: {' '.join(str(error).split())}", file=sys.stderr)
+        text = str(error)
+        # What the system raises says only what it found; a download that failed has no strerror.
+        if isinstance(error, OSError) and error.filename is not None and error.strerror:
+            text = f"{args[0]}: cannot use {error.filename}: {error.strerror}. Pass a path that exists and is writable."
+        print(f"torchrl: {' '.join(text.split())}", file=sys.stderr)
         return BAD_INPUT
     return 0

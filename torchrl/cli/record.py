@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchrl.cli.arguments import parse
-from torchrl.cli.tasks import load_agent
+from torchrl.cli.tasks import check_env, load_agent
 
 
 @dataclass
@@ -26,4 +26,5 @@ def run(argv: list[str]) -> None:
     args = parse(RecordArgs, argv, command="record")
     folder = args.run if args.run.is_dir() else args.run.parent
     agent = load_agent(args.run, best=args.best)
+    check_env(agent, args.env)
     print(agent.record(args.out or folder / "film.mp4", args.env, max_steps=args.max_steps, seed=args.seed))

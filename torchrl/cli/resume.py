@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchrl.cli.arguments import parse
-from torchrl.cli.tasks import run_folder
+from torchrl.cli.tasks import check_task, run_folder
 from torchrl.cli.train import Result
 from torchrl.trainers import RunFolder, resume
 
@@ -24,6 +24,8 @@ def run(argv: list[str]) -> None:
     """Resume a run from its last checkpoint."""
     args = parse(ResumeArgs, argv, command="resume")
     folder = run_folder(args.run)
+    before = RunFolder.open(folder)
+    check_task(before.algorithm, before.task)
     resume(folder, total_frames=args.total_frames or None, progress_bar=args.progress_bar)
     result = Result.of(RunFolder.open(folder))
     print(f"{result}\nfolder: {result.folder}")

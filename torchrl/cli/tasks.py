@@ -7,7 +7,8 @@ from pathlib import Path
 
 import gymnasium
 
-from torchrl._core.errors import nearest
+from torchrl._core.errors import SpecError, describe, nearest
+from torchrl.envs import EnvBase
 from torchrl.trainers import Agent
 from torchrl.trainers.algorithms import ALGORITHMS
 from torchrl.trainers.algorithms.defaults import FAMILIES
@@ -15,6 +16,26 @@ from torchrl.trainers.algorithms.environments import make_base_env
 from torchrl.trainers.run_folder import BEST, LAST, SETTINGS
 
 EXTRAS = {"box2d": "box2d", "mujoco": "gym_continuous", "atari": "atari", "classic": "rendering"}  # by family
+
+
+def build_task(env: str) -> EnvBase:
+    """Return an environment.
+
+    Raises:
+        ValueError: if there is no such environment; the nearest is named.
+        ImportError: if a package is missing that it needs.
+    """
+    try:
+        return make_base_env(env)
+    except gymnasium.error.UnregisteredEnv as error:
+        reason = " ".join(str(error).split())
+        hint = nearest(env, gymnasium.registry) or f"{reason} Some that exist: torchrl list"
+        raise ValueError(f"no such environment: {env!r}. {hint}") from None
+    except gymnasium.error.DependencyNotInstalled as error:
+        found = [family for family, names in FAMILIES.items() if any(fnmatch(env, name) for name in names)]
+        extra = EXTRAS.get(found[0]) if found else None
+        hint = f'pip install "torchrl[{extra}]"' if extra else " ".join(str(error).split())
+        raise ImportError(f"{env} needs a package that is not installed: {hint}") from None
 
 
 def check_task(algorithm: str, env: str) -> None:
@@ -25,21 +46,41 @@ def check_task(algorithm: str, env: str) -> None:
         ImportError: if a package is missing that it needs.
         SpecError: if the algorithm does not fit its actions.
     """
-    try:
-        made = make_base_env(env)
-    except gymnasium.error.UnregisteredEnv as error:
-        reason = " ".join(str(error).split())
-        hint = nearest(env, gymnasium.registry) or reason
-        raise ValueError(f"no such environment: {env!r}. {hint}") from None
-    except gymnasium.error.DependencyNotInstalled as error:
-        found = [family for family, names in FAMILIES.items() if any(fnmatch(env, name) for name in names)]
-        extra = EXTRAS.get(found[0]) if found else None
-        hint = f'pip install "torchrl[{extra}]"' if extra else " ".join(str(error).split())
-        raise ImportError(f"{env} needs a package that is not installed: {hint}") from None
+    made = build_task(env)
     try:
         ALGORITHMS[algorithm].check_action_space(made)
     finally:
         made.close()
+
+
+def check_env(agent: Agent, env: str | None) -> None:
+    """Build the environment that an agent is to play in once, and compare its specs with those of training.
+
+    Args:
+        agent: The agent.
+        env: The name of the environment; ``None`` for that of training.
+
+    Raises:
+        ValueError: if there is none, or it is not registered; the nearest is named.
+        ImportError: if a package is missing that it needs.
+        SpecError: if its observations or actions are not those of the agent.
+    """
+    task = agent.task if env is None else env
+    if not isinstance(task, str):
+        raise ValueError(describe("agent", "it was trained in an environment without a name", hint="Pass --env."))
+    made = build_task(task)
+    try:
+        found = dict(made.observation_spec_unbatched.items(True, True))
+        pairs = [(key, spec, found.get(key)) for key, spec in agent.specs.raw.items(True, True)]
+        pairs.append((agent.specs.action_key, agent.specs.action_spec, made.action_spec_unbatched))
+    finally:
+        made.close()
+    for key, expected, other in pairs:
+        if other is None or other.shape != expected.shape:
+            fact = f"{task} does not fit the agent, which was trained in {agent.task}: another {key}"
+            shape = None if other is None else list(other.shape)
+            hint = "Pass another --env."
+            raise SpecError(describe("env", fact, expected=list(expected.shape), found=shape or "none", hint=hint))
 
 
 def run_folder(path: Path) -> Path:

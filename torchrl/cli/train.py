@@ -18,6 +18,7 @@ from torchrl.cli.tables import show_table
 from torchrl.cli.tasks import check_task
 from torchrl.trainers import RunFolder
 from torchrl.trainers.algorithms import AlgorithmTrainer
+from torchrl.trainers.metrics import BAR
 from torchrl.trainers.plots import bootstrap_interval
 
 
@@ -51,7 +52,8 @@ class Result:
         run.flush()
         for name in ("final_return", "return"):
             if scores := run.curve(f"eval/{name}"):
-                return cls(run.folder, scores[-1][1], run.curve(f"eval/{name}_std")[-1][1])
+                deviations = run.curve(f"eval/{name}_std")  # empty if its file was removed or emptied
+                return cls(run.folder, scores[-1][1], deviations[-1][1] if deviations else 0.0)
         return cls(run.folder, None, 0.0)
 
 
@@ -101,7 +103,7 @@ def train_seeds(algorithm: str, env: str, settings: dict[str, Any], seeds: list[
     calls = [(algorithm, env, {**hidden, "seed": seed}, frames, i) for i, seed in enumerate(seeds)]
     found: dict[int, Result] = {}
     is_shown = settings["progress_bar"]
-    with tqdm(total=total * len(seeds), unit=" frames", unit_scale=True, disable=not is_shown) as bar:
+    with tqdm(total=total * len(seeds), unit=" frames", unit_scale=True, disable=not is_shown, bar_format=BAR) as bar:
 
         def show() -> None:
             bar.set_postfix_str(f"{len(found)} of {len(seeds)} runs have ended", refresh=False)

@@ -162,7 +162,8 @@ class Experiment:
         self.folder: Path = self.logger.experiment
         self.curve: Curve = []
         self.frames, self._start, self._cpu_start = 0, time.perf_counter(), time.process_time()
-        self._bar = tqdm(total=args.total_frames, unit=" frames", unit_scale=True)
+        rate = "{l_bar}{bar}| {n_fmt} [{remaining} left, {rate_noinv_fmt}{postfix}]"  # never seconds a frame
+        self._bar = tqdm(total=args.total_frames, unit=" frames", unit_scale=True, bar_format=rate)
 
     def log(self, batch: TensorDictBase, **metrics: float | Tensor) -> None:
         """Count the frames of a collected batch; log its rewards, returns and other numbers.

@@ -103,7 +103,8 @@ def export(agent: Agent, format: str, path: str | Path) -> Path:
         with torch.no_grad():
             program = torch.export.export(function, tuple(example), dynamic_shapes=shapes, strict=False)
         if format == "torch":
-            torch.export.save(program, path)
+            with path.open("wb") as file:  # torch raises RuntimeError for a path that it cannot write to
+                torch.export.save(program, file)
             return path
         for package in ("onnx", "onnxscript"):
             require_package(package, needed_by="Agent.export", extra="export")

@@ -15,7 +15,7 @@ with warnings.catch_warnings():  # a notebook without ipywidgets gets a bar of t
     warnings.simplefilter("ignore")
     from tqdm.auto import tqdm
 
-BAR = "{percentage:3.0f}%|{bar}| {n_fmt} [{remaining} left, {rate_fmt}{postfix}]"  # fits into 80 columns
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt} [{remaining} left, {rate_noinv_fmt}{postfix}]"  # fits into 80 columns
 
 
 class Metrics:

@@ -162,7 +162,7 @@ def plot_runs(
 
     Raises:
         FileNotFoundError: if a folder holds no run.
-        ValueError: if a run has no such metric.
+        ValueError: if a run has no such metric, or for another level than one between 0 and 1.
         ImportError: if matplotlib is not installed.
 
     >>> import tempfile
@@ -175,6 +175,10 @@ def plot_runs(
     >>> plot_runs(folder, f"{folder}/returns.png").name
     'returns.png'
     """
+    if not 0 < level < 1:
+        raise ValueError(
+            describe("plot_runs", "level is out of range", expected="more than 0, less than 1", found=level)
+        )
     runs = read_runs(folders)
     curves = {id(run): _curve(run, metric) for run in runs}
     groups = grouped(runs)
@@ -216,9 +220,9 @@ def _curve(run: Run, metric: str) -> Array:
     if series is not None:
         series = series[np.isfinite(series).all(1)]
     if series is None or not len(series):
-        names = [name.rpartition("/")[2] for name in run.metrics] + list(run.metrics)
-        hint = nearest(metric, names) or f"It has {sorted(run.metrics)}."
-        raise ValueError(describe("plot_runs", f"the run {run.name!r} has no metric {metric!r}", hint=hint))
+        known = [name for name, values in run.metrics.items() if np.isfinite(values).all(1).any()]
+        hint = nearest(metric, [name.rpartition("/")[2] for name in known] + known) or f"It has {sorted(known)}."
+        raise ValueError(describe("plot_runs", f"{run.folder} has no metric {metric!r}", hint=hint))
     return np.stack([series[:, 0], smoothed(series[:, 1])], 1)
 
 

@@ -19,7 +19,7 @@ from torchrl._core.log import logger as log
 from torchrl.record import CSVLogger, Logger, TensorboardLogger, plot_curves
 from torchrl.trainers.algorithms import ALGORITHMS, AlgorithmConfig, with_settings
 from torchrl.trainers.algorithms.config import typed
-from torchrl.trainers.runs import read_settings
+from torchrl.trainers.runs import read_rows, read_settings
 
 SETTINGS, VERSIONS, CHECKPOINT = "settings.json", "versions.json", "checkpoint"
 BEST, LAST = "best.agent", "last.agent"
@@ -103,7 +103,11 @@ class RunFolder:
 
     @classmethod
     def create(cls, algorithm: str, task: str, config: AlgorithmConfig, options: RunConfig) -> RunFolder:
-        """Make the folder of a new run; a second one of the same name gets a number behind it."""
+        """Make the folder of a new run; a second one of the same name gets a number behind it.
+
+        Raises:
+            OSError: if it cannot be made.
+        """
         name = f"{algorithm}_{task.replace('/', '-')}_seed{config.seed}"
         number, folder = 1, Path(options.log_dir, name)
         while True:
@@ -113,6 +117,10 @@ class RunFolder:
             except FileExistsError:
                 number += 1
                 folder = Path(options.log_dir, f"{name}_{number}")
+            except OSError as error:
+                fact, hint = f"cannot make a folder in log_dir={options.log_dir!r}", "Pass another log_dir."
+                expected, found = "a folder that can be written to", error.strerror
+                raise OSError(describe("RunFolder", fact, expected=expected, found=found, hint=hint)) from error
         run = cls(folder, algorithm, task, config, options)
         run.write_settings()
         _write(folder / VERSIONS, versions())
@@ -167,15 +175,14 @@ class RunFolder:
         """Remove what was logged after a number of frames, and of an end before it: a resumed run logs both again."""
         for file in (self.folder / "scalars").rglob("*.csv"):
             last = -1 if file.stem.startswith("final_") else frames
-            lines = [line for line in file.read_text().splitlines() if int(line.split(",")[0]) <= last]
+            lines = [line for step, _, line in read_rows(file) if step <= last]
             with replaced(file) as draft:
                 draft.write_text("".join(f"{line}\n" for line in lines))
 
     def curve(self, name: str) -> list[tuple[int, float]]:
         """Return the logged values of a number, as ``(frames, value)``."""
         file = self.folder / "scalars" / f"{name}.csv"
-        rows = file.read_text().splitlines() if file.exists() else []
-        return [(int(frames), float(value)) for frames, value in (row.split(",") for row in rows)]
+        return [(int(step), value) for step, value, _ in read_rows(file)] if file.exists() else []
 
     def plot(self) -> None:
         """Draw the learning curve, if matplotlib is installed."""

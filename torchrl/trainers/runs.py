@@ -136,11 +136,15 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     scalars = folder / "scalars"
     if not scalars.is_dir():
-        inside = [path.name for path in runs_below(folder)]
+        inside = [path.name for path in runs_below(folder)] if folder.is_dir() else []
         hint = f"It holds the runs {inside[:5]}." if inside else "Pass the folder of a run."
         raise FileNotFoundError(describe("read_run", f"there is no run in {str(folder)!r}", hint=hint))
     files = sorted(scalars.rglob("*.csv"))
-    metrics = {path.relative_to(scalars).with_suffix("").as_posix(): _read_series(path) for path in files}
+    metrics: dict[str, Array] = {}
+    for path in files:
+        found = {step: value for step, value, _ in read_rows(path)}  # of several values of a step the last
+        values = np.array(sorted(found.items()), dtype=np.float64).reshape(-1, 2)  # [N, 2]
+        metrics[path.relative_to(scalars).with_suffix("").as_posix()] = values
     settings: dict[str, Any] = {}
     for name in SETTINGS:
         if (path := folder / name).exists():
@@ -164,21 +168,25 @@ def read_settings(path: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_series(path: Path) -> Array:
-    """Return steps and values ``[N, 2]`` of a file, ordered by step."""
+def read_rows(path: Path) -> list[tuple[float, float, str]]:
+    """Return steps, values and lines of the file of a metric, without an incomplete last line.
+
+    Raises:
+        ValueError: for another line than ``step,value``.
+    """
     text = path.read_text(errors="replace")
     lines = text.splitlines()
-    found: dict[float, float] = {}
+    rows: list[tuple[float, float, str]] = []
     for i, line in enumerate(lines):
         try:
             step, value = map(float, line.split(","))
         except ValueError:
             if i == len(lines) - 1 and not text.endswith("\n"):
                 break
-            fact = f"line {i + 1} of {path} is no number at a step"
-            raise ValueError(describe("read_run", fact, expected="step,value", found=repr(line))) from None
-        found[step] = value
-    return np.array(sorted(found.items()), dtype=np.float64).reshape(-1, 2)  # [N, 2]
+            fact, hint = f"line {i + 1} of {path} is no number at a step", "Remove that line, or the file."
+            raise ValueError(describe("read_run", fact, expected="step,value", found=repr(line), hint=hint)) from None
+        rows.append((step, value, line))
+    return rows
 
 
 def runs_below(folder: str | Path) -> list[Path]:

@@ -483,7 +483,7 @@ class Trainer:
             UntrustedFileError: if the file holds more than data, and ``trust`` is false.
             DamagedFileError: if it cannot be read.
         """
-        if Checkpoint.is_checkpoint(file):
+        if Path(file).is_dir() or Checkpoint.is_checkpoint(file):  # a folder is one, or a damaged one
             checkpoint = self.checkpoint or Checkpoint(trainer=self)
             checkpoint.load(file, trust=trust, **kwargs)
             return self

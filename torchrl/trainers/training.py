@@ -168,6 +168,9 @@ def _train(
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
     render_offscreen()
+    if (starts := getattr(config, "learning_starts", 0)) > config.rounded_frames:
+        fact = "nothing will be learned: learning_starts=%d is beyond total_frames=%d"
+        log.warning(f"train: {fact}; lower it or train for longer", starts, config.total_frames)
     saves: dict[str, Any] = {"dataset": dataset} if isinstance(dataset, ReplayBuffer) else {}
     if run is not None:
         saves |= {

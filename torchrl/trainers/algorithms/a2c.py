@@ -46,6 +46,8 @@ class A2CConfig(OnPolicyConfig):
     def check(self) -> None:
         super().check()
         self.at_least(0, "lr")
+        self.at_least(1, "hidden_size")
+        self.more_than_zero("rms_eps")
 
 
 def make_policy(env: EnvBase, config: A2CConfig) -> TensorDictModuleBase:

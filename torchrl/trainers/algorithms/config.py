@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -21,6 +22,10 @@ ACCEPTED: dict[str, tuple[type, tuple[type, ...]]] = {
     "float": (float, (int, float, np.integer, np.floating)),
     "str": (str, (str, os.PathLike, torch.device)),
 }
+
+# Settings whose infinity means that there is no limit.
+LIMITS = ("max_grad_norm", "clip_epsilon", "kappa", "noise_clip", "rho_clip", "c_clip")
+LARGEST_SEED = 2**32 - 1  # of numpy
 
 
 @dataclass
@@ -56,16 +61,23 @@ class AlgorithmConfig:
 
     def check(self) -> None:
         """Raise ValueError for settings that are impossible; algorithms check theirs too."""
+        names = [field.name for field in fields(self)]
+        for name in names:
+            value = getattr(self, name)
+            # Comparisons with NaN are false: the checks below would not refuse it.
+            if isinstance(value, float) and not (math.isfinite(value) or (value == math.inf and name in LIMITS)):
+                raise ValueError(describe(self, f"{name} is not finite", expected="a finite number", found=value))
         self.at_least(1, "total_frames", "num_envs")
         self.at_least(0, "num_cells", "depth")
+        self.between(0, LARGEST_SEED, "seed")
         check_devices(self, device=self.device)
         if not is_present(self.device):
             raise DeviceError(describe(self, "this machine has no such device", found=self.device))
         gamma = getattr(self, "gamma", 1.0)
         if not 0 <= gamma <= 1:
             raise ValueError(describe(self, "gamma is no discount", expected="a number from 0 to 1", found=gamma))
-        if hasattr(self, "max_grad_norm"):
-            self.at_least(0, "max_grad_norm")
+        self.between(0, 1, *(name for name in ("lmbda", "tau", "eps_end") if name in names))
+        self.at_least(0, *(name for name in ("lr", "max_grad_norm", "critic_coeff") if name in names))
         frames = getattr(self, "frames_per_batch", self.num_envs)
         if frames % self.num_envs:
             expected = f"a multiple of num_envs={self.num_envs}"
@@ -77,6 +89,18 @@ class AlgorithmConfig:
             if getattr(self, name) < least:
                 found = getattr(self, name)
                 raise ValueError(describe(self, f"{name} is too small", expected=f"at least {least}", found=found))
+
+    def between(self, least: float, most: float, *names: str) -> None:
+        """Raise ValueError if one of these settings is smaller or larger."""
+        for name in names:
+            if not least <= (found := getattr(self, name)) <= most:
+                raise ValueError(describe(self, f"{name} is out of range", expected=f"{least} to {most}", found=found))
+
+    def more_than_zero(self, *names: str) -> None:
+        """Raise ValueError if one of these settings is zero or less."""
+        for name in names:
+            if not (found := getattr(self, name)) > 0:
+                raise ValueError(describe(self, f"{name} is too small", expected="more than 0", found=found))
 
 
 def typed(owner: Any, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,7 +40,8 @@ class CrossQConfig(OffPolicyConfig):
     def check(self) -> None:
         super().check()
         self.at_least(1, "policy_delay", "critic_cells")
-        self.at_least(0, "lr_actor", "lr_critic", "lr_alpha", "alpha_init", "adam_beta1")
+        self.at_least(0, "lr_actor", "lr_critic", "lr_alpha", "adam_beta1")
+        self.more_than_zero("alpha_init")
 
 
 def make_policy(env: EnvBase, config: CrossQConfig) -> TensorDictModuleBase:

@@ -41,7 +41,8 @@ class DiscreteSACConfig(OffPolicyConfig):
 
     def check(self) -> None:
         super().check()
-        self.at_least(0, "lr_actor", "lr_critic", "lr_alpha", "tau", "alpha_init", "target_entropy_weight")
+        self.at_least(0, "lr_actor", "lr_critic", "lr_alpha", "tau", "target_entropy_weight")
+        self.more_than_zero("alpha_init")
 
 
 def make_policy(env: EnvBase, config: DiscreteSACConfig) -> TensorDictModuleBase:

@@ -67,7 +67,7 @@ class DQNConfig(OffPolicyConfig):
 
     def check(self) -> None:
         super().check()
-        self.at_least(1, "target_interval", "n_steps", "eps_frames", "sequence_length")
+        self.at_least(1, "target_interval", "n_steps", "eps_frames", "hidden_size", "sequence_length")
         steps = self.frames_per_batch // self.num_envs
         if self.recurrent and steps % self.sequence_length:
             expected = f"a multiple of sequence_length={self.sequence_length}"

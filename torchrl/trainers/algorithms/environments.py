@@ -37,7 +37,7 @@ from torchrl.envs import (
     UnaryTransform,
     VecNormV2,
 )
-from torchrl.trainers.algorithms.config import AlgorithmConfig
+from torchrl.trainers.algorithms.config import LARGEST_SEED, AlgorithmConfig
 
 Task = str | EnvBase | Callable[[], EnvBase]
 
@@ -45,7 +45,13 @@ CLIP = 10.0  # largest normalised number; Engstrom et al., 2020, https://arxiv.o
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, numpy and torch."""
+    """Seed Python, numpy and torch.
+
+    Raises:
+        ValueError: if it is no seed of numpy.
+    """
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(describe("seed_everything", "no such seed", expected=f"0 to {LARGEST_SEED}", found=seed))
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

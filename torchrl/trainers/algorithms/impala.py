@@ -48,6 +48,8 @@ class IMPALAConfig(OnPolicyConfig):
         super().check()
         self.at_least(1, "minibatch_size", "num_epochs")
         self.at_least(0, "lr", "rho_clip", "c_clip")
+        self.at_least(1, "hidden_size")
+        self.more_than_zero("rms_eps")
 
 
 def make_policy(env: EnvBase, config: IMPALAConfig) -> TensorDictModuleBase:

@@ -46,6 +46,7 @@ class OffPolicyConfig(AlgorithmConfig):
     def check(self) -> None:
         super().check()
         self.at_least(1, "frames_per_batch", "buffer_size", "batch_size")
+        self.at_least(0, "learning_starts")
         if self.updates_per_batch < 1:
             fact, found = (
                 "would never learn",

@@ -45,7 +45,9 @@ class OfflineToOnlineConfig(OffPolicyConfig):
     def check(self) -> None:
         super().check()
         self.at_least(1, "num_critics", "critics_per_target")
-        self.at_least(0, "offline_fraction", "anneal_frames", "lr_actor", "lr_critic", "lr_alpha", "tau")
+        self.between(0, 1, "offline_fraction")
+        self.at_least(0, "anneal_frames", "lr_actor", "lr_critic", "lr_alpha", "tau")
+        self.more_than_zero("alpha_init")
         if self.critics_per_target > self.num_critics:
             expected, found = f"at most num_critics={self.num_critics}", self.critics_per_target
             raise ValueError(describe(self, "critics_per_target is too large", expected=expected, found=found))

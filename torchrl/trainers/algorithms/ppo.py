@@ -53,7 +53,9 @@ class PPOConfig(OnPolicyConfig):
 
     def check(self) -> None:
         super().check()
-        self.at_least(1, "minibatch_size", "num_epochs", "sequence_length")
+        self.at_least(1, "minibatch_size", "num_epochs", "hidden_size", "sequence_length")
+        self.at_least(0, "clip_epsilon")
+        self.more_than_zero("adam_eps", "kl_target")
         if self.penalty not in ("clip", "kl"):
             raise ValueError(describe(self, "no such penalty", expected=["clip", "kl"], found=self.penalty))
         if self.recurrent and self.steps_per_env % self.sequence_length:

@@ -43,7 +43,8 @@ class QRDQNConfig(OffPolicyConfig):
     def check(self) -> None:
         super().check()
         self.at_least(1, "num_quantiles", "target_interval", "eps_frames")
-        self.at_least(0, "lr", "kappa")
+        self.at_least(0, "kappa")
+        self.more_than_zero("adam_eps")
 
 
 def make_policy(env: EnvBase, config: QRDQNConfig) -> TensorDictModuleBase:

@@ -43,7 +43,8 @@ class REDQConfig(OffPolicyConfig):
     def check(self) -> None:
         super().check()
         self.at_least(1, "policy_delay", "num_critics", "critics_per_target")
-        self.at_least(0, "lr_actor", "lr_critic", "lr_alpha", "tau", "alpha_init")
+        self.at_least(0, "lr_actor", "lr_critic", "lr_alpha", "tau")
+        self.more_than_zero("alpha_init")
         if self.critics_per_target > self.num_critics:
             expected, found = f"at most num_critics={self.num_critics}", self.critics_per_target
             raise ValueError(describe(self, "critics_per_target is too large", expected=expected, found=found))

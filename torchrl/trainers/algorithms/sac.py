@@ -35,7 +35,8 @@ class SACConfig(OffPolicyConfig):
 
     def check(self) -> None:
         super().check()
-        self.at_least(0, "lr_actor", "lr_critic", "lr_alpha", "tau", "alpha_init")
+        self.at_least(0, "lr_actor", "lr_critic", "lr_alpha", "tau")
+        self.more_than_zero("alpha_init")
 
 
 def make_policy(env: EnvBase, config: SACConfig) -> TensorDictModuleBase:

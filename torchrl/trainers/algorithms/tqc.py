@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tensordict.nn import TensorDictModuleBase
 
+from torchrl._core.errors import describe
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs import EnvBase
@@ -41,7 +42,11 @@ class TQCConfig(OffPolicyConfig):
     def check(self) -> None:
         super().check()
         self.at_least(1, "num_critics", "num_quantiles", "critic_cells", "critic_depth")
-        self.at_least(0, "lr_actor", "lr_critic", "lr_alpha", "tau", "alpha_init", "dropped_quantiles")
+        self.at_least(0, "lr_actor", "lr_critic", "lr_alpha", "tau", "dropped_quantiles")
+        self.more_than_zero("alpha_init")
+        if self.dropped_quantiles >= self.num_quantiles:
+            expected, found = f"less than num_quantiles={self.num_quantiles}", self.dropped_quantiles
+            raise ValueError(describe(self, "dropped_quantiles is too large", expected=expected, found=found))
 
 
 def make_policy(env: EnvBase, config: TQCConfig) -> TensorDictModuleBase:
