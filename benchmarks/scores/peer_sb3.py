@@ -24,6 +24,18 @@ EPISODES, EVALUATIONS = 100, 20
 ACTIVATIONS = {"tanh": torch.nn.Tanh, "relu": torch.nn.ReLU}
 
 
+class Evaluations(EvalCallback):
+    """Counts the seconds of its evaluations, which play one episode after the other."""
+
+    seconds = 0.0
+
+    def _on_step(self) -> bool:
+        start = time.monotonic()
+        goes_on = super()._on_step()
+        self.seconds += time.monotonic() - start
+        return goes_on
+
+
 def make(given: dict[str, Any], env: Any) -> Any:
     """Return the model with the settings of one of ours."""
     network = {"net_arch": [given["num_cells"]] * given["depth"], "activation_fn": ACTIVATIONS[given["activation"]]}
@@ -74,10 +86,10 @@ def main(text: str) -> None:
     model = make(given, env)
     every = max(1, frames // EVALUATIONS // given["num_envs"])
     with tempfile.TemporaryDirectory() as home:
-        evaluations = EvalCallback(test, n_eval_episodes=10, eval_freq=every, log_path=home, verbose=0, warn=False)
+        evaluations = Evaluations(test, n_eval_episodes=10, eval_freq=every, log_path=home, verbose=0, warn=False)
         start = time.monotonic()
         model.learn(frames, callback=evaluations)
-        seconds = time.monotonic() - start
+        seconds = time.monotonic() - start - evaluations.seconds
     if isinstance(test, VecNormalize):
         sync_envs_normalization(env, test)
     returns, _ = evaluate_policy(model, test, EPISODES, return_episode_rewards=True, warn=False)
