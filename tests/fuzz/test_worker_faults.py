@@ -1,6 +1,6 @@
 """Faults in worker processes: an error that names the worker, within the time limit, and nothing is left.
 
-``TORCHRL_FUZZ=150`` tries as many faults, drawn from all of them.
+``TORCHRL_FUZZ=150`` tries as many faults, drawn from all of them, each once before any is repeated.
 """
 
 import contextlib
@@ -225,7 +225,7 @@ HANDFUL = [
     ("nested", "fork", "reset", "thread"),
 ]
 NUMBER = int(os.environ.get("TORCHRL_FUZZ", "0"))
-TRIED = random.Random(0).sample(ALL, min(NUMBER, len(ALL))) if NUMBER else HANDFUL
+TRIED = (random.Random(0).sample(ALL, len(ALL)) * (1 + NUMBER // len(ALL)))[:NUMBER] if NUMBER else HANDFUL
 
 
 def held():
