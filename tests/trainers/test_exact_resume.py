@@ -70,9 +70,12 @@ def make_trainer(make, collect, file, options=None):
     q_network = QValueActor(MLP(4, 2, num_cells=[8]), spec=spec)
     loss = DQNLoss(q_network, delay_value=True)
     policy = TensorDictSequential(q_network, EGreedyModule(spec, annealing_num_steps=100))
-    buffer = TensorDictPrioritizedReplayBuffer(alpha=0.7, beta=0.5, storage=LazyTensorStorage(200), batch_size=8)
+    options = dict(options or {})
+    buffer = TensorDictPrioritizedReplayBuffer(
+        alpha=0.7, beta=0.5, storage=LazyTensorStorage(200), batch_size=8, prefetch=options.pop("prefetch", None)
+    )
     trainer = Trainer(
-        collector=collect(make, policy, frames_per_batch=20, total_frames=160, **(options or {})),
+        collector=collect(make, policy, frames_per_batch=20, total_frames=160, **options),
         total_frames=160,
         optim_steps_per_batch=2,
         loss_module=loss,
@@ -108,6 +111,7 @@ def is_equal(one, other):
 CASES = {
     "CartPole": (cart_pole, alone, {}),
     "whole trajectories": (cart_pole, alone, {"trajs_per_batch": 2}),
+    "prefetch": (cart_pole, alone, {"prefetch": 2}),
     "statistics": (normalised, alone, {}),
     "two workers": (cart_pole, in_workers, {}),
     "statistics in workers": (normalised, in_workers, {"track_policy_version": True}),
