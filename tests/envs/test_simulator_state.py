@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tensordict import TensorDict
 
 from torchrl._core.errors import CountError, SimulatorStateError, WorkerError
@@ -236,6 +237,25 @@ def test_goes_on_from_a_file(name):
 def test_atari():
     pytest.importorskip("ale_py")
     goes_on(lambda: GymEnv("ALE/Pong-v5", max_num_frames_per_episode=24))
+
+
+def stand_still(td):
+    return td.set("action", F.one_hot(torch.tensor(0), 6))
+
+
+def test_atari_with_sticky_actions():
+    """The action before the save is nearly always repeated; it is no part of the state of the game."""
+    pytest.importorskip("ale_py")
+    env, other = (GymEnv("ALE/Pong-v5", frameskip=1, repeat_action_probability=0.9) for _ in range(2))
+    env.set_seed(0)
+    td = env.step_mdp(env.rollout(200)[..., -1])
+    for _ in range(10):
+        td = env.step_mdp(env.rollout(15, auto_reset=False, tensordict=td)[..., -1])
+        other.reset()
+        other.load_simulator_state(env.simulator_state())
+        steps = [each.rollout(20, stand_still, auto_reset=False, tensordict=td.clone()) for each in (env, other)]
+        assert torch.equal(steps[0]["next", "pixels"], steps[1]["next", "pixels"])
+        td = env.step_mdp(steps[0][..., -1])
 
 
 @pytest.mark.parametrize(("domain", "task"), [("cartpole", "swingup"), ("quadruped", "walk")])

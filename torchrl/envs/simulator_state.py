@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import random
 import types
 from collections import deque
@@ -410,11 +411,28 @@ def _load_physics(physics: Foreign, state: Mapping[str, State]) -> None:
 
 
 def _save_atari(ale: Foreign) -> bytes:
-    return ale.cloneSystemState().serialize()
+    state = ale.cloneSystemState()
+    _forget_action(ale, state)
+    return state.serialize()
 
 
 def _load_atari(ale: Foreign, state: bytes) -> None:
-    ale.restoreSystemState(type(ale.cloneSystemState())(state))
+    system = type(ale.cloneSystemState())(state)
+    ale.restoreSystemState(system)
+    _forget_action(ale, system)
+
+
+def _forget_action(ale: Foreign, state: Foreign) -> None:
+    """Leave a game in a state, with "no operation" as the action that a sticky action repeats.
+
+    The last action is no part of the state and cannot be read. Where it is saved and where it is
+    loaded, the same one must follow.
+    """
+    sticky = ale.getFloat("repeat_action_probability")
+    if 0 < sticky < 1:
+        for _ in range(math.ceil(math.log(1e-12) / math.log(sticky))):  # until one was surely not a repetition
+            ale.act(0)
+        ale.restoreSystemState(state)
 
 
 _SIMULATORS: dict[str, Kind] = {
