@@ -42,7 +42,7 @@ class Args:
     total_frames: int = 50_000  # environment steps, of all actors together; paper: 2.2e10
     frames_per_batch: int = 250  # environment steps that an actor writes at a time; paper: 50
     learning_starts: int = 1_000  # environment steps before the first gradient step; paper: 50_000
-    updates_per_frame: float = 0.3  # gradient steps per environment step; paper: as fast as the learner can
+    updates_per_frame: float = 0.6  # gradient steps per environment step; paper: as fast as the learner can
     updates_per_target: int = 125  # gradient steps per copy to the target network; paper: 2_500
     updates_per_sync: int = 25  # gradient steps per update of the weights of the actors
     n_steps: int = 3  # rewards that a target sums before it bootstraps; paper
@@ -121,14 +121,22 @@ def main(args: Args) -> float:
     scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, len(collector))
     target_update = HardUpdate(loss_module, value_network_update_interval=args.updates_per_target)
 
-    losses = {}
+    def prioritize(first: int) -> int:
+        """Give the transitions from number ``first`` on the priorities of their errors; return how many there are."""
+        written = buffer.storage.written
+        newest = torch.arange(max(first, written - args.buffer_size), written) % args.buffer_size
+        if len(newest):
+            batch = buffer[newest].set("index", newest)
+            with torch.no_grad():
+                loss_module(batch)
+            buffer.update_tensordict_priority(batch.select("index", "td_error"))
+        return written
+
+    losses, known = {}, 0
     for _ in collector:  # as fast as the learner uses the data
         count = collector.stats()["frames"]
-        newest = torch.arange(count - args.frames_per_batch, count) % args.buffer_size
-        batch = buffer[newest].set("index", newest)
-        with torch.no_grad():
-            loss_module(batch)
-        buffer.update_tensordict_priority(batch.select("index", "td_error"))
+        batch = buffer[torch.arange(count - args.frames_per_batch, count) % args.buffer_size]
+        known = prioritize(known)
         if count > args.learning_starts:
             for update in range(int(args.frames_per_batch * args.updates_per_frame)):
                 sample = buffer.sample()
@@ -141,6 +149,7 @@ def main(args: Args) -> float:
                 buffer.update_tensordict_priority(sample.select("index", "td_error"))
                 if update % args.updates_per_sync == 0:
                     collector.update_policy_weights_(sent)
+                    known = prioritize(known)
             scheduler.step()
         run.log(batch, **losses)
     collector.shutdown()
