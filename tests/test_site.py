@@ -28,7 +28,7 @@ def test_scores_become_tables(extension, tmp_path):
     for seed, score in enumerate((450.0, 460.0, 470.0)):
         result = {**run, "seed": seed, "last": {"mean": score, "std": 1.0}, "best": {"mean": 500.0, "std": 0.0}}
         (tmp_path / f"ppo_CartPole-v1_100_000_{seed}.json").write_text(json.dumps(result))
-    small, classic = (text.splitlines()[4] for text in scores.scores(tmp_path).split("### ")[1:])
+    small, classic = (text.splitlines()[4] for text in scores.scores(tmp_path).split("## ")[1:])
     row = "| 450 to 470 | 500 | 400 |  | 3 | 1.5 |"
     assert small == f"| `ppo` | CartPole-v1 | 100,000 | 475 ! | **460** {row}"
     assert classic == small.replace("475 !", "500").replace("| 3 |", "| 3 of 10 |")  # of ten seeds, three are there

@@ -64,7 +64,7 @@ def table(rows: Sequence[Row], runs: Runs, peer: Runs) -> str:
     for group in dict.fromkeys(row.group for row in rows):
         lines = [line(row, runs, peer) for row in rows if row.group == group and row.name in runs]
         if lines:
-            text += f"### {group[0].upper()}{group[1:]}\n\n{HEAD}{''.join(lines)}\n"
+            text += f"## {group[0].upper()}{group[1:]}\n\n{HEAD}{''.join(lines)}\n"
     return text
 
 
