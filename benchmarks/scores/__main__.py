@@ -16,10 +16,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 from manifest import ROWS, Row
 from report import image_of, is_reached, plot, read, table
+
+from torchrl.trainers.training import split_settings
 
 HERE = Path(__file__).parent
 RESULTS, RUNS = HERE / "results", HERE / "runs"
@@ -50,10 +53,6 @@ def in_a_process(*args: str, python: str = sys.executable) -> subprocess.Complet
 
 def settings_of(row: Row, seed: int) -> str:
     """Return the settings of a run as JSON, those of the table of the library included."""
-    from dataclasses import asdict  # noqa: PLC0415
-
-    from torchrl.trainers.training import split_settings  # noqa: PLC0415 - not in every process
-
     config, _ = split_settings(row.algorithm, row.task, {"total_frames": row.frames, "seed": seed, **row.settings})
     return json.dumps({"algorithm": row.algorithm, "task": row.task, **asdict(config)})
 
