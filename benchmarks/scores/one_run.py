@@ -121,12 +121,16 @@ def run(row: Row, seed: int, home: Path) -> dict[str, Any]:
         **{name: scored(each.evaluate(EPISODES)) for name, each in found.items()},
         "training": curve(logs.curve("train/episode_return"), row.frames),
         "evaluations": [(frames, round(value, 2)) for frames, value in logs.curve("eval/return")],
-        "commit": subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip(),
+        "commit": commit(),
     }
     shutil.rmtree(home)
     return result
+
+
+def commit() -> str:
+    """Return the short name of the commit of this folder."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
 def scored(evaluation: Any) -> dict[str, float]:

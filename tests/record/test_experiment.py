@@ -99,6 +99,12 @@ def test_a_second_run_has_a_folder_of_its_own(tmp_path):
     assert json.loads((tmp_path / first / "hparams.json").read_text())["lr"] == 1e-3
 
 
+def test_less_than_a_frame_a_second_is_shown_as_frames_per_second(tmp_path):
+    bar = Experiment("dqn", Args(log_dir=str(tmp_path)))._bar
+    shown = bar.format_meter(**{**bar.format_dict, "n": 4, "elapsed": 10.0, "rate": None, "ncols": 80})
+    assert "0.40 frames/s]" in shown
+
+
 def test_threads_of_torch(tmp_path):
     torch.set_num_threads(2)
     Experiment("dqn", Args(log_dir=str(tmp_path)), num_threads=None)

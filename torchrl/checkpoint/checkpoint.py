@@ -123,7 +123,6 @@ class Checkpoint:
         ValueError: for an unknown option or name.
 
     >>> import tempfile, torch
-    >>> import torch
     >>> policy = torch.nn.Linear(2, 1)
     >>> checkpoint = Checkpoint(policy=policy, settings={"lr": 0.1})
     >>> path = checkpoint.save(tempfile.mkdtemp() + "/first", metadata={"frames": 100})
