@@ -7,9 +7,9 @@ Each actor explores with a probability of its own. New transitions have the prio
 computes them as they come, in the paper the actors do. With the highest priority so far, as in other buffers, the
 learner would draw little else than the newest data.
 
-CartPole-v1: mean returns of 452, 500 and 500 of 100 deterministic episodes after 50 000 frames, seeds 0, 1 and 2; three
-minutes of processor time of the learner. The machine was busy with other programs at the first two. Which data come
-when depends on the clock: so do the results.
+CartPole-v1: mean returns of 500, 498 and 500 of 100 deterministic episodes after 50 000 frames, seeds 0, 1 and 2; two
+minutes of processor time of the learner, four by the clock on two cores. Which data come when depends on the clock: so
+do the results.
 
 Source: Horgan et al., 2018, https://arxiv.org/abs/1803.00933.
 """
@@ -39,7 +39,7 @@ class Args:
     env: str = "CartPole-v1"  # a gymnasium task with discrete actions
     seed: int = 0  # of Python, numpy, torch and the environments
     address: str = "local"  # of a Ray cluster, "auto" on one of its nodes; "local" starts one of this machine
-    num_actors: int = 2  # Ray actors; paper: 360
+    num_actors: int = 4  # Ray actors; paper: 360
     total_frames: int = 50_000  # environment steps, of all actors together; paper: 2.2e10
     frames_per_batch: int = 250  # environment steps that an actor writes at a time; paper: 50
     learning_starts: int = 1_000  # environment steps before the first gradient step; paper: 50_000
@@ -48,8 +48,8 @@ class Args:
     updates_per_sync: int = 25  # gradient steps per update of the weights of the actors
     n_steps: int = 3  # rewards that a target sums before it bootstraps; paper
     buffer_size: int = 50_000  # transitions; paper: 2e6
-    batch_size: int = 64  # transitions per gradient step; paper: 512
-    lr: float = 1e-3  # learning rate at the start, falls to 0
+    batch_size: int = 128  # transitions per gradient step; paper: 512
+    lr: float = 5e-4  # learning rate at the start, falls to 0
     gamma: float = 0.99  # discount per environment step; paper
     eps: float = 0.4  # base of the actors' probabilities of random actions; paper
     eps_alpha: float = 7.0  # exponent of the last actor's; paper
