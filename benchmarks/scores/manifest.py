@@ -67,7 +67,7 @@ SMALL = [
     Row("small", "reinforce", "CartPole-v1", 300_000, 3, 475, GYM),
     Row("small", "a2c", "CartPole-v1", 500_000, 3, 475, GYM),
     Row("small", "impala", "CartPole-v1", 500_000, 3, 475, GYM),
-    Row("small", "discrete_sac", "CartPole-v1", 50_000, 3, 475, GYM),
+    Row("small", "discrete_sac", "CartPole-v1", 20_000, 3, 475, GYM),
     Row("small", "ppo", "Acrobot-v1", 300_000, 3, -90, ZOO),
     Row("small", "ppo", "Pendulum-v1", 100_000, 3, -180, ZOO),
     Row("small", "ddpg", "Pendulum-v1", 20_000, 3, -160, ZOO),
@@ -85,6 +85,8 @@ SMALL = [
     ),
     Row("small", "td3_bc", "Pendulum-v1", 7_000, 3, -180, "0.9 of the best episodes of the data", data="Pendulum-v1"),
     Row("small", "offline_to_online", "Pendulum-v1", 5_000, 3, -160, ZOO, data="Pendulum-v1"),
+    Row("small", "ppo", "LunarLander-v3", 1_000_000, 3, 200, GYM),
+    Row("small", "dqn", "MinAtar/Breakout-v1", 500_000, 3, 3.8, "ten times a random policy"),
 ]
 
 CLASSIC = [
