@@ -1,6 +1,7 @@
 """Agents: acting from numpy, files, films, programs."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -168,12 +169,14 @@ def test_evaluations_leave_the_random_generators_alone(agent):
     assert not torch.equal(other.returns, agent.evaluate(20, seed=8, max_steps=200).returns)
 
 
-def test_programs_agree_with_the_agent(agent, tmp_path):
+def test_programs_agree_with_the_agent(agent, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("torch"), "propagate", True)
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     function = AgentFunction(agent)
     program = torch.export.load(agent.export("torch", tmp_path / "a")).module()
     session = onnxruntime.InferenceSession(str(agent.export("onnx", tmp_path / "a")))
+    assert not [each for each in caplog.messages if "torchvision" in each]
     assert [each.name for each in session.get_inputs()] == function.input_names
     for n in (1, 5):
         inputs = [torch.as_tensor(observations(agent, n))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,8 +70,7 @@ class AgentFunction(nn.Module):
         record = TensorDict(dict(zip(self.keys, inputs, strict=True)), batch)
         with set_exploration_type(ExplorationType.DETERMINISTIC):
             record = self.policy(self.transforms(record))
-        action = record[self.action_key]
-        spec = self.action_spec
+        action, spec = record[self.action_key], self.action_spec
         if isinstance(spec, OneHot):
             action = action.to(torch.uint8).argmax(-1)
         elif isinstance(spec, MultiOneHot):
@@ -88,8 +88,7 @@ def export(agent: Agent, format: str, path: str | Path) -> Path:
     """Write an agent as a program; see :meth:`~torchrl.trainers.Agent.export`."""
     if format not in FORMATS:
         raise ValueError(describe(agent, "has no such format", expected=list(FORMATS), found=format))
-    path = Path(path)
-    path = path if path.suffix else path.with_suffix(FORMATS[format])
+    path = Path(path) if Path(path).suffix else Path(path).with_suffix(FORMATS[format])
     path.parent.mkdir(parents=True, exist_ok=True)
     function = AgentFunction(agent).to("cpu").eval()
     example = [agent.specs.raw[key].zero((2,)).cpu() for key in agent.observation_keys]
@@ -98,10 +97,9 @@ def export(agent: Agent, format: str, path: str | Path) -> Path:
         example += [torch.ones(2, 1, dtype=torch.bool), *(states[key] for key in function.state_keys)]
     batch: Any = torch.export.Dim("batch")
     shapes = (tuple({0: batch} for _ in example),)
-    with warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of what torch itself does
-        with torch.no_grad():
-            program = torch.export.export(function, tuple(example), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(function, tuple(example), dynamic_shapes=shapes, strict=False)
         if format == "torch":
             with path.open("wb") as file:  # torch raises RuntimeError for a path that it cannot write to
                 torch.export.save(program, file)
@@ -109,5 +107,11 @@ def export(agent: Agent, format: str, path: str | Path) -> Path:
         for package in ("onnx", "onnxscript"):
             require_package(package, needed_by="Agent.export", extra="export")
         names: dict[str, Any] = {"input_names": function.input_names, "output_names": function.output_names}
-        torch.onnx.export(program, f=path, verbose=False, **names)
+        log = logging.getLogger("torch.onnx._internal.exporter._registration")
+        level = log.level
+        log.setLevel(logging.ERROR)  # it warns that there is no torchvision, which agents do not need
+        try:
+            torch.onnx.export(program, f=path, verbose=False, **names)
+        finally:
+            log.setLevel(level)
     return path
