@@ -142,10 +142,20 @@ PIXELS = [
 ]
 
 MEMORY = {"num_envs": 8, "frames_per_batch": 8 * 128, "minibatch_size": 256, "num_epochs": 10, "lr": 1e-3}
+MEMORY_DQN = {
+    **{"num_cells": 128, "learning_starts": 2_000, "buffer_size": 50_000, "eps_frames": 20_000, "eps_end": 0.05},
+    **{"frames_per_batch": 64, "updates_per_frame": 0.25, "target_interval": 250, "lr": 1e-3, "anneal_lr": True},
+}
+SEQUENCES = {"recurrent": "lstm", "sequence_length": 16}
 
 PARTIAL = [
     Row("memory", "ppo", "CartPolePositions-v1", 200_000, 5, 475, GYM, {**MEMORY, "recurrent": "lstm"}, "lstm"),
     Row("memory", "ppo", "CartPolePositions-v1", 200_000, 5, None, "stays below 150", MEMORY, "no memory"),
+    Row("memory", "dqn", "CartPolePositions-v1", 100_000, 5, 475, GYM, {**MEMORY_DQN, **SEQUENCES}, "lstm"),
+    Row("memory", "dqn", "CartPolePositions-v1", 100_000, 5, None, "stays below 150", MEMORY_DQN, "no memory"),
+    Row("memory", "ppo", "RepeatAfter-v1", 300_000, 5, 0.9, "1 is perfect", {**MEMORY, "recurrent": "lstm"}, "lstm"),
+    Row("memory", "ppo", "RepeatAfter-v1", 300_000, 5, None, "chance: 0.25", MEMORY, "no memory"),
+    Row("memory", "dqn", "RepeatAfter-v1", 100_000, 5, 0.9, "1 is perfect", {**MEMORY_DQN, **SEQUENCES}, "lstm"),
 ]
 
 OFFLINE = [

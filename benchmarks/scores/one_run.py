@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.wrappers import TransformObservation
 from manifest import Row
@@ -35,6 +36,39 @@ def cart_pole_positions(**kwargs: Any) -> gymnasium.Env:
 
 
 gymnasium.register("CartPolePositions-v1", cart_pole_positions, max_episode_steps=500)
+
+
+class RepeatAfter(gymnasium.Env):
+    """A sequence of symbols: the action that is rewarded is the symbol of ``delay`` steps ago.
+
+    The return of an episode is the share of right actions, 1 at best. Of "RepeatPrevious" of Morad et al., 2023,
+    https://arxiv.org/abs/2303.01859, without its deck of cards.
+    """
+
+    def __init__(self, symbols: int = 4, delay: int = 4, length: int = 48) -> None:
+        self.symbols, self.delay, self.length = symbols, delay, length
+        self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (symbols,), np.float32)
+        self.action_space = gymnasium.spaces.Discrete(symbols)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Start an episode with a random symbol."""
+        super().reset(seed=seed)
+        self.seen: list[int] = []
+        return self.observe(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        """Reward the action, show the next symbol."""
+        right = len(self.seen) > self.delay and action == self.seen[-1 - self.delay]
+        observation = self.observe()
+        return observation, right / self.length, len(self.seen) > self.delay + self.length, False, {}
+
+    def observe(self) -> np.ndarray:
+        """Return the next symbol, one-hot."""
+        self.seen.append(int(self.np_random.integers(self.symbols)))
+        return np.eye(self.symbols, dtype=np.float32)[self.seen[-1]]
+
+
+gymnasium.register("RepeatAfter-v1", RepeatAfter)
 
 
 class Clock:
