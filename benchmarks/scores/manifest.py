@@ -67,11 +67,11 @@ SMALL = [
     Row("small", "reinforce", "CartPole-v1", 300_000, 3, 475, GYM),
     Row("small", "a2c", "CartPole-v1", 500_000, 3, 475, GYM),
     Row("small", "impala", "CartPole-v1", 500_000, 3, 475, GYM),
-    Row("small", "discrete_sac", "CartPole-v1", 20_000, 3, 475, GYM),
+    Row("small", "discrete_sac", "CartPole-v1", 50_000, 3, 475, GYM),
     Row("small", "ppo", "Acrobot-v1", 300_000, 3, -90, ZOO),
     Row("small", "ppo", "Pendulum-v1", 100_000, 3, -180, ZOO),
-    Row("small", "ddpg", "Pendulum-v1", 20_000, 3, -160, ZOO),
-    Row("small", "td3", "Pendulum-v1", 20_000, 3, -160, ZOO),
+    Row("small", "ddpg", "Pendulum-v1", 10_000, 3, -160, ZOO),
+    Row("small", "td3", "Pendulum-v1", 10_000, 3, -160, ZOO),
     Row("small", "sac", "Pendulum-v1", 10_000, 3, -160, ZOO),
     Row("small", "crossq", "Pendulum-v1", 10_000, 3, -160, ZOO),
     Row("small", "tqc", "Pendulum-v1", 10_000, 3, -160, ZOO),
@@ -143,8 +143,16 @@ PIXELS = [
 
 MEMORY = {"num_envs": 8, "frames_per_batch": 8 * 128, "minibatch_size": 256, "num_epochs": 10, "lr": 1e-3}
 MEMORY_DQN = {
-    **{"num_cells": 128, "learning_starts": 2_000, "buffer_size": 50_000, "eps_frames": 20_000, "eps_end": 0.05},
-    **{"frames_per_batch": 64, "updates_per_frame": 0.25, "target_interval": 250, "lr": 1e-3, "anneal_lr": True},
+    "num_cells": 128,
+    "frames_per_batch": 64,
+    "learning_starts": 2_000,
+    "updates_per_frame": 0.25,
+    "target_interval": 250,
+    "buffer_size": 50_000,
+    "lr": 1e-3,
+    "anneal_lr": True,
+    "eps_end": 0.05,
+    "eps_frames": 20_000,
 }
 SEQUENCES = {"recurrent": "lstm", "sequence_length": 16}
 
