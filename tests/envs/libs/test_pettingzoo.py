@@ -222,6 +222,16 @@ def test_random_moves_are_legal_behind_transforms(categorical):
     assert env.full_action_spec["player", "action"].is_in(env.rand_action()["player", "action"])
 
 
+@pytest.mark.parametrize("name", ["simple_spread_v3", "mpe/simple_spread-v3"])
+def test_tasks_of_mpe2_have_names(name):
+    pytest.importorskip("mpe2")
+    env = PettingZooEnv(name, parallel=True, max_cycles=5, continuous_actions=True)
+    assert env.rollout(9)["next", "agent", "reward"].shape == (5, 3, 1)
+    turns = PettingZooEnv(name, parallel=False, max_cycles=5, use_mask=True)
+    assert turns.rollout(4)["agent", "mask"].sum() == 4
+    assert "mpe/simple_spread-v3" in PettingZooEnv.available_envs
+
+
 # --- mistakes ------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -20,14 +22,18 @@ from torchrl.envs.libs.gym.env import leaf_readers, record_writer
 from torchrl.envs.libs.gym.spaces import kind_of, spec_from_space
 from torchrl.envs.marl import Group, MarlGroupMapType, group_by_name, group_specs, resolve_groups
 from torchrl.envs.specs import flag_spec, flag_specs
-from torchrl.envs.wrapper import Catalogue, EnvWrapper, take_options, unknown_name, wrong_kind
+from torchrl.envs.wrapper import Catalogue, EnvWrapper, is_installed, take_options, unknown_name, wrong_kind
 
 ACTION_MASK = "action_mask"
 
 
-def _tasks() -> list[str]:
+def _makers(kind: str) -> dict[str, Callable[..., object]]:
+    """Return what makes each task by its name, ``"family/name-v1"``; the family ``mpe`` is a package of its own."""
     zoo = require_package("pettingzoo", needed_by="PettingZooEnv", extra="marl")
-    return sorted({*zoo.aec_registry, *zoo.parallel_registry})
+    names, make = (zoo.parallel_registry, "parallel_env") if kind == "parallel" else (zoo.aec_registry, "env")
+    makers = {name: partial(zoo.make, kind, name) for name in names}
+    mpe = import_module("mpe2.all_modules").mpe_environments if is_installed("mpe2") else {}
+    return makers | {name.replace("_v", "-v"): getattr(task, make) for name, task in mpe.items()}
 
 
 class PettingZooWrapper(EnvWrapper):
@@ -50,12 +56,10 @@ class PettingZooWrapper(EnvWrapper):
         kwargs: Those of :class:`~torchrl.envs.wrapper.EnvWrapper`: ``device`` and so on.
 
     Reads: ``(group, "action") [A, ...]``; actions of agents that may not act are ignored.
-    Writes: ``(group, "observation") [A, ...]``, a record if the space is a ``Dict``;
-        ``(group, "action_mask") [A, n]``, if the environment has one, all true for agents that
-        may not act; ``(group, "mask") [A]``, with ``use_mask``; ``(group, "info", ...)``, the
-        numbers in the infos; ``(group, "reward") [A, 1]``; ``terminated``, ``truncated`` and
-        ``done``, of each agent ``[A, 1]`` in its group, and of the episode ``[1]`` at the root;
-        ``state``.
+    Writes: ``(group, "observation") [A, ...]``, a record if the space is a ``Dict``; ``(group, "action_mask") [A, n]``,
+        if the environment has one, all true for agents that may not act; ``(group, "mask") [A]``, with ``use_mask``;
+        ``(group, "info", ...)``, the numbers in the infos; ``(group, "reward") [A, 1]``; ``terminated``, ``truncated``
+        and ``done``, of each agent ``[A, 1]`` in its group, and of the episode ``[1]`` at the root; ``state``.
 
     Raises:
         TypeError: if ``env`` is no such environment.
@@ -74,7 +78,7 @@ class PettingZooWrapper(EnvWrapper):
 
     libname = "pettingzoo"
     git_url = "https://github.com/Farama-Foundation/PettingZoo"
-    available_envs = Catalogue(_tasks, "pettingzoo")
+    available_envs = Catalogue(lambda: sorted({*_makers("aec"), *_makers("parallel")}), "pettingzoo")
 
     def __init__(
         self,
@@ -230,7 +234,7 @@ class PettingZooEnv(PettingZooWrapper):
 
     Args:
         task: Its name, with or without its family: ``"pistonball_v6"``,
-            ``"butterfly/pistonball_v6"``.
+            ``"butterfly/pistonball_v6"``; ``"simple_spread_v3"`` is in the package ``mpe2``.
         parallel: Agents act at the same time; otherwise one after the other.
         kwargs: Those of :class:`PettingZooWrapper`; all others go to the environment.
 
@@ -269,16 +273,11 @@ class PettingZooEnv(PettingZooWrapper):
         )
 
     def _build_env(self, kind: str, options: dict[str, object]) -> object:  # type: ignore[override]  # makes one
-        zoo = require_package("pettingzoo", needed_by=self, extra="marl")
-        registry = zoo.parallel_registry if kind == "parallel" else zoo.aec_registry
-        # The registry has "family/name-v1"; users write "name_v1".
-        wanted = self.task.replace("-v", "_v")
-        known = {name.replace("-v", "_v"): name for name in registry}
-        found = [name for text, name in known.items() if wanted in (text, text.split("/")[-1])]
-        if not found:
-            short = [text.split("/")[-1] for text in known]
-            raise unknown_name(self, f"{kind} task", wanted, short)
-        return super()._build_env(zoo.make(kind, found[0], **options))
+        makers = {name.replace("-v", "_v"): make for name, make in _makers(kind).items()}
+        makers |= {name.split("/")[-1]: make for name, make in makers.items()}
+        if (wanted := self.task.replace("-v", "_v")) not in makers:
+            raise unknown_name(self, f"{kind} task", wanted, makers)
+        return super()._build_env(makers[wanted](**options))
 
     def __repr__(self) -> str:
         return (
