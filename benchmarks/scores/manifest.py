@@ -15,6 +15,7 @@ ZOO = "rl-baselines3-zoo, benchmark.md"
 TIANSHOU = "Tianshou, examples/mujoco"
 GYM = "gymnasium counts it as solved"
 PEER = "Stable-Baselines3, run here"
+BENCHMARL = "curves of BenchMARL, which publishes no numbers at these frames"
 MINATAR = "curves of Young and Tian, 2019, which publishes no numbers at these frames"
 
 
@@ -171,4 +172,17 @@ OFFLINE = [
     for algorithm, frames, goal in (("bc", 5_000, 100), ("cql", 10_000, 450), ("iql", 10_000, 450))
 ]
 
-ROWS = [*SMALL, *CLASSIC, *PARTIAL, *BOX2D, *OFFLINE, *MUJOCO_PPO, *PIXELS, *MUJOCO_OFF_POLICY]
+MANY_AGENTS = [
+    *(
+        Row("many agents", algorithm, f"vmas/{task}", 600_000, 3, None, BENCHMARL)
+        for task in ("navigation", "balance", "sampling")
+        for algorithm in ("mappo", "ippo")
+    ),
+    *(
+        Row("many agents", algorithm, task, 300_000, 3, None, BENCHMARL)
+        for task in ("vmas/navigation", "mpe/simple_spread_v3")
+        for algorithm in ("qmix", "maddpg", "masac")
+    ),
+]
+
+ROWS = [*SMALL, *CLASSIC, *PARTIAL, *BOX2D, *OFFLINE, *MANY_AGENTS, *MUJOCO_PPO, *PIXELS, *MUJOCO_OFF_POLICY]

@@ -10,6 +10,7 @@ from statistics import mean
 from typing import Any
 
 import gymnasium
+import many_agents
 import numpy as np
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.wrappers import TransformObservation
@@ -142,6 +143,10 @@ def run(row: Row, seed: int, home: Path) -> dict[str, Any]:
         seed: Its seed.
         home: A folder for the files of the run, which are removed at its end.
     """
+    if row.algorithm in many_agents.ALGORITHMS:
+        settings = many_agents.Settings(**row.settings)
+        found = many_agents.run(row.algorithm, row.task, row.frames, seed, EVALUATIONS, settings)
+        return {**found, "training": curve(found["training"], row.frames), "commit": commit()}
     agent, folder, seconds = train(row, seed, home)
     logs = RunFolder.open(folder)
     found = {"last": agent, "best": Agent.load(folder / "best.agent")}
