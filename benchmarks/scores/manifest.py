@@ -171,6 +171,13 @@ OFFLINE = [
     Row("offline", algorithm, "CartPole-v1", frames, 3, goal, "data of two agents", data="CartPole-v1")
     for algorithm, frames, goal in (("bc", 5_000, 100), ("cql", 10_000, 450), ("iql", 10_000, 450))
 ]
+OFFLINE += [
+    Row("offline", algorithm, "HalfCheetah-v5", frames, 3, None, "BC < TD3+BC, IQL <= CQL", data="HalfCheetah-v5")
+    for algorithm, frames in (
+        *(("bc", 20_000), ("td3_bc", 30_000), ("iql", 30_000), ("cql", 20_000)),
+        ("decision_transformer", 5_000),
+    )
+]
 
 MANY_AGENTS = [
     *(

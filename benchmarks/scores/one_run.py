@@ -26,7 +26,11 @@ EPISODES = 100  # of the evaluations after training
 EVALUATIONS = 20  # during training, of 10 episodes
 POINTS = 100  # of a curve
 # What makes the data of offline algorithms: an algorithm, frames of a weak and of a good agent, frames of data of each.
-DATA = {"CartPole-v1": ("ppo", (8_000, 60_000), 20_000), "Pendulum-v1": ("sac", (2_500, 8_000), 20_000)}
+DATA = {
+    "CartPole-v1": ("ppo", (8_000, 60_000), 20_000),
+    "Pendulum-v1": ("sac", (2_500, 8_000), 20_000),
+    "HalfCheetah-v5": ("sac", (20_000, 100_000), 50_000),
+}
 
 
 def cart_pole_positions(**kwargs: Any) -> gymnasium.Env:
