@@ -130,15 +130,17 @@ def repeat(
         next_root = step_rows(step, root, moving)
         if moving is None:
             moving = torch.ones_like(inside.ended(next_root))
-        rewards = {}
+        rewards, are_all = {}, bool(moving.all())  # without rows that have ended nothing is masked
         for key in inside.rewards:
             reward = next_root.get(key)
-            rewards[key] = reward = torch.where(expand_right(moving, reward.shape), reward, torch.zeros_like(reward))
+            if not are_all:
+                reward = torch.where(expand_right(moving, reward.shape), reward, torch.zeros_like(reward))
+            rewards[key] = reward
             next_root.set(key, reward if result is None else reward + result.get(key))
         # Rows that a mask left out from the start are restored by the caller.
         if result is not None:
             join_flags(next_root, result, flags)
-            next_root = where_rows(next_root, result, moving)
+            next_root = next_root if are_all else where_rows(next_root, result, moving)
         result = next_root
         if visit is not None:
             visit(rewards, result)
@@ -162,9 +164,8 @@ class MultiAction(Transform):
             actions have no bounds there.
 
     Reads: ``action [*B, N, *A]``; actions after the end of an episode are not taken.
-    Writes: with ``stack_rewards``, rewards ``[*B, N, 1]``, zero after the end; with
-        ``stack_observations``, observations ``[*B, N, *S]``, the last one repeated (at a reset all
-        are the first one; this needs ``num_actions``).
+    Writes: with ``stack_rewards``, rewards ``[*B, N, 1]``, zero after the end; with ``stack_observations``,
+        observations ``[*B, N, *S]``, the last one repeated (at a reset the first one; this needs ``num_actions``).
 
     Raises:
         ValueError: for ``stack_observations`` without ``num_actions``.
