@@ -166,9 +166,11 @@ def test_cql_may_bootstrap_from_the_best_of_several_actions():
     torch.testing.assert_close(loss(td)["loss_qvalue"].detach(), huber(errors).sum(0).mean())
 
 
-def test_discrete_cql():
+@pytest.mark.parametrize(("temperature", "factor"), [(1.0, 1.0), (0.5, 4.0)])
+def test_discrete_cql(temperature, factor):
     net = q_network()
-    loss = apart(DiscreteCQLLoss(net, action_space="one_hot", gamma=GAMMA))
+    options = {"temperature": temperature, "min_q_weight": factor, "gamma": GAMMA}
+    loss = apart(DiscreteCQLLoss(net, action_space="one_hot", **options))
     td, weight, reward, alive = data(3, weights=True, discrete=True)
     with torch.no_grad():
         ahead = loss.target("value_network").module(td["next", "observation"]).amax(-1)
@@ -177,7 +179,7 @@ def test_discrete_cql():
     taken = (every * td["action"]).sum(-1)
     expected = {
         "loss_qvalue": (weight * (taken - target) ** 2).mean(),
-        "loss_cql": (weight * (every.exp().sum(-1).log() - taken)).mean(),
+        "loss_cql": factor * (weight * (temperature * (every / temperature).exp().sum(-1).log() - taken)).mean(),
         "pred_value": taken.mean().detach(),
         "target_value": target.mean(),
         "td_error": ((taken - target) ** 2).mean().detach(),

@@ -195,10 +195,12 @@ class CQLLoss(SACLoss):
 class DiscreteCQLLoss(DQNLoss):
     r"""Q-learning for fixed data: actions outside the data are valued low.
 
-    .. math:: L_{CQL} = \log \sum_{a'} e^{Q(s, a')} - Q(s, a)
+    .. math:: L_{CQL} = w \left( T \log \sum_{a'} e^{Q(s, a') / T} - Q(s, a) \right)
 
     Args:
         value_network: Reads observations, writes ``action_value [*B, N]``.
+        temperature: :math:`T`.
+        min_q_weight: :math:`w`.
         options: As in :class:`~torchrl.objectives.DQNLoss`.
 
     Reads: As :class:`~torchrl.objectives.DQNLoss`. Writes: As :class:`~torchrl.objectives.DQNLoss`.
@@ -215,8 +217,16 @@ class DiscreteCQLLoss(DQNLoss):
     ['loss_qvalue', 'td_error', 'pred_value', 'target_value', 'loss_cql']
     """
 
-    def __init__(self, value_network: TensorDictModuleBase, **options: Any) -> None:
+    def __init__(
+        self,
+        value_network: TensorDictModuleBase,
+        *,
+        temperature: float = 1.0,
+        min_q_weight: float = 1.0,
+        **options: Any,
+    ) -> None:
         super().__init__(value_network, **options)
+        self.temperature, self.min_q_weight = temperature, min_q_weight
         self.out_keys = ["loss_qvalue", "loss_cql", "td_error", "pred_value", "target_value"]
 
     def losses(self, td: TensorDictBase) -> dict[str, Tensor]:
@@ -243,7 +253,8 @@ class DiscreteCQLLoss(DQNLoss):
     ) -> dict[str, Tensor]:
         if values is None or taken is None:
             values, taken = self._of_all_and_taken(td)
-        return {"loss_cql": self._weigh(td, values.logsumexp(-1) - taken)}
+        soft = self.temperature * (values / self.temperature).logsumexp(-1)  # [*B]
+        return {"loss_cql": self._weigh(td, self.min_q_weight * (soft - taken))}
 
     def _critic_terms(self, td: TensorDictBase, taken: Tensor | None = None) -> dict[str, Tensor]:
         mask = self.row_mask(td)

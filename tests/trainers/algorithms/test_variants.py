@@ -100,6 +100,28 @@ def test_continuous_actions_with_several_observations(name):
     run(name, several_observations_continuous)
 
 
+OFFLINE = [("bc", "CartPole-v1"), ("iql", "CartPole-v1"), ("cql", "CartPole-v1"), ("cql", "Pendulum-v1")]
+OFFLINE += [("td3_bc", "Pendulum-v1"), ("decision_transformer", "CartPole-v1")]
+
+
+@pytest.mark.parametrize(("name", "env"), OFFLINE)
+def test_learning_rates_of_offline_algorithms_fall_to_zero(name, env):
+    rates = []
+    trainer = build(name, env, anneal_lr=True)
+    groups = trainer.lr_scheduler.optimizer.param_groups
+    trainer.register_op("post_steps", lambda: rates.append([group["lr"] for group in groups]))
+    trainer.train()
+    assert [group["lr"] for group in groups] == [0.0] * len(groups)
+    assert all(last < middle for middle, last in zip(rates[len(rates) // 2], rates[-1], strict=True))
+    still = build(name, env, anneal_lr=False).lr_scheduler
+    assert still is None or name in ("iql", "decision_transformer")
+
+
+def test_cql_weighs_its_penalty_of_discrete_actions_too():
+    loss_module = build("cql", "CartPole-v1", min_q_weight=3.0, temperature=2.0).loss_module
+    assert (loss_module.min_q_weight, loss_module.temperature) == (3.0, 2.0)
+
+
 @pytest.mark.parametrize("name", ["dqn", "qr_dqn", "discrete_sac", "ppo"])
 def test_only_legal_actions_are_taken(name):
     trainer = build(name, masked)

@@ -46,11 +46,13 @@ def make_trainer(
     """Return the trainer; ``options`` are arguments of :class:`BCTrainer`."""
     actor = make_policy(env, config)
     loss_module = BCLoss(actor).to(config.device)
+    optimizer = torch.optim.Adam(loss_module.parameters(), lr=config.lr)
     return BCTrainer(
         collector=DatasetReader(env, dataset or config.dataset, config),
         total_frames=config.rounded_frames,
         loss_module=loss_module,
-        optimizer=torch.optim.Adam(loss_module.parameters(), lr=config.lr),
+        optimizer=optimizer,
+        lr_scheduler=config.scheduler(optimizer),
         seed=config.seed,
         **options,
     )

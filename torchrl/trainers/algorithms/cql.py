@@ -29,7 +29,7 @@ class CQLConfig(OfflineConfig):
 
     min_q_weight: float = 5.0  # weight of the penalty of actions outside the data; code
     temperature: float = 1.0  # of the soft maximum over actions; code
-    num_random: int = 10  # actions that each part of the soft maximum is estimated from; paper
+    num_random: int = 10  # actions that each part of it is estimated from, of continuous actions; paper
     lr_actor: float = 1e-4  # learning rate of the policy; code; paper: 3e-5
     lr_critic: float = 3e-4  # learning rate of the critics; paper
     lr_alpha: float = 1e-4  # learning rate of the entropy temperature; code
@@ -59,7 +59,9 @@ def make_trainer(
     actor = make_policy(env, config)
     loss_module: CQLLoss | DiscreteCQLLoss
     if action_kind(env.action_spec_unbatched) == "discrete":
-        loss_module = DiscreteCQLLoss(actor, gamma=config.gamma).to(config.device)
+        loss_module = DiscreteCQLLoss(
+            actor, temperature=config.temperature, min_q_weight=config.min_q_weight, gamma=config.gamma
+        ).to(config.device)
         terms, groups = ["loss_qvalue", "loss_cql"], [{"params": loss_module.parameters(), "lr": config.lr_critic}]
     else:
         critic = make_critic(env, with_action=True, num_cells=config.cells, activation=config.activation, gain=None)
@@ -80,11 +82,13 @@ def make_trainer(
             {"params": [loss_module.log_alpha], "lr": config.lr_alpha},
         ]
 
+    optimizer = torch.optim.Adam(groups)
     return CQLTrainer(
         collector=DatasetReader(env, dataset or config.dataset, config),
         total_frames=config.rounded_frames,
         loss_module=loss_module,
-        optimizer=torch.optim.Adam(groups),
+        optimizer=optimizer,
+        lr_scheduler=config.scheduler(optimizer),
         optimization_stepper=DefaultOptimizationStepper(terms),
         target_net_updater=SoftUpdate(loss_module, tau=config.tau),
         seed=config.seed,

@@ -101,7 +101,7 @@ def make_trainer(
     warm_steps = max(1, round(config.warmup * config.total_frames))
 
     def warm_up(step: int) -> float:
-        return min(1.0, (step + 1) / warm_steps)
+        return config.lr_factor(step) * min(1.0, (step + 1) / warm_steps)
 
     return DecisionTransformerTrainer(
         collector=reader,

@@ -74,14 +74,14 @@ def make_trainer(
     )
 
     def cosine(step: int) -> float:
-        return 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / config.total_frames))
+        return config.lr_factor(step) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / config.total_frames)))
 
     return IQLTrainer(
         collector=DatasetReader(env, dataset or config.dataset, config),
         total_frames=config.rounded_frames,
         loss_module=loss_module,
         optimizer=optimizer,
-        lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, [cosine, lambda _: 1.0, lambda _: 1.0]),
+        lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, [cosine, config.lr_factor, config.lr_factor]),
         target_net_updater=SoftUpdate(loss_module, tau=config.tau),
         seed=config.seed,
         **options,

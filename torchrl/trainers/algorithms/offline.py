@@ -34,10 +34,19 @@ class OfflineConfig(AlgorithmConfig):
     batch_size: int = 256  # transitions per gradient step
     num_cells: int = 256  # units of a hidden layer
     activation: str = "relu"  # between layers
+    anneal_lr: bool = False  # all learning rates fall to 0
 
     def check(self) -> None:
         super().check()
         self.at_least(1, "batch_size")
+
+    def lr_factor(self, step: int) -> float:
+        """Return the share of the learning rates that is left after some gradient steps."""
+        return max(0.0, 1 - step / self.total_frames) if self.anneal_lr else 1.0
+
+    def scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """Return what lets the learning rates of an optimizer fall, if they do."""
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor) if self.anneal_lr else None
 
 
 class DatasetReader:
