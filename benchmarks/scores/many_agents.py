@@ -7,7 +7,7 @@ agents.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -114,13 +114,33 @@ class Team:
     noise: EGreedyModule | AdditiveGaussianModule | None = None
 
 
+def make_qmix(env: EnvBase, net: Callable[..., MultiAgentMLP], frames: int) -> Team:
+    """Return the parts of QMIX; see :func:`make_team`."""
+    group = env.action_key[0]
+    spec = env.full_action_spec_unbatched[group, "action"]
+    count, size = env.observation_spec_unbatched[group, "observation"].shape[-2:]
+    entries = [(group, "observation")]
+    q_key, chosen = (group, "action_value"), (group, "chosen_action_value")
+    policy = TensorDictSequential(
+        TensorDictModule(net(size, spec.space.n, centralized=False), entries, [q_key]),
+        QValueModule(spec=spec, action_value_key=q_key, out_keys=[(group, "action"), q_key, chosen]),
+    )
+    mixer = QMixer(state_shape=(count, size), mixing_embed_dim=32, n_agents=count)
+    loss: LossModule = QMixerLoss(
+        policy, TensorDictModule(mixer, [chosen, *entries], ["chosen_action_value"]), action_space=spec
+    )
+    loss.set_keys(action=(group, "action"), action_value=q_key, local_value=chosen)
+    greedy = EGreedyModule(
+        spec=spec, eps_init=1.0, eps_end=0.05, annealing_num_steps=frames // 2, action_key=(group, "action")
+    )
+    return Team(policy, TensorDictSequential(policy, greedy), loss, greedy)
+
+
 def make_team(algorithm: str, env: EnvBase, frames: int, settings: Settings) -> Team:
     """Return the parts of an algorithm for an environment, whose exploration is annealed over half of the frames."""
     group = env.action_key[0]
     spec = env.full_action_spec_unbatched[group, "action"]
-    size = env.observation_spec_unbatched[group, "observation"].shape[-1]
-    count = env.full_reward_spec_unbatched[group, "reward"].shape[-2]
-    choices = spec.space.n if algorithm == "qmix" else spec.shape[-1]
+    count, size = env.observation_spec_unbatched[group, "observation"].shape[-2:]
     net = partial(
         MultiAgentMLP,
         n_agents=count,
@@ -133,20 +153,8 @@ def make_team(algorithm: str, env: EnvBase, frames: int, settings: Settings) -> 
     keys = {name: (group, name) for name in ("action", "reward")}
     flags = {name: (group, name) for name in ("done", "terminated")}
     if algorithm == "qmix":
-        q_key, chosen = (group, "action_value"), (group, "chosen_action_value")
-        policy = TensorDictSequential(
-            TensorDictModule(net(size, choices, centralized=False), entries, [q_key]),
-            QValueModule(spec=spec, action_value_key=q_key, out_keys=[(group, "action"), q_key, chosen]),
-        )
-        mixer = QMixer(state_shape=(count, size), mixing_embed_dim=32, n_agents=count)
-        loss: LossModule = QMixerLoss(
-            policy, TensorDictModule(mixer, [chosen, *entries], ["chosen_action_value"]), action_space=spec
-        )
-        loss.set_keys(action=(group, "action"), action_value=q_key, local_value=chosen)
-        greedy = EGreedyModule(
-            spec=spec, eps_init=1.0, eps_end=0.05, annealing_num_steps=frames // 2, action_key=(group, "action")
-        )
-        return Team(policy, TensorDictSequential(policy, greedy), loss, greedy)
+        return make_qmix(env, net, frames)
+    choices = spec.shape[-1]
     if algorithm == "maddpg":
         critic = TeamCritic(net(size + choices, 1, centralized=True))
         values = TensorDictModule(critic, [*entries, (group, "action")], [(group, "state_action_value")])

@@ -52,7 +52,7 @@ def make_trainer(
         total_frames=config.rounded_frames,
         loss_module=loss_module,
         optimizer=optimizer,
-        lr_scheduler=config.scheduler(optimizer),
+        lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, config.lr_factor) if config.anneal_lr else None,
         seed=config.seed,
         **options,
     )

@@ -88,7 +88,7 @@ def make_trainer(
         total_frames=config.rounded_frames,
         loss_module=loss_module,
         optimizer=optimizer,
-        lr_scheduler=config.scheduler(optimizer),
+        lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, config.lr_factor) if config.anneal_lr else None,
         optimization_stepper=DefaultOptimizationStepper(terms),
         target_net_updater=SoftUpdate(loss_module, tau=config.tau),
         seed=config.seed,

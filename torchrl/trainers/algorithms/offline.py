@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -40,13 +40,10 @@ class OfflineConfig(AlgorithmConfig):
         super().check()
         self.at_least(1, "batch_size")
 
-    def lr_factor(self, step: int) -> float:
-        """Return the share of the learning rates that is left after some gradient steps."""
-        return max(0.0, 1 - step / self.total_frames) if self.anneal_lr else 1.0
-
-    def scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
-        """Return what lets the learning rates of an optimizer fall, if they do."""
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, self.lr_factor) if self.anneal_lr else None
+    @property
+    def lr_factor(self) -> Callable[[int], float]:
+        """The share of the learning rates that is left, by the number of gradient steps."""
+        return lambda step: max(0.0, 1 - step / self.total_frames) if self.anneal_lr else 1.0
 
 
 class DatasetReader:

@@ -74,7 +74,7 @@ def make_trainer(
         total_frames=config.rounded_frames,
         loss_module=loss_module,
         optimization_stepper=DelayedActorStepper(optimizer, config.policy_delay),
-        lr_scheduler=config.scheduler(optimizer),
+        lr_scheduler=torch.optim.lr_scheduler.LambdaLR(optimizer, config.lr_factor) if config.anneal_lr else None,
         target_net_updater=SoftUpdate(loss_module, tau=config.tau),
         target_update_interval=config.policy_delay,
         seed=config.seed,
