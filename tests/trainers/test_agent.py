@@ -177,6 +177,7 @@ def test_programs_agree_with_the_agent(agent, tmp_path, caplog, monkeypatch):
     program = torch.export.load(agent.export("torch", tmp_path / "a")).module()
     session = onnxruntime.InferenceSession(str(agent.export("onnx", tmp_path / "a")))
     assert not [each for each in caplog.messages if "torchvision" in each]
+    assert {path.name for path in tmp_path.iterdir()} == {"a.onnx", "a.pt2"}  # weights are in the program
     assert [each.name for each in session.get_inputs()] == function.input_names
     for n in (1, 5):
         inputs = [torch.as_tensor(observations(agent, n))]

@@ -111,7 +111,7 @@ def export(agent: Agent, format: str, path: str | Path) -> Path:
         level = log.level
         log.setLevel(logging.ERROR)  # it warns that there is no torchvision, which agents do not need
         try:
-            torch.onnx.export(program, f=path, verbose=False, **names)
+            torch.onnx.export(program, f=path, verbose=False, external_data=False, **names)
         finally:
             log.setLevel(level)
     return path
