@@ -116,8 +116,12 @@ def plot(rows: Sequence[Row], runs: Runs, peer: Runs, path: Path) -> None:
     columns = min(3, len(tasks))
     height = -(-len(tasks) // columns)
     figure = Figure(figsize=(4.5 * columns, 3.2 * height), layout="constrained")
-    for axes, task in zip(figure.subplots(height, columns, squeeze=False).flat, tasks, strict=False):
-        for i, row in enumerate(row for row in shown if row.task == task):
+    every = figure.subplots(height, columns, squeeze=False).flat
+    for axes in every[len(tasks) :]:
+        axes.set_axis_off()
+    for axes, task in zip(every, tasks, strict=False):
+        here = [row for row in shown if row.task == task]
+        for i, row in enumerate(here):
             for style, found in (("-", runs), (":", peer)):
                 curves = [run["evaluations"] for run in found.get(row.name, ()) if run.get("evaluations")]
                 if not curves:
@@ -129,7 +133,8 @@ def plot(rows: Sequence[Row], runs: Runs, peer: Runs, path: Path) -> None:
                 axes.fill_between(frames, list(map(min, points)), list(map(max, points)), color=f"C{i}", alpha=0.15)
             if (goal := goal_of(row, peer)) is not None:
                 axes.axhline(goal, color=f"C{i}", linewidth=0.8, linestyle="--")
-        axes.set(title=task, xlabel="frames", ylabel="return of 10 episodes")
+        scale = "log" if len({row.frames for row in here}) > 2 else "linear"
+        axes.set(title=task, xscale=scale, xlabel="frames", ylabel="return of 10 episodes")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
     figure.savefig(path, dpi=90)
