@@ -1,6 +1,6 @@
 """Teams of agents: one run of MAPPO, IPPO, QMIX, MADDPG or MASAC, whose parts ``docs/guide/many_agents.md`` explains.
 
-Agents share weights; critics of all but IPPO see the observations and actions of the team. Returns are means over the
+Agents share weights; critics of all but IPPO see the whole team. Returns are means over the
 agents.
 """
 
@@ -47,7 +47,7 @@ EPISODE = {"vmas": 100, "mpe": 25}  # steps
 
 @dataclass(frozen=True)
 class Settings:
-    """Those of a run: with the names that BenchMARL's configuration gives them, where it has them."""
+    """Those of a run."""
 
     num_envs: int = 60  # worlds that step together
     frames_per_batch: int = 6_000  # environment steps of all worlds between updates
@@ -114,7 +114,7 @@ class Team:
     noise: EGreedyModule | AdditiveGaussianModule | None = None
 
 
-def make_qmix(env: EnvBase, net: Callable[..., MultiAgentMLP], frames: int) -> Team:
+def make_qmix(env: EnvBase, net: Callable[..., MultiAgentMLP], frames: int, gamma: float) -> Team:
     """Return the parts of QMIX; see :func:`make_team`."""
     group = env.action_key[0]
     spec = env.full_action_spec_unbatched[group, "action"]
@@ -127,7 +127,7 @@ def make_qmix(env: EnvBase, net: Callable[..., MultiAgentMLP], frames: int) -> T
     )
     mixer = QMixer(state_shape=(count, size), mixing_embed_dim=32, n_agents=count)
     loss: LossModule = QMixerLoss(
-        policy, TensorDictModule(mixer, [chosen, *entries], ["chosen_action_value"]), action_space=spec
+        policy, TensorDictModule(mixer, [chosen, *entries], ["chosen_action_value"]), action_space=spec, gamma=gamma
     )
     loss.set_keys(action=(group, "action"), action_value=q_key, local_value=chosen)
     greedy = EGreedyModule(
@@ -153,7 +153,7 @@ def make_team(algorithm: str, env: EnvBase, frames: int, settings: Settings) -> 
     keys = {name: (group, name) for name in ("action", "reward")}
     flags = {name: (group, name) for name in ("done", "terminated")}
     if algorithm == "qmix":
-        return make_qmix(env, net, frames)
+        return make_qmix(env, net, frames, settings.gamma)
     choices = spec.shape[-1]
     if algorithm == "maddpg":
         critic = TeamCritic(net(size + choices, 1, centralized=True))
@@ -162,7 +162,7 @@ def make_team(algorithm: str, env: EnvBase, frames: int, settings: Settings) -> 
         policy = TensorDictSequential(
             TensorDictModule(net(size, choices, centralized=False), entries, [(group, "action")]), squash
         )
-        loss = DDPGLoss(policy, values, loss_function="l2")
+        loss = DDPGLoss(policy, values, loss_function="l2", gamma=settings.gamma)
         loss.set_keys(
             state_action_value=(group, "state_action_value"),
             priority=(group, "td_error"),
@@ -189,7 +189,7 @@ def make_team(algorithm: str, env: EnvBase, frames: int, settings: Settings) -> 
     if algorithm == "masac":
         critic = TeamCritic(net(size + choices, 1, centralized=True))
         values = TensorDictModule(critic, [*entries, (group, "action")], [(group, "state_action_value")])
-        loss = SACLoss(actor, values, action_spec=spec, target_entropy=-float(choices))
+        loss = SACLoss(actor, values, action_spec=spec, target_entropy=-float(choices), gamma=settings.gamma)
         loss.set_keys(
             state_action_value=(group, "state_action_value"),
             priority=(group, "td_error"),

@@ -393,7 +393,7 @@ TUNED: dict[str, dict[str, Settings]] = {
         # actions hardly differ in what follows later, and errors of the critics would outweigh it
         "classic": {"total_frames": 10_000, "temperature": 10.0, "expectile": 0.9, "gamma": 0.95}
     },
-    # chosen here, as are the next ones: with learning rates that fall, the last policy is as good as the best one
+    # chosen here, as are the next ones: with learning rates that fall, the last policy is closer to the best one
     "cql": {"classic": {"total_frames": 10_000, "anneal_lr": True}},
     "decision_transformer": {
         "classic": {"total_frames": 2_000, "context": 10, "num_cells": 64, "depth": 2, "lr": 1e-3, "anneal_lr": True}
